@@ -1,0 +1,198 @@
+"""Checkpoints that can be trusted to be whole, or are recognised and passed over.
+
+Only this file knows orbax. A checkpoint holds the train state (trainable leaves, moments, step)
+and a record of what it belongs to: weights, data, seed, batch size, and a digest of the arrays,
+because orbax restores files with flipped bytes without complaint.
+"""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from maft_jax.config import CheckpointConfig
+from maft_jax.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+_DIGEST = "digest"
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; says why and which one is the newest good one."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints`; saving goes on in the background."""
+
+    def __init__(self, workdir: epath.Path, config: CheckpointConfig):
+        self._directory = workdir / "checkpoints"
+        self._aside = workdir / "broken_checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preservation(config),
+                save_decision_policy=policies.FixedIntervalPolicy(1),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, state: TrainState, belongs_to: dict[str, Any], loss: float) -> None:
+        """Starts to save; a failure of an earlier save surfaces here.
+
+        Args:
+            belongs_to: what restore_latest must be given again, JSON values.
+            loss: mean training loss since the checkpoint before, which ranks the best.
+
+        Raises:
+            CheckpointError: a save failed.
+        """
+        step = int(state.step)
+        record = belongs_to | {_DIGEST: digest(state)}
+        with self._explained(f"the checkpoint of step {step}, or the one before it,"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(record)
+                ),
+                metrics={"loss": loss},
+            )
+
+    def restore_latest(
+        self, abstract_state: TrainState, belongs_to: dict[str, Any]
+    ) -> TrainState | None:
+        """The newest whole checkpoint, or None if there is none at all.
+
+        Broken ones are reported and moved to `workdir/broken_checkpoints`.
+
+        Args:
+            abstract_state: shapes, dtypes and shardings to restore to; any mesh will do.
+
+        Raises:
+            ValueError: a checkpoint belongs to other weights, data or settings, or all are broken.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                record = self._manager.restore(
+                    step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
+                ).data
+            except Exception as error:
+                self._put_aside(step, error)
+                continue
+            self._check_belongs(step, record, belongs_to)
+            try:
+                return self._restore_state(step, abstract_state, record[_DIGEST])
+            except Exception as error:
+                self._put_aside(step, error)
+        if steps:
+            raise ValueError(
+                f"{self._directory}: all checkpoints ({steps}) are broken and now in "
+                f"{self._aside}; delete that folder to start from step 0, or use another workdir"
+            )
+        return None
+
+    def newest_step(self) -> int | None:
+        """Step of the newest finished checkpoint."""
+        return self._manager.latest_step()
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk.
+
+        Raises:
+            CheckpointError: a save failed.
+        """
+        with self._explained("the last checkpoint"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Stops the background threads without waiting for success."""
+        self._manager.close()
+
+    def _restore_state(self, step, abstract_state, expected_digest):
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        state = self._manager.restore(step, args=args).state
+        if (found := digest(state)) != expected_digest:
+            raise ValueError(f"digest of the arrays is {found}, was {expected_digest} when saved")
+        return state
+
+    def _check_belongs(self, step, record, belongs_to):
+        for name, expected in belongs_to.items():
+            if record.get(name) != expected:
+                raise ValueError(
+                    f"{self._directory / str(step)} was made with {name}={record.get(name)!r}, "
+                    f"this run has {name}={expected!r}; restore that setting to resume, or use "
+                    "another workdir"
+                )
+
+    def _put_aside(self, step, error):
+        logger.warning(
+            "checkpoint of step %d is broken (%s: %s); trying the one before it",
+            step,
+            type(error).__name__,
+            str(error).splitlines()[0] if str(error) else "no message",
+        )
+        self._aside.mkdir(parents=True, exist_ok=True)
+        target = self._aside / str(step)
+        if target.exists():
+            target.rmtree()
+        (self._directory / str(step)).rename(target)
+        self._manager.reload()
+
+    def _explained(self, what):
+        return _ExplainFailure(what, self)
+
+
+class _ExplainFailure:
+    """Turns any failure to write into a CheckpointError."""
+
+    def __init__(self, what: str, checkpoints: Checkpoints):
+        self._what, self._checkpoints = what, checkpoints
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, Exception):
+            good = self._checkpoints.newest_step()
+            raise CheckpointError(
+                f"{self._what} could not be written: {error}\nIs the disk full? The newest good "
+                f"checkpoint is {'none' if good is None else f'that of step {good}'}; free some "
+                "space and run the same command again to resume from it"
+            ) from error
+
+
+@functools.partial(jax.jit)
+def _checksums(tree):
+    def checksum(leaf):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        return jnp.sum(bits * (2 * jnp.arange(len(bits), dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def digest(state: TrainState) -> str:
+    """Checksum of every bit of every 32-bit leaf, in exact integers, wherever they are sharded.
+
+    Every element's weight is odd, so a change of any single element changes the sum modulo 2^32.
+    """
+    return np.asarray(_checksums(state)).astype(">u4").tobytes().hex()
+
+
+def _preservation(config: CheckpointConfig):
+    rules = [policies.LatestN(config.keep_newest)]
+    if config.keep_best:
+        rules.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=config.keep_best
+            )
+        )
+    if config.keep_every_steps:
+        rules.append(policies.EveryNSteps(config.keep_every_steps))
+    return policies.AnyPreservationPolicy(rules)

@@ -1,0 +1,256 @@
+"""Every setting of a training run, documented once, validated before anything is computed.
+
+Outside, a run is configured with `ml_collections` (configs/*.py and `--config.x=y`); inside, with
+the frozen dataclasses below. `from_config_dict` is the only bridge.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+import ml_collections
+
+PROMPT_TEMPLATES = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
+
+
+def setting(default, help_text: str, *, low=None, high=None, choices=()):
+    """A field with its meaning, which `--help` prints, and the values it may take."""
+    allowed = {"help": help_text, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=allowed)
+
+
+def section(kind: type, help_text: str):
+    """A nested group of fields."""
+    return dataclasses.field(default_factory=kind, metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    pretrained: str = setting("", "weights in OpenAI's layout, or random:SIZE (random:tiny)")
+    mask_start_layer: int = setting(8, "first layer (from 0) where proposals use their masks", low=0)
+    image_size: int = setting(480, "pixels per side at which the encoder reads the crop", low=1)
+    compute_dtype: str = setting(
+        "auto",
+        "of matrix products; auto = bfloat16, on a CPU float32",
+        choices=("auto", "bfloat16", "float32"),
+    )
+    remat: bool = setting(False, "recompute blocks in the backward pass: less memory, more time")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = setting("", "folder that holds images, annotations and classes")
+    images: str = setting("images", "folder of the images, below root, searched recursively")
+    annotations: str = setting("annotations", "folder of the PNG label maps, same names as images")
+    classes: str = setting(
+        "classes.txt", "file of class names (below root or absolute), or a built-in list's name"
+    )
+    ignore_label: int = setting(
+        255, "value of unlabelled pixels in the label maps", low=0, high=65535
+    )
+    templates: tuple[str, ...] = setting(PROMPT_TEMPLATES, "prompts; {} stands for the class name")
+    proposals: str = setting(
+        "superpixels", "what makes the proposals", choices=("superpixels", "ground_truth")
+    )
+    num_proposals: int = setting(100, "most proposals of an image", low=1)
+    crop_size: int = setting(640, "pixels per side of a training crop", low=8)
+    short_sides: tuple[int, ...] = setting(
+        tuple(range(320, 961, 64)), "sizes drawn for the short side before cropping", low=2
+    )
+    max_long_side: int = setting(2560, "limit of the long side when resizing", low=2)
+    augment: bool = setting(True, "random scale, crop, colour and flip; False fits the image in")
+    cache_dir: str = setting("", "for proposals and text embeddings; empty = ~/.cache/maft_jax")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    mask_aware: str = setting(
+        "smooth_l1", "between probability and IoU", choices=("smooth_l1", "l1", "l2", "kl")
+    )
+    distillation_weight: float = setting(0.1, "0.1 in the official code, 1 in the paper", low=0)
+    temperature: float = setting(100.0, "factor of similarities before the softmax", low=1e-6)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = setting(1e-5, "at step 0", low=0)
+    learning_rate_power: float = setting(
+        0.9, "learning_rate * (1 - step / num_steps) ** power", low=0
+    )
+    weight_decay: float = setting(1e-4, "1e-4 in the official code, 1e-5 in the paper", low=0)
+    clip_norm: float = setting(0.01, "largest norm of the trainable gradient", low=1e-12)
+    trainable: tuple[str, ...] = setting(
+        (r"/attn/", r"/ln_[12]/", r"^ln_post/"),
+        "regular expressions over the image tower's parameter paths; the rest is frozen",
+    )
+    no_weight_decay: tuple[str, ...] = setting(("ln_",), "paths without weight decay")
+    accumulation_steps: int = setting(1, "parts into which a batch is split to fit", low=1)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    data: int = setting(-1, "devices that split the batch; -1 = all that remain", low=-1)
+    fsdp: int = setting(1, "devices that split the batch and the parameters", low=1)
+    model: int = setting(1, "devices that split attention heads and MLPs", low=1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = setting(200, "steps between checkpoints; the end makes one more", low=1)
+    keep_newest: int = setting(2, "how many of the newest to keep", low=1)
+    keep_best: int = setting(1, "how many with the lowest training loss to keep", low=0)
+    keep_every_steps: int = setting(0, "keep for good those at multiples of this; 0 = none", low=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = setting(0, "of the examples' order and augmentation", low=0, high=2**31 - 1)
+    batch_size: int = setting(16, "images per step over all devices", low=1)
+    num_steps: int = setting(1000, "length of training", low=1)
+    log_every_steps: int = setting(20, "steps between fetching and writing metrics", low=1)
+    model: ModelConfig = section(ModelConfig, "CLIP and how it is run")
+    data: DataConfig = section(DataConfig, "images, label maps, proposals, augmentation")
+    loss: LossConfig = section(LossConfig, "what is minimised")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "what is tuned and how")
+    mesh: MeshConfig = section(MeshConfig, "how devices share the work")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "what is kept on disk")
+
+
+OFFICIAL: dict[str, Any] = {"loss.distillation_weight": 0.1, "optimizer.weight_decay": 1e-4}
+PAPER: dict[str, Any] = {"loss.distillation_weight": 1.0, "optimizer.weight_decay": 1e-5}
+PRESETS = {"official": OFFICIAL, "paper": PAPER}
+"""Where the released code and the paper's text differ."""
+
+
+def preset(name: str) -> ml_collections.ConfigDict:
+    """The default configuration with a preset's values, for configs/*.py to change further.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: expected one of {list(PRESETS)}")
+    config = to_config_dict(Config())
+    config.update_from_flattened_dict(PRESETS[name])
+    return config
+
+
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """The same values, open to `--config.x=y`; unknown fields are refused by the lock."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
+
+
+def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
+    """Validated, frozen configuration.
+
+    Raises:
+        ValueError: unknown or missing fields, wrong types, impossible values or combinations.
+    """
+    config = _build(Config, config_dict.to_dict(), "config")
+    _validate_combinations(config)
+    return config
+
+
+def describe_fields(kind: type = Config, prefix: str = "--config.") -> str:
+    """One line per field with its default and meaning, for `--help`."""
+    lines = []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            lines.append(f"\n{prefix}{field.name}: {field.metadata['help']}")
+            lines.append(describe_fields(field.type, f"{prefix}{field.name}."))
+        else:
+            default = str(field.default)
+            default = default if len(default) < 40 else default[:36] + " ..."
+            meaning = field.metadata["help"]
+            if choices := field.metadata["choices"]:
+                meaning += f" ({', '.join(choices)})"
+            lines.append(f"  {prefix}{field.name}={default}\n      {meaning}")
+    return "\n".join(lines)
+
+
+def _build(kind: type, values: dict, where: str):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - set(fields)):
+        raise ValueError(f"{where}: unknown fields {unknown}; known fields are {sorted(fields)}")
+    if missing := sorted(set(fields) - set(values)):
+        raise ValueError(f"{where}: missing fields {missing}; start from maft_jax.config.preset()")
+    built = {}
+    for name, field in fields.items():
+        built[name] = _convert(values[name], field.type, f"{where}.{name}")
+        _check_allowed(built[name], field.metadata, f"{where}.{name}")
+    return kind(**built)
+
+
+def _convert(value, kind, where: str):
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        element = typing.get_args(kind)[0]
+        return tuple(_convert(item, element, f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _check_allowed(value, allowed, where: str) -> None:
+    if allowed.get("choices") and value not in allowed["choices"]:
+        raise ValueError(f"{where}: expected one of {list(allowed['choices'])}, got {value!r}")
+    for item in value if isinstance(value, tuple) else (value,):
+        for bound, name in ((allowed.get("low"), "at least"), (allowed.get("high"), "at most")):
+            if bound is not None and not (item >= bound if name == "at least" else item <= bound):
+                raise ValueError(f"{where}: expected {name} {bound}, got {item}")
+
+
+def _validate_combinations(config: Config) -> None:
+    model, data, optimizer = config.model, config.data, config.optimizer
+    if not model.pretrained:
+        raise ValueError(
+            "config.model.pretrained: no weights; give a file (--config.model.pretrained="
+            "ViT-B-16.pt), or random:tiny to try things out"
+        )
+    if not data.root:
+        raise ValueError("config.data.root: no data; give the folder (--config.data.root=photos)")
+    if config.batch_size % optimizer.accumulation_steps:
+        raise ValueError(
+            f"config.optimizer.accumulation_steps={optimizer.accumulation_steps}: expected a "
+            f"divisor of config.batch_size={config.batch_size}"
+        )
+    if config.mesh.data == 0:
+        raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")
+    if data.augment and not data.short_sides:
+        raise ValueError("config.data.short_sides: expected at least one size, got none")
+    if max(data.short_sides, default=0) > data.max_long_side:
+        raise ValueError(
+            f"config.data.max_long_side={data.max_long_side}: expected at least the largest of "
+            f"config.data.short_sides, {max(data.short_sides)}"
+        )
+    if config.checkpoint.keep_every_steps % config.checkpoint.every_steps:
+        raise ValueError(
+            f"config.checkpoint.keep_every_steps={config.checkpoint.keep_every_steps}: expected a "
+            f"multiple of config.checkpoint.every_steps={config.checkpoint.every_steps}"
+        )
+    if not data.templates:
+        raise ValueError("config.data.templates: expected at least one template, got none")
+    for template in data.templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"config.data.templates: expected one {{}} in {template!r}")

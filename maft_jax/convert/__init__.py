@@ -1,0 +1,1 @@
+"""Weights in and out: one two-way rule table per foreign format."""

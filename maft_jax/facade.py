@@ -1,0 +1,143 @@
+"""CLIP as one object, for notebooks and for whoever embeds us."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.convert.openai import to_openai
+from maft_jax.convert.pretrained import load_pretrained
+from maft_jax.convert.state_dict_io import save_state_dict
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.ip_clip import IPClip
+from maft_jax.text_embeddings import embed_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Architecture and parameters of a CLIP, with the functions that people want of it.
+
+    Every embedding is L2-normalised float32. Arrays may be numpy's or JAX's.
+    """
+
+    config: ClipConfig
+    parameters: dict
+    """{"visual", "text", "logit_scale"}, float32."""
+    mask_start_layer: int = 8
+    """First layer, counted from 0, in which proposals read only their patches."""
+    compute_dtype: str = "float32"
+    """Of matrix products: float32 or bfloat16."""
+
+    def __post_init__(self):
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"compute_dtype: expected float32 or bfloat16, got {self.compute_dtype!r}"
+            )
+        self._encoder  # refuses an impossible mask_start_layer now rather than at first use
+
+    def encode_text(
+        self, names: Sequence[str], templates: Sequence[str] = PROMPT_TEMPLATES
+    ) -> Float[np.ndarray, "c e"]:
+        """One embedding per class name, averaged over prompts in which {} stands for the name.
+
+        Raises:
+            ValueError: no names, or one that does not fit CLIP's context; it is named.
+        """
+        return embed_classes(self.config.text, self.parameters["text"], names, templates)
+
+    def encode_image(self, images: ArrayLike) -> Float[Array, "b e"]:
+        """One embedding per image, without masks: plain CLIP.
+
+        Args:
+            images: [b, h, w, 3] floats, normalised as CLIP expects (models/preprocess.py has the
+                mean and deviation), of any size; the position embedding is resized to it.
+        """
+        return _encode_image(self._encoder, self.parameters["visual"], _checked_images(images))
+
+    def encode_proposals(
+        self, images: ArrayLike, masks: ArrayLike, valid: ArrayLike | None = None
+    ) -> Float[Array, "b n e"]:
+        """One embedding per mask proposal.
+
+        Args:
+            images: as for encode_image.
+            masks: [b, n, h', w'] floats in [0, 1], bool, or uint8 with 255 = inside; any
+                resolution, covering the whole image. A proposal reads the patches where its mask
+                is at least 0.5.
+            valid: [b, n] bool; the embeddings of padding (False) are zeros.
+        """
+        images, masks = _checked_images(images), _checked_masks(masks)
+        if len(masks) != len(images):
+            raise ValueError(f"masks of {len(masks)} images, but {len(images)} images")
+        valid = jnp.ones(masks.shape[:2], bool) if valid is None else jnp.asarray(valid, bool)
+        if valid.shape != masks.shape[:2]:
+            raise ValueError(f"valid: expected shape {masks.shape[:2]}, got {valid.shape}")
+        return _encode_proposals(self._encoder, self.parameters["visual"], images, masks, valid)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes float32 weights in OpenAI's layout: .safetensors, or .pt if torch is installed."""
+        save_state_dict(to_openai(self.parameters), path)
+
+    @functools.cached_property
+    def _encoder(self) -> IPClip:
+        return IPClip(
+            self.config.vision,
+            dtype=jnp.dtype(self.compute_dtype),
+            mask_start_layer=self.mask_start_layer,
+        )
+
+
+def load(
+    path: str | os.PathLike, mask_start_layer: int = 8, compute_dtype: str = "float32"
+) -> Clip:
+    """Reads CLIP weights in OpenAI's layout; the architecture is inferred from them.
+
+    Args:
+        path: .safetensors, a PyTorch state dict or OpenAI's TorchScript archive (no code of
+            which runs), or "random:SIZE" for random weights.
+
+    Raises:
+        ValueError: the file is absent, damaged or of another architecture, or
+            `mask_start_layer` is not between 0 and the number of layers.
+    """
+    config, parameters = load_pretrained(os.fspath(path))
+    return Clip(config, parameters, mask_start_layer, compute_dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_image(encoder, visual, images):
+    return encoder.apply({"params": visual}, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_proposals(encoder, visual, images, masks, valid):
+    features = encoder.apply({"params": visual}, images, masks, method=IPClip.encode_proposals)
+    return jnp.where(valid[..., None], features, 0.0)
+
+
+def _checked_images(images: ArrayLike) -> Array:
+    images = jnp.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            "images: expected [batch, height, width, 3] normalised floats, got "
+            f"{images.dtype} {images.shape}; models/preprocess.py's clip_input makes them of uint8"
+        )
+    return images.astype(jnp.float32)
+
+
+def _checked_masks(masks: ArrayLike) -> Array:
+    masks = jnp.asarray(masks)
+    kinds = (jnp.floating, jnp.bool_)
+    known = masks.dtype == jnp.uint8 or any(jnp.issubdtype(masks.dtype, kind) for kind in kinds)
+    if masks.ndim != 4 or not known or 0 in masks.shape:
+        raise ValueError(
+            "masks: expected [batch, proposals, height, width] of uint8, bool or floats in "
+            f"[0, 1], with at least one proposal, got {masks.dtype} {masks.shape}"
+        )
+    return masks

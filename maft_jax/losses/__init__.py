@@ -1,0 +1,1 @@
+"""The two losses of MAFT: mask-aware and self-distillation."""

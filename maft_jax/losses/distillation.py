@@ -1,0 +1,16 @@
+"""Self-distillation: without masks the tuned encoder must still answer like the frozen CLIP."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from maft_jax.losses.mask_aware import smooth_l1
+
+
+def distillation_terms(
+    student_logits: Float[Array, "b c"], teacher_logits: Float[Array, "b c"]
+) -> Float[Array, " b"]:
+    """Each image's SmoothL1 between the two class distributions, mean over classes."""
+    student = jax.nn.softmax(student_logits, axis=-1)
+    teacher = jax.nn.softmax(teacher_logits, axis=-1)
+    return jnp.mean(smooth_l1(student, teacher), axis=-1)

@@ -1,0 +1,70 @@
+"""Metrics of the steps since the last progress line, fetched from the device in one go."""
+
+import time
+
+import jax
+import numpy as np
+
+_RUN_AHEAD = 2
+
+
+class NonFiniteLoss(Exception):
+    """The loss or its gradient is infinite or NaN; carries the first such step."""
+
+    def __init__(self, step: int, example_finite: np.ndarray):
+        super().__init__(f"loss or gradient of step {step} is not finite")
+        self.step = step
+        self.example_finite = example_finite
+
+
+class MetricWindow:
+    """Collects device metrics without waiting for them."""
+
+    def __init__(self):
+        self._pending: list[tuple[int, dict]] = []
+        self._fetched: list[dict] = []
+        self._losses: list[float] = []
+        self._started = time.monotonic()
+
+    def add(self, step: int, metrics: dict) -> None:
+        """Notes the metrics of the update that made `step` updates.
+
+        Waits, without fetching, until at most two steps are under way: so the host cannot pile up
+        batches on the device.
+        """
+        self._pending.append((step, metrics))
+        if len(self._pending) > _RUN_AHEAD:
+            jax.block_until_ready(self._pending[-1 - _RUN_AHEAD][1]["loss"])
+
+    def fetch(self) -> None:
+        """Brings pending metrics to the host.
+
+        Raises:
+            NonFiniteLoss: a step's loss or gradient norm is not finite.
+        """
+        steps = [step for step, _ in self._pending]
+        fetched = jax.device_get([metrics for _, metrics in self._pending])
+        self._pending.clear()
+        for step, metrics in zip(steps, fetched, strict=True):
+            example_finite = metrics.pop("example_finite")
+            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+                raise NonFiniteLoss(step, example_finite)
+            self._fetched.append(metrics)
+            self._losses.append(float(metrics["loss"]))
+
+    def take_means(self, batch_size: int) -> dict[str, float]:
+        """Means of the fetched steps with speed; the next window begins now."""
+        count, now = len(self._fetched), time.monotonic()
+        seconds = (now - self._started) / count
+        means = {
+            name: float(np.mean([metrics[name] for metrics in self._fetched]))
+            for name in self._fetched[0]
+        }
+        self._fetched, self._started = [], now
+        return means | {"seconds_per_step": seconds, "images_per_second": batch_size / seconds}
+
+    def take_loss(self) -> float:
+        """Mean loss since the last call of this function: what ranks a checkpoint."""
+        loss = float(np.mean(self._losses))
+        self._losses = []
+        return loss

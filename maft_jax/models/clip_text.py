@@ -1,0 +1,56 @@
+"""CLIP's text tower."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from maft_jax.models.layers import INIT, LayerNorm, make_blocks
+from maft_jax.models.masked_attention import matmul_precision
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The text tower's architecture, as its weights determine it."""
+
+    width: int
+    layers: int
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+
+
+class TextTransformer(nn.Module):
+    """Causal transformer whose output is read at the end-of-text token."""
+
+    config: TextConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        config = self.config
+        self.token_embedding = self.param(
+            "token_embedding", INIT, (config.vocab_size, config.width)
+        )
+        self.position_embedding = self.param(
+            "position_embedding", INIT, (config.context_length, config.width)
+        )
+        self.blocks = make_blocks(config.layers, config.width, self.dtype)
+        self.ln_final = LayerNorm(jnp.float32)
+        self.proj = self.param(
+            "proj", nn.initializers.normal(config.width**-0.5), (config.width, config.embed_dim)
+        )
+
+    def __call__(self, tokens: Int[Array, "b length"]) -> Float[Array, "b e"]:
+        """L2-normalised embedding; the end-of-text token is the largest id of each row."""
+        length = tokens.shape[1]
+        x = (self.token_embedding[tokens] + self.position_embedding[:length]).astype(self.dtype)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        for block in self.blocks:
+            x = block(x, causal)
+        end = jnp.take_along_axis(x, jnp.argmax(tokens, axis=1)[:, None, None], axis=1)
+        features = jnp.einsum(
+            "btd,de->be", self.ln_final(end), self.proj, precision=matmul_precision(jnp.float32)
+        )
+        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)

@@ -1,0 +1,123 @@
+"""CLIP's image tower."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from maft_jax.models.layers import HEAD_WIDTH, INIT, LayerNorm, make_blocks
+from maft_jax.models.masked_attention import matmul_precision
+from maft_jax.models.resize import resize
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """The image tower's architecture, as its weights determine it."""
+
+    width: int
+    layers: int
+    patch_size: int
+    image_size: int
+    """Native pixels per side: the position embedding has (image_size // patch_size)^2 rows."""
+    embed_dim: int
+
+    @property
+    def native_grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def heads(self) -> int:
+        return self.width // HEAD_WIDTH
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches per column and row of an image; pixels that fill no patch are dropped.
+
+        Raises:
+            ValueError: the image is smaller than one patch.
+        """
+        if min(height, width) < self.patch_size:
+            raise ValueError(
+                f"image of {height}x{width} pixels: expected at least one patch of "
+                f"{self.patch_size}x{self.patch_size}; resize the image first"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+class VisionTransformer(nn.Module):
+    """ViT with a class token, pre-norm blocks and a final projection."""
+
+    config: VisionConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self):
+        config = self.config
+        patch = config.patch_size
+        rows = 1 + config.native_grid[0] * config.native_grid[1]
+        self.patch_kernel = self.param("patch_kernel", INIT, (patch, patch, 3, config.width))
+        self.class_embedding = self.param("class_embedding", INIT, (config.width,))
+        self.position_embedding = self.param("position_embedding", INIT, (rows, config.width))
+        self.ln_pre = LayerNorm(self.dtype)
+        self.blocks = make_blocks(config.layers, config.width, self.dtype, remat=self.remat)
+        self.ln_post = LayerNorm(jnp.float32)
+        self.proj = self.param(
+            "proj", nn.initializers.normal(config.width**-0.5), (config.width, config.embed_dim)
+        )
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
+        """L2-normalised embedding of whole, normalised images."""
+        tokens = self.embed(images)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        return self.read_class_token(tokens)
+
+    def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
+        """Class token followed by patches in row-major order, positions added, normalised."""
+        patches = self._patchify(images)
+        grid = self.config.grid(*images.shape[1:3])
+        positions = resize_position_embedding(
+            self.position_embedding, self.config.native_grid, grid
+        )
+        start = jnp.broadcast_to(
+            self.class_embedding.astype(self.dtype), (len(images), 1, self.config.width)
+        )
+        tokens = jnp.concatenate([start, patches], axis=1) + positions.astype(self.dtype)
+        return self.ln_pre(tokens)
+
+    def read_class_token(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b e"]:
+        """Runs the last layer for the class token alone and projects it."""
+        class_token, patches = tokens[:, :1], tokens[:, 1:]
+        return self.project(self.blocks[-1].read_patches(class_token, patches))[:, 0]
+
+    def project(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
+        """ln_post, projection and L2 normalisation, in float32."""
+        features = jnp.einsum(
+            "bnd,de->bne", self.ln_post(tokens), self.proj, precision=matmul_precision(jnp.float32)
+        )
+        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+    def _patchify(self, images):
+        """The stride-p convolution without bias, as one matrix product over whole patches."""
+        size = self.config.patch_size
+        rows, columns = self.config.grid(*images.shape[1:3])
+        cropped = images[:, : rows * size, : columns * size].astype(self.dtype)
+        blocks = cropped.reshape(len(images), rows, size, columns, size, 3)
+        patches = jnp.einsum(
+            "brpsqz,pqzd->brsd",
+            blocks,
+            self.patch_kernel.astype(self.dtype),
+            precision=matmul_precision(self.dtype),
+        )
+        return patches.reshape(len(images), rows * columns, -1)
+
+
+def resize_position_embedding(
+    embedding: Float[Array, "rows d"], native_grid: tuple[int, int], grid: tuple[int, int]
+) -> Float[Array, "rows2 d"]:
+    """Resizes the patch rows bicubically with align_corners=True; the class row stays."""
+    patches = embedding[1:].reshape(*native_grid, -1)
+    patches = resize(patches, grid, axes=(0, 1), method="bicubic", align_corners=True)
+    return jnp.concatenate([embedding[:1], patches.reshape(grid[0] * grid[1], -1)])

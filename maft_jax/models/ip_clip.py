@@ -1,0 +1,66 @@
+"""IP-CLIP: the image tower reading an image and any number of mask proposals at once."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from maft_jax.array_types import Masks
+from maft_jax.models.clip_vit import VisionTransformer
+from maft_jax.models.preprocess import patch_mask
+
+
+class IPClip(VisionTransformer):
+    """The same parameters as VisionTransformer, with proposals from `mask_start_layer` on.
+
+    Below that layer the class token is an ordinary one and masks play no part, so that trunk is
+    computed once for the proposals and the whole image together. Above it the patches attend to
+    patches only, and every proposal, a copy of the class token, reads itself and its patches.
+    """
+
+    mask_start_layer: int = 8
+
+    def __post_init__(self):
+        if not 0 <= self.mask_start_layer <= self.config.layers:
+            raise ValueError(
+                f"mask_start_layer={self.mask_start_layer}: expected 0 to {self.config.layers}, "
+                "the number of layers of these weights"
+            )
+        super().__post_init__()
+
+    def encode_proposals(
+        self, images: Float[Array, "b h w 3"], masks: Masks
+    ) -> Float[Array, "b n e"]:
+        """L2-normalised embedding of each proposal of normalised images."""
+        if self.mask_start_layer == self.config.layers:
+            return self._unmasked_proposals(self(images), masks)
+        return self._masked_layers(self._trunk(images), images, masks)
+
+    def encode_both(
+        self, images: Float[Array, "b h w 3"], masks: Masks
+    ) -> tuple[Float[Array, "b n e"], Float[Array, "b e"]]:
+        """Embeddings of the proposals and of the whole images, sharing the trunk."""
+        if self.mask_start_layer == self.config.layers:
+            whole = self(images)
+            return self._unmasked_proposals(whole, masks), whole
+        tokens = self._trunk(images)
+        proposals = self._masked_layers(tokens, images, masks)
+        for block in self.blocks[self.mask_start_layer : -1]:
+            tokens = block(tokens)
+        return proposals, self.read_class_token(tokens)
+
+    def _trunk(self, images):
+        tokens = self.embed(images)
+        for block in self.blocks[: self.mask_start_layer]:
+            tokens = block(tokens)
+        return tokens
+
+    def _masked_layers(self, tokens, images, masks):
+        allowed = patch_mask(masks, self.config.grid(*images.shape[1:3]))
+        class_token, patches = tokens[:, :1], tokens[:, 1:]
+        proposals = jnp.repeat(class_token, masks.shape[1], axis=1)
+        for block in self.blocks[self.mask_start_layer : -1]:
+            proposals, patches = block.with_proposals(proposals, patches, allowed)
+        return self.project(self.blocks[-1].read_patches(proposals, patches, allowed))
+
+    def _unmasked_proposals(self, whole, masks):
+        """No layer is masked, so every proposal has the embedding of the whole image."""
+        return jnp.repeat(whole[:, None], masks.shape[1], axis=1)

@@ -1,0 +1,181 @@
+"""The pre-norm transformer block that CLIP's two towers share.
+
+Matrix products run in `dtype`; parameters, LayerNorm and softmax stay in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from maft_jax.models.masked_attention import (
+    matmul_precision,
+    proposal_attention,
+    self_attention,
+)
+
+HEAD_WIDTH = 64
+INIT = nn.initializers.normal(0.02)
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with float32 arithmetic whose result is in `dtype`."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        x = x.astype(jnp.float32)
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        centred = x - mean
+        variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + 1e-5)
+        return (normal * scale + bias).astype(self.dtype)
+
+
+class QkvProjection(nn.Module):
+    """Query, key and value projections in one kernel [d, 3, heads, head width]."""
+
+    heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], parts: str) -> list[Float[Array, "b t a h"]]:
+        """The `parts` asked for, a run of letters of "qkv"; only those are computed."""
+        width = x.shape[-1]
+        shape = (3, self.heads, width // self.heads)
+        kernel = self.param("kernel", INIT, (width, *shape))
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        first = "qkv".index(parts)
+        chosen = slice(first, first + len(parts))
+        projected = jnp.einsum(
+            "btd,dsah->sbtah",
+            x.astype(self.dtype),
+            kernel[:, chosen].astype(self.dtype),
+            precision=matmul_precision(self.dtype),
+        )
+        bias = bias[chosen, None, None].astype(self.dtype)
+        return list(projected + bias)
+
+
+class OutProjection(nn.Module):
+    """Heads back to the residual width; kernel [heads, head width, d]."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t a h"]) -> Float[Array, "b t d"]:
+        heads, head_width = x.shape[-2:]
+        width = heads * head_width
+        kernel = self.param("kernel", INIT, (heads, head_width, width))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        projected = jnp.einsum(
+            "btah,ahd->btd",
+            x,
+            kernel.astype(self.dtype),
+            precision=matmul_precision(self.dtype),
+        )
+        return projected + bias.astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """The two projections of multi-head attention; the block decides who attends to whom."""
+
+    width: int
+    dtype: DTypeLike
+
+    def setup(self):
+        self.in_proj = QkvProjection(self.width // HEAD_WIDTH, self.dtype)
+        self.out_proj = OutProjection(self.dtype)
+
+
+class Mlp(nn.Module):
+    """d -> 4 d -> d with QuickGELU."""
+
+    width: int
+    dtype: DTypeLike
+
+    def setup(self):
+        dense = {
+            "dtype": self.dtype,
+            "precision": matmul_precision(self.dtype),
+            "kernel_init": INIT,
+        }
+        self.c_fc = nn.Dense(4 * self.width, **dense)
+        self.c_proj = nn.Dense(self.width, **dense)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return self.c_proj(quick_gelu(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    """x + attention(ln_1(x)), then x + mlp(ln_2(x)), in the three forms the encoders need."""
+
+    width: int
+    dtype: DTypeLike
+
+    def setup(self):
+        self.ln_1 = LayerNorm(self.dtype)
+        self.attn = Attention(self.width, self.dtype)
+        self.ln_2 = LayerNorm(self.dtype)
+        self.mlp = Mlp(self.width, self.dtype)
+
+    def __call__(
+        self, tokens: Float[Array, "b t d"], allowed: Bool[Array, "t t"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """Every token attends to every token, or to those that `allowed` [query, key] grants."""
+        q, k, v = self.attn.in_proj(self.ln_1(tokens), "qkv")
+        return self._finish(tokens, self_attention(q, k, v, allowed))
+
+    def with_proposals(
+        self,
+        proposals: Float[Array, "b n d"],
+        patches: Float[Array, "b t d"],
+        allowed: Bool[Array, "b n t"],
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b t d"]]:
+        """Patches attend to patches; each proposal to itself and its allowed patches."""
+        q, k, v = self.attn.in_proj(self.ln_1(patches), "qkv")
+        attended = proposal_attention(*self._own_qkv(proposals), k, v, allowed)
+        return (
+            self._finish(proposals, attended),
+            self._finish(patches, self_attention(q, k, v)),
+        )
+
+    def read_patches(
+        self,
+        proposals: Float[Array, "b n d"],
+        patches: Float[Array, "b t d"],
+        allowed: Bool[Array, "b n t"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """As with_proposals, for the last layer, where nothing reads the patches afterwards.
+
+        Without `allowed` every patch may be read: then one proposal is the plain class token.
+        """
+        k, v = self.attn.in_proj(self.ln_1(patches), "kv")
+        attended = proposal_attention(*self._own_qkv(proposals), k, v, allowed)
+        return self._finish(proposals, attended)
+
+    def _own_qkv(self, proposals):
+        return self.attn.in_proj(self.ln_1(proposals), "qkv")
+
+    def _finish(self, tokens, attended):
+        tokens = tokens + self.attn.out_proj(attended)
+        return tokens + self.mlp(self.ln_2(tokens))
+
+
+BLOCK_METHODS = ("__call__", "with_proposals", "read_patches")
+
+
+def make_blocks(layers: int, width: int, dtype, *, remat: bool = False) -> list[Block]:
+    """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
+    block = nn.remat(Block, methods=BLOCK_METHODS) if remat else Block
+    return [block(width, dtype) for _ in range(layers)]

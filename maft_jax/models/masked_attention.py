@@ -1,0 +1,67 @@
+"""Attention products: plain, and from mask proposals into one shared stream of patches.
+
+The official encoder runs one sequence of n class tokens and t patches with an (n + t) x (n + t)
+mask. In it patches never see class tokens, and class token n sees itself and its allowed patches.
+So the patches are an ordinary self-attention, and the proposals n queries into it.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+
+def matmul_precision(dtype) -> lax.Precision | None:
+    """Highest for float32, which TPUs and GPUs would otherwise round; else the backend's own."""
+    return lax.Precision.HIGHEST if dtype == jnp.float32 else None
+
+
+def self_attention(
+    q: Float[Array, "b q a h"],
+    k: Float[Array, "b k a h"],
+    v: Float[Array, "b k a h"],
+    allowed: Bool[Array, "q k"] | None = None,
+) -> Float[Array, "b q a h"]:
+    """Softmax attention; `allowed` is shared by batch and heads. Softmax in float32."""
+    logits = _logits("bqah,bkah->baqk", q, k)
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return _product("baqk,bkah->bqah", weights, v)
+
+
+def proposal_attention(
+    q: Float[Array, "b n a h"],
+    k: Float[Array, "b n a h"],
+    v: Float[Array, "b n a h"],
+    patch_k: Float[Array, "b t a h"],
+    patch_v: Float[Array, "b t a h"],
+    allowed: Bool[Array, "b n t"] | None,
+) -> Float[Array, "b n a h"]:
+    """Each proposal attends to itself and to its allowed patches, never to another proposal.
+
+    A proposal that allows no patch attends only to itself. None allows every patch.
+    """
+    to_self = _logits("bnah,bnah->ban", q, k)[..., None]
+    to_patches = _logits("bnah,btah->bant", q, patch_k)
+    if allowed is not None:
+        to_patches = jnp.where(allowed[:, None], to_patches, -jnp.inf)
+    weights = jax.nn.softmax(jnp.concatenate([to_self, to_patches], axis=-1), axis=-1)
+    weights = weights.astype(v.dtype)
+    own = jnp.moveaxis(weights[..., 0], 1, 2)[..., None] * v
+    return own + _product("bant,btah->bnah", weights[..., 1:], patch_v)
+
+
+def _logits(subscripts, q, k):
+    scale = q.shape[-1] ** -0.5
+    return jnp.einsum(
+        subscripts,
+        q * scale,
+        k,
+        precision=matmul_precision(q.dtype),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _product(subscripts, weights, v):
+    return jnp.einsum(subscripts, weights, v, precision=matmul_precision(v.dtype))

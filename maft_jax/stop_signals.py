@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM as requests: the loop finishes its step, saves, and leaves."""
+
+import logging
+import signal
+import types
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingInterrupted(Exception):
+    """Raised once everything is saved; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} at step {step}, which is saved; "
+            "the same command resumes there"
+        )
+        self.exit_code = 128 + signal_number
+
+
+class StopSignals:
+    """Context in which SIGINT and SIGTERM set `received`; a second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.received: int | None = None
+        self._before: dict = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: types.FrameType | None):
+        if self.received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        logger.warning(
+            "%s: saving after this step (Ctrl-C again leaves at once)", signal.Signals(number).name
+        )

@@ -1,0 +1,95 @@
+"""Class names x prompt templates -> the frozen classifier, computed once and cached by content."""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from maft_jax.convert.pretrained import fingerprint
+from maft_jax.models.clip_text import TextConfig, TextTransformer
+from maft_jax.models.tokenizer import tokenize
+
+_BATCH_SIZE = 256
+
+logger = logging.getLogger(__name__)
+
+
+def embed_classes(
+    config: TextConfig, parameters: Mapping, names: Sequence[str], templates: Sequence[str]
+) -> Float[np.ndarray, "c e"]:
+    """One L2-normalised row per class: templates normalised, averaged, normalised again.
+
+    Args:
+        parameters: the text tower's.
+        names: used as they are.
+        templates: prompts in which {} stands for the name.
+
+    Raises:
+        ValueError: no names, no templates, or a prompt that is too long, naming the class.
+    """
+    if isinstance(names, str) or not names or not templates:
+        raise ValueError(
+            f"expected a list of class names and templates, got {names!r}, {templates!r}"
+        )
+    tokens = np.concatenate([_tokenize_class(name, templates, config) for name in names])
+    rows = np.concatenate([_encode(config, parameters, part) for part in _batches(tokens)])
+    rows = rows[: len(tokens)].reshape(len(names), len(templates), -1).mean(1)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def cached_class_embeddings(
+    config: TextConfig,
+    parameters: Mapping,
+    names: Sequence[str],
+    templates: Sequence[str],
+    cache_dir: str | os.PathLike,
+) -> Float[np.ndarray, "c e"]:
+    """embed_classes, kept in `cache_dir` under a digest of the weights, names and templates."""
+    key = json.dumps([fingerprint(parameters), list(names), list(templates)])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+    path = pathlib.Path(cache_dir) / "text_embeddings" / f"{digest}.npy"
+    shape = (len(names), config.embed_dim)
+    if path.exists():
+        try:
+            rows = np.load(path, allow_pickle=False)
+            if rows.shape == shape:
+                return rows
+        except (ValueError, EOFError, OSError):
+            pass
+        logger.warning("%s is damaged; computing the text embeddings again", path)
+    rows = embed_classes(config, parameters, names, templates)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        np.save(file, rows)
+    os.replace(aside, path)
+    return rows
+
+
+def _tokenize_class(name: str, templates: Sequence[str], config: TextConfig):
+    try:
+        return tokenize([template.format(name) for template in templates], config.context_length)
+    except ValueError as error:
+        raise ValueError(f"class name {name!r}: {error}") from error
+
+
+def _batches(tokens):
+    """Equal batches, the last one filled up with repetitions so that one program serves all."""
+    size = min(_BATCH_SIZE, len(tokens))
+    count = -(-len(tokens) // size)
+    return np.resize(tokens, (count, size, tokens.shape[1]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    config: TextConfig, parameters: Mapping, tokens: Int[Array, "b length"]
+) -> Float[Array, "b e"]:
+    return TextTransformer(config, jnp.float32).apply({"params": parameters}, tokens)

@@ -1,0 +1,194 @@
+"""One training step: two student passes over one trunk, the frozen teacher, two losses, AdamW."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from maft_jax.array_types import Batch
+from maft_jax.config import LossConfig
+from maft_jax.losses.distillation import distillation_terms
+from maft_jax.losses.mask_aware import (
+    class_masks,
+    count_terms,
+    mask_aware_terms,
+    normalise_over_proposals,
+    soft_iou,
+)
+from maft_jax.models.ip_clip import IPClip
+from maft_jax.models.preprocess import clip_input, patch_mask
+from maft_jax.sharding import batch_sharding, replicated, tree_shardings
+from maft_jax.train_state import TrainState, overlay
+
+Metrics = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSpec:
+    """What the step computes, apart from its array arguments."""
+
+    encoder: IPClip
+    loss: LossConfig
+    image_size: tuple[int, int]
+    """Height and width at which the encoder reads the images."""
+    accumulation_steps: int = 1
+
+
+def losses(
+    spec: StepSpec,
+    trainable: Mapping,
+    pretrained: Mapping,
+    text: Float[Array, "c e"],
+    batch: Batch,
+    num_terms: Float[Array, ""],
+    num_images: int,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The batch's share of the total loss, and its parts.
+
+    `num_terms` and `num_images` count the whole batch that a step sees, of which this one may be
+    a part: so the shares of the parts add up to the loss of the whole.
+    """
+    student = {"params": overlay(pretrained, trainable)}
+    images = clip_input(batch.image, spec.image_size)
+    if spec.loss.distillation_weight:
+        proposals, whole = spec.encoder.apply(
+            student, images, batch.proposals, method=IPClip.encode_both
+        )
+        teacher = spec.encoder.apply({"params": pretrained}, images)
+        distillation = distillation_terms(
+            _class_logits(spec, whole, text), _class_logits(spec, teacher, text)
+        )
+    else:
+        proposals = spec.encoder.apply(
+            student, images, batch.proposals, method=IPClip.encode_proposals
+        )
+        distillation = jnp.zeros(len(batch.position))
+    mask_aware = mask_aware_terms(
+        _class_logits(spec, proposals, text),
+        _iou_target(batch),
+        batch.present_classes,
+        batch.proposal_valid,
+        kind=spec.loss.mask_aware,
+    )
+    mask_aware_loss = jnp.sum(mask_aware) / num_terms
+    distillation_loss = spec.loss.distillation_weight * jnp.sum(distillation) / num_images
+    metrics = {
+        "mask_aware_loss": mask_aware_loss,
+        "distillation_loss": distillation_loss,
+        "example_finite": jnp.isfinite(mask_aware) & jnp.isfinite(distillation),
+        "num_empty": _count_empty(spec, batch),
+    }
+    return mask_aware_loss + distillation_loss, metrics
+
+
+def gradients(
+    spec: StepSpec,
+    trainable: Mapping,
+    pretrained: Mapping,
+    text: Float[Array, "c e"],
+    batch: Batch,
+) -> tuple[Mapping, Metrics]:
+    """Gradients of the batch's loss with respect to `trainable`, and the metrics.
+
+    With accumulation_steps > 1 the batch is split into strided parts, so that every part is
+    spread over all devices; gradients and losses of the parts add up to those of the batch.
+    """
+    num_images, parts = len(batch.position), spec.accumulation_steps
+    num_terms = count_terms(batch.present_classes, batch.proposal_valid)
+
+    def of_part(part):
+        value_and_grad = jax.value_and_grad(losses, argnums=1, has_aux=True)
+        (_, metrics), gradient = value_and_grad(
+            spec, trainable, pretrained, text, part, num_terms, num_images
+        )
+        return gradient, metrics
+
+    if parts == 1:
+        gradient, metrics = of_part(batch)
+    else:
+        gradient, metrics = _accumulated(of_part, batch, parts)
+    metrics["loss"] = metrics["mask_aware_loss"] + metrics["distillation_loss"]
+    num_valid = jnp.maximum(jnp.sum(batch.proposal_valid), 1)
+    metrics["empty_proposals"] = metrics.pop("num_empty") / num_valid
+    return gradient, metrics
+
+
+def train_step(
+    spec: StepSpec,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    pretrained: Mapping,
+    text: Float[Array, "c e"],
+    batch: Batch,
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step; `grad_norm` is the norm before clipping, losses are weighted."""
+    gradient, metrics = gradients(spec, state.trainable, pretrained, text, batch)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    metrics["grad_norm"] = optax.tree.norm(gradient)
+    return TrainState(state.step + 1, trainable, opt_state), metrics
+
+
+def make_train_step(
+    spec: StepSpec,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    pretrained: Mapping,
+) -> Callable[[TrainState, Mapping, Array, Batch], tuple[TrainState, Metrics]]:
+    """The step, jitted with its shardings; `state` (donated) and `pretrained` give the shapes."""
+
+    def step(state, pretrained, text, batch):
+        return train_step(spec, optimizer, state, pretrained, text, batch)
+
+    state_shardings = tree_shardings(state, mesh)
+    return jax.jit(
+        step,
+        in_shardings=(
+            state_shardings,
+            tree_shardings(pretrained, mesh),
+            replicated(mesh),
+            batch_sharding(mesh),
+        ),
+        out_shardings=(state_shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _class_logits(spec: StepSpec, features, text):
+    similarities = jnp.einsum("...e,ce->...c", features, text, precision=lax.Precision.HIGHEST)
+    return spec.loss.temperature * similarities
+
+
+def _iou_target(batch: Batch):
+    truth = class_masks(batch.label_map, batch.present_classes)
+    return normalise_over_proposals(soft_iou(batch.proposals, truth), batch.proposal_valid)
+
+
+def _count_empty(spec: StepSpec, batch: Batch):
+    """How many valid proposals allow no patch at all."""
+    allowed = patch_mask(batch.proposals, spec.encoder.config.grid(*spec.image_size))
+    return jnp.sum(batch.proposal_valid & ~jnp.any(allowed, axis=-1)).astype(jnp.float32)
+
+
+def _accumulated(of_part, batch, parts):
+    def split(x):
+        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def add_part(total, part):
+        gradient, metrics = of_part(part)
+        finite = metrics.pop("example_finite")
+        return jax.tree.map(jnp.add, total, (gradient, metrics)), finite
+
+    stacked = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], stacked))
+    shapes[1].pop("example_finite")
+    zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    (gradient, metrics), finite = lax.scan(add_part, zero, stacked)
+    return gradient, metrics | {"example_finite": jnp.moveaxis(finite, 0, 1).reshape(-1)}

@@ -1,0 +1,106 @@
+"""The folder of a run: checked before anything is computed, and told what the run is."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import pathlib
+import platform
+import shutil
+import subprocess
+
+import jax
+from etils import epath
+
+from maft_jax.config import Config
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+VERSIONS_FILE = "versions.json"
+_PACKAGES = ("maft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow", "numpy")
+
+
+def prepare_workdir(workdir: epath.Path, config: Config) -> None:
+    """Creates the folder and writes config.json and versions.json.
+
+    A resumed run is told what differs from the configuration it began with.
+
+    Raises:
+        ValueError: the folder cannot be created or written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir}: cannot write there ({error}); choose another folder"
+        ) from error
+    resolved = dataclasses.asdict(config)
+    if (workdir / CONFIG_FILE).exists():
+        _report_changes(json.loads((workdir / CONFIG_FILE).read_text()), resolved)
+    _write_json(workdir / CONFIG_FILE, resolved)
+    _write_json(workdir / VERSIONS_FILE, versions())
+
+
+def check_free_space(workdir: epath.Path, state, keep: int) -> None:
+    """Refuses a local disk that cannot hold `keep` checkpoints and the one being written.
+
+    Raises:
+        ValueError: says how much is needed and how much there is.
+    """
+    if "://" in str(workdir):
+        return
+    needed = (keep + 1) * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise ValueError(
+            f"--workdir={workdir}: {free / 2**20:,.0f} MiB free, but {keep + 1} checkpoints need "
+            f"{needed / 2**20:,.0f} MiB; free some space, choose another folder or keep fewer "
+            "(config.checkpoint)"
+        )
+
+
+def versions() -> dict[str, str | None]:
+    """Packages, Python, devices and the git revision of this code, for provenance."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    found["devices"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    found["git_revision"] = _git_revision()
+    return found
+
+
+def _git_revision() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(
+            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def _report_changes(before: dict, now: dict, where: str = "config") -> None:
+    for name in sorted(set(before) | set(now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            _report_changes(old, new, f"{where}.{name}")
+        elif _as_json(old) != _as_json(new):
+            logger.warning("%s.%s was %r when this run began, now %r", where, name, old, new)
+
+
+def _as_json(value) -> str:
+    return json.dumps(value)
+
+
+def _write_json(path: epath.Path, value) -> None:
+    aside = path.parent / f".{path.name}"
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    aside.replace(path)

@@ -1,0 +1,50 @@
+"""Installs maft_jax, input_pipeline and the configurations (as maft_jax.configs)."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+# The newest jax that was tried; Python 3.11 gets 0.10.2, Python 3.12 a newer one.
+JAX = "0.10.2,<0.13"
+TORCH = "torch==2.13.0"
+
+setup(
+    name="maft_jax",
+    version="0.1.0",
+    description="Mask-aware fine-tuning of CLIP (MAFT) in JAX, from a laptop to a TPU pod",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["maft_jax*", "input_pipeline*"]), "maft_jax.configs"],
+    package_dir={"maft_jax.configs": "configs"},
+    package_data={"input_pipeline": ["class_list_files/*.txt"]},
+    install_requires=[
+        f"jax>={JAX}",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "clu>=0.0.12",
+        "ml_collections>=1.1",
+        "einops>=0.8",
+        "etils[epath]",
+        "jaxtyping>=0.3.11",
+        "numpy>=2",
+        "safetensors>=0.8",
+        "instant-clip-tokenizer",
+        "pillow>=11",
+        "scikit-image>=0.25",
+        "tensorboard>=2.20",
+        "tensorflow-cpu>=2.21; platform_system != 'Darwin'",
+        "tensorflow>=2.21; platform_system == 'Darwin'",
+        "tqdm",
+    ],
+    extras_require={
+        "cpu": [],
+        "tpu": [f"jax[tpu]>={JAX}"],
+        "cuda": [f"jax[cuda12]>={JAX}"],
+        "torch": ["torch>=2.6"],
+        "test": ["pytest>=9", "beartype>=0.20", TORCH, "transformers>=5", "ruff"],
+    },
+)

@@ -1,0 +1,148 @@
+"""The whole step against the official code: losses, gradients, three optimiser steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maft_jax import optimizer, train_step, tree_rules
+from maft_jax.array_types import Batch
+from maft_jax.config import PROMPT_TEMPLATES, LossConfig, OptimizerConfig
+from maft_jax.convert.openai import RULES
+from maft_jax.convert.rules import to_foreign
+from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou
+from maft_jax.models.ip_clip import IPClip
+from maft_jax.text_embeddings import embed_classes
+from maft_jax.train_state import TrainState
+from tests.golden_files import MASK_START_LAYER, golden, maft_small
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4, weight_decay=1e-2)
+
+
+def golden_batch() -> Batch:
+    arrays = golden("maft_small")
+    label_maps, present = [], np.full((2, 3), -1, np.int32)
+    for image in range(2):
+        labels, masks = arrays[f"gt_labels_{image}"], arrays[f"gt_masks_{image}"]
+        assert masks.sum(0).max() == 1, "a label map can hold these masks"
+        label_maps.append(np.max(np.where(masks, labels[:, None, None], -1), axis=0))
+        present[image, : len(labels)] = labels
+    batch = Batch(
+        image=arrays["images_nhwc"],
+        label_map=np.stack(label_maps).astype(np.int32),
+        present_classes=present,
+        proposals=arrays["masks_uint8"],
+        proposal_valid=np.ones((2, 100), bool),
+        position=np.arange(2),
+    )
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def golden_spec(**changes) -> train_step.StepSpec:
+    vision = maft_small()[0].vision
+    encoder = IPClip(vision, mask_start_layer=MASK_START_LAYER, **changes)
+    return train_step.StepSpec(encoder, LossConfig(), (160, 160))
+
+
+def golden_trainable() -> dict:
+    visual = maft_small()[2]["visual"]
+    return tree_rules.select(OptimizerConfig().trainable, visual, where="test")
+
+
+def as_openai(visual: dict) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix("visual."): value
+        for name, value in to_foreign({"visual": visual}, RULES).items()
+    }
+
+
+def test_features_and_logits_match_the_official_encoder():
+    arrays, (_, teacher, student) = golden("maft_small"), maft_small()
+    encoder = golden_spec().encoder
+
+    @jax.jit
+    def encode(visual, images, masks):
+        return encoder.apply({"params": visual}, images, masks, method=IPClip.encode_both)
+
+    images, masks = arrays["images_nhwc"], arrays["masks_uint8"]
+    features, whole = encode(student["visual"], images, masks)
+    _, frozen = encode(teacher["visual"], images, masks)
+    text = arrays["text_features"]
+    np.testing.assert_allclose(features, arrays["features"], atol=1e-5, rtol=0)
+    for ours, name in ((whole, "student_global_logits"), (frozen, "teacher_logits")):
+        np.testing.assert_allclose(ours @ text.T, arrays[name] / 100, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(features @ text.T, arrays["class_logits"] / 100, atol=1e-5, rtol=0)
+
+
+def test_text_features_match_the_official_text_tower():
+    arrays, (config, teacher, _) = golden("maft_small"), maft_small()
+    names = [str(name) for name in arrays["class_names"]]
+    ours = embed_classes(config.text, teacher["text"], names, PROMPT_TEMPLATES)
+    np.testing.assert_allclose(ours, arrays["text_features"][:7], atol=1e-5, rtol=0)
+
+
+def test_normalised_iou_matches():
+    batch = golden_batch()
+    iou = soft_iou(batch.proposals, class_masks(batch.label_map, batch.present_classes))
+    ours = np.asarray(normalise_over_proposals(iou, batch.proposal_valid))
+    rows = np.concatenate([ours[0, :3], ours[1, :2]])
+    np.testing.assert_allclose(rows, golden("maft_small")["normalised_iou"], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def official_steps():
+    """Gradients of step 0, metrics of three steps, and the parameters after them."""
+    spec = golden_spec()
+    teacher = jax.tree.map(jnp.asarray, maft_small()[1]["visual"])
+    text, batch = jnp.asarray(golden("maft_small")["text_features"][:7]), golden_batch()
+    tx = optimizer.make_optimizer(OPTIMIZER, num_steps=10)
+    trainable = jax.tree.map(jnp.asarray, golden_trainable())
+    state = TrainState(np.int32(0), trainable, tx.init(trainable))
+    history = []
+
+    @jax.jit
+    def step(state):
+        gradient, _ = train_step.gradients(spec, state.trainable, teacher, text, batch)
+        return gradient, *train_step.train_step(spec, tx, state, teacher, text, batch)
+
+    for _ in range(3):
+        gradient, state, metrics = step(state)
+        history.append((gradient, jax.device_get(metrics)))
+    first_gradient, metrics = as_openai(history[0][0]), [metrics for _, metrics in history]
+    return first_gradient, metrics, as_openai(state.trainable)
+
+
+def test_gradients_match_relative_to_their_largest_entry(official_steps):
+    arrays, gradient = golden("maft_small"), official_steps[0]
+    names = [name.removeprefix("grad/") for name in arrays if name.startswith("grad/")]
+    assert sorted(gradient) == sorted(names) and len(names) == 6 * 8 + 2
+    largest = max(np.abs(arrays[f"grad/{name}"]).max() for name in names)
+    for name in names:
+        expected = arrays[f"grad/{name}"]
+        np.testing.assert_allclose(
+            gradient[name], expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name
+        )
+        assert np.abs(expected).max() <= largest
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_losses_gradient_norm_and_schedule_match(official_steps, step):
+    arrays, metrics = golden("maft_small"), official_steps[1][step]
+    expected = {
+        "mask_aware_loss": arrays[f"step{step}/mask_aware_loss"],
+        "distillation_loss": arrays[f"step{step}/distillation_loss_weighted"],
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, atol=1e-5, rtol=0, err_msg=name)
+    np.testing.assert_allclose(metrics["grad_norm"], arrays[f"step{step}/grad_norm"], rtol=1e-3)
+    schedule = optimizer.make_schedule(OPTIMIZER, 10)
+    np.testing.assert_allclose(schedule(step), arrays[f"step{step}/lr"], rtol=1e-6)
+
+
+def test_parameters_match_after_three_steps(official_steps):
+    arrays, after = golden("maft_small"), official_steps[2]
+    names = [name for name in arrays if name.startswith("after_steps/")]
+    assert len(names) == 3
+    for name in names:
+        ours = after[name.removeprefix("after_steps/")]
+        np.testing.assert_allclose(ours, arrays[name], atol=2e-6, rtol=0, err_msg=name)
