@@ -35,15 +35,12 @@ def setting(default, help_text: str, *, low=None, high=None, choices=()):
     return dataclasses.field(default=default, metadata=allowed)
 
 
-def section(kind: type, help_text: str):
-    """A nested group of fields."""
-    return dataclasses.field(default_factory=kind, metadata={"help": help_text})
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     pretrained: str = setting("", "weights in OpenAI's layout, or random:SIZE (random:tiny)")
-    mask_start_layer: int = setting(8, "first layer (from 0) where proposals use their masks", low=0)
+    mask_start_layer: int = setting(
+        8, "first layer (from 0) where proposals use their masks", low=0
+    )
     image_size: int = setting(480, "pixels per side at which the encoder reads the crop", low=1)
     compute_dtype: str = setting(
         "auto",
@@ -124,12 +121,24 @@ class Config:
     batch_size: int = setting(16, "images per step over all devices", low=1)
     num_steps: int = setting(1000, "length of training", low=1)
     log_every_steps: int = setting(20, "steps between fetching and writing metrics", low=1)
-    model: ModelConfig = section(ModelConfig, "CLIP and how it is run")
-    data: DataConfig = section(DataConfig, "images, label maps, proposals, augmentation")
-    loss: LossConfig = section(LossConfig, "what is minimised")
-    optimizer: OptimizerConfig = section(OptimizerConfig, "what is tuned and how")
-    mesh: MeshConfig = section(MeshConfig, "how devices share the work")
-    checkpoint: CheckpointConfig = section(CheckpointConfig, "what is kept on disk")
+    model: ModelConfig = dataclasses.field(
+        default=ModelConfig(), metadata={"help": "CLIP and how it is run"}
+    )
+    data: DataConfig = dataclasses.field(
+        default=DataConfig(), metadata={"help": "images, label maps, proposals, augmentation"}
+    )
+    loss: LossConfig = dataclasses.field(
+        default=LossConfig(), metadata={"help": "what is minimised"}
+    )
+    optimizer: OptimizerConfig = dataclasses.field(
+        default=OptimizerConfig(), metadata={"help": "what is tuned and how"}
+    )
+    mesh: MeshConfig = dataclasses.field(
+        default=MeshConfig(), metadata={"help": "how devices share the work"}
+    )
+    checkpoint: CheckpointConfig = dataclasses.field(
+        default=CheckpointConfig(), metadata={"help": "what is kept on disk"}
+    )
 
 
 OFFICIAL: dict[str, Any] = {"loss.distillation_weight": 0.1, "optimizer.weight_decay": 1e-4}

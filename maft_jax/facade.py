@@ -39,7 +39,7 @@ class Clip:
             raise ValueError(
                 f"compute_dtype: expected float32 or bfloat16, got {self.compute_dtype!r}"
             )
-        self._encoder  # refuses an impossible mask_start_layer now rather than at first use
+        _ = self._encoder  # refuses an impossible mask_start_layer now, not at first use
 
     def encode_text(
         self, names: Sequence[str], templates: Sequence[str] = PROMPT_TEMPLATES
@@ -139,5 +139,9 @@ def _checked_masks(masks: ArrayLike) -> Array:
         raise ValueError(
             "masks: expected [batch, proposals, height, width] of uint8, bool or floats in "
             f"[0, 1], with at least one proposal, got {masks.dtype} {masks.shape}"
+        )
+    if masks.dtype == jnp.uint8 and jnp.max(masks) == 1:
+        raise ValueError(
+            "masks: uint8 values of 0 and 1 only, but 255 means inside; pass masks.astype(bool)"
         )
     return masks

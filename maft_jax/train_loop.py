@@ -108,7 +108,10 @@ def _set_up(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 
     source = _prepare_data(config.data)
     text = cached_class_embeddings(
-        clip.text, parameters["text"], source.class_names, config.data.templates,
+        clip.text,
+        parameters["text"],
+        source.class_names,
+        config.data.templates,
         cache_dir(config.data),
     )
     run = Run(
@@ -136,9 +139,7 @@ def _prepare_data(config: DataConfig) -> PreparedSource:
         config.root, config.images, config.annotations, config.classes, config.ignore_label
     )
     logger.info("%d images, %d classes in %s", len(folder), len(folder.class_names), config.root)
-    return prepare(
-        folder, config.proposals, config.num_proposals, cache_dir(config) / "proposals"
-    )
+    return prepare(folder, config.proposals, config.num_proposals, cache_dir(config) / "proposals")
 
 
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
@@ -180,9 +181,7 @@ def _batches(run: Run, first_step: int) -> Iterator[Batch]:
         global_batch_size=run.config.batch_size,
         seed=run.config.seed,
         start_step=first_step,
-        geometry=TrainGeometry(
-            data.crop_size, data.short_sides, data.max_long_side, data.augment
-        ),
+        geometry=TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -197,9 +196,7 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> Callable:
     compiled = run.step.lower(state, run.pretrained, run.text, batch).compile()
     memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    logger.info(
-        "compiled in %.0f s; %.0f MiB per device", time.monotonic() - started, used / 2**20
-    )
+    logger.info("compiled in %.0f s; %.0f MiB per device", time.monotonic() - started, used / 2**20)
     return compiled
 
 

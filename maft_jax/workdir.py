@@ -18,7 +18,16 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
-_PACKAGES = ("maft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow", "numpy")
+_PACKAGES = (
+    "maft_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow",
+    "numpy",
+)
 
 
 def prepare_workdir(workdir: epath.Path, config: Config) -> None:

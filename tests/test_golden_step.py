@@ -116,13 +116,11 @@ def test_gradients_match_relative_to_their_largest_entry(official_steps):
     arrays, gradient = golden("maft_small"), official_steps[0]
     names = [name.removeprefix("grad/") for name in arrays if name.startswith("grad/")]
     assert sorted(gradient) == sorted(names) and len(names) == 6 * 8 + 2
-    largest = max(np.abs(arrays[f"grad/{name}"]).max() for name in names)
     for name in names:
         expected = arrays[f"grad/{name}"]
         np.testing.assert_allclose(
             gradient[name], expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name
         )
-        assert np.abs(expected).max() <= largest
 
 
 @pytest.mark.parametrize("step", range(3))
@@ -132,9 +130,13 @@ def test_losses_gradient_norm_and_schedule_match(official_steps, step):
         "mask_aware_loss": arrays[f"step{step}/mask_aware_loss"],
         "distillation_loss": arrays[f"step{step}/distillation_loss_weighted"],
     }
+    # the distillation loss is about 1e-6 at step 0, where 1e-5 would accept anything
+    tolerance = {"mask_aware_loss": 1e-6, "distillation_loss": 1e-8 if step == 0 else 1e-6}
     for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, atol=1e-5, rtol=0, err_msg=name)
-    np.testing.assert_allclose(metrics["grad_norm"], arrays[f"step{step}/grad_norm"], rtol=1e-3)
+        np.testing.assert_allclose(metrics[name], value, atol=tolerance[name], rtol=0, err_msg=name)
+    # after the first update the gradient is that of parameters equal to 2e-6 only
+    norm = arrays[f"step{step}/grad_norm"]
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=2e-5 if step == 0 else 2e-4)
     schedule = optimizer.make_schedule(OPTIMIZER, 10)
     np.testing.assert_allclose(schedule(step), arrays[f"step{step}/lr"], rtol=1e-6)
 

@@ -62,7 +62,9 @@ def to_ours(
         leaves[path] = _transformed(rule.to_ours, tensor, wanted[path].shape)
         if leaves[path] is None:
             wrong_shape.append(f"{name} {np.shape(tensor)}")
-    missing = [_translate(path, rules, "ours", "foreign")[0] for path in wanted if path not in leaves]
+    missing = [
+        _translate(path, rules, "ours", "foreign")[0] for path in wanted if path not in leaves
+    ]
     _refuse(source, unknown=unknown, missing=missing, of_wrong_shape=wrong_shape)
     return tree_rules.unflatten({path: leaves[path] for path in wanted})
 
@@ -87,7 +89,7 @@ def to_foreign(tree: Mapping, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
         if name is None:
             unknown.append(path)
         else:
-            tensors[name] = np.ascontiguousarray(rule.to_foreign(np.asarray(leaf, np.float32)))
+            tensors[name] = np.array(rule.to_foreign(np.asarray(leaf, np.float32)), order="C")
     _refuse("our parameters", unknown=unknown)
     return tensors
 

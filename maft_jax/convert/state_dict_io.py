@@ -50,7 +50,7 @@ def save_state_dict(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) 
         if path.suffix == ".safetensors":
             safetensors.numpy.save_file(dict(tensors), aside, metadata={"format": "pt"})
         else:
-            torch = _import_torch(path)
+            torch = _import_torch(f"{path}: writing .pt")
             torch.save({name: torch.tensor(value) for name, value in tensors.items()}, aside)
         os.replace(aside, path)
     finally:
@@ -65,7 +65,7 @@ def _looks_like_safetensors(path: pathlib.Path) -> bool:
 
 
 def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    torch = _import_torch(path)
+    torch = _import_torch(f"{path}: reading this format (not safetensors, not a zip archive)")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -81,12 +81,9 @@ def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def _import_torch(path: pathlib.Path):
+def _import_torch(task: str):
     try:
         import torch
     except ImportError as error:
-        raise ValueError(
-            f"{path}: not a safetensors file or zip archive, so PyTorch is needed: "
-            "pip install 'maft_jax[torch]', or convert the file to .safetensors"
-        ) from error
+        raise ValueError(f"{task} needs PyTorch: pip install torch, or use .safetensors") from error
     return torch

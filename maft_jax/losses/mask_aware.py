@@ -25,9 +25,7 @@ def class_masks(
     return ((label_map[:, None] == classes) & (classes >= 0)).astype(jnp.float32)
 
 
-def soft_iou(
-    proposals: Masks, ground_truth: Float[Array, "b g h2 w2"]
-) -> Float[Array, "b g n"]:
+def soft_iou(proposals: Masks, ground_truth: Float[Array, "b g h2 w2"]) -> Float[Array, "b g n"]:
     """sum(g m) / (sum g + sum m - sum g m + 1e-7), pixel sums at the ground truth's resolution.
 
     Proposals of another resolution count as resampled to it, bilinearly with align_corners=True.

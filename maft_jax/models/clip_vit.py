@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -104,14 +105,9 @@ class VisionTransformer(nn.Module):
         size = self.config.patch_size
         rows, columns = self.config.grid(*images.shape[1:3])
         cropped = images[:, : rows * size, : columns * size].astype(self.dtype)
-        blocks = cropped.reshape(len(images), rows, size, columns, size, 3)
-        patches = jnp.einsum(
-            "brpsqz,pqzd->brsd",
-            blocks,
-            self.patch_kernel.astype(self.dtype),
-            precision=matmul_precision(self.dtype),
-        )
-        return patches.reshape(len(images), rows * columns, -1)
+        patches = rearrange(cropped, "b (h p) (w q) z -> b (h w) (p q z)", p=size, q=size)
+        kernel = rearrange(self.patch_kernel.astype(self.dtype), "p q z d -> (p q z) d")
+        return jnp.dot(patches, kernel, precision=matmul_precision(self.dtype))
 
 
 def resize_position_embedding(

@@ -24,8 +24,20 @@ def clip_input(images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3
 def mask_probability(masks: Masks) -> Float[Array, "b n mask_h mask_w"]:
     """Masks of any kind as float32 probabilities."""
     if masks.dtype == jnp.uint8:
-        return masks.astype(jnp.float32) / 255.0
+        return _divide_by_255(masks.astype(jnp.float32))
     return masks.astype(jnp.float32)
+
+
+def _divide_by_255(x):
+    """x / 255 of an integer 0..255, rounded correctly, which XLA's own division here is not.
+
+    XLA multiplies by a rounded 1/255. Means of uint8 values often lie exactly on the threshold,
+    where the last bit decides (test_patch_masks_decide_ties_as_torch). The first product is
+    exact, 8 times 17 bits, so the sum is rounded once, with or without fused multiply-add.
+    """
+    head = np.float32(65793 / 2**24)
+    tail = np.float32(1 / 255 - 65793 / 2**24)
+    return x * head + x * tail
 
 
 def patch_mask(masks: Masks, grid: tuple[int, int]) -> Bool[Array, "b n t"]:

@@ -1,0 +1,54 @@
+"""Small random CLIPs and batches that many tests share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maft_jax import train_step
+from maft_jax.array_types import Batch
+from maft_jax.config import LossConfig
+from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
+from maft_jax.models.ip_clip import IPClip
+
+VISION = VisionConfig(width=128, layers=3, patch_size=16, image_size=64, embed_dim=32)
+NUM_CLASSES = 5
+
+
+def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **encoder):
+    """A step on 64x64 images, masked from the second of three layers on."""
+    encoder = IPClip(VISION, **{"mask_start_layer": 1, **encoder})
+    return train_step.StepSpec(encoder, loss or LossConfig(), (64, 64), accumulation_steps)
+
+
+def tiny_visual(seed: int = 0, spread: float = 3.0) -> dict:
+    """Random parameters of VISION, `spread` times the usual scale so that features differ."""
+    images = jnp.zeros((1, 64, 64, 3))
+    visual = jax.jit(VisionTransformer(VISION).init)(jax.random.key(seed), images)["params"]
+    return jax.tree.map(lambda x: spread * x if x.ndim > 1 else x, visual)
+
+
+def tiny_text() -> jax.Array:
+    """Normalised class embeddings."""
+    text = jax.random.normal(jax.random.key(7), (NUM_CLASSES, VISION.embed_dim))
+    return text / jnp.linalg.norm(text, axis=-1, keepdims=True)
+
+
+def tiny_batch(batch_size: int = 8, num_proposals: int = 6, seed: int = 0) -> Batch:
+    """uint8 images and masks; each label map is made of blocks of random classes."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(-1, NUM_CLASSES, (batch_size, 4, 4))
+    label_map = blocks.repeat(16, axis=1).repeat(16, axis=2).astype(np.int32)
+    present = np.full((batch_size, NUM_CLASSES), -1, np.int32)
+    for row, labels in zip(present, label_map, strict=True):
+        classes = np.unique(labels[labels >= 0])
+        row[: len(classes)] = classes
+    coarse = rng.integers(0, 2, (batch_size, num_proposals, 4, 4), np.uint8) * 255
+    batch = Batch(
+        image=rng.integers(0, 256, (batch_size, 64, 64, 3), np.uint8),
+        label_map=label_map,
+        present_classes=present,
+        proposals=coarse.repeat(4, axis=2).repeat(4, axis=3),
+        proposal_valid=np.ones((batch_size, num_proposals), bool),
+        position=np.arange(batch_size, dtype=np.int32),
+    )
+    return jax.tree.map(jnp.asarray, batch)
