@@ -1,10 +1,17 @@
 """Mask-aware fine-tuning of CLIP (MAFT) in JAX.
 
-clip = maft_jax.load("ViT-B-16.pt", mask_start_layer=8)
-text = clip.encode_text(["cat", "wall-other"])
-features = clip.encode_proposals(images, masks)
+    clip = maft_jax.load("ViT-B-16.pt", mask_start_layer=8)
+    text = clip.encode_text(["cat", "wall-other"])
+    features = clip.encode_proposals(images, masks)
 """
 
-from maft_jax.facade import Clip, load
-
 __all__ = ["Clip", "load"]
+
+
+def __getattr__(name: str):
+    """Loads JAX only when it is needed: not for --help, nor in processes that make proposals."""
+    if name in __all__:
+        from maft_jax import facade
+
+        return getattr(facade, name)
+    raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")

@@ -5,7 +5,6 @@ and a record of what it belongs to: weights, data, seed, batch size, and a diges
 because orbax restores files with flipped bytes without complaint.
 """
 
-import functools
 import logging
 from typing import Any
 
@@ -38,6 +37,8 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(config),
+                best_fn=_loss,  # orbax stores metrics only if it is given one
+                best_mode="min",
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 cleanup_tmp_directories=True,
             ),
@@ -168,7 +169,7 @@ class _ExplainFailure:
             ) from error
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _checksums(tree):
     def checksum(leaf):
         bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
@@ -185,14 +186,14 @@ def digest(state: TrainState) -> str:
     return np.asarray(_checksums(state)).astype(">u4").tobytes().hex()
 
 
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
+
+
 def _preservation(config: CheckpointConfig):
     rules = [policies.LatestN(config.keep_newest)]
     if config.keep_best:
-        rules.append(
-            policies.BestN(
-                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=config.keep_best
-            )
-        )
+        rules.append(policies.BestN(get_metric_fn=_loss, reverse=True, n=config.keep_best))
     if config.keep_every_steps:
         rules.append(policies.EveryNSteps(config.keep_every_steps))
     return policies.AnyPreservationPolicy(rules)

@@ -16,6 +16,7 @@ import pathlib
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from maft_jax.config import describe_fields, from_config_dict
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
 def log_to_stderr() -> None:
     """Our own progress with the time of day; from libraries only what they warn about."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for package in ("maft_jax", "input_pipeline"):

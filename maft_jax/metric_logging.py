@@ -14,6 +14,8 @@ from etils import epath
 
 METRICS_FILE = "metrics.jsonl"
 
+_LINE_STARTS_WITH = ("loss", "mask_aware_loss", "distillation_loss", "grad_norm", "learning_rate")
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,12 +59,14 @@ class ProgressWriter(_ScalarWriter):
         self._num_steps = num_steps
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]):
-        """`images_per_second`, `seconds_per_step` lead the line; the rest follows as name=value."""
+        """Needs `images_per_second` and `seconds_per_step` among the metrics."""
         values = {name: float(value) for name, value in scalars.items()}
         speed = values.pop("images_per_second")
         seconds = values.pop("seconds_per_step")
         remaining = format_seconds((self._num_steps - step) * seconds)
-        metrics = "  ".join(f"{name}={value:.4g}" for name, value in values.items())
+        first = [name for name in _LINE_STARTS_WITH if name in values]
+        names = first + sorted(set(values) - set(first))
+        metrics = "  ".join(f"{name}={values[name]:.4g}" for name in names)
         logger.info(
             "step %d/%d  %s  | %.3g images/s  %.3g s/step  ETA %s",
             step,

@@ -5,6 +5,7 @@ attention heads and MLPs. All axes are Auto and every array carries a NamedShard
 mesh is needed.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from maft_jax.config import MeshConfig
 
 MESH_AXES = ("data", "fsdp", "model")
+
+MIN_FSDP_SIZE = 2**14
 
 TENSOR_PARALLEL_RULES = (
     (r"in_proj/kernel$", 2),
@@ -76,7 +79,7 @@ def tree_shardings(tree, mesh: Mesh):
 def leaf_partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """Tensor parallelism by rule, then fsdp over the largest remaining dimension it divides.
 
-    Vectors are not split by fsdp: gathering them costs more than they weigh.
+    Leaves below MIN_FSDP_SIZE stay whole: gathering them costs more than they weigh.
 
     Raises:
         ValueError: `model` does not divide the dimension that a rule gives it.
@@ -92,7 +95,7 @@ def leaf_partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
                     )
                 axes[dimension] = "model"
                 break
-    if mesh.shape["fsdp"] > 1 and len(shape) > 1:
+    if mesh.shape["fsdp"] > 1 and math.prod(shape) >= MIN_FSDP_SIZE:
         free = [
             dimension
             for dimension, axis in enumerate(axes)

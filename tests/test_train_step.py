@@ -1,0 +1,115 @@
+"""What the step must be indifferent to, and what it must notice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maft_jax import train_step, tree_rules
+from maft_jax.config import LossConfig, OptimizerConfig
+from tests.tiny_models import tiny_batch, tiny_spec, tiny_text, tiny_visual
+
+OPTIMIZER = OptimizerConfig()
+
+
+@pytest.fixture(scope="module")
+def loss_gradient():
+    spec, visual = tiny_spec(), tiny_visual()
+    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    return jax.jit(lambda batch: train_step.gradients(spec, trainable, visual, tiny_text(), batch))
+
+
+def with_padding(batch, seed):
+    shape = (len(batch.position), 3, *batch.proposals.shape[2:])
+    extra = jax.random.bits(jax.random.key(seed), shape, jnp.uint8)
+    return batch.replace(
+        proposals=jnp.concatenate([batch.proposals, extra], axis=1),
+        proposal_valid=jnp.pad(batch.proposal_valid, ((0, 0), (0, 3))),
+    )
+
+
+def test_content_of_padding_changes_nothing_bit_for_bit(loss_gradient):
+    batch = tiny_batch(4)
+    expected, ours = loss_gradient(with_padding(batch, 1)), loss_gradient(with_padding(batch, 2))
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+def test_amount_of_padding_changes_neither_losses_nor_gradients(loss_gradient):
+    batch = tiny_batch(4)
+    gradient, metrics = loss_gradient(batch)
+    padded_gradient, padded_metrics = loss_gradient(with_padding(batch, 1))
+    np.testing.assert_allclose(padded_metrics["loss"], metrics["loss"], rtol=1e-6)
+    np.testing.assert_array_equal(padded_metrics["empty_proposals"], metrics["empty_proposals"])
+    expected = tree_rules.flatten(gradient)
+    largest = max(jnp.abs(leaf).max() for leaf in expected.values())
+    for path, leaf in tree_rules.flatten(padded_gradient).items():
+        np.testing.assert_allclose(leaf, expected[path], atol=2e-5 * largest, err_msg=path)
+
+
+def test_image_without_classes_adds_only_distillation(loss_gradient):
+    batch = tiny_batch(4)
+    nothing = batch.replace(
+        label_map=batch.label_map.at[1].set(-1),
+        present_classes=batch.present_classes.at[1].set(-1),
+    )
+    other_image = nothing.replace(proposals=nothing.proposals.at[1].set(255))
+    expected, ours = loss_gradient(nothing), loss_gradient(other_image)
+    np.testing.assert_array_equal(ours[1]["mask_aware_loss"], expected[1]["mask_aware_loss"])
+    jax.tree.map(np.testing.assert_array_equal, ours[0], expected[0])
+
+
+def test_batch_without_any_class_has_zero_loss_and_gradient(loss_gradient):
+    batch = tiny_batch(4)
+    nothing = batch.replace(
+        label_map=jnp.full_like(batch.label_map, -1),
+        present_classes=jnp.full_like(batch.present_classes, -1),
+    )
+    gradient, metrics = loss_gradient(nothing)
+    assert metrics["mask_aware_loss"] == 0.0
+    assert all(jnp.abs(leaf).max() < 1e-9 for leaf in jax.tree.leaves(gradient))
+
+
+def test_empty_proposals_are_counted_among_the_valid(loss_gradient):
+    batch = with_padding(tiny_batch(4), 1)
+    proposals = batch.proposals.at[:, 6:].set(0)  # padding: does not count
+    proposals = proposals.at[:, :6].set(255).at[0, :3].set(0)
+    metrics = loss_gradient(batch.replace(proposals=proposals))[1]
+    np.testing.assert_allclose(metrics["empty_proposals"], 3 / 24)
+
+
+def test_nan_image_is_blamed(loss_gradient):
+    batch = tiny_batch(4)
+    images = jnp.zeros((4, 64, 64, 3)).at[2, 5, 5, 0].set(jnp.nan)
+    metrics = loss_gradient(batch.replace(image=images))[1]
+    np.testing.assert_array_equal(metrics["example_finite"], [True, True, False, True])
+
+
+def test_frozen_leaves_have_no_gradient_moment_or_place_in_the_state(loss_gradient):
+    gradient, _ = loss_gradient(tiny_batch(4))
+    paths = set(tree_rules.flatten(gradient))
+    blocks = {f"blocks_{i}" for i in range(3)}
+    assert {path.split("/")[0] for path in paths} == blocks | {"ln_post"}
+    assert not any("mlp" in path or "embedding" in path for path in paths)
+    assert len(paths) == 3 * 8 + 2
+
+
+def test_without_distillation_there_is_no_teacher_pass():
+    visual, batch = tiny_visual(), tiny_batch(2)
+    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+
+    def flops(weight):
+        spec = tiny_spec(LossConfig(distillation_weight=weight))
+        run = jax.jit(lambda t: train_step.gradients(spec, t, visual, tiny_text(), batch))
+        return run.lower(trainable).cost_analysis()["flops"]
+
+    assert flops(0.0) < 0.75 * flops(0.1)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "kl"])
+def test_other_losses_train(kind):
+    spec, visual, batch = tiny_spec(LossConfig(mask_aware=kind)), tiny_visual(), tiny_batch(2)
+    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    run = jax.jit(lambda t: train_step.gradients(spec, t, visual, tiny_text(), batch))
+    gradient, metrics = run(trainable)
+    assert np.isfinite(metrics["loss"]) and metrics["mask_aware_loss"] > 0
+    assert any(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
