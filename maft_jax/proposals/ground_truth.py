@@ -20,12 +20,13 @@ def ground_truth_proposals(
     # Components are numbered from 1; 0 is what is not labelled.
     components = connected_components(label_map, background=IGNORE, connectivity=2)
     areas = np.bincount(components.ravel())
-    _, first_pixel = np.unique(components.ravel(), return_index=True)
+    class_of = np.full(len(areas), IGNORE)
+    class_of[components] = label_map
     class_area = dict(zip(classes.tolist(), pixels.tolist(), strict=True))
     pieces = [
         component
         for component in np.argsort(-areas, kind="stable")
-        if component and areas[component] < class_area[int(label_map.flat[first_pixel[component]])]
+        if component and areas[component] < class_area[int(class_of[component])]
     ]
     masks = [label_map == classes[i] for i in class_order] + [components == c for c in pieces]
     return soften_masks(

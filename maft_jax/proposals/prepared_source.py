@@ -67,7 +67,7 @@ class _ProposalCache:
     def read_summary(self, index: int) -> _Summary | None:
         """None where there is no readable file."""
         try:
-            with np.load(self.path(index)) as stored:
+            with open(self.path(index), "rb") as file, np.load(file) as stored:
                 counts = stored["counts"]
                 return _Summary(int(counts[0]), int(counts[1]), str(stored["content"]))
         except _UNREADABLE:
@@ -76,7 +76,7 @@ class _ProposalCache:
     def read_proposals(self, index: int, example: Example) -> Proposals:
         """Stored proposals; those of a file damaged since it was checked are computed again."""
         try:
-            with np.load(self.path(index)) as stored:
+            with open(self.path(index), "rb") as file, np.load(file) as stored:
                 return stored["proposals"]
         except _UNREADABLE:
             return self.compute(index, example)

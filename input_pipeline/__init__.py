@@ -1,0 +1,1 @@
+"""Reading, checking, augmenting and batching of images, label maps and mask proposals."""

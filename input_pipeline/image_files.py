@@ -1,0 +1,74 @@
+"""Images and label maps as arrays, whatever pixel format the file has."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import Image, ImageOps
+
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
+_INDEX_MODES = ("1", "L", "P", *_SIXTEEN_BIT_MODES)
+# Pillow stretches grey levels of 2 and 4 bits to 0..255; dividing gives the stored value back.
+_STRETCH = {"L;2": 85, "L;4": 17}
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image as 8-bit RGB, turned upright as its EXIF orientation says.
+
+    16 bits are scaled to 8 and an alpha channel is dropped. Raises ValueError naming the file.
+    """
+    with _decoding(path, "an image"), Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in _SIXTEEN_BIT_MODES:
+            grey = np.clip(np.asarray(upright, np.int64), 0, 65535)
+            return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+        if upright.mode == "F":
+            raise ValueError("it has floating-point pixels, expected 8 or 16 bits")
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return np.array(upright.convert("RGB"))
+
+
+def read_label_map(path: str | Path) -> Int32[np.ndarray, "h w"]:
+    """Reads the integers stored in a label map: grey levels, or the indices of a palette image.
+
+    Raises ValueError naming the file, also when it is a colour image.
+    """
+    with _decoding(path, "a label map"), Image.open(path) as image:
+        if image.mode not in _INDEX_MODES:
+            raise ValueError(
+                f"it is a colour image (mode {image.mode}); save one class index per pixel, as a "
+                "grey or palette PNG"
+            )
+        stretch = _STRETCH.get(_raw_mode(image), 1)
+        return np.asarray(image).astype(np.int32) // stretch
+
+
+def _raw_mode(image: Image.Image) -> object:
+    """Pixel layout in the file, which `image.mode` does not tell; known before decoding."""
+    args = image.tile[0][3] if image.tile else None
+    return args[0] if isinstance(args, tuple) else args
+
+
+@contextmanager
+def _decoding(path: str | Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected {what}, there is no such file") from None
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"{path}: cannot be read as {what}: {error}") from error

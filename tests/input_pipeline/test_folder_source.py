@@ -1,0 +1,145 @@
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline.examples import IGNORE, ExampleSource
+from input_pipeline.folder_source import FolderSource
+from input_pipeline.sample_folder import SAMPLE_CLASSES, write_sample_folder
+
+
+def _add(root, name, labels, size=None, exif=None):
+    labels = np.asarray(labels)
+    image = root / "images" / name
+    label = (root / "annotations" / name).with_suffix(".png")
+    image.parent.mkdir(parents=True, exist_ok=True)
+    label.parent.mkdir(parents=True, exist_ok=True)
+    options = {} if exif is None else {"exif": exif}
+    Image.new("RGB", size or labels.shape[::-1]).save(image, **options)
+    Image.fromarray(labels).save(label)
+    return image, label
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    _add(tmp_path, "b/two.JPG", np.array([[0, 1], [255, 1]], np.uint8))
+    _add(tmp_path, "a.png", np.zeros((3, 4), np.uint8))
+    return tmp_path
+
+
+def test_reads_nested_images_in_order_of_their_paths(folder):
+    source = FolderSource(folder)
+    assert isinstance(source, ExampleSource)
+    assert source.example_ids == ("a", "b/two")
+    assert source.class_names == ("cat", "dog")
+    example = source[1]
+    assert example.image.shape == (2, 2, 3)
+    assert example.label_map.dtype == np.int32
+    np.testing.assert_array_equal(example.label_map, [[0, 1], [IGNORE, 1]])
+
+
+def test_label_values_become_contiguous(folder):
+    (folder / "classes.txt").write_text("1\tdog\n0\tcat\n")
+    np.testing.assert_array_equal(FolderSource(folder)[1].label_map, [[1, 0], [IGNORE, 0]])
+
+
+def test_several_values_can_be_ignored(folder):
+    (folder / "classes.txt").write_text("1\tdog\n")
+    source = FolderSource(folder, ignore_label=(0, 255))
+    np.testing.assert_array_equal(source[1].label_map, [[IGNORE, 0], [IGNORE, 0]])
+
+
+def test_sixteen_bit_ignore_label(folder):
+    _add(folder, "c.png", np.array([[1, 65535], [0, 0]], np.uint16))
+    source = FolderSource(folder, ignore_label=65535)
+    np.testing.assert_array_equal(source[2].label_map, [[1, IGNORE], [0, 0]])
+
+
+def test_label_map_matches_the_upright_image(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _add(folder, "turned.jpg", np.zeros((5, 3), np.uint8), size=(5, 3), exif=exif)
+    assert FolderSource(folder)[2].image.shape == (5, 3, 3)
+
+
+def test_label_map_of_another_size_is_an_error(folder):
+    _add(folder, "c.png", np.zeros((3, 4), np.uint8), size=(5, 3))
+    with pytest.raises(ValueError, match=r"annotations/c\.png.*images/c\.png, 5x3 .*got 4x3"):
+        FolderSource(folder)[2]
+
+
+def test_label_beyond_the_class_list_is_an_error(folder):
+    _add(folder, "c.png", np.array([[0, 7], [2, 9]], np.uint16) * 1000)
+    message = r"c\.png: label values 2000, 7000, 9000 are neither .*\(2 classes, values 0 to 1\)"
+    with pytest.raises(ValueError, match=message):
+        FolderSource(folder)[2]
+
+
+def test_one_pixel_image_is_an_error(folder):
+    _add(folder, "c.png", np.zeros((1, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"c\.png: expected at least 2x2 pixels, got 1x1"):
+        FolderSource(folder)[2]
+
+
+def test_missing_label_maps_are_counted_and_listed(folder):
+    for number in range(12):
+        Image.new("RGB", (2, 2)).save(folder / "images" / f"z{number:02d}.png")
+    with pytest.raises(ValueError, match=r"12 of 14 images have no label map.*z09\.png, \.\.\."):
+        FolderSource(folder)
+
+
+def test_images_that_share_a_label_map_are_refused(folder):
+    Image.new("RGB", (4, 3)).save(folder / "images" / "a.jpg")
+    with pytest.raises(ValueError, match=r"a\.jpg and a\.png would share"):
+        FolderSource(folder)
+
+
+def test_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\n")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    with pytest.raises(ValueError, match="found none"):
+        FolderSource(tmp_path)
+
+
+def test_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="images: expected a folder"):
+        FolderSource(tmp_path)
+
+
+def test_missing_class_list_error_lists_built_in_names(folder):
+    with pytest.raises(ValueError, match="voc_20"):
+        FolderSource(folder, classes="names.txt")
+
+
+def test_built_in_class_list(folder):
+    assert len(FolderSource(folder, classes="ade20k_150", ignore_label=0).class_names) == 150
+
+
+def test_signature_follows_files_and_class_list(folder):
+    before = FolderSource(folder).signature(0)
+    assert FolderSource(folder).signature(0) == before
+    (folder / "classes.txt").write_text("cat\ncow\n")
+    relabelled = FolderSource(folder).signature(0)
+    _add(folder, "a.png", np.ones((4, 4), np.uint8))
+    assert len({before, relabelled, FolderSource(folder).signature(0)}) == 3
+
+
+def test_source_can_be_sent_to_another_process(folder):
+    copy = pickle.loads(pickle.dumps(FolderSource(folder)))
+    assert copy[0].example_id == "a"
+
+
+def test_sample_folder_is_valid_and_the_same_every_time(tmp_path):
+    for name in ("one", "two"):
+        write_sample_folder(tmp_path / name, num_images=3, size=(60, 40))
+    one, two = FolderSource(tmp_path / "one"), FolderSource(tmp_path / "two")
+    assert one.class_names == SAMPLE_CLASSES
+    for i in range(3):
+        assert one[i].image.shape == (40, 60, 3)
+        np.testing.assert_array_equal(one[i].image, two[i].image)
+        np.testing.assert_array_equal(one[i].label_map, two[i].label_map)
+    with pytest.raises(ValueError, match="it exists"):
+        write_sample_folder(tmp_path / "one")
