@@ -42,7 +42,7 @@ def load_class_list(name_or_path: str | Path, ignore_labels: Sequence[int] = (25
         if value in ignore_labels:
             raise ValueError(
                 f"{path}:{number}: class {name!r} falls on label value {value}, which is ignored; "
-                "set ignore_label to another value, or write 'integer<TAB>name' lines"
+                "set ignore_labels to other values, or write 'integer<TAB>name' lines"
             )
         if name in names:
             first = names.index(name)

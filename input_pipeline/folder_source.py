@@ -21,9 +21,9 @@ class FolderSource:
     """Examples of `root/images/**`, labelled by `root/annotations/<same path>.png`.
 
     `classes` is a file (relative to `root` or absolute) or the name of a built-in class list.
-    `ignore_label` is the value, or the values, of unlabelled pixels in the label maps: 255 in
-    most data sets, 0 in ADE20K, (0, 255) in VOC without its background class. Files are decoded
-    on access only; the constructor checks what names and class lists can tell.
+    `ignore_labels` are the values of unlabelled pixels in the label maps: 255 in most data sets,
+    0 in ADE20K, 0 and 255 in VOC without its background class. Files are decoded on access only;
+    the constructor checks what names and class lists can tell.
     """
 
     def __init__(
@@ -32,12 +32,10 @@ class FolderSource:
         images: str = "images",
         annotations: str = "annotations",
         classes: str | Path = "classes.txt",
-        ignore_label: int | Sequence[int] = 255,
+        ignore_labels: Sequence[int] = (255,),
     ):
         self._root = Path(root)
-        self._ignore_labels = (
-            (ignore_label,) if isinstance(ignore_label, int) else tuple(ignore_label)
-        )
+        self._ignore_labels = tuple(ignore_labels)
         self._image_dir = _existing_folder(self._root / images)
         self._label_dir = _existing_folder(self._root / annotations)
         self._classes = _load_classes(self._root, classes, self._ignore_labels)
@@ -96,8 +94,8 @@ class FolderSource:
             raise ValueError(
                 f"{path}: label values {shown}{more} are neither in the class list "
                 f"({len(listed)} classes, values {min(listed)} to {max(listed)}) nor ignored "
-                f"(ignore_label {', '.join(map(str, self._ignore_labels))}); add the missing "
-                "classes to the class list, or set ignore_label to the value of unlabelled pixels"
+                f"(ignore_labels {', '.join(map(str, self._ignore_labels))}); add the missing "
+                "classes to the class list, or set ignore_labels to the values of unlabelled pixels"
             )
         return ids
 

@@ -80,18 +80,16 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            try:
-                record = self._manager.restore(
-                    step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
-                ).data
-            except Exception as error:
-                self._put_aside(step, error)
-                continue
-            self._check_belongs(step, record, belongs_to)
-            try:
-                return self._restore_state(step, abstract_state, record[_DIGEST])
-            except Exception as error:
-                self._put_aside(step, error)
+            record, problem = self._read(step, data=ocp.args.JsonRestore())
+            if problem is None:
+                self._check_belongs(step, record.data, belongs_to)
+                target = ocp.args.StandardRestore(abstract_state)
+                restored, problem = self._read(step, state=target)
+            if problem is None and digest(restored.state) != record.data[_DIGEST]:
+                problem = "the arrays are not those that were saved: their digest differs"
+            if problem is None:
+                return restored.state
+            self._put_aside(step, problem)
         if steps:
             raise ValueError(
                 f"{self._directory}: all checkpoints ({steps}) are broken and now in "
@@ -116,12 +114,14 @@ class Checkpoints:
         """Stops the background threads without waiting for success."""
         self._manager.close()
 
-    def _restore_state(self, step, abstract_state, expected_digest):
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        state = self._manager.restore(step, args=args).state
-        if (found := digest(state)) != expected_digest:
-            raise ValueError(f"digest of the arrays is {found}, was {expected_digest} when saved")
-        return state
+    def _read(self, step: int, **items) -> tuple[Any, str | None]:
+        """Some items of a checkpoint, or why they cannot be read."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items)), None
+        except Exception as error:
+            while error.__cause__ is not None:  # orbax wraps the reason several times
+                error = error.__cause__
+            return None, f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _check_belongs(self, step, record, belongs_to):
         for name, expected in belongs_to.items():
@@ -132,12 +132,9 @@ class Checkpoints:
                     "another workdir"
                 )
 
-    def _put_aside(self, step, error):
+    def _put_aside(self, step: int, problem: str):
         logger.warning(
-            "checkpoint of step %d is broken (%s: %s); trying the one before it",
-            step,
-            type(error).__name__,
-            str(error).splitlines()[0] if str(error) else "no message",
+            "checkpoint of step %d is broken (%s); trying the one before it", step, problem
         )
         self._aside.mkdir(parents=True, exist_ok=True)
         target = self._aside / str(step)

@@ -5,6 +5,7 @@ the frozen dataclasses below. `from_config_dict` is the only bridge.
 """
 
 import dataclasses
+import difflib
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -58,8 +59,8 @@ class DataConfig:
     classes: str = setting(
         "classes.txt", "file of class names (below root or absolute), or a built-in list's name"
     )
-    ignore_label: int = setting(
-        255, "value of unlabelled pixels in the label maps", low=0, high=65535
+    ignore_labels: tuple[int, ...] = setting(
+        (255,), "values of unlabelled pixels in the label maps", low=0, high=65535
     )
     templates: tuple[str, ...] = setting(PROMPT_TEMPLATES, "prompts; {} stands for the class name")
     proposals: str = setting(
@@ -193,6 +194,33 @@ def describe_fields(kind: type = Config, prefix: str = "--config.") -> str:
     return "\n".join(lines)
 
 
+def check_override(argument: str) -> None:
+    """Refuses a command-line argument --config.NAME or --noconfig.NAME without such a field.
+
+    Raises:
+        ValueError: names the closest fields; ml_collections would say only "'widht'".
+    """
+    option = argument.partition("=")[0].lstrip("-")
+    name = option.removeprefix("no").removeprefix("config.")
+    known = _field_names(Config)
+    if option.startswith(("config.", "noconfig.")) and name not in known:
+        close = difflib.get_close_matches(name, known) or known
+        raise ValueError(
+            f"--{option}: there is no such setting; did you mean "
+            f"{' or '.join(f'--config.{field}' for field in close[:3])}? (--help lists all)"
+        )
+
+
+def _field_names(kind: type, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            names += _field_names(field.type, f"{prefix}{field.name}.")
+        else:
+            names.append(f"{prefix}{field.name}")
+    return names
+
+
 def _build(kind: type, values: dict, where: str):
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
@@ -208,6 +236,8 @@ def _build(kind: type, values: dict, where: str):
 
 def _convert(value, kind, where: str):
     if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a section of settings, got {value!r}")
         return _build(kind, value, where)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):

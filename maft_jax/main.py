@@ -12,50 +12,60 @@ Every setting can be given as --config.NAME=VALUE:
 import importlib.util
 import logging
 import os
-import pathlib
 import sys
+import threading
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from maft_jax.config import describe_fields, from_config_dict
+from maft_jax.config import Config, check_override, describe_fields, from_config_dict
 
 __doc__ += describe_fields()
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Python file with get_config(): configs/folder.py, configs/coco.py:paper"
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the run: checkpoints, metrics, the resolved configuration"
-)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics and config.json")
 
 
-def main(argv: list[str]) -> int:
+def main(config: Config) -> int:
     """Trains, and returns the exit code."""
-    if len(argv) > 1:
-        print(f"unexpected {argv[1:]}; settings look like --config.NAME=VALUE", file=sys.stderr)
-        return 2
     log_to_stderr()
     # Imported late: --help and wrong configurations answer without loading JAX and TensorFlow.
     from maft_jax.stop_signals import TrainingInterrupted
     from maft_jax.train_loop import NonFiniteLossError, train_and_evaluate
 
     try:
-        train_and_evaluate(from_config_dict(_CONFIG.value), _WORKDIR.value)
-    except ValueError as error:
-        return _failed(error, 2)
-    except (NonFiniteLossError, OSError) as error:
-        return _failed(error, 1)
+        train_and_evaluate(config, _WORKDIR.value)
+    except (ValueError, NonFiniteLossError, OSError) as error:
+        return _failed(error, 2 if isinstance(error, ValueError) else 1)
     except TrainingInterrupted as stop:
         return _failed(stop, stop.exit_code)
     return 0
 
 
+def parse_command_line(argv: list[str]) -> Config:
+    """What absl, ml_collections or we refuse becomes a short message and exit code 2."""
+    try:
+        for argument in argv[1:]:
+            check_override(argument)
+        if unexpected := flags.FLAGS(argv)[1:]:
+            raise ValueError(f"unexpected {unexpected}; settings look like --config.NAME=VALUE")
+        return from_config_dict(_CONFIG.value)
+    except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+        reason = str(error).strip()
+        if "Traceback" in reason or isinstance(error, OSError | AttributeError):
+            reason = f"--config: {reason.splitlines()[-1].strip()}"  # what goes before says how
+        sys.exit(_failed(reason, 2))
+
+
 def log_to_stderr() -> None:
     """Our own progress with the time of day; from libraries only what they warn about."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces them
     absl_logging.set_verbosity(absl_logging.WARNING)
+    # orbax's failures reach the loop, which explains them; their threads' own reports are long.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    threading.excepthook = _report_thread_error
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for package in ("maft_jax", "input_pipeline"):
@@ -64,33 +74,34 @@ def log_to_stderr() -> None:
         logger.setLevel(logging.INFO)
 
 
+def _report_thread_error(error: threading.ExceptHookArgs) -> None:
+    if not type(error.thread).__module__.startswith("orbax"):
+        threading.__excepthook__(error)
+
+
 def find_config(argument: str) -> str:
     """Lets --config=configs/x.py mean the installed file where there is no such local one."""
     option, equals, value = argument.partition("=")
     path, colon, variant = value.partition(":")
-    if option.lstrip("-") != "config" or not equals or os.path.exists(path):
-        return argument
-    installed = importlib.util.find_spec("maft_jax.configs")
-    for folder in (installed.submodule_search_locations if installed else None) or ():
-        candidate = pathlib.Path(folder) / pathlib.Path(path).name
-        if candidate.exists():
-            return f"{option}={candidate}{colon}{variant}"
+    if option.lstrip("-") == "config" and equals and not os.path.exists(path):
+        installed = importlib.util.find_spec("maft_jax.configs")
+        for folder in (installed.submodule_search_locations if installed else None) or ():
+            if os.path.isfile(candidate := os.path.join(folder, os.path.basename(path))):
+                return f"{option}={candidate}{colon}{variant}"
     return argument
 
 
-def _failed(error: Exception, code: int) -> int:
-    print(f"\n{error}", file=sys.stderr)
+def _failed(reason: Exception | str, code: int) -> int:
+    print(f"\n{reason}", file=sys.stderr)
     return code
 
 
 def run() -> None:
     """Parses the command line and exits with main's code."""
     sys.argv = [sys.argv[0], *map(find_config, sys.argv[1:])]
-    flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        app.run(main)
-    except (AttributeError, KeyError, TypeError) as error:  # how ml_collections refuses a field
-        sys.exit(_failed(error, 2))
+    flags.register_validator("config", bool, "expected a Python file: --config=configs/folder.py")
+    flags.register_validator("workdir", bool, "expected the run's folder: --workdir=runs/first")
+    app.run(main, flags_parser=parse_command_line)
 
 
 if __name__ == "__main__":

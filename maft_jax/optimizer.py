@@ -46,6 +46,9 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _decays(no_weight_decay):
+    for rule in no_weight_decay:
+        tree_rules.compiled(rule, "config.optimizer.no_weight_decay")
+
     def mask(params):
         return tree_rules.map_with_path(
             lambda path, _: not tree_rules.matches_any(no_weight_decay, path), params

@@ -35,10 +35,13 @@ def embed_classes(
     Raises:
         ValueError: no names, no templates, or a prompt that is too long, naming the class.
     """
-    if isinstance(names, str) or not names or not templates:
+    if isinstance(names, str) or isinstance(templates, str) or not names or not templates:
         raise ValueError(
-            f"expected a list of class names and templates, got {names!r}, {templates!r}"
+            f"expected a list of class names and a list of templates, got {names!r}, {templates!r}"
         )
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"templates: expected one {{}} in {template!r}")
     tokens = np.concatenate([_tokenize_class(name, templates, config) for name in names])
     rows = np.concatenate([_encode(config, parameters, part) for part in _batches(tokens)])
     rows = rows[: len(tokens)].reshape(len(names), len(templates), -1).mean(1)
@@ -68,15 +71,20 @@ def cached_class_embeddings(
     rows = embed_classes(config, parameters, names, templates)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        np.save(file, rows)
-    os.replace(aside, path)
+    try:
+        with aside.open("wb") as file:
+            np.save(file, rows)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
     return rows
 
 
 def _tokenize_class(name: str, templates: Sequence[str], config: TextConfig):
     try:
-        return tokenize([template.format(name) for template in templates], config.context_length)
+        return tokenize(
+            [template.replace("{}", name) for template in templates], config.context_length
+        )
     except ValueError as error:
         raise ValueError(f"class name {name!r}: {error}") from error
 

@@ -136,7 +136,7 @@ def _set_up(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 
 def _prepare_data(config: DataConfig) -> PreparedSource:
     folder = FolderSource(
-        config.root, config.images, config.annotations, config.classes, config.ignore_label
+        config.root, config.images, config.annotations, config.classes, config.ignore_labels
     )
     logger.info("%d images, %d classes in %s", len(folder), len(folder.class_names), config.root)
     return prepare(folder, config.proposals, config.num_proposals, cache_dir(config) / "proposals")

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -69,8 +70,11 @@ def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # torch's own text advises to load without weights_only, which runs what the file contains
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
-            f"{path}: neither safetensors nor a PyTorch file of tensors: {error}"
+            f"{path}: neither safetensors nor a PyTorch file of nothing but tensors"
+            f"{f': it refers to {found[1]}' if found else ''}. Nothing in it was executed"
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected a state dict, found {type(loaded).__name__}")

@@ -47,13 +47,13 @@ def test_label_values_become_contiguous(folder):
 
 def test_several_values_can_be_ignored(folder):
     (folder / "classes.txt").write_text("1\tdog\n")
-    source = FolderSource(folder, ignore_label=(0, 255))
+    source = FolderSource(folder, ignore_labels=(0, 255))
     np.testing.assert_array_equal(source[1].label_map, [[IGNORE, 0], [IGNORE, 0]])
 
 
 def test_sixteen_bit_ignore_label(folder):
     _add(folder, "c.png", np.array([[1, 65535], [0, 0]], np.uint16))
-    source = FolderSource(folder, ignore_label=65535)
+    source = FolderSource(folder, ignore_labels=(65535,))
     np.testing.assert_array_equal(source[2].label_map, [[1, IGNORE], [0, 0]])
 
 
@@ -115,7 +115,7 @@ def test_missing_class_list_error_lists_built_in_names(folder):
 
 
 def test_built_in_class_list(folder):
-    assert len(FolderSource(folder, classes="ade20k_150", ignore_label=0).class_names) == 150
+    assert len(FolderSource(folder, classes="ade20k_150", ignore_labels=(0,)).class_names) == 150
 
 
 def test_signature_follows_files_and_class_list(folder):

@@ -1,0 +1,64 @@
+"""What commands share: progress on stderr, and errors as short messages and exit codes."""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from absl import logging as absl_logging
+
+
+def log_to_stderr() -> None:
+    """Our own progress with the time of day; from libraries only what they warn about."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces them
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    _quiet_orbax()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for package in ("maft_jax", "input_pipeline"):
+        logger = logging.getLogger(package)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def run_and_report(train: Callable[[], object]) -> int:
+    """Calls `train`; what its caller can mend becomes a message on stderr and an exit code.
+
+    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted and saved.
+    """
+    # Imported late: --help and wrong configurations answer without loading JAX and TensorFlow.
+    from maft_jax.stop_signals import TrainingInterrupted
+    from maft_jax.train_loop import NonFiniteLossError
+
+    try:
+        train()
+    except ValueError as error:
+        return failed(error, 2)
+    except (NonFiniteLossError, OSError) as error:
+        return failed(error, 1)
+    except TrainingInterrupted as stop:
+        return failed(stop, stop.exit_code)
+    except KeyboardInterrupt:
+        return failed("stopped by SIGINT; checkpoints made so far are kept", 130)
+    return 0
+
+
+def failed(reason: Exception | str, code: int) -> int:
+    """Prints why, and returns the code."""
+    print(f"\n{reason}", file=sys.stderr)
+    return code
+
+
+def _quiet_orbax() -> None:
+    """Its failures reach the loop, which explains them; its threads' own reports are long."""
+
+    def report_thread_error(error: threading.ExceptHookArgs) -> None:
+        if not type(error.thread).__module__.startswith("orbax"):
+            threading.__excepthook__(error)
+
+    threading.excepthook = report_thread_error
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    absl_handler = absl_logging.get_absl_handler()
+    absl_handler.addFilter(lambda record: "orbax" not in record.pathname)

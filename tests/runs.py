@@ -1,0 +1,87 @@
+"""A run small enough for tests: the sample folder, random:tiny, a few steps."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from input_pipeline.sample_folder import write_sample_folder
+from maft_jax.config import Config, from_config_dict, preset
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+SETTINGS = {
+    "batch_size": 8,
+    "num_steps": 6,
+    "log_every_steps": 2,
+    "model.pretrained": "random:tiny",
+    "model.mask_start_layer": 2,
+    "model.image_size": 64,
+    "data.crop_size": 64,
+    "data.short_sides": (64, 80),
+    "data.num_proposals": 8,
+    "optimizer.learning_rate": 2e-4,
+    "checkpoint.every_steps": 4,
+}
+
+
+def make_data(folder: pathlib.Path) -> dict:
+    """Settings that point to a fresh sample folder and an empty cache."""
+    write_sample_folder(folder / "data")
+    return {"data.root": str(folder / "data"), "data.cache_dir": str(folder / "cache")}
+
+
+def small_config(data: dict, **changes) -> Config:
+    """SETTINGS on `data`; changes use "__" for the dot of a section."""
+    config = preset("official")
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(SETTINGS | data | changes)
+    return from_config_dict(config)
+
+
+def command(data: dict, workdir: pathlib.Path, **changes) -> list[str]:
+    """The command line of the same run."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    settings = SETTINGS | data | changes
+    return [
+        sys.executable,
+        "-m",
+        "maft_jax.main",
+        "--config=configs/folder.py",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+
+
+def start(arguments: list[str], **options) -> subprocess.Popen:
+    """Starts a command from the repository, on one CPU device, with the shared compile cache."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    return subprocess.Popen(
+        arguments,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen, exit_code: int = 0) -> str:
+    """Waits, checks the exit code, and returns what the command printed."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == exit_code, output
+    return output
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict]:
+    """The whole lines of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

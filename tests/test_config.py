@@ -1,0 +1,181 @@
+"""Defaults are the published numbers; what a user can get wrong is refused by name."""
+
+import dataclasses
+
+import ml_collections
+import pytest
+
+from maft_jax.config import (
+    Config,
+    describe_fields,
+    from_config_dict,
+    preset,
+    to_config_dict,
+)
+
+GIVEN = {"model.pretrained": "random:tiny", "data.root": "photos"}
+
+
+def build(**changes) -> Config:
+    """A valid configuration with changes; "__" stands for the dot of a section."""
+    values = dataclasses.asdict(Config())
+    for name, value in (GIVEN | changes).items():
+        *sections, field = name.replace("__", ".").split(".")
+        section = values
+        for key in sections:
+            section = section[key]
+        section[field] = value
+    return from_config_dict(ml_collections.ConfigDict(values))
+
+
+def all_fields(kind: type = Config, prefix: str = ""):
+    """(dotted name, field) of every setting."""
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            yield from all_fields(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field
+
+
+def test_defaults_are_the_official_numbers():
+    config = build()
+    assert (config.batch_size, config.num_steps) == (16, 1000)
+    assert (config.model.mask_start_layer, config.model.image_size) == (8, 480)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.learning_rate_power) == (1e-5, 0.9)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 0.01)
+    assert (config.loss.temperature, config.loss.distillation_weight) == (100.0, 0.1)
+    assert config.loss.mask_aware == "smooth_l1"
+    data = config.data
+    assert (data.num_proposals, data.crop_size, data.max_long_side) == (100, 640, 2560)
+    assert data.short_sides == (320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960)
+    assert data.ignore_labels == (255,)
+
+
+def test_default_templates_are_the_fourteen_of_the_paper():
+    scene, sizes = "in the scene", ("small", "medium", "large")
+    assert build().data.templates == (
+        "a photo of a {}.",
+        "This is a photo of a {}",
+        f"There is a {{}} {scene}",
+        f"There is the {{}} {scene}",
+        f"a photo of a {{}} {scene}",
+        *(f"a photo of a {size} {{}}." for size in sizes),
+        *(f"This is a photo of a {size} {{}}." for size in sizes),
+        *(f"There is a {size} {{}} {scene}." for size in sizes),
+    )
+
+
+def test_presets_differ_in_distillation_weight_and_weight_decay_alone():
+    official, paper = preset("official"), preset("paper")
+    assert official.to_dict() == to_config_dict(Config()).to_dict()
+    assert (paper.loss.distillation_weight, paper.optimizer.weight_decay) == (1.0, 1e-5)
+    paper.loss.distillation_weight, paper.optimizer.weight_decay = 0.1, 1e-4
+    assert paper.to_dict() == official.to_dict()
+    with pytest.raises(ValueError, match=r"'offical': expected one of \['official', 'paper'\]"):
+        preset("offical")
+
+
+WRONG_VALUES = {
+    "bool for int": ({"batch_size": True}, r"config\.batch_size: expected int, got True"),
+    "float for int": ({"num_steps": 1.0}, r"config\.num_steps: expected int, got 1\.0"),
+    "str for int": ({"seed": "1"}, r"config\.seed: expected int, got '1'"),
+    "str for float": (
+        {"optimizer.learning_rate": "1e-5"},
+        r"config\.optimizer\.learning_rate: expected float, got '1e-5'",
+    ),
+    "bool for float": (
+        {"loss.temperature": True},
+        r"config\.loss\.temperature: expected float, got True",
+    ),
+    "int for bool": ({"model.remat": 1}, r"config\.model\.remat: expected bool, got 1"),
+    "None for str": ({"data.images": None}, r"config\.data\.images: expected str, got None"),
+    "str for tuple": (
+        {"data.templates": "a {}"},
+        r"config\.data\.templates: expected a list, got 'a \{\}'",
+    ),
+    "wrong element": (
+        {"data.short_sides": (320, "a")},
+        r"config\.data\.short_sides\[1\]: expected int, got 'a'",
+    ),
+    "no section": ({"model": 3}, r"config\.model: expected a section of settings, got 3"),
+    "too low": ({"batch_size": 0}, r"config\.batch_size: expected at least 1, got 0"),
+    "too high": (
+        {"data.ignore_labels": (255, 65536)},
+        r"config\.data\.ignore_labels: expected at most 65535, got 65536",
+    ),
+    "element too low": (
+        {"data.short_sides": (320, 1)},
+        r"config\.data\.short_sides: expected at least 2, got 1",
+    ),
+    "negative": (
+        {"loss.distillation_weight": -0.1},
+        r"config\.loss\.distillation_weight: expected at least 0, got -0\.1",
+    ),
+    "NaN": (
+        {"optimizer.learning_rate": float("nan")},
+        r"config\.optimizer\.learning_rate: expected at least 0, got nan",
+    ),
+    "choice": (
+        {"loss.mask_aware": "huber"},
+        r"config\.loss\.mask_aware: expected one of \['smooth_l1',.*\], got 'huber'",
+    ),
+    "dtype": (
+        {"model.compute_dtype": "float16"},
+        r"config\.model\.compute_dtype: expected one of .*'bfloat16'.*, got 'float16'",
+    ),
+    "unknown field": (
+        {"model.widht": 3},
+        r"config\.model: unknown fields \['widht'\]; known fields are \[.*'image_size'",
+    ),
+    "no weights": ({"model.pretrained": ""}, r"config\.model\.pretrained: no weights; give a file"),
+    "no data": ({"data.root": ""}, r"config\.data\.root: no data; give the folder"),
+    "accumulation": (
+        {"optimizer.accumulation_steps": 3},
+        r"config\.optimizer\.accumulation_steps=3: expected a divisor of config\.batch_size=16",
+    ),
+    "mesh": ({"mesh.data": 0}, r"config\.mesh\.data: expected -1 or at least 1, got 0"),
+    "no size": ({"data.short_sides": ()}, r"config\.data\.short_sides: expected at least one"),
+    "long side": (
+        {"data.max_long_side": 959},
+        r"config\.data\.max_long_side=959: expected at least the largest of .*short_sides, 960",
+    ),
+    "keep every": (
+        {"checkpoint.keep_every_steps": 300},
+        r"keep_every_steps=300: expected a multiple of config\.checkpoint\.every_steps=200",
+    ),
+    "no template": ({"data.templates": ()}, r"config\.data\.templates: expected at least one"),
+    "template": ({"data.templates": ("a",)}, r"config\.data\.templates: expected one \{\} in 'a'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_VALUES)
+def test_wrong_value_is_refused_by_name(case):
+    changes, message = WRONG_VALUES[case]
+    with pytest.raises(ValueError, match=f"^.*{message}"):
+        build(**changes)
+
+
+def test_missing_field_is_refused_by_name():
+    values = to_config_dict(Config()).to_dict()
+    del values["mesh"]["fsdp"]
+    with pytest.raises(ValueError, match=r"config\.mesh: missing fields \['fsdp'\]"):
+        from_config_dict(ml_collections.ConfigDict(values))
+
+
+def test_int_is_accepted_for_float_and_list_for_tuple():
+    config = build(loss__temperature=50, data__short_sides=[320, 640])
+    assert type(config.loss.temperature) is float and config.loss.temperature == 50.0
+    assert config.data.short_sides == (320, 640)
+
+
+def test_sizes_may_be_absent_where_nothing_is_drawn():
+    assert build(data__short_sides=(), data__augment=False).data.short_sides == ()
+
+
+def test_every_field_has_a_meaning_that_help_shows():
+    text = describe_fields()
+    for name, field in all_fields():
+        assert len(field.metadata["help"]) > 5, name
+        assert f"--config.{name}=" in text and field.metadata["help"] in text
+        assert all(choice in text for choice in field.metadata["choices"])

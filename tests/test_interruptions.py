@@ -1,0 +1,103 @@
+"""Real processes that are stopped and killed: nothing is lost, and the end is bit-identical."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.runs import command, finish, make_data, read_metrics, start
+
+STEPS = {"num_steps": 16, "log_every_steps": 1, "checkpoint__every_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("sample"))
+
+
+@pytest.fixture(scope="module")
+def never_interrupted(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("reference")
+    finish(start(command(data, workdir, **STEPS)))
+    return workdir
+
+
+def final_arrays(workdir):
+    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints/16/state")
+    return {"trainable": state["trainable"], "moments": state["opt_state"]}
+
+
+def assert_bit_identical(workdir, expected):
+    ours, theirs = final_arrays(workdir), final_arrays(expected)
+    compared = []
+
+    def compare(a, b):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        compared.append(a)
+
+    jax.tree.map(compare, ours, theirs)
+    assert len(compared) > 3 * 34
+    records, expected_records = read_metrics(workdir), read_metrics(expected)
+    assert [r["step"] for r in records] == [r["step"] for r in expected_records]
+    assert [r["loss"] for r in records] == [r["loss"] for r in expected_records]
+
+
+def wait_until(condition, process):
+    """Polls fast: a save of this small state lasts a quarter of a second."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.0005)
+
+
+def kill_when(condition, data, workdir):
+    process = start(command(data, workdir, **STEPS))
+    wait_until(condition, process)
+    process.kill()
+    process.communicate()
+
+
+def last_step(workdir):
+    records = read_metrics(workdir)
+    return records[-1]["step"] if records else 0
+
+
+def test_killed_run_ends_bit_identical(data, never_interrupted, tmp_path):
+    def unfinished_saves():
+        return list((tmp_path / "checkpoints").glob("10.*"))
+
+    kill_when(lambda: last_step(tmp_path) >= 3, data, tmp_path)  # before the first checkpoint
+    kill_when(lambda: last_step(tmp_path) >= 8, data, tmp_path)  # between two
+    kill_when(unfinished_saves, data, tmp_path)  # during a save
+    assert unfinished_saves() and not (tmp_path / "checkpoints/10").exists()
+    output = finish(start(command(data, tmp_path, **STEPS)))
+    assert "resuming from the checkpoint of step 5" in output
+    assert not unfinished_saves()
+    assert_bit_identical(tmp_path, never_interrupted)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_saves_and_the_same_command_resumes(
+    data, never_interrupted, tmp_path, number, exit_code
+):
+    process = start(command(data, tmp_path, **STEPS))
+    wait_until(lambda: last_step(tmp_path) >= 2, process)
+    process.send_signal(number)
+    output = finish(process, exit_code)
+    stopped = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert f"stopped by {number.name} at step {stopped}, which is saved" in output
+    assert stopped >= 2 and "Traceback" not in output
+    finish(start(command(data, tmp_path, **STEPS)))
+    assert_bit_identical(tmp_path, never_interrupted)
+
+
+def test_full_disk_during_a_save_names_the_last_good_checkpoint(data, tmp_path):
+    finish(start(command(data, tmp_path, **STEPS | {"num_steps": 5})))
+    small_files_only = ["bash", "-c", 'ulimit -f 300; exec "$@"', "run"]
+    output = finish(start(small_files_only + command(data, tmp_path, **STEPS)), 1)
+    assert "could not be written" in output
+    assert "The newest good checkpoint is that of step 5" in output
+    last_lines = "\n".join(output.splitlines()[-5:])
+    assert "could not be written" in last_lines and "Traceback" not in last_lines

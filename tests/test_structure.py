@@ -1,0 +1,212 @@
+"""Who may import whom, and sizes and names of files: what would otherwise decay unnoticed."""
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+# A module may import modules of its own level and of those below. A prefix stands for a package.
+LEVELS = {
+    0: ["maft_jax.config", "maft_jax.array_types", "maft_jax.tree_rules", "maft_jax.flops"],
+    1: ["maft_jax.models", "maft_jax.losses"],
+    2: [
+        "maft_jax.sharding",
+        "maft_jax.train_state",
+        "maft_jax.optimizer",
+        "maft_jax.train_step",
+        "maft_jax.inference",
+        "maft_jax.text_embeddings",
+        "maft_jax.metric_logging",
+        "maft_jax.checkpointing",
+        "maft_jax.convert",
+        "maft_jax.workdir",
+        "maft_jax.stop_signals",
+        "maft_jax.metric_window",
+    ],
+    3: ["maft_jax.evaluators", "maft_jax.proposals"],
+    4: ["maft_jax.train_loop"],
+    5: ["maft_jax.main", "maft_jax.cli", "maft_jax.facade", "maft_jax.__init__"],
+}
+LOWEST_LEVEL_THAT_READS_DATA = 3
+
+CONFIG_FILES = "configs/*.py"
+ONLY_IN = {
+    "tensorflow": ["input_pipeline/**/*.py"],
+    "tensorflow_datasets": ["input_pipeline/**/*.py"],
+    "torch": ["maft_jax/convert/state_dict_io.py"],
+    "ml_collections": ["maft_jax/config.py", "maft_jax/main.py", CONFIG_FILES],
+    "clu": ["maft_jax/metric_logging.py"],
+    "orbax": ["maft_jax/checkpointing.py"],
+}
+
+SOURCES = sorted(
+    path
+    for folder in ("maft_jax", "input_pipeline", "configs")
+    for path in (REPOSITORY / folder).rglob("*.py")
+)
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+
+
+def relative(path: pathlib.Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def module_name(path: pathlib.Path) -> str:
+    """maft_jax.models.clip of maft_jax/models/clip.py; a package's own file ends in __init__."""
+    return relative(path).removesuffix(".py").replace("/", ".")
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def imported_names(tree: ast.AST, module: str) -> list[tuple[str, bool]]:
+    """(absolute dotted name, whether at module level) of every import, wherever it stands."""
+    top = {id(node) for node in ast.iter_child_nodes(tree)}
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        found += [(name, id(node) in top) for name in names]
+    return found
+
+
+@functools.cache
+def imports_of(path: pathlib.Path) -> list[tuple[str, bool]]:
+    return imported_names(ast.parse(path.read_text()), module_name(path))
+
+
+def our_module(name: str) -> str | None:
+    """The module of ours that an imported name leads to, or None for other people's."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        for candidate in (prefix, f"{prefix}.__init__"):
+            if candidate in MODULES:
+                return candidate
+    return None
+
+
+def level_of(module: str) -> int | None:
+    for level, names in LEVELS.items():
+        if any(module == name or module.startswith(f"{name}.") for name in names):
+            return level
+    return None
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = """
+import a.b
+from c.d import e, f as g
+from . import h
+from ..i import j
+def function():
+    if True:
+        import k
+"""
+    found = imported_names(ast.parse(source), "p.q.r")
+    expected = {"a.b": True, "c.d.e": True, "c.d.f": True, "p.q.h": True, "p.i.j": True, "k": False}
+    assert dict(found) == expected
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("maft_jax.")])
+def test_module_imports_its_own_level_or_lower_ones(module):
+    level = level_of(module)
+    assert level is not None, (
+        f"{module} has no level: add it to LEVELS in {relative(pathlib.Path(__file__))}, as low as "
+        "its imports allow"
+    )
+    for name, _ in imports_of(MODULES[module]):
+        target = our_module(name)
+        if target is None:
+            continue
+        if target.startswith("input_pipeline."):
+            assert level >= LOWEST_LEVEL_THAT_READS_DATA, f"{module} (level {level}) reads {name}"
+        elif target.startswith("maft_jax."):
+            assert level_of(target) <= level, (
+                f"{module} (level {level}) imports {name} (level {level_of(target)})"
+            )
+        else:
+            raise AssertionError(f"{module} imports {name}: configurations import us, not we them")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("input_pipeline.")])
+def test_input_pipeline_imports_nothing_of_maft_jax(module):
+    ours = {our_module(name) for name, _ in imports_of(MODULES[module])} - {None}
+    assert all(target.startswith("input_pipeline.") for target in ours), ours
+
+
+def test_configurations_import_only_the_configuration():
+    for module in (m for m in MODULES if m.startswith("configs.")):
+        ours = {our_module(name) for name, _ in imports_of(MODULES[module])} - {None}
+        assert ours <= {"maft_jax.config"}, module
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {
+        module: {our_module(name) for name, _ in imports_of(path)} - {None, module}
+        for module, path in MODULES.items()
+    }
+    remaining = set(edges)
+    while leaves := {m for m in remaining if not edges[m] & remaining}:
+        remaining -= leaves
+    assert not remaining, f"these import each other: {sorted(remaining)}"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_package_is_known_to_its_place_alone(package):
+    allowed = {path for pattern in ONLY_IN[package] for path in REPOSITORY.glob(pattern)}
+    for path in SOURCES:
+        for name, _ in imports_of(path):
+            if name.split(".")[0] == package:
+                assert path in allowed, f"{relative(path)} imports {name}"
+
+
+def test_torch_is_imported_inside_functions_alone():
+    imports = imports_of(REPOSITORY / "maft_jax" / "convert" / "state_dict_io.py")
+    at_top = [top for name, top in imports if name.split(".")[0] == "torch"]
+    assert at_top and not any(at_top)
+
+
+def test_config_imports_neither_jax_nor_anything_of_ours():
+    names = {name.split(".")[0] for name, _ in imports_of(MODULES["maft_jax.config"])}
+    assert not names & {"jax", "flax", "optax", "numpy", "maft_jax", "input_pipeline"}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=relative)
+def test_file_is_small_and_private_parts_of_jax_are_left_alone(path):
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.stem not in {"utils", "util", "common", "misc", "helpers"}
+    for name, _ in imports_of(path):
+        assert not name.startswith("jax._src"), f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_module_says_what_it_is_and_its_functions_fit_a_screen(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{relative(path)} has no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 80, f"{relative(path)}: {node.name} has {lines} lines; at most 80"
+
+
+def test_every_package_has_an_init_file():
+    folders = {path.parent for path in SOURCES if path.parent.name != "configs"}
+    for folder in folders:
+        assert (folder / "__init__.py").is_file(), f"{relative(folder)} has no __init__.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [("maft_jax/main.py", 100), ("maft_jax/train_loop.py", 250)],
+)
+def test_the_files_to_read_first_stay_short(path, limit):
+    assert len((REPOSITORY / path).read_text().splitlines()) <= limit

@@ -1,0 +1,237 @@
+"""Whole runs in this process: what they write, how they resume, what they refuse."""
+
+import gc
+import json
+import logging
+import shutil
+import time
+import warnings
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from maft_jax import tree_rules
+from maft_jax.train_loop import NonFiniteLossError, train_and_evaluate
+from tests.runs import make_data, read_metrics, small_config
+
+# When one reader finds a file broken, orbax leaves the others to end in a closed event loop.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def end_abandoned_readers():
+    yield
+    time.sleep(0.5)
+    with warnings.catch_warnings(action="ignore"):
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("sample"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of 30 steps that nothing interrupted, and its workdir."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
+    return train_and_evaluate(config, workdir), workdir
+
+
+def arrays(state):
+    return tree_rules.flatten({"trainable": state.trainable, "mu": state.opt_state[1].mu})
+
+
+def test_loss_falls(finished):
+    metrics = read_metrics(finished[1])
+    assert [record["step"] for record in metrics] == [5, 10, 15, 20, 25, 30]
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+
+
+def test_every_metric_is_written_as_json_and_for_tensorboard(finished):
+    workdir, expected = (
+        finished[1],
+        {
+            "loss",
+            "mask_aware_loss",
+            "distillation_loss",
+            "grad_norm",
+            "empty_proposals",
+            "learning_rate",
+            "images_per_second",
+            "seconds_per_step",
+        },
+    )
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    metrics = read_metrics(workdir)
+    assert set(metrics[0]) == expected | {"step"}
+    assert set(events.Tags()["tensors"]) == expected
+    steps = [event.step for event in events.Tensors("loss")]
+    assert steps == [record["step"] for record in metrics]
+    schedule = [2e-4 * (1 - (record["step"] - 1) / 30) ** 0.9 for record in metrics]
+    np.testing.assert_allclose([record["learning_rate"] for record in metrics], schedule, rtol=1e-5)
+
+
+def test_workdir_tells_what_the_run_was(finished):
+    workdir = finished[1]
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["num_steps"] == 30 and config["optimizer"]["learning_rate"] == 2e-4
+    versions = json.loads((workdir / "versions.json").read_text())
+    assert versions["jax"] and versions["python"] and "git_revision" in versions
+
+
+def test_newest_and_best_checkpoints_are_kept(finished):
+    kept = {int(path.name) for path in (finished[1] / "checkpoints").iterdir()}
+    assert {20, 30} <= kept <= {10, 20, 30}
+
+
+def test_only_trainable_leaves_are_in_the_checkpoint(finished):
+    state, workdir = finished
+    blocks = {f"blocks_{i}" for i in range(4)}
+    assert set(state.trainable) == blocks | {"ln_post"}
+    manifest = json.loads((workdir / "checkpoints/30/state/_METADATA").read_text())
+    names = list(manifest["tree_metadata"])
+    assert any("in_proj" in name for name in names)
+    assert not any("mlp" in name or "embedding" in name or "text" in name for name in names)
+
+
+def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
+    config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
+    shutil.copytree(finished[1] / "checkpoints/20", tmp_path / "checkpoints/20")
+    state = train_and_evaluate(config, tmp_path)
+    for path, expected in arrays(finished[0]).items():
+        np.testing.assert_array_equal(arrays(state)[path], expected, err_msg=path)
+    expected = [record["loss"] for record in read_metrics(finished[1])]
+    assert [record["loss"] for record in read_metrics(tmp_path)] == expected[4:]
+
+
+def test_finished_run_does_nothing(data, finished, caplog):
+    config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
+    before = read_metrics(finished[1])
+    with caplog.at_level(logging.INFO, "maft_jax"):
+        train_and_evaluate(config, finished[1])
+    assert "nothing to do" in caplog.text
+    assert read_metrics(finished[1]) == before
+
+
+@pytest.fixture
+def short_run(data, tmp_path):
+    """Workdir of six steps with checkpoints at 2, 4 and 6, and its configuration."""
+    config = small_config(
+        data, checkpoint__every_steps=2, checkpoint__keep_newest=3, log_every_steps=1
+    )
+    train_and_evaluate(config, tmp_path)
+    return config, tmp_path
+
+
+def largest_file(folder):
+    return max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+def flip_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def delete(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_byte, truncate, delete])
+def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(short_run, damage, caplog):
+    config, workdir = short_run
+    damage(largest_file(workdir / "checkpoints/6/state"))
+    state = train_and_evaluate(config, workdir)
+    assert "checkpoint of step 6 is broken" in caplog.text
+    assert int(state.step) == 6 and (workdir / "broken_checkpoints/6").exists()
+    assert (workdir / "checkpoints/6").exists()
+
+
+def test_unreadable_record_is_a_broken_checkpoint_too(short_run, caplog):
+    config, workdir = short_run
+    truncate(largest_file(workdir / "checkpoints/6/data"))
+    train_and_evaluate(config, workdir)
+    assert "checkpoint of step 6 is broken" in caplog.text
+
+
+def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
+    config, workdir = short_run
+    for step in (2, 4, 6):
+        truncate(largest_file(workdir / f"checkpoints/{step}/state"))
+    with pytest.raises(ValueError, match=r"all checkpoints \(\[6, 4, 2\]\) are broken"):
+        train_and_evaluate(config, workdir)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed=0, this run has seed=1"),
+        ({"batch_size": 16}, "batch_size=8, this run has batch_size=16"),
+        ({"data__num_proposals": 9}, "made with data="),
+        ({"optimizer__trainable": ("/ln_1/",)}, "made with trainable="),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
+    settings = {"num_steps": 30, "log_every_steps": 5, "checkpoint__every_steps": 10}
+    with pytest.raises(ValueError, match=message):
+        train_and_evaluate(small_config(data, **(settings | change)), finished[1])
+
+
+def test_changed_setting_is_reported(data, short_run, caplog):
+    _, workdir = short_run
+    config = small_config(
+        data, checkpoint__every_steps=2, checkpoint__keep_newest=3, log_every_steps=3
+    )
+    train_and_evaluate(config, workdir)
+    assert "config.log_every_steps was 1 when this run began, now 3" in caplog.text
+
+
+def test_non_finite_loss_stops_with_step_examples_and_last_checkpoint(data, tmp_path):
+    train_and_evaluate(small_config(data, num_steps=2, log_every_steps=1), tmp_path)
+    exploding = small_config(data, num_steps=8, log_every_steps=4, optimizer__learning_rate=1e30)
+    with pytest.raises(NonFiniteLossError) as caught:
+        train_and_evaluate(exploding, tmp_path)
+    message = str(caught.value)
+    assert "step 4 is not finite" in message
+    assert "scene_000" in message
+    assert "last good checkpoint: step 2" in message
+    assert not (tmp_path / "checkpoints/4").exists()
+
+
+def test_unwritable_workdir_is_refused_before_anything_else(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"--workdir=.*file/run: cannot write there"):
+        train_and_evaluate(small_config(data), tmp_path / "file/run")
+
+
+def test_too_little_disk_space_is_refused_before_any_step(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 2**20})())
+    with pytest.raises(ValueError, match=r"1 MiB free, but 4 checkpoints need 12 MiB"):
+        train_and_evaluate(small_config(data), tmp_path)
+
+
+def test_impossible_start_layer_is_refused_before_any_step(data, tmp_path):
+    with pytest.raises(ValueError, match="mask_start_layer=5: expected 0 to 4"):
+        train_and_evaluate(small_config(data, model__mask_start_layer=5), tmp_path)
+
+
+def test_image_smaller_than_a_patch_is_refused_before_any_step(data, tmp_path):
+    with pytest.raises(ValueError, match="expected at least one patch of 16x16"):
+        train_and_evaluate(small_config(data, model__image_size=8), tmp_path)
+
+
+def test_broken_label_map_is_refused_before_any_step(data, tmp_path):
+    broken = make_data(tmp_path)
+    (tmp_path / "data/annotations/scene_0003.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"scene_0003\.png"):
+        train_and_evaluate(small_config(broken), tmp_path / "run")
