@@ -49,7 +49,6 @@ def make_train_batches(
     present_classes   int32 [b, g], classes of the cropped label map, ascending, then -1
     proposals         uint8 [b, n, grid, grid], soft masks, then zeros
     proposal_valid    bool  [b, n], false where `proposals` is padding
-    position          int64 [b]
 
     `num_workers` examples are read and transformed at a time, as many as there are CPUs unless
     given. A ValueError of the source reaches the caller unchanged.
@@ -73,7 +72,7 @@ def make_train_batches(
         label_map = tf.ensure_shape(label_map, [None, None])
         proposals = tf.ensure_shape(proposals, [None, None, None])
         row = transform_example(image, label_map, proposals, tf.stack([seed, position]), geometry)
-        return {"position": position} | _pad_example(*row, source)
+        return _pad_example(*row, source)
 
     local_batch_size = global_batch_size // process_count
     first_row = process_index * local_batch_size

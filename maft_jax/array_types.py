@@ -39,5 +39,3 @@ class Batch:
     """[b, n, h', w'], Masks: the grid's corners lie on the label map's corner pixels."""
     proposal_valid: Leaf
     """[b, n] bool: False marks padding."""
-    position: Leaf
-    """[b] int: position of each example in the endless training sequence."""

@@ -6,6 +6,7 @@ the frozen dataclasses below. `from_config_dict` is the only bridge.
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -255,6 +256,8 @@ def _check_allowed(value, allowed, where: str) -> None:
     if allowed.get("choices") and value not in allowed["choices"]:
         raise ValueError(f"{where}: expected one of {list(allowed['choices'])}, got {value!r}")
     for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{where}: expected a finite number, got {item}")
         for bound, name in ((allowed.get("low"), "at least"), (allowed.get("high"), "at most")):
             if bound is not None and not (item >= bound if name == "at least" else item <= bound):
                 raise ValueError(f"{where}: expected {name} {bound}, got {item}")

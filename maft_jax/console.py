@@ -30,13 +30,13 @@ def run_and_report(train: Callable[[], object]) -> int:
     """
     # Imported late: --help and wrong configurations answer without loading JAX and TensorFlow.
     from maft_jax.stop_signals import TrainingInterrupted
-    from maft_jax.train_loop import NonFiniteLossError
+    from maft_jax.train_loop import TrainingDiverged
 
     try:
         train()
     except ValueError as error:
         return failed(error, 2)
-    except (NonFiniteLossError, OSError) as error:
+    except (TrainingDiverged, OSError) as error:
         return failed(error, 1)
     except TrainingInterrupted as stop:
         return failed(stop, stop.exit_code)

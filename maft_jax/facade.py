@@ -94,19 +94,24 @@ class Clip:
 
 
 def load(
-    path: str | os.PathLike, mask_start_layer: int = 8, compute_dtype: str = "float32"
+    path: str | os.PathLike, mask_start_layer: int | None = None, compute_dtype: str = "float32"
 ) -> Clip:
     """Reads CLIP weights in OpenAI's layout; the architecture is inferred from them.
 
     Args:
         path: .safetensors, a PyTorch state dict or OpenAI's TorchScript archive (no code of
             which runs), or "random:SIZE" for random weights.
+        mask_start_layer: by default the published 8, in towers of up to 8 layers two thirds of
+            them.
 
     Raises:
         ValueError: the file is absent, damaged or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
     """
     config, parameters = load_pretrained(os.fspath(path))
+    if mask_start_layer is None:
+        layers = config.vision.layers
+        mask_start_layer = 8 if layers > 8 else 2 * layers // 3
     return Clip(config, parameters, mask_start_layer, compute_dtype)
 
 

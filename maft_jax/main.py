@@ -10,16 +10,14 @@ Every setting can be given as --config.NAME=VALUE:
 """
 
 import importlib.util
-import logging
 import os
 import sys
-import threading
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from maft_jax.config import Config, check_override, describe_fields, from_config_dict
+from maft_jax.console import failed, log_to_stderr, run_and_report
 
 __doc__ += describe_fields()
 
@@ -30,17 +28,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics 
 def main(config: Config) -> int:
     """Trains, and returns the exit code."""
     log_to_stderr()
-    # Imported late: --help and wrong configurations answer without loading JAX and TensorFlow.
-    from maft_jax.stop_signals import TrainingInterrupted
-    from maft_jax.train_loop import NonFiniteLossError, train_and_evaluate
 
-    try:
+    def train():
+        from maft_jax.train_loop import train_and_evaluate
+
         train_and_evaluate(config, _WORKDIR.value)
-    except (ValueError, NonFiniteLossError, OSError) as error:
-        return _failed(error, 2 if isinstance(error, ValueError) else 1)
-    except TrainingInterrupted as stop:
-        return _failed(stop, stop.exit_code)
-    return 0
+
+    return run_and_report(train)
 
 
 def parse_command_line(argv: list[str]) -> Config:
@@ -55,28 +49,7 @@ def parse_command_line(argv: list[str]) -> Config:
         reason = str(error).strip()
         if "Traceback" in reason or isinstance(error, OSError | AttributeError):
             reason = f"--config: {reason.splitlines()[-1].strip()}"  # what goes before says how
-        sys.exit(_failed(reason, 2))
-
-
-def log_to_stderr() -> None:
-    """Our own progress with the time of day; from libraries only what they warn about."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces them
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    # orbax's failures reach the loop, which explains them; their threads' own reports are long.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    threading.excepthook = _report_thread_error
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for package in ("maft_jax", "input_pipeline"):
-        logger = logging.getLogger(package)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-
-
-def _report_thread_error(error: threading.ExceptHookArgs) -> None:
-    if not type(error.thread).__module__.startswith("orbax"):
-        threading.__excepthook__(error)
+        sys.exit(failed(reason, 2))
 
 
 def find_config(argument: str) -> str:
@@ -89,11 +62,6 @@ def find_config(argument: str) -> str:
             if os.path.isfile(candidate := os.path.join(folder, os.path.basename(path))):
                 return f"{option}={candidate}{colon}{variant}"
     return argument
-
-
-def _failed(reason: Exception | str, code: int) -> int:
-    print(f"\n{reason}", file=sys.stderr)
-    return code
 
 
 def run() -> None:

@@ -1,58 +1,33 @@
-"""The file to read first: what a training run does, from its configuration to its last checkpoint.
+"""The file to read first: what a training run does, from its first step to its last checkpoint."""
 
-Chapters: check and load everything that can fail, build the step, resume, train.
-"""
-
-import dataclasses
 import logging
 import os
-import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
 
 from input_pipeline.device_batches import to_global_batches
-from input_pipeline.examples import PreparedSource
-from input_pipeline.folder_source import FolderSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
-from maft_jax import metric_logging, optimizer, sharding, train_state, train_step
+from maft_jax import metric_logging, optimizer, sharding
 from maft_jax.array_types import Batch
-from maft_jax.checkpointing import Checkpoints
-from maft_jax.config import Config, DataConfig
-from maft_jax.convert.pretrained import fingerprint, load_pretrained
+from maft_jax.config import Config
+from maft_jax.convert.openai import to_openai
+from maft_jax.convert.state_dict_io import save_state_dict
 from maft_jax.metric_window import MetricWindow, NonFiniteLoss
-from maft_jax.models.ip_clip import IPClip
-from maft_jax.proposals.prepared_source import prepare
+from maft_jax.run_setup import Run, set_up_run
 from maft_jax.stop_signals import StopSignals, TrainingInterrupted
-from maft_jax.text_embeddings import cached_class_embeddings
-from maft_jax.train_state import TrainState
-from maft_jax.workdir import check_free_space, prepare_workdir
+from maft_jax.train_state import TrainState, overlay
+from maft_jax.visualize import draw_examples
+from maft_jax.workdir import save_picture
 
 logger = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything that stays the same from the first step to the last."""
-
-    config: Config
-    workdir: epath.Path
-    mesh: Mesh
-    source: PreparedSource
-    pretrained: dict
-    """The image tower, on the mesh; frozen, and the teacher."""
-    text: jax.Array
-    """Class embeddings [c, e]."""
-    step: Callable
-    checkpoints: Checkpoints
-    belongs_to: dict[str, Any]
-    """What a checkpoint must agree with to be resumed from."""
+TUNED_WEIGHTS = "tuned.safetensors"
+DATA_PICTURE = "training_data.png"
 
 
 def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState:
@@ -61,10 +36,10 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
     Raises:
         ValueError: the configuration, weights, data or workdir cannot work; before any step.
         TrainingInterrupted: SIGINT or SIGTERM came; the state is saved.
-        NonFiniteLossError: training diverged; says where, and what is left.
+        TrainingDiverged: training diverged; says where, and what is left.
         CheckpointError: a checkpoint could not be written.
     """
-    run, state = _set_up(config, epath.Path(workdir))
+    run, state = set_up_run(config, epath.Path(workdir))
     try:
         restored = run.checkpoints.restore_latest(_abstract(state), run.belongs_to)
         if restored is not None:
@@ -77,69 +52,8 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
         run.checkpoints.close()
 
 
-class NonFiniteLossError(RuntimeError):
+class TrainingDiverged(RuntimeError):
     """Training diverged; the message has the step, the examples and the last good checkpoint."""
-
-
-def _set_up(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
-    prepare_workdir(workdir, config)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
-    logger.info("reading %s", config.model.pretrained)
-    clip, parameters = load_pretrained(config.model.pretrained)
-    encoder = IPClip(
-        clip.vision,
-        dtype=compute_dtype(config.model.compute_dtype),
-        remat=config.model.remat,
-        mask_start_layer=config.model.mask_start_layer,
-    )
-    spec = train_step.StepSpec(
-        encoder,
-        config.loss,
-        (config.model.image_size, config.model.image_size),
-        config.optimizer.accumulation_steps,
-    )
-    clip.vision.grid(*spec.image_size)
-
-    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    state = train_state.init_train_state(parameters["visual"], config.optimizer.trainable, tx)
-    check_free_space(workdir, state, config.checkpoint.keep_newest + config.checkpoint.keep_best)
-    logger.info(metric_logging.describe_parameters(state.trainable, parameters["visual"]))
-
-    source = _prepare_data(config.data)
-    text = cached_class_embeddings(
-        clip.text,
-        parameters["text"],
-        source.class_names,
-        config.data.templates,
-        cache_dir(config.data),
-    )
-    run = Run(
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        source=source,
-        pretrained=_place(parameters["visual"], mesh),
-        text=jax.device_put(text, sharding.replicated(mesh)),
-        step=train_step.make_train_step(spec, tx, mesh, state, parameters["visual"]),
-        checkpoints=Checkpoints(workdir, config.checkpoint),
-        belongs_to={
-            "pretrained": fingerprint(parameters["visual"]),
-            "data": source.fingerprint,
-            "seed": config.seed,
-            "batch_size": config.batch_size,
-            "trainable": list(config.optimizer.trainable),
-        },
-    )
-    return run, _place(state, mesh)
-
-
-def _prepare_data(config: DataConfig) -> PreparedSource:
-    folder = FolderSource(
-        config.root, config.images, config.annotations, config.classes, config.ignore_labels
-    )
-    logger.info("%d images, %d classes in %s", len(folder), len(folder.class_names), config.root)
-    return prepare(folder, config.proposals, config.num_proposals, cache_dir(config) / "proposals")
 
 
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
@@ -151,6 +65,8 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
     batch = next(batches)
     step = _compile(run, state, batch)
     writer = metric_logging.make_writer(run.workdir, config.num_steps)
+    if first == 0:
+        _draw_data(run, writer)
     window = MetricWindow()
     for done in range(first + 1, config.num_steps + 1):
         state, metrics = step(state, run.pretrained, run.text, batch)
@@ -170,6 +86,7 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
     writer.close()
     if done < config.num_steps:
         raise TrainingInterrupted(signals.received, done)
+    _export(run, state)
     logger.info("done: %d steps; checkpoints in %s", done, run.workdir / "checkpoints")
     return state
 
@@ -208,7 +125,7 @@ def _fetch(run: Run, window: MetricWindow) -> None:
         ids = example_ids_at(run.source, step_index, run.config.batch_size, run.config.seed)
         blamed = [name for name, fine in zip(ids, error.example_finite, strict=True) if not fine]
         good = run.checkpoints.newest_step()
-        raise NonFiniteLossError(
+        raise TrainingDiverged(
             f"the loss or gradient of step {error.step} is not finite; examples: "
             f"{', '.join(blamed or ids)}{'' if blamed else ' (each finite by itself)'}; "
             f"last good checkpoint: {'none' if good is None else f'step {good}'} in {run.workdir}. "
@@ -222,23 +139,24 @@ def _write_metrics(run: Run, writer, window: MetricWindow, step: int) -> None:
     writer.write_scalars(step, means | {"learning_rate": float(schedule(step - 1))})
 
 
-def compute_dtype(name: str):
-    """The dtype of matrix products; auto is bfloat16 wherever there is an accelerator."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+def _draw_data(run: Run, writer) -> None:
+    """Images, labels and proposals, for people to see that their data is what they think it is."""
+    picture = draw_examples(run.source)
+    save_picture(run.workdir / DATA_PICTURE, picture)
+    writer.write_images(0, {"training_data": picture[None]})
+    logger.info("see %s: images, labels, proposals", run.workdir / DATA_PICTURE)
 
 
-def cache_dir(config: DataConfig) -> pathlib.Path:
-    """Where proposals and text embeddings are kept between runs."""
-    if config.cache_dir:
-        return pathlib.Path(config.cache_dir)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "maft_jax"
-
-
-def _place(tree: Mapping | TrainState, mesh: Mesh):
-    return jax.device_put(tree, sharding.tree_shardings(tree, mesh))
+def _export(run: Run, state: TrainState) -> None:
+    """Writes the tuned CLIP in OpenAI's layout, for PyTorch and for maft_jax.load."""
+    if "://" in str(run.workdir):
+        logger.info("%s is not local: the tuned weights are in its checkpoints", run.workdir)
+        return
+    trainable = multihost_utils.process_allgather(state.trainable, tiled=True)
+    tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
+    if jax.process_index() == 0:
+        save_state_dict(to_openai(tuned), run.workdir / TUNED_WEIGHTS)
+        logger.info("tuned weights, for PyTorch too: %s", run.workdir / TUNED_WEIGHTS)
 
 
 def _abstract(state: TrainState) -> TrainState:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import logging
 import pathlib
@@ -10,7 +11,10 @@ import shutil
 import subprocess
 
 import jax
+import numpy as np
 from etils import epath
+from jaxtyping import UInt8
+from PIL import Image
 
 from maft_jax.config import Config
 
@@ -54,22 +58,30 @@ def prepare_workdir(workdir: epath.Path, config: Config) -> None:
     _write_json(workdir / VERSIONS_FILE, versions())
 
 
-def check_free_space(workdir: epath.Path, state, keep: int) -> None:
-    """Refuses a local disk that cannot hold `keep` checkpoints and the one being written.
+def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
+    """Refuses a local disk that cannot hold what the run is going to write.
 
     Raises:
         ValueError: says how much is needed and how much there is.
     """
     if "://" in str(workdir):
         return
-    needed = (keep + 1) * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(workdir).free
-    if free < needed:
+    if free < num_bytes:
         raise ValueError(
-            f"--workdir={workdir}: {free / 2**20:,.0f} MiB free, but {keep + 1} checkpoints need "
-            f"{needed / 2**20:,.0f} MiB; free some space, choose another folder or keep fewer "
-            "(config.checkpoint)"
+            f"--workdir={workdir}: {free / 2**20:,.0f} MiB free, but checkpoints and tuned weights "
+            f"need {num_bytes / 2**20:,.0f} MiB; free some space, choose another folder or keep "
+            "fewer (config.checkpoint)"
         )
+
+
+def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG, aside first."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "png")
+    aside = path.parent / f".{path.name}"
+    aside.write_bytes(content.getvalue())
+    aside.replace(path)
 
 
 def versions() -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from maft_jax.config import LossConfig, MeshConfig, OptimizerConfig
 from maft_jax.flops import EncoderSize, official_step_flops, step_flops
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.ip_clip import IPClip
+from maft_jax.objective import StepSpec
 from maft_jax.train_state import init_train_state
 
 B16 = EncoderSize(width=768, layers=12, mask_start_layer=8, num_patches=900, num_proposals=100)
@@ -24,7 +25,7 @@ TERA = 1e12
 def lowered_step(batch_size=1):
     clip = CLIP_SIZES["ViT-B-16"]
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
-    spec = train_step.StepSpec(IPClip(clip.vision), LossConfig(), (480, 480))
+    spec = StepSpec(IPClip(clip.vision), LossConfig(), (480, 480))
     tx = optimizer.make_optimizer(OptimizerConfig(), 1000)
     state = jax.eval_shape(lambda v: init_train_state(v, OptimizerConfig().trainable, tx), visual)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
@@ -38,7 +39,6 @@ def lowered_step(batch_size=1):
         present_classes=shape(24),
         proposals=shape(100, 160, 160, dtype=jnp.uint8),
         proposal_valid=shape(100, dtype=bool),
-        position=shape(),
     )
     text = jax.ShapeDtypeStruct((171, 512), jnp.float32)
     step = train_step.make_train_step(spec, tx, mesh, state, visual)

@@ -12,6 +12,7 @@ from maft_jax.convert.openai import RULES
 from maft_jax.convert.rules import to_foreign
 from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou
 from maft_jax.models.ip_clip import IPClip
+from maft_jax.objective import StepSpec
 from maft_jax.text_embeddings import embed_classes
 from maft_jax.train_state import TrainState
 from tests.golden_files import MASK_START_LAYER, golden, maft_small
@@ -33,15 +34,14 @@ def golden_batch() -> Batch:
         present_classes=present,
         proposals=arrays["masks_uint8"],
         proposal_valid=np.ones((2, 100), bool),
-        position=np.arange(2),
     )
     return jax.tree.map(jnp.asarray, batch)
 
 
-def golden_spec(**changes) -> train_step.StepSpec:
+def golden_spec(**changes) -> StepSpec:
     vision = maft_small()[0].vision
     encoder = IPClip(vision, mask_start_layer=MASK_START_LAYER, **changes)
-    return train_step.StepSpec(encoder, LossConfig(), (160, 160))
+    return StepSpec(encoder, LossConfig(), (160, 160))
 
 
 def golden_trainable() -> dict:

@@ -16,6 +16,7 @@ LEVELS = {
         "maft_jax.sharding",
         "maft_jax.train_state",
         "maft_jax.optimizer",
+        "maft_jax.objective",
         "maft_jax.train_step",
         "maft_jax.inference",
         "maft_jax.text_embeddings",
@@ -26,9 +27,16 @@ LEVELS = {
         "maft_jax.stop_signals",
         "maft_jax.metric_window",
     ],
-    3: ["maft_jax.evaluators", "maft_jax.proposals"],
-    4: ["maft_jax.train_loop"],
-    5: ["maft_jax.main", "maft_jax.cli", "maft_jax.facade", "maft_jax.__init__"],
+    3: ["maft_jax.evaluators", "maft_jax.proposals", "maft_jax.visualize"],
+    4: ["maft_jax.run_setup", "maft_jax.train_loop"],
+    5: [
+        "maft_jax.main",
+        "maft_jax.cli",
+        "maft_jax.console",
+        "maft_jax.configs",
+        "maft_jax.facade",
+        "maft_jax.__init__",
+    ],
 }
 LOWEST_LEVEL_THAT_READS_DATA = 3
 

@@ -20,7 +20,7 @@ def loss_gradient():
 
 
 def with_padding(batch, seed):
-    shape = (len(batch.position), 3, *batch.proposals.shape[2:])
+    shape = (len(batch.image), 3, *batch.proposals.shape[2:])
     extra = jax.random.bits(jax.random.key(seed), shape, jnp.uint8)
     return batch.replace(
         proposals=jnp.concatenate([batch.proposals, extra], axis=1),

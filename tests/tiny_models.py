@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maft_jax import train_step
 from maft_jax.array_types import Batch
 from maft_jax.config import LossConfig
 from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.models.ip_clip import IPClip
+from maft_jax.objective import StepSpec
 
 VISION = VisionConfig(width=128, layers=3, patch_size=16, image_size=64, embed_dim=32)
 NUM_CLASSES = 5
@@ -17,7 +17,7 @@ NUM_CLASSES = 5
 def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **encoder):
     """A step on 64x64 images, masked from the second of three layers on."""
     encoder = IPClip(VISION, **{"mask_start_layer": 1, **encoder})
-    return train_step.StepSpec(encoder, loss or LossConfig(), (64, 64), accumulation_steps)
+    return StepSpec(encoder, loss or LossConfig(), (64, 64), accumulation_steps)
 
 
 def tiny_visual(seed: int = 0, spread: float = 3.0) -> dict:
@@ -49,6 +49,5 @@ def tiny_batch(batch_size: int = 8, num_proposals: int = 6, seed: int = 0) -> Ba
         present_classes=present,
         proposals=coarse.repeat(4, axis=2).repeat(4, axis=3),
         proposal_valid=np.ones((batch_size, num_proposals), bool),
-        position=np.arange(batch_size, dtype=np.int32),
     )
     return jax.tree.map(jnp.asarray, batch)

@@ -24,7 +24,8 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected CLIP weights (.safetensors or .pt)")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {found}; expected a file of CLIP weights (.safetensors, .pt)")
     if is_zip_archive(path):
         return read_torch_archive(path)
     if _looks_like_safetensors(path):

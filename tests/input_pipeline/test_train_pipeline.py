@@ -67,7 +67,6 @@ def test_batch_has_the_promised_shapes_and_types():
         "present_classes": ((4, 3), "int32"),
         "proposals": ((4, 4, 8, 8), "uint8"),
         "proposal_valid": ((4, 4), "bool"),
-        "position": ((4,), "int64"),
     }
 
 
@@ -95,7 +94,6 @@ def test_arithmetic_names_the_examples_of_a_step():
     source = TinySource()
     geometry = TrainGeometry(32, augment=False)
     [batch] = _batches(source, start_step=3, geometry=geometry)
-    assert batch["position"].tolist() == [12, 13, 14, 15]
     ids = example_ids_at(source, step=3, global_batch_size=4, seed=7)
     for name, valid in zip(ids, batch["proposal_valid"], strict=True):
         assert valid.sum() == source.example_ids.index(name)

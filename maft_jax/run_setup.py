@@ -1,0 +1,140 @@
+"""What a run needs before its first step: everything that can be checked is checked here."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+
+from input_pipeline.examples import PreparedSource
+from input_pipeline.folder_source import FolderSource
+from maft_jax import metric_logging, optimizer, sharding, train_step
+from maft_jax.checkpointing import Checkpoints
+from maft_jax.config import Config, DataConfig
+from maft_jax.convert.pretrained import fingerprint, load_pretrained
+from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.ip_clip import IPClip
+from maft_jax.objective import StepSpec
+from maft_jax.proposals.prepared_source import prepare
+from maft_jax.text_embeddings import cached_class_embeddings
+from maft_jax.train_state import TrainState, init_train_state
+from maft_jax.workdir import check_free_space, prepare_workdir
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that stays the same from the first step to the last."""
+
+    config: Config
+    workdir: epath.Path
+    mesh: Mesh
+    source: PreparedSource
+    parameters: dict
+    """The whole pretrained CLIP on the host."""
+    pretrained: dict
+    """Its image tower on the mesh: frozen, and the teacher."""
+    text: jax.Array
+    """Class embeddings [c, e]."""
+    step: Callable
+    checkpoints: Checkpoints
+    belongs_to: dict[str, Any]
+    """What a checkpoint must agree with to be resumed from."""
+
+
+def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
+    """Loads weights and data and places them on the devices; the state is that of step 0.
+
+    Raises:
+        ValueError: the configuration, weights, data or workdir cannot work.
+    """
+    prepare_workdir(workdir, config)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
+    logger.info("reading %s", config.model.pretrained)
+    clip, parameters = load_pretrained(config.model.pretrained)
+    visual = parameters["visual"]
+    spec = _step_spec(config, clip.vision)
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
+    state = init_train_state(visual, config.optimizer.trainable, tx)
+    num_kept = config.checkpoint.keep_newest + config.checkpoint.keep_best + 1
+    check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
+    logger.info(metric_logging.describe_parameters(state.trainable, visual))
+
+    source = _prepare_data(config.data)
+    text = cached_class_embeddings(
+        clip.text,
+        parameters["text"],
+        source.class_names,
+        config.data.templates,
+        cache_dir(config.data),
+    )
+    run = Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        source=source,
+        parameters=parameters,
+        pretrained=_place(visual, mesh),
+        text=jax.device_put(text, sharding.replicated(mesh)),
+        step=train_step.make_train_step(spec, tx, mesh, state, visual),
+        checkpoints=Checkpoints(workdir, config.checkpoint),
+        belongs_to={
+            "pretrained": fingerprint(visual),
+            "data": source.fingerprint,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "trainable": list(config.optimizer.trainable),
+        },
+    )
+    return run, _place(state, mesh)
+
+
+def _step_spec(config: Config, vision: VisionConfig) -> StepSpec:
+    image_size = (config.model.image_size, config.model.image_size)
+    vision.grid(*image_size)  # refuses images smaller than a patch
+    encoder = IPClip(
+        vision,
+        dtype=compute_dtype(config.model.compute_dtype),
+        remat=config.model.remat,
+        mask_start_layer=config.model.mask_start_layer,
+    )
+    return StepSpec(encoder, config.loss, image_size, config.optimizer.accumulation_steps)
+
+
+def _prepare_data(config: DataConfig) -> PreparedSource:
+    folder = FolderSource(
+        config.root, config.images, config.annotations, config.classes, config.ignore_labels
+    )
+    logger.info("%d images, %d classes in %s", len(folder), len(folder.class_names), config.root)
+    return prepare(folder, config.proposals, config.num_proposals, cache_dir(config) / "proposals")
+
+
+def compute_dtype(name: str):
+    """The dtype of matrix products; auto is bfloat16 wherever there is an accelerator."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def cache_dir(config: DataConfig) -> pathlib.Path:
+    """Where proposals and text embeddings are kept between runs."""
+    if config.cache_dir:
+        return pathlib.Path(config.cache_dir)
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "maft_jax"
+
+
+def _place(tree: Mapping | TrainState, mesh: Mesh):
+    return jax.device_put(tree, sharding.tree_shardings(tree, mesh))
+
+
+def _num_bytes(tree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
