@@ -36,8 +36,8 @@ setup(
         "pillow>=11",
         "scikit-image>=0.25",
         "tensorboard>=2.20",
-        "tensorflow-cpu>=2.21; platform_system != 'Darwin'",
-        "tensorflow>=2.21; platform_system == 'Darwin'",
+        "tensorflow-cpu>=2.21; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.21; platform_system != 'Linux' or platform_machine != 'x86_64'",
         "tqdm",
     ],
     extras_require={

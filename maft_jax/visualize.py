@@ -31,15 +31,16 @@ def draw_example(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """One row: the image, its labels in colour, and proposals from coarse to fine.
 
-    Proposals are taken evenly from the example's order, which goes from coarse to fine. What a
-    proposal leaves out is darkened.
+    Proposals are taken from the example's order, which goes from coarse to fine, ever further
+    apart. What a proposal leaves out is darkened.
     """
     size = _size_at(example.image, height)
     image = _resized(example.image, size, Image.Resampling.BILINEAR)
     labels = _resized(example.label_map.astype(np.int32), size, Image.Resampling.NEAREST)
     tiles = [image, color_labels(image, labels)]
-    chosen = np.linspace(0, len(example.proposals) - 1, num_proposals + 1)[1:].round().astype(int)
-    for mask in example.proposals[np.unique(chosen)]:
+    last = len(example.proposals) - 1
+    chosen = np.geomspace(min(1, last) or 1, max(1, last), num_proposals).round().astype(int)
+    for mask in example.proposals[np.unique(np.minimum(chosen, last))]:
         inside = _resized(mask, size, Image.Resampling.BILINEAR) >= 128
         tiles.append(outline(image, inside))
     gap = np.full((height, _GAP, 3), 255, np.uint8)

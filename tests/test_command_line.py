@@ -51,7 +51,8 @@ def test_every_config_file_is_valid(variant):
 
 
 def test_every_config_file_is_tested():
-    assert {path.name for path in CONFIGS.glob("*.py")} == {v.split(":")[0] for v in VARIANTS}
+    files = {path.name for path in CONFIGS.glob("*.py")} - {"__init__.py"}
+    assert files == {v.split(":")[0] for v in VARIANTS}
 
 
 @pytest.mark.parametrize("variant", ["folder.py:big", "coco.py:l16", "coco.py:l14,papr"])

@@ -114,7 +114,7 @@ WRONG_VALUES = {
     ),
     "NaN": (
         {"optimizer.learning_rate": float("nan")},
-        r"config\.optimizer\.learning_rate: expected at least 0, got nan",
+        r"config\.optimizer\.learning_rate: expected a finite number, got nan",
     ),
     "choice": (
         {"loss.mask_aware": "huber"},

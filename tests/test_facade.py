@@ -153,9 +153,9 @@ def test_impossible_start_layer_is_refused_when_loading(start):
         maft_jax.load("random:tiny", mask_start_layer=start)
 
 
-def test_default_start_layer_is_refused_for_a_model_with_fewer_layers():
-    with pytest.raises(ValueError, match="mask_start_layer=8: expected 0 to 4"):
-        maft_jax.load("random:tiny")
+def test_default_start_layer_is_8_or_two_thirds_of_a_small_tower(clip):
+    assert maft_jax.load("random:tiny").mask_start_layer == 2  # of 4 layers
+    assert clip.__class__(clip.config, clip.parameters, 3).mask_start_layer == 3
 
 
 def test_start_at_the_number_of_layers_gives_every_proposal_the_whole_image(clip, images, masks):

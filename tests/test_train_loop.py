@@ -70,7 +70,7 @@ def test_every_metric_is_written_as_json_and_for_tensorboard(finished):
     events.Reload()
     metrics = read_metrics(workdir)
     assert set(metrics[0]) == expected | {"step"}
-    assert set(events.Tags()["tensors"]) == expected
+    assert set(events.Tags()["tensors"]) == expected | {"training_data"}
     steps = [event.step for event in events.Tensors("loss")]
     assert steps == [record["step"] for record in metrics]
     schedule = [2e-4 * (1 - (record["step"] - 1) / 30) ** 0.9 for record in metrics]
@@ -236,7 +236,7 @@ def test_unwritable_workdir_is_refused_before_anything_else(data, tmp_path):
 
 def test_too_little_disk_space_is_refused_before_any_step(data, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 2**20})())
-    with pytest.raises(ValueError, match=r"1 MiB free, but .* need 27 MiB"):
+    with pytest.raises(ValueError, match=r"1 MiB free, but .* need 28 MiB"):
         train_and_evaluate(small_config(data), tmp_path)
 
 

@@ -137,9 +137,9 @@ def test_file_of_another_kind_is_refused(tmp_path, content, message):
         load_pretrained(str(path))
 
 
-@pytest.mark.parametrize("name", ["", "missing.pt"])
-def test_folder_or_missing_file_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"no such file; expected CLIP weights \(\.safetensors or"):
+@pytest.mark.parametrize(("name", "found"), [("", "a folder"), ("missing.pt", "no such file")])
+def test_folder_or_missing_file_is_refused(tmp_path, name, found):
+    with pytest.raises(ValueError, match=f"{found}; expected a file of CLIP weights"):
         load_pretrained(str(tmp_path / name))
 
 
