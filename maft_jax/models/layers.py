@@ -49,7 +49,7 @@ class QkvProjection(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], parts: str) -> list[Float[Array, "b t a h"]]:
+    def __call__(self, x: Float[Array, "b t d"], parts: str) -> list[Float[Array, "b a t h"]]:
         """The `parts` asked for, a run of letters of "qkv"; only those are computed."""
         width = x.shape[-1]
         shape = (3, self.heads, width // self.heads)
@@ -58,12 +58,12 @@ class QkvProjection(nn.Module):
         first = "qkv".index(parts)
         chosen = slice(first, first + len(parts))
         projected = jnp.einsum(
-            "btd,dsah->sbtah",
+            "btd,dsah->sbath",
             x.astype(self.dtype),
             kernel[:, chosen].astype(self.dtype),
             precision=matmul_precision(self.dtype),
         )
-        bias = bias[chosen, None, None].astype(self.dtype)
+        bias = bias[chosen, None, :, None].astype(self.dtype)
         return list(projected + bias)
 
 
@@ -73,13 +73,13 @@ class OutProjection(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t a h"]) -> Float[Array, "b t d"]:
-        heads, head_width = x.shape[-2:]
+    def __call__(self, x: Float[Array, "b a t h"]) -> Float[Array, "b t d"]:
+        heads, head_width = x.shape[1], x.shape[3]
         width = heads * head_width
         kernel = self.param("kernel", INIT, (heads, head_width, width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
         projected = jnp.einsum(
-            "btah,ahd->btd",
+            "bath,ahd->btd",
             x,
             kernel.astype(self.dtype),
             precision=matmul_precision(self.dtype),

@@ -3,6 +3,8 @@
 The official encoder runs one sequence of n class tokens and t patches with an (n + t) x (n + t)
 mask. In it patches never see class tokens, and class token n sees itself and its allowed patches.
 So the patches are an ordinary self-attention, and the proposals n queries into it.
+
+Heads come before tokens: XLA's products on a CPU take half the time in this layout.
 """
 
 import jax
@@ -17,39 +19,38 @@ def matmul_precision(dtype) -> lax.Precision | None:
 
 
 def self_attention(
-    q: Float[Array, "b q a h"],
-    k: Float[Array, "b k a h"],
-    v: Float[Array, "b k a h"],
+    q: Float[Array, "b a q h"],
+    k: Float[Array, "b a k h"],
+    v: Float[Array, "b a k h"],
     allowed: Bool[Array, "q k"] | None = None,
-) -> Float[Array, "b q a h"]:
+) -> Float[Array, "b a q h"]:
     """Softmax attention; `allowed` is shared by batch and heads. Softmax in float32."""
-    logits = _logits("bqah,bkah->baqk", q, k)
+    logits = _logits("baqh,bakh->baqk", q, k)
     if allowed is not None:
         logits = jnp.where(allowed, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return _product("baqk,bkah->bqah", weights, v)
+    return _product("baqk,bakh->baqh", weights, v)
 
 
 def proposal_attention(
-    q: Float[Array, "b n a h"],
-    k: Float[Array, "b n a h"],
-    v: Float[Array, "b n a h"],
-    patch_k: Float[Array, "b t a h"],
-    patch_v: Float[Array, "b t a h"],
+    q: Float[Array, "b a n h"],
+    k: Float[Array, "b a n h"],
+    v: Float[Array, "b a n h"],
+    patch_k: Float[Array, "b a t h"],
+    patch_v: Float[Array, "b a t h"],
     allowed: Bool[Array, "b n t"] | None,
-) -> Float[Array, "b n a h"]:
+) -> Float[Array, "b a n h"]:
     """Each proposal attends to itself and to its allowed patches, never to another proposal.
 
     A proposal that allows no patch attends only to itself. None allows every patch.
     """
-    to_self = _logits("bnah,bnah->ban", q, k)[..., None]
-    to_patches = _logits("bnah,btah->bant", q, patch_k)
+    to_self = _logits("banh,banh->ban", q, k)[..., None]
+    to_patches = _logits("banh,bath->bant", q, patch_k)
     if allowed is not None:
         to_patches = jnp.where(allowed[:, None], to_patches, -jnp.inf)
     weights = jax.nn.softmax(jnp.concatenate([to_self, to_patches], axis=-1), axis=-1)
     weights = weights.astype(v.dtype)
-    own = jnp.moveaxis(weights[..., 0], 1, 2)[..., None] * v
-    return own + _product("bant,btah->bnah", weights[..., 1:], patch_v)
+    return weights[..., :1] * v + _product("bant,bath->banh", weights[..., 1:], patch_v)
 
 
 def _logits(subscripts, q, k):

@@ -12,7 +12,7 @@ def attend(allowed):
     """One proposal of value 10 whose logits are 0 to itself, ln 2 and ln 3 to the patches."""
 
     def vector(*values):
-        return jnp.array(values, jnp.float32).reshape(1, len(values), 1, 1)
+        return jnp.array(values, jnp.float32).reshape(1, 1, len(values), 1)
 
     result = proposal_attention(
         q=vector(1.0),
@@ -45,15 +45,15 @@ def test_empty_mask_attends_only_to_itself():
 
 def test_logits_are_scaled_by_the_head_width():
     q = jnp.full((1, 1, 1, 4), 1.0)
-    k = jnp.array([[0.0] * 4, [LN3 / 2] * 4]).reshape(1, 2, 1, 4)
-    v = jnp.array([[0.0] * 4, [4.0] * 4]).reshape(1, 2, 1, 4)
+    k = jnp.array([[0.0] * 4, [LN3 / 2] * 4]).reshape(1, 1, 2, 4)
+    v = jnp.array([[0.0] * 4, [4.0] * 4]).reshape(1, 1, 2, 4)
     # q k = 2 ln 3, divided by sqrt(4): weights 1 : 3
     np.testing.assert_allclose(self_attention(q, k, v)[0, 0, 0], [3.0] * 4, rtol=1e-6)
 
 
 def test_causal_mask_hides_later_tokens():
-    ones = jnp.ones((1, 3, 1, 1))
-    values = jnp.array([3.0, 6.0, 9.0]).reshape(1, 3, 1, 1)
+    ones = jnp.ones((1, 1, 3, 1))
+    values = jnp.array([3.0, 6.0, 9.0]).reshape(1, 1, 3, 1)
     causal = jnp.tril(jnp.ones((3, 3), bool))
     result = self_attention(ones, ones, values, causal).reshape(-1)
     np.testing.assert_allclose(result, [3.0, 4.5, 6.0], rtol=1e-6)
