@@ -1,81 +1,91 @@
-"""Meshes change where numbers are computed, not the numbers: eight fake devices against one."""
+"""Meshes change where numbers are computed, not the numbers: eight fake devices, golden values."""
+
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from maft_jax import optimizer, sharding, train_step, tree_rules
+from maft_jax import optimizer, sharding, train_step
 from maft_jax.config import MeshConfig, OptimizerConfig
-from maft_jax.train_state import init_train_state
-from tests.tiny_models import tiny_batch, tiny_spec, tiny_text, tiny_visual
+from maft_jax.train_state import TrainState, init_train_state
+from tests.golden_files import golden, maft_small
+from tests.test_golden_step import (
+    OPTIMIZER,
+    as_openai,
+    golden_batch,
+    golden_spec,
+    golden_trainable,
+)
+from tests.tiny_models import tiny_visual
 
-OPTIMIZER = OptimizerConfig()
 MESHES = {"8x1x1": (8, 1, 1), "4x2x1": (4, 2, 1), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
+STEPS = range(3)
 
 
-def run_three_steps(mesh, accumulation_steps=1, remat=False):
-    spec = tiny_spec(accumulation_steps=accumulation_steps, remat=remat)
-    visual, batch = tiny_visual(), tiny_batch(batch_size=16)
+def run_golden_steps(mesh, accumulation_steps=1, remat=False):
+    """The golden batch four times over, whose means are those of the golden batch."""
+    spec = dataclasses.replace(golden_spec(remat=remat), accumulation_steps=accumulation_steps)
+    visual, batch = maft_small()[1]["visual"], golden_batch()
+    batch = jax.tree.map(lambda x: jnp.tile(x, (4,) + (1,) * (x.ndim - 1)), batch)
     tx = optimizer.make_optimizer(OPTIMIZER, num_steps=10)
-    state = init_train_state(visual, OPTIMIZER.trainable, tx)
+    trainable = golden_trainable()
+    state = TrainState(np.int32(0), trainable, tx.init(trainable))
     step = train_step.make_train_step(spec, tx, mesh, state, visual)
     state = jax.device_put(state, sharding.tree_shardings(state, mesh))
     visual = jax.device_put(visual, sharding.tree_shardings(visual, mesh))
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    text = jax.device_put(tiny_text(), sharding.replicated(mesh))
+    text = jax.device_put(golden("maft_small")["text_features"][:7], sharding.replicated(mesh))
     history = []
-    for _ in range(3):
+    for _ in STEPS:
         state, metrics = step(state, visual, text, batch)
-        history.append(jax.device_get(metrics))
-    return state, history
+        history.append(jax.device_get((metrics, state.opt_state[1].mu)))
+    return history, jax.device_get(state.trainable)
 
 
 def mesh_of(sizes, devices=None):
     return sharding.make_mesh(MeshConfig(*sizes), devices)
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    return run_three_steps(mesh_of((1, 1, 1), jax.devices()[:1]))
-
-
-def assert_same_run(run, expected):
-    (state, history), (expected_state, expected_history) = run, expected
-    for ours, theirs in zip(history, expected_history, strict=True):
-        for name in ("loss", "mask_aware_loss", "distillation_loss", "grad_norm"):
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-8, err_msg=name)
-        np.testing.assert_array_equal(ours["empty_proposals"], theirs["empty_proposals"])
-    # the first moment after three steps is a sum of the three gradients
-    ours = tree_rules.flatten(jax.device_get(state.opt_state[1].mu))
-    theirs = tree_rules.flatten(jax.device_get(expected_state.opt_state[1].mu))
-    largest = max(np.abs(leaf).max() for leaf in theirs.values())
-    for path, leaf in theirs.items():
-        np.testing.assert_allclose(ours[path], leaf, atol=2e-5 * largest, rtol=0, err_msg=path)
-    ours = tree_rules.flatten(jax.device_get(state.trainable))
-    theirs = tree_rules.flatten(jax.device_get(expected_state.trainable))
-    for path, leaf in theirs.items():
-        np.testing.assert_allclose(ours[path], leaf, atol=2e-6, rtol=0, err_msg=path)
+def assert_golden(run):
+    """Losses, gradients and parameters are the official code's, within the golden tolerances."""
+    (history, trainable), arrays = run, golden("maft_small")
+    for step, (metrics, _) in zip(STEPS, history, strict=True):
+        weighted = arrays[f"step{step}/distillation_loss_weighted"]
+        np.testing.assert_allclose(metrics["distillation_loss"], weighted, atol=1e-6, rtol=0)
+        mask_aware = arrays[f"step{step}/mask_aware_loss"]
+        np.testing.assert_allclose(metrics["mask_aware_loss"], mask_aware, atol=1e-6, rtol=0)
+    # after one step the first moment is a tenth of the clipped gradient
+    scale = 0.1 * 0.01 / (arrays["step0/grad_norm"] + 1e-6)
+    for name, moment in as_openai(history[0][1]).items():
+        expected = scale * arrays[f"grad/{name}"]
+        tolerance = 2e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(moment, expected, atol=tolerance, rtol=0, err_msg=name)
+    tuned = as_openai(trainable)
+    for name in [name for name in arrays if name.startswith("after_steps/")]:
+        ours = tuned[name.removeprefix("after_steps/")]
+        np.testing.assert_allclose(ours, arrays[name], atol=2e-6, rtol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES.keys())
-def test_meshes_give_the_numbers_of_one_device(sizes, one_device):
-    assert_same_run(run_three_steps(mesh_of(sizes)), one_device)
+def test_meshes_give_the_golden_numbers(sizes):
+    assert_golden(run_golden_steps(mesh_of(sizes)))
 
 
-def test_accumulation_gives_the_numbers_of_one_batch(one_device):
-    assert_same_run(run_three_steps(mesh_of((2, 1, 1), jax.devices()[:2]), 4), one_device)
+def test_accumulation_gives_the_golden_numbers():
+    assert_golden(run_golden_steps(mesh_of((2, 1, 1), jax.devices()[:2]), accumulation_steps=4))
 
 
-def test_remat_gives_the_same_numbers(one_device):
-    mesh = mesh_of((1, 1, 1), jax.devices()[:1])
-    assert_same_run(run_three_steps(mesh, remat=True), one_device)
+def test_remat_gives_the_golden_numbers():
+    assert_golden(run_golden_steps(mesh_of((1, 1, 1), jax.devices()[:1]), remat=True))
 
 
 def test_parameters_and_moments_are_split_by_the_rules():
     mesh = mesh_of((2, 2, 2))
-    tx = optimizer.make_optimizer(OPTIMIZER, num_steps=10)
-    state = init_train_state(tiny_visual(), OPTIMIZER.trainable, tx)
+    tx = optimizer.make_optimizer(OptimizerConfig(), num_steps=10)
+    state = init_train_state(tiny_visual(), OptimizerConfig().trainable, tx)
     shardings = sharding.tree_shardings(state, mesh)
     attention = shardings.trainable["blocks_0"]["attn"]
     assert attention["in_proj"]["kernel"].spec == PartitionSpec("fsdp", None, "model", None)
