@@ -22,7 +22,7 @@ def get_config(variant: str = "default"):
     if variant == "tiny":
         config.update_from_flattened_dict(
             {
-                "batch_size": 4,
+                "batch_size": 8,
                 "num_steps": 60,
                 "log_every_steps": 5,
                 "model.mask_start_layer": 2,
@@ -30,7 +30,7 @@ def get_config(variant: str = "default"):
                 "data.crop_size": 192,
                 "data.short_sides": (192, 224, 256),
                 "data.num_proposals": 32,
-                "optimizer.learning_rate": 1e-4,
+                "optimizer.learning_rate": 1e-3,
                 "checkpoint.every_steps": 20,
             }
         )

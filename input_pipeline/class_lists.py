@@ -8,7 +8,7 @@ from pathlib import Path
 _DIRECTORY = Path(__file__).with_name("class_list_files")
 BUILT_IN = tuple(sorted(path.stem for path in _DIRECTORY.glob("*.txt")))
 
-_VALUE_AND_NAME = re.compile(r"(\d+)\t(.*)")
+_VALUE_AND_NAME = re.compile(r"\s*(\d+)\s*\t\s*(.*)")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ and a record of what it belongs to: weights, data, seed, batch size, and a diges
 because orbax restores files with flipped bytes without complaint.
 """
 
+import contextlib
 import logging
 from typing import Any
 
@@ -90,16 +91,18 @@ class Checkpoints:
             if problem is None:
                 return restored.state
             self._put_aside(step, problem)
-        if steps:
+        if self._aside.exists():
+            broken = sorted((int(path.name) for path in self._aside.iterdir()), reverse=True)
             raise ValueError(
-                f"{self._directory}: all checkpoints ({steps}) are broken and now in "
+                f"{self._directory}: no whole checkpoint is left; broken ones {broken} are in "
                 f"{self._aside}; delete that folder to start from step 0, or use another workdir"
             )
         return None
 
     def newest_step(self) -> int | None:
-        """Step of the newest finished checkpoint."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint that is whole on disk, whatever is being written."""
+        steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
+        return max(steps, default=None)
 
     def wait(self) -> None:
         """Blocks until everything is on disk.
@@ -118,6 +121,8 @@ class Checkpoints:
         """Some items of a checkpoint, or why they cannot be read."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items)), None
+        except (PermissionError, MemoryError):  # nothing is wrong with the checkpoint
+            raise
         except Exception as error:
             while error.__cause__ is not None:  # orbax wraps the reason several times
                 error = error.__cause__
@@ -143,24 +148,15 @@ class Checkpoints:
         (self._directory / str(step)).rename(target)
         self._manager.reload()
 
-    def _explained(self, what):
-        return _ExplainFailure(what, self)
-
-
-class _ExplainFailure:
-    """Turns any failure to write into a CheckpointError."""
-
-    def __init__(self, what: str, checkpoints: Checkpoints):
-        self._what, self._checkpoints = what, checkpoints
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception):
-            good = self._checkpoints.newest_step()
+    @contextlib.contextmanager
+    def _explained(self, what: str):
+        """Turns any failure to write into a CheckpointError."""
+        try:
+            yield
+        except Exception as error:
+            good = self.newest_step()
             raise CheckpointError(
-                f"{self._what} could not be written: {error}\nIs the disk full? The newest good "
+                f"{what} could not be written: {error}\nIs the disk full? The newest good "
                 f"checkpoint is {'none' if good is None else f'that of step {good}'}; free some "
                 "space and run the same command again to resume from it"
             ) from error

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
+import types
 from collections.abc import Callable
 
 from absl import logging as absl_logging
@@ -32,6 +34,7 @@ def run_and_report(train: Callable[[], object]) -> int:
     from maft_jax.stop_signals import TrainingInterrupted
     from maft_jax.train_loop import TrainingDiverged
 
+    signal.signal(signal.SIGTERM, _leave)  # until the loop takes over, and saves first
     try:
         train()
     except ValueError as error:
@@ -43,6 +46,10 @@ def run_and_report(train: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return failed("stopped by SIGINT; checkpoints made so far are kept", 130)
     return 0
+
+
+def _leave(number: int, frame: types.FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def failed(reason: Exception | str, code: int) -> int:

@@ -19,7 +19,7 @@ from maft_jax.models.ip_clip import IPClip
 from maft_jax.text_embeddings import embed_classes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Clip:
     """Architecture and parameters of a CLIP, with the functions that people want of it.
 
@@ -145,8 +145,13 @@ def _checked_masks(masks: ArrayLike) -> Array:
             "masks: expected [batch, proposals, height, width] of uint8, bool or floats in "
             f"[0, 1], with at least one proposal, got {masks.dtype} {masks.shape}"
         )
-    if masks.dtype == jnp.uint8 and jnp.max(masks) == 1:
+    if isinstance(masks, jax.core.Tracer):  # inside somebody's jit there are no values to check
+        return masks
+    largest = jnp.max(masks)
+    if masks.dtype == jnp.uint8 and largest == 1:
         raise ValueError(
             "masks: uint8 values of 0 and 1 only, but 255 means inside; pass masks.astype(bool)"
         )
+    if jnp.issubdtype(masks.dtype, jnp.floating) and largest > 1:
+        raise ValueError(f"masks: expected floats in [0, 1], got {largest}; divide or pass uint8")
     return masks

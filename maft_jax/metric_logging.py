@@ -6,11 +6,17 @@ checkpoint.
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from clu import metric_writers, parameter_overview
 from etils import epath
+
+from maft_jax import tree_rules
+from maft_jax.workdir import write_aside
+
+MetricWriter = metric_writers.MetricWriter
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -19,7 +25,7 @@ _LINE_STARTS_WITH = ("loss", "mask_aware_loss", "distillation_loss", "grad_norm"
 logger = logging.getLogger(__name__)
 
 
-def make_writer(workdir: epath.Path, num_steps: int) -> metric_writers.MetricWriter:
+def make_writer(workdir: epath.Path, num_steps: int) -> MetricWriter:
     """TensorBoard events, progress lines and JSON lines of one run."""
     return metric_writers.MultiWriter(
         [
@@ -35,14 +41,16 @@ def describe_parameters(trainable: Mapping, pretrained: Mapping) -> str:
     table = parameter_overview.get_parameter_overview(trainable, include_stats=False)
     tuned = parameter_overview.count_parameters(trainable)
     total = parameter_overview.count_parameters(pretrained)
+    frozen = set(tree_rules.flatten(pretrained)) - set(tree_rules.flatten(trainable))
+    kinds = sorted({re.sub(r"_\d+/", "_*/", path) for path in frozen})
     return (
         f"Trainable parameters of the image tower:\n{table}\n"
-        f"trainable {tuned:,} of {total:,}; frozen {total - tuned:,} "
-        f"({', '.join(sorted(set(pretrained) - set(trainable)))}, and the rest of the blocks)"
+        f"trainable {tuned:,} of {total:,}; frozen {total - tuned:,}: {', '.join(kinds)}; "
+        "and the whole text tower"
     )
 
 
-class _ScalarWriter(metric_writers.MetricWriter):
+class _ScalarWriter(MetricWriter):
     """A writer of scalars alone: what a line of text cannot show is left to TensorBoard."""
 
     def _leave_out(self, *args, **kwargs):
@@ -106,9 +114,7 @@ def forget_metrics_after(workdir: epath.Path, step: int) -> None:
             continue
         if record["step"] <= step:
             kept.append(line)
-    aside = path.with_name(f".{path.name}")
-    aside.write_text("".join(f"{line}\n" for line in kept))
-    aside.replace(path)
+    write_aside(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def format_seconds(seconds: float) -> str:

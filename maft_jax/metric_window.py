@@ -52,6 +52,11 @@ class MetricWindow:
             self._fetched.append(metrics)
             self._losses.append(float(metrics["loss"]))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to take means of."""
+        return not self._fetched
+
     def take_means(self, batch_size: int) -> dict[str, float]:
         """Means of the fetched steps with speed; the next window begins now."""
         count, now = len(self._fetched), time.monotonic()

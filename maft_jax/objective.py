@@ -18,7 +18,7 @@ from maft_jax.losses.mask_aware import (
     soft_iou,
 )
 from maft_jax.models.ip_clip import IPClip
-from maft_jax.models.preprocess import clip_input, patch_mask
+from maft_jax.models.preprocess import clip_input, coarse_masks_on_grid, patch_mask
 from maft_jax.train_state import overlay
 
 Metrics = dict[str, Any]
@@ -51,18 +51,15 @@ def losses(
     """
     student = {"params": overlay(pretrained, trainable)}
     images = clip_input(batch.image, spec.image_size)
+    masks = _masks_on_grid(spec, batch)
     if spec.loss.distillation_weight:
-        proposals, whole = spec.encoder.apply(
-            student, images, batch.proposals, method=IPClip.encode_both
-        )
+        proposals, whole = spec.encoder.apply(student, images, masks, method=IPClip.encode_both)
         teacher = spec.encoder.apply({"params": pretrained}, images)
         distillation = distillation_terms(
             _class_logits(spec, whole, text), _class_logits(spec, teacher, text)
         )
     else:
-        proposals = spec.encoder.apply(
-            student, images, batch.proposals, method=IPClip.encode_proposals
-        )
+        proposals = spec.encoder.apply(student, images, masks, method=IPClip.encode_proposals)
         distillation = jnp.zeros(len(batch.image))
     mask_aware = mask_aware_terms(
         _class_logits(spec, proposals, text),
@@ -77,7 +74,7 @@ def losses(
         "mask_aware_loss": mask_aware_loss,
         "distillation_loss": distillation_loss,
         "example_finite": jnp.isfinite(mask_aware) & jnp.isfinite(distillation),
-        "num_empty": _count_empty(spec, batch),
+        "num_empty": _count_empty(masks, batch.proposal_valid),
     }
     return mask_aware_loss + distillation_loss, metrics
 
@@ -92,7 +89,12 @@ def _iou_target(batch: Batch):
     return normalise_over_proposals(soft_iou(batch.proposals, truth), batch.proposal_valid)
 
 
-def _count_empty(spec: StepSpec, batch: Batch):
+def _masks_on_grid(spec: StepSpec, batch: Batch):
+    grid = spec.encoder.config.grid(*spec.image_size)
+    return coarse_masks_on_grid(batch.proposals, batch.label_map.shape[1:], grid)
+
+
+def _count_empty(masks_on_grid, valid):
     """How many valid proposals allow no patch at all."""
-    allowed = patch_mask(batch.proposals, spec.encoder.config.grid(*spec.image_size))
-    return jnp.sum(batch.proposal_valid & ~jnp.any(allowed, axis=-1)).astype(jnp.float32)
+    allowed = patch_mask(masks_on_grid, masks_on_grid.shape[2:])
+    return jnp.sum(valid & ~jnp.any(allowed, axis=-1)).astype(jnp.float32)

@@ -24,7 +24,7 @@ from maft_jax.objective import StepSpec
 from maft_jax.proposals.prepared_source import prepare
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.train_state import TrainState, init_train_state
-from maft_jax.workdir import check_free_space, prepare_workdir
+from maft_jax.workdir import check_free_space, make_writable
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     Raises:
         ValueError: the configuration, weights, data or workdir cannot work.
     """
-    prepare_workdir(workdir, config)
+    make_writable(workdir, "--workdir")
+    make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     logger.info("reading %s", config.model.pretrained)
@@ -88,6 +89,8 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         checkpoints=Checkpoints(workdir, config.checkpoint),
         belongs_to={
             "pretrained": fingerprint(visual),
+            "proposals": f"{config.data.proposals}, at most {config.data.num_proposals}",
+            "num_images": len(source),
             "data": source.fingerprint,
             "seed": config.seed,
             "batch_size": config.batch_size,
@@ -99,13 +102,16 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 
 def _step_spec(config: Config, vision: VisionConfig) -> StepSpec:
     image_size = (config.model.image_size, config.model.image_size)
-    vision.grid(*image_size)  # refuses images smaller than a patch
-    encoder = IPClip(
-        vision,
-        dtype=compute_dtype(config.model.compute_dtype),
-        remat=config.model.remat,
-        mask_start_layer=config.model.mask_start_layer,
-    )
+    try:
+        vision.grid(*image_size)
+        encoder = IPClip(
+            vision,
+            dtype=compute_dtype(config.model.compute_dtype),
+            remat=config.model.remat,
+            mask_start_layer=config.model.mask_start_layer,
+        )
+    except ValueError as error:
+        raise ValueError(f"config.model does not suit these weights: {error}") from error
     return StepSpec(encoder, config.loss, image_size, config.optimizer.accumulation_steps)
 
 

@@ -17,12 +17,13 @@ from maft_jax.array_types import Batch
 from maft_jax.config import Config
 from maft_jax.convert.openai import to_openai
 from maft_jax.convert.state_dict_io import save_state_dict
+from maft_jax.metric_logging import MetricWriter
 from maft_jax.metric_window import MetricWindow, NonFiniteLoss
 from maft_jax.run_setup import Run, set_up_run
 from maft_jax.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.train_state import TrainState, overlay
 from maft_jax.visualize import draw_examples
-from maft_jax.workdir import save_picture
+from maft_jax.workdir import describe_run, save_picture
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,16 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
         if restored is not None:
             state = restored
             logger.info("resuming from the checkpoint of step %d", int(state.step))
+        describe_run(run.workdir, config)
         metric_logging.forget_metrics_after(run.workdir, int(state.step))
-        with StopSignals() as signals:
-            return _train(run, state, signals)
+        if int(state.step) < config.num_steps:
+            with StopSignals() as signals:
+                state = _train(run, state, signals)
+        elif (run.workdir / TUNED_WEIGHTS).exists():
+            logger.info("nothing to do: all %d steps are done", config.num_steps)
+            return state
+        _export(run, state)
+        return state
     finally:
         run.checkpoints.close()
 
@@ -57,38 +65,51 @@ class TrainingDiverged(RuntimeError):
 
 
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
-    config, first = run.config, int(state.step)
-    if first >= config.num_steps:
-        logger.info("nothing to do: %d of %d steps are done", first, config.num_steps)
-        return state
+    first = int(state.step)
     batches = _batches(run, first)
     batch = next(batches)
     step = _compile(run, state, batch)
-    writer = metric_logging.make_writer(run.workdir, config.num_steps)
-    if first == 0:
-        _draw_data(run, writer)
+    writer = metric_logging.make_writer(run.workdir, run.config.num_steps)
+    try:
+        if first == 0:
+            _draw_data(run, writer)
+        state, done = _take_steps(run, step, state, batch, batches, writer, signals)
+    finally:
+        writer.close()
+    if done < run.config.num_steps:
+        raise TrainingInterrupted(signals.received, done)
+    logger.info("done: %d steps; checkpoints in %s", done, run.workdir / "checkpoints")
+    return state
+
+
+def _take_steps(
+    run: Run,
+    step: Callable,
+    state: TrainState,
+    batch: Batch,
+    batches: Iterator[Batch],
+    writer: MetricWriter,
+    signals: StopSignals,
+) -> tuple[TrainState, int]:
+    """Steps until the last one or a signal, whose state is saved; returns it and its number."""
+    config = run.config
     window = MetricWindow()
-    for done in range(first + 1, config.num_steps + 1):
+    for done in range(int(state.step) + 1, config.num_steps + 1):
         state, metrics = step(state, run.pretrained, run.text, batch)
         window.add(done, metrics)
         last = done == config.num_steps or signals.received is not None
         if last or done % config.log_every_steps == 0:
-            _fetch(run, window)
+            _fetch(run, window, writer)
             _write_metrics(run, writer, window, done)
         if last or done % config.checkpoint.every_steps == 0:
-            _fetch(run, window)
+            _fetch(run, window, writer)
             run.checkpoints.save(state, run.belongs_to, window.take_loss())
             writer.flush()
         if last:
             break
         batch = next(batches)
     run.checkpoints.wait()
-    writer.close()
-    if done < config.num_steps:
-        raise TrainingInterrupted(signals.received, done)
-    _export(run, state)
-    logger.info("done: %d steps; checkpoints in %s", done, run.workdir / "checkpoints")
-    return state
+    return state, done
 
 
 def _batches(run: Run, first_step: int) -> Iterator[Batch]:
@@ -117,10 +138,12 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> Callable:
     return compiled
 
 
-def _fetch(run: Run, window: MetricWindow) -> None:
+def _fetch(run: Run, window: MetricWindow, writer: MetricWriter) -> None:
     try:
         window.fetch()
     except NonFiniteLoss as error:
+        if not window.is_empty:
+            _write_metrics(run, writer, window, error.step - 1)
         step_index = error.step - 1
         ids = example_ids_at(run.source, step_index, run.config.batch_size, run.config.seed)
         blamed = [name for name, fine in zip(ids, error.example_finite, strict=True) if not fine]
@@ -133,13 +156,13 @@ def _fetch(run: Run, window: MetricWindow) -> None:
         ) from error
 
 
-def _write_metrics(run: Run, writer, window: MetricWindow, step: int) -> None:
+def _write_metrics(run: Run, writer: MetricWriter, window: MetricWindow, step: int) -> None:
     schedule = optimizer.make_schedule(run.config.optimizer, run.config.num_steps)
     means = window.take_means(run.config.batch_size)
     writer.write_scalars(step, means | {"learning_rate": float(schedule(step - 1))})
 
 
-def _draw_data(run: Run, writer) -> None:
+def _draw_data(run: Run, writer: MetricWriter) -> None:
     """Images, labels and proposals, for people to see that their data is what they think it is."""
     picture = draw_examples(run.source)
     save_picture(run.workdir / DATA_PICTURE, picture)
@@ -152,7 +175,10 @@ def _export(run: Run, state: TrainState) -> None:
     if "://" in str(run.workdir):
         logger.info("%s is not local: the tuned weights are in its checkpoints", run.workdir)
         return
-    trainable = multihost_utils.process_allgather(state.trainable, tiled=True)
+    if jax.process_count() > 1:
+        trainable = multihost_utils.process_allgather(state.trainable, tiled=True)
+    else:
+        trainable = jax.device_get(state.trainable)
     tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
     if jax.process_index() == 0:
         save_state_dict(to_openai(tuned), run.workdir / TUNED_WEIGHTS)

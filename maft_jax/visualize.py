@@ -38,9 +38,9 @@ def draw_example(
     image = _resized(example.image, size, Image.Resampling.BILINEAR)
     labels = _resized(example.label_map.astype(np.int32), size, Image.Resampling.NEAREST)
     tiles = [image, color_labels(image, labels)]
-    last = len(example.proposals) - 1
-    chosen = np.geomspace(min(1, last) or 1, max(1, last), num_proposals).round().astype(int)
-    for mask in example.proposals[np.unique(np.minimum(chosen, last))]:
+    count = len(example.proposals)
+    chosen = np.geomspace(1, max(1, count), num_proposals).round().astype(int)
+    for mask in example.proposals[np.unique(chosen[chosen <= count]) - 1]:
         inside = _resized(mask, size, Image.Resampling.BILINEAR) >= 128
         tiles.append(outline(image, inside))
     gap = np.full((height, _GAP, 3), 255, np.uint8)

@@ -34,23 +34,25 @@ _PACKAGES = (
 )
 
 
-def prepare_workdir(workdir: epath.Path, config: Config) -> None:
-    """Creates the folder and writes config.json and versions.json.
-
-    A resumed run is told what differs from the configuration it began with.
+def make_writable(folder: epath.Path, setting: str) -> None:
+    """Creates a folder if need be.
 
     Raises:
-        ValueError: the folder cannot be created or written.
+        ValueError: it cannot be created or written; `setting` is named.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
         probe.write_text("")
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"--workdir={workdir}: cannot write there ({error}); choose another folder"
+            f"{setting}={folder}: cannot write there ({error}); choose another folder"
         ) from error
+
+
+def describe_run(workdir: epath.Path, config: Config) -> None:
+    """Writes config.json and versions.json; reports what differs from an earlier start."""
     resolved = dataclasses.asdict(config)
     if (workdir / CONFIG_FILE).exists():
         _report_changes(json.loads((workdir / CONFIG_FILE).read_text()), resolved)
@@ -66,6 +68,8 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
     """
     if "://" in str(workdir):
         return
+    written = (path for path in pathlib.Path(workdir).rglob("*") if path.is_file())
+    num_bytes -= sum(path.stat().st_size for path in written)  # will be replaced
     free = shutil.disk_usage(workdir).free
     if free < num_bytes:
         raise ValueError(
@@ -76,11 +80,16 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
 
 
 def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG, aside first."""
+    """Writes a PNG."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, "png")
+    write_aside(path, content.getvalue())
+
+
+def write_aside(path: epath.Path, content: bytes) -> None:
+    """Writes a neighbour and renames it, so that no half-written file has the final name."""
     aside = path.parent / f".{path.name}"
-    aside.write_bytes(content.getvalue())
+    aside.write_bytes(content)
     aside.replace(path)
 
 
@@ -113,15 +122,9 @@ def _report_changes(before: dict, now: dict, where: str = "config") -> None:
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             _report_changes(old, new, f"{where}.{name}")
-        elif _as_json(old) != _as_json(new):
+        elif json.dumps(old) != json.dumps(new):
             logger.warning("%s.%s was %r when this run began, now %r", where, name, old, new)
 
 
-def _as_json(value) -> str:
-    return json.dumps(value)
-
-
 def _write_json(path: epath.Path, value) -> None:
-    aside = path.parent / f".{path.name}"
-    aside.write_text(json.dumps(value, indent=2) + "\n")
-    aside.replace(path)
+    write_aside(path, (json.dumps(value, indent=2) + "\n").encode())

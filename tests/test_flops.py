@@ -80,8 +80,10 @@ def test_compiler_counts_within_15_percent_of_the_formula():
 
 
 @pytest.mark.slow
-def test_peak_memory_of_one_image():
-    memory = lowered_step().compile().memory_analysis()
+def test_peak_memory_and_arithmetic_of_the_compiled_step():
+    compiled = lowered_step().compile()
+    assert abs(compiled.cost_analysis()["flops"] / step_flops(B16) - 1) < 0.15
+    memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes > 0.99 * 4 * 3 * 28_386_816, "the state is donated"
     np.testing.assert_allclose(memory.argument_size_in_bytes / 2**20, 659, rtol=0.01)
     np.testing.assert_allclose(memory.temp_size_in_bytes / 2**20, 2466, rtol=0.05)

@@ -1,5 +1,6 @@
 """Real processes that are stopped and killed: nothing is lost, and the end is bit-identical."""
 
+import os
 import signal
 import time
 
@@ -91,6 +92,16 @@ def test_signal_saves_and_the_same_command_resumes(
     assert stopped >= 2 and "Traceback" not in output
     finish(start(command(data, tmp_path, **STEPS)))
     assert_bit_identical(tmp_path, never_interrupted)
+
+
+def test_sigterm_before_training_leaves_no_process_behind(data, tmp_path):
+    arguments = command(data | {"data.cache_dir": str(tmp_path / "cache")}, tmp_path / "run")
+    process = start(arguments, start_new_session=True)
+    wait_until(lambda: (tmp_path / "cache/proposals").exists(), process)
+    process.terminate()
+    finish(process, 143)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_full_disk_during_a_save_names_the_last_good_checkpoint(data, tmp_path):

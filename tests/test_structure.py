@@ -214,7 +214,15 @@ def test_every_package_has_an_init_file():
 
 @pytest.mark.parametrize(
     ("path", "limit"),
-    [("maft_jax/main.py", 100), ("maft_jax/train_loop.py", 250)],
+    [
+        ("maft_jax/main.py", 100),
+        ("maft_jax/train_step.py", 150),
+        ("maft_jax/train_loop.py", 250),
+    ],
 )
 def test_the_files_to_read_first_stay_short(path, limit):
     assert len((REPOSITORY / path).read_text().splitlines()) <= limit
+
+
+def test_readme_has_no_placeholders():
+    assert "@" not in (REPOSITORY / "README.md").read_text()

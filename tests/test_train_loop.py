@@ -128,12 +128,16 @@ def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
     assert [record["loss"] for record in read_metrics(tmp_path)] == expected[4:]
 
 
-def test_finished_run_does_nothing(data, finished, caplog):
+def test_finished_run_does_nothing_but_make_missing_weights(data, finished, caplog):
     config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
-    before = read_metrics(finished[1])
+    before, tuned = read_metrics(finished[1]), finished[1] / "tuned.safetensors"
     with caplog.at_level(logging.INFO, "maft_jax"):
         train_and_evaluate(config, finished[1])
     assert "nothing to do" in caplog.text
+    content = tuned.read_bytes()
+    tuned.unlink()
+    train_and_evaluate(config, finished[1])
+    assert tuned.read_bytes() == content
     assert read_metrics(finished[1]) == before
 
 
@@ -188,8 +192,9 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
     config, workdir = short_run
     for step in (2, 4, 6):
         truncate(largest_file(workdir / f"checkpoints/{step}/state"))
-    with pytest.raises(ValueError, match=r"all checkpoints \(\[6, 4, 2\]\) are broken"):
-        train_and_evaluate(config, workdir)
+    for _ in range(2):  # nor does a second start begin at step 0 in silence
+        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[6, 4, 2"):
+            train_and_evaluate(config, workdir)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +202,16 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
     [
         ({"seed": 1}, "seed=0, this run has seed=1"),
         ({"batch_size": 16}, "batch_size=8, this run has batch_size=16"),
-        ({"data__num_proposals": 9}, "made with data="),
+        ({"data__num_proposals": 9}, "proposals='superpixels, at most 8', this run has"),
         ({"optimizer__trainable": ("/ln_1/",)}, "made with trainable="),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
     settings = {"num_steps": 30, "log_every_steps": 5, "checkpoint__every_steps": 10}
+    before = (finished[1] / "config.json").read_text()
     with pytest.raises(ValueError, match=message):
         train_and_evaluate(small_config(data, **(settings | change)), finished[1])
+    assert (finished[1] / "config.json").read_text() == before
 
 
 def test_changed_setting_is_reported(data, short_run, caplog):
@@ -226,6 +233,7 @@ def test_non_finite_loss_stops_with_step_examples_and_last_checkpoint(data, tmp_
     assert "scene_000" in message
     assert "last good checkpoint: step 2" in message
     assert not (tmp_path / "checkpoints/4").exists()
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
 
 
 def test_unwritable_workdir_is_refused_before_anything_else(data, tmp_path):
@@ -238,6 +246,13 @@ def test_too_little_disk_space_is_refused_before_any_step(data, tmp_path, monkey
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 2**20})())
     with pytest.raises(ValueError, match=r"1 MiB free, but .* need 28 MiB"):
         train_and_evaluate(small_config(data), tmp_path)
+
+
+def test_unusable_cache_folder_is_refused_by_name(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = small_config(data | {"data.cache_dir": str(tmp_path / "file/cache")})
+    with pytest.raises(ValueError, match=r"config\.data\.cache_dir=.*cache: cannot write there"):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 def test_impossible_start_layer_is_refused_before_any_step(data, tmp_path):

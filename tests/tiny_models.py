@@ -20,7 +20,7 @@ def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **enc
     return StepSpec(encoder, loss or LossConfig(), (64, 64), accumulation_steps)
 
 
-def tiny_visual(seed: int = 0, spread: float = 3.0) -> dict:
+def tiny_visual(seed: int = 0, spread: float = 1.0) -> dict:
     """Random parameters of VISION, `spread` times the usual scale so that features differ."""
     images = jnp.zeros((1, 64, 64, 3))
     visual = jax.jit(VisionTransformer(VISION).init)(jax.random.key(seed), images)["params"]

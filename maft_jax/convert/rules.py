@@ -70,8 +70,9 @@ def to_ours(
 
 
 def _transformed(transform: Transform, tensor: np.ndarray, shape: tuple) -> np.ndarray | None:
+    """A copy, never a view of the file, which may change while a run goes on."""
     try:
-        leaf = np.asarray(transform(np.asarray(tensor)), np.float32)
+        leaf = np.array(transform(np.asarray(tensor)), np.float32, order="C")
     except ValueError:  # a reshape or a transpose that this shape does not allow
         return None
     return leaf if leaf.shape == tuple(shape) else None

@@ -54,9 +54,17 @@ def save_state_dict(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) 
         else:
             torch = _import_torch(f"{path}: writing .pt")
             torch.save({name: torch.tensor(value) for name, value in tensors.items()}, aside)
+        os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """safetensors makes files that only their owner may read; ours follow the umask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _looks_like_safetensors(path: pathlib.Path) -> bool:

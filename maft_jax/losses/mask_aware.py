@@ -34,8 +34,8 @@ def soft_iou(proposals: Masks, ground_truth: Float[Array, "b g h2 w2"]) -> Float
     are the same, and no proposal is ever copied at full resolution.
     """
     masks = mask_probability(proposals)
-    rows = bilinear_matrix(masks.shape[2], ground_truth.shape[2])
-    columns = bilinear_matrix(masks.shape[3], ground_truth.shape[3])
+    rows = bilinear_matrix(masks.shape[2], ground_truth.shape[2], align_corners=True)
+    columns = bilinear_matrix(masks.shape[3], ground_truth.shape[3], align_corners=True)
     adjoint = ground_truth
     if ground_truth.shape[2:] != masks.shape[2:]:
         adjoint = jnp.einsum("bgHw,Hh->bghw", ground_truth, rows, precision=_EXACT)

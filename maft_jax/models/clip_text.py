@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from maft_jax.models.layers import INIT, LayerNorm, make_blocks
+from maft_jax.models.layers import LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 
 
@@ -31,16 +31,16 @@ class TextTransformer(nn.Module):
     def setup(self):
         config = self.config
         self.token_embedding = self.param(
-            "token_embedding", INIT, (config.vocab_size, config.width)
+            "token_embedding", nn.initializers.normal(0.02), (config.vocab_size, config.width)
         )
         self.position_embedding = self.param(
-            "position_embedding", INIT, (config.context_length, config.width)
+            "position_embedding",
+            nn.initializers.normal(0.01),
+            (config.context_length, config.width),
         )
         self.blocks = make_blocks(config.layers, config.width, self.dtype)
         self.ln_final = LayerNorm(jnp.float32)
-        self.proj = self.param(
-            "proj", nn.initializers.normal(config.width**-0.5), (config.width, config.embed_dim)
-        )
+        self.proj = self.param("proj", fan_in_init(config.width), (config.width, config.embed_dim))
 
     def __call__(self, tokens: Int[Array, "b length"]) -> Float[Array, "b e"]:
         """L2-normalised embedding; the end-of-text token is the largest id of each row."""

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models.layers import HEAD_WIDTH, INIT, LayerNorm, make_blocks
+from maft_jax.models.layers import HEAD_WIDTH, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 from maft_jax.models.resize import resize
 
@@ -58,15 +58,15 @@ class VisionTransformer(nn.Module):
         config = self.config
         patch = config.patch_size
         rows = 1 + config.native_grid[0] * config.native_grid[1]
-        self.patch_kernel = self.param("patch_kernel", INIT, (patch, patch, 3, config.width))
-        self.class_embedding = self.param("class_embedding", INIT, (config.width,))
-        self.position_embedding = self.param("position_embedding", INIT, (rows, config.width))
+        shape = (patch, patch, 3, config.width)
+        self.patch_kernel = self.param("patch_kernel", fan_in_init(3 * patch * patch), shape)
+        init = fan_in_init(config.width)
+        self.class_embedding = self.param("class_embedding", init, (config.width,))
+        self.position_embedding = self.param("position_embedding", init, (rows, config.width))
         self.ln_pre = LayerNorm(self.dtype)
         self.blocks = make_blocks(config.layers, config.width, self.dtype, remat=self.remat)
         self.ln_post = LayerNorm(jnp.float32)
-        self.proj = self.param(
-            "proj", nn.initializers.normal(config.width**-0.5), (config.width, config.embed_dim)
-        )
+        self.proj = self.param("proj", init, (config.width, config.embed_dim))
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
         """L2-normalised embedding of whole, normalised images."""

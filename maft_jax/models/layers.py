@@ -16,7 +16,11 @@ from maft_jax.models.masked_attention import (
 )
 
 HEAD_WIDTH = 64
-INIT = nn.initializers.normal(0.02)
+
+
+def fan_in_init(fan_in: int) -> nn.initializers.Initializer:
+    """Normal with deviation fan_in ** -0.5, as random CLIPs begin."""
+    return nn.initializers.normal(fan_in**-0.5)
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -53,7 +57,7 @@ class QkvProjection(nn.Module):
         """The `parts` asked for, a run of letters of "qkv"; only those are computed."""
         width = x.shape[-1]
         shape = (3, self.heads, width // self.heads)
-        kernel = self.param("kernel", INIT, (width, *shape))
+        kernel = self.param("kernel", fan_in_init(width), (width, *shape))
         bias = self.param("bias", nn.initializers.zeros, shape)
         first = "qkv".index(parts)
         chosen = slice(first, first + len(parts))
@@ -76,7 +80,7 @@ class OutProjection(nn.Module):
     def __call__(self, x: Float[Array, "b a t h"]) -> Float[Array, "b t d"]:
         heads, head_width = x.shape[1], x.shape[3]
         width = heads * head_width
-        kernel = self.param("kernel", INIT, (heads, head_width, width))
+        kernel = self.param("kernel", fan_in_init(width), (heads, head_width, width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
         projected = jnp.einsum(
             "bath,ahd->btd",
@@ -108,9 +112,8 @@ class Mlp(nn.Module):
         dense = {
             "dtype": self.dtype,
             "precision": matmul_precision(self.dtype),
-            "kernel_init": INIT,
         }
-        self.c_fc = nn.Dense(4 * self.width, **dense)
+        self.c_fc = nn.Dense(4 * self.width, **dense)  # flax's own initialiser is fan-in too
         self.c_proj = nn.Dense(self.width, **dense)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:

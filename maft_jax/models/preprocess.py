@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.array_types import Images, Masks
-from maft_jax.models.resize import resize
+from maft_jax.models.resize import bilinear_matrix, resize
 
 PIXEL_MEAN = np.array([122.7709383, 116.7460125, 104.09373615], np.float32)
 PIXEL_STD = np.array([68.5005327, 66.6321579, 70.3231630], np.float32)
@@ -38,6 +39,28 @@ def _divide_by_255(x):
     head = np.float32(65793 / 2**24)
     tail = np.float32(1 / 255 - 65793 / 2**24)
     return x * head + x * tail
+
+
+def coarse_masks_on_grid(
+    masks: Masks, image_size: tuple[int, int], grid: tuple[int, int]
+) -> Float[Array, "b n grid_h grid_w"]:
+    """Stored proposals as the official pipeline brings them to the patches.
+
+    Their grid's corners lie on the image's corner pixels. They are upsampled to the image with
+    align_corners=True, and from there resized to the patch grid; both are linear, so one small
+    matrix per axis does it, and no proposal is ever copied at full resolution.
+    """
+    masks = mask_probability(masks)
+    if masks.shape[2:] == image_size:
+        return resize(masks, grid, axes=(2, 3))
+    rows, columns = (
+        bilinear_matrix(image, patches, align_corners=False)
+        @ bilinear_matrix(stored, image, align_corners=True)
+        for stored, image, patches in zip(masks.shape[2:], image_size, grid, strict=True)
+    )
+    exact = lax.Precision.HIGHEST
+    masks = jnp.einsum("bnhw,Ww->bnhW", masks, columns, precision=exact)
+    return jnp.einsum("bnhw,Hh->bnHw", masks, rows, precision=exact)
 
 
 def patch_mask(masks: Masks, grid: tuple[int, int]) -> Bool[Array, "b n t"]:

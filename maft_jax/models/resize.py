@@ -52,9 +52,9 @@ def taps(
     return np.clip(indices, 0, source - 1), weights.astype(np.float32)
 
 
-def bilinear_matrix(source: int, target: int) -> np.ndarray:
-    """The [target, source] matrix of bilinear resampling with align_corners=True."""
-    indices, weights = taps(source, target, method="bilinear", align_corners=True)
+def bilinear_matrix(source: int, target: int, *, align_corners: bool) -> np.ndarray:
+    """The [target, source] matrix of bilinear resampling."""
+    indices, weights = taps(source, target, method="bilinear", align_corners=align_corners)
     matrix = np.zeros((target, source), np.float32)
     np.add.at(matrix, (np.arange(target)[:, None], indices), weights)
     return matrix

@@ -11,6 +11,7 @@ from maft_jax.models.preprocess import (
     PIXEL_MEAN,
     PIXEL_STD,
     clip_input,
+    coarse_masks_on_grid,
     mask_probability,
     patch_mask,
 )
@@ -82,7 +83,9 @@ def test_resize_matches_torch(method, align_corners, size):
 def test_bilinear_matrix_is_the_resize():
     x = np.random.default_rng(0).normal(size=(1, 6, 1, 1)).astype(np.float32)
     expected = resize(jnp.asarray(x), (17, 1), axes=(1, 2), align_corners=True)
-    np.testing.assert_allclose(bilinear_matrix(6, 17) @ x[0, :, 0], expected[0, :, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        bilinear_matrix(6, 17, align_corners=True) @ x[0, :, 0], expected[0, :, 0], atol=1e-6
+    )
 
 
 def test_uint8_masks_are_exact_parts_of_255():
@@ -103,3 +106,14 @@ def test_patch_masks_decide_ties_as_torch(grid):
     near = (values - 0.5).abs() < 1e-6
     assert near.sum() > 10, "the case is there"
     np.testing.assert_array_equal(ours, (values >= 0.5).flatten(2).numpy())
+
+
+@pytest.mark.parametrize(("stored", "grid"), [((20, 29), (5, 7)), ((80, 116), (10, 10))])
+def test_stored_masks_reach_the_grid_by_way_of_the_image(stored, grid):
+    masks = np.random.default_rng(0).integers(0, 256, (2, 3, *stored), np.uint8)
+    ours = coarse_masks_on_grid(jnp.asarray(masks), (80, 116), grid)
+    full = torch.from_numpy(masks.astype(np.float32) / np.float32(255))
+    resize = torch.nn.functional.interpolate
+    full = resize(full, (80, 116), mode="bilinear", align_corners=True)
+    expected = resize(full, grid, mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6, rtol=0)
