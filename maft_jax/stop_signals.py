@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import types
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ class StopSignals:
         self._before: dict = {}
 
     def __enter__(self):
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python delivers signals to the main thread alone
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._request)
         return self

@@ -68,7 +68,7 @@ def outline(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image darkened outside a mask, with the mask's border drawn."""
     shown = np.where(inside[..., None], image, image // 3)
-    return (255 * mark_boundaries(shown, inside, color=_OUTLINE)).astype(np.uint8)
+    return (255 * mark_boundaries(shown, inside, color=_OUTLINE)).round().astype(np.uint8)
 
 
 def _size_at(image: np.ndarray, height: int) -> tuple[int, int]:

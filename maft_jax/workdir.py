@@ -30,6 +30,7 @@ _PACKAGES = (
     "optax",
     "orbax-checkpoint",
     "tensorflow",
+    "tensorflow-cpu",
     "numpy",
 )
 
@@ -68,8 +69,8 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
     """
     if "://" in str(workdir):
         return
-    written = (path for path in pathlib.Path(workdir).rglob("*") if path.is_file())
-    num_bytes -= sum(path.stat().st_size for path in written)  # will be replaced
+    written = pathlib.Path(workdir, "checkpoints").rglob("*")
+    num_bytes -= sum(path.stat().st_size for path in written)  # these will be replaced
     free = shutil.disk_usage(workdir).free
     if free < num_bytes:
         raise ValueError(

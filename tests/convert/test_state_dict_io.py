@@ -208,3 +208,20 @@ def test_failing_write_leaves_the_older_file_and_nothing_else(
     with pytest.raises(OSError, match="disk full"):
         save_state_dict(tensors, path)
     assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"an older file"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+def test_parameters_do_not_change_with_the_file_they_came_from(tmp_path, kind):
+    path = tmp_path / "clip.weights"
+    write(small_clip(), path, kind)
+    _, parameters = load_pretrained(str(path))
+    before = fingerprint(parameters)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert fingerprint(parameters) == before
+
+
+def test_saved_file_follows_the_umask(tmp_path):
+    save_state_dict({"x": np.zeros(2, np.float32)}, tmp_path / "x.safetensors")
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -68,3 +68,8 @@ def test_ambiguous_files_are_refused(tmp_path, content, message):
 def test_missing_file_error_lists_built_in_names():
     with pytest.raises(ValueError, match=r"no such class list.*ade20k_150, coco_stuff_171"):
         load_class_list("nowhere.txt")
+
+
+def test_spaces_around_the_tab_are_tolerated(tmp_path):
+    classes = load_class_list(_list(tmp_path, " 1 \twall\n22\t water\n"))
+    assert classes.names == ("wall", "water") and classes.label_values == (1, 22)
