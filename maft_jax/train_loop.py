@@ -40,7 +40,8 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
         TrainingDiverged: training diverged; says where, and what is left.
         CheckpointError: a checkpoint could not be written.
     """
-    run, state = set_up_run(config, epath.Path(workdir))
+    workdir = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
+    run, state = set_up_run(config, workdir)  # orbax refuses relative paths
     try:
         restored = run.checkpoints.restore_latest(_abstract(state), run.belongs_to)
         if restored is not None:

@@ -97,6 +97,12 @@ def test_tuned_weights_are_the_final_parameters_and_load(finished):
     assert not np.array_equal(ours["ln_post/scale"], untuned["ln_post/scale"])
 
 
+def test_relative_workdir_works(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_and_evaluate(small_config(data, num_steps=2, checkpoint__every_steps=1), "runs/first")
+    assert (tmp_path / "runs/first/checkpoints/2").exists()
+
+
 def test_training_data_is_drawn(finished):
     picture = np.asarray(Image.open(finished[1] / "training_data.png"))
     assert picture.shape[2] == 3 and picture.shape[0] == 4 * 180 + 3 * 4
