@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 IGNORE = -1
 """Label of unlabelled pixels inside the program, whatever value the files use."""
 
 PROPOSAL_STRIDE = 4
-"""Image pixels for each row and column of a stored proposal; see `proposal_grid_size`."""
+"""Pixels of a generator's input for each row and column of a stored proposal."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Example:
 
 @dataclass(frozen=True)
 class PreparedExample(Example):
-    """An example with its mask proposals.
+    """An example with its mask proposals, highest score first.
 
-    Proposals are soft masks (255 = certainly inside) on the grid of `proposal_grid_size`, whose
-    corner points lie on the corner pixels of the image (align_corners=True).
+    Proposals are soft masks (255 = certainly inside) on a grid whose corner points lie on the
+    corner pixels of the image (align_corners=True); see `proposal_grid_size`.
     """
 
     proposals: UInt8[np.ndarray, "n grid_h grid_w"]
+    scores: Float32[np.ndarray, " n"]
 
 
 @runtime_checkable
@@ -44,6 +45,10 @@ class ExampleSource(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
+    def image_bytes(self, index: int) -> bytes:
+        """The encoded image as it came, which `image_files.read_image` decodes."""
+        ...
+
     def signature(self, index: int) -> str:
         """A string that changes when `self[index]` may have changed; cheap, decodes nothing."""
         ...
@@ -54,7 +59,8 @@ class PreparedSource(Protocol):
     """Random access to examples with proposals, and the bounds that batches are padded to.
 
     `num_proposals` is the most proposals of any example, `max_classes_per_image` the most classes
-    present in any label map. Equal fingerprints mean equal data in equal order.
+    present in any label map; both are at least 1. `image_sizes` are (height, width) of the upright
+    images. Equal fingerprints mean equal data in equal order.
     """
 
     class_names: tuple[str, ...]
@@ -62,6 +68,7 @@ class PreparedSource(Protocol):
     fingerprint: str
     num_proposals: int
     max_classes_per_image: int
+    image_sizes: Int32[np.ndarray, "examples 2"]
 
     def __len__(self) -> int: ...
 
@@ -69,5 +76,5 @@ class PreparedSource(Protocol):
 
 
 def proposal_grid_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the proposals of an image: a quarter of its size, rounded up."""
+    """Grid of the proposals of a generator that read height x width: a quarter, rounded up."""
     return -(-height // PROPOSAL_STRIDE), -(-width // PROPOSAL_STRIDE)

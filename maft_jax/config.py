@@ -30,6 +30,17 @@ PROMPT_TEMPLATES = (
     "There is a large {} in the scene.",
 )
 
+DATASETS = (
+    "folder",
+    "coco_stuff",
+    "voc2012",
+    "ade20k_150",
+    "ade20k_full",
+    "pascal_context_59",
+    "pascal_context_459",
+)
+GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
+
 
 def setting(default, help_text: str, *, low=None, high=None, choices=()):
     """A field with its meaning, which `--help` prints, and the values it may take."""
@@ -54,20 +65,23 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    root: str = setting("", "folder that holds images, annotations and classes")
-    images: str = setting("images", "folder of the images, below root, searched recursively")
-    annotations: str = setting("annotations", "folder of the PNG label maps, same names as images")
+    dataset: str = setting("folder", "layout of the files below root", choices=DATASETS)
+    split: str = setting("train", "part of the data set that is read", choices=("train", "val"))
+    root: str = setting("", "folder of the data set, extracted or in its official archives")
+    images: str = setting("images", "dataset=folder: images, below root, searched recursively")
+    annotations: str = setting("annotations", "dataset=folder: PNG label maps, named like images")
     classes: str = setting(
-        "classes.txt", "file of class names (below root or absolute), or a built-in list's name"
+        "classes.txt",
+        "dataset=folder: file of class names (below root or absolute), or a built-in list's name",
     )
     ignore_labels: tuple[int, ...] = setting(
-        (255,), "values of unlabelled pixels in the label maps", low=0, high=65535
+        (255,), "dataset=folder: label values of unlabelled pixels", low=0, high=65535
     )
+    unseen_classes: tuple[str, ...] = setting(
+        (), "names of classes left out of training; published = the data set's zero-shot split"
+    )
+    records: str = setting("", "folder of the precomputed records; empty = inside cache_dir")
     templates: tuple[str, ...] = setting(PROMPT_TEMPLATES, "prompts; {} stands for the class name")
-    proposals: str = setting(
-        "superpixels", "what makes the proposals", choices=("superpixels", "ground_truth")
-    )
-    num_proposals: int = setting(100, "most proposals of an image", low=1)
     crop_size: int = setting(640, "pixels per side of a training crop", low=8)
     short_sides: tuple[int, ...] = setting(
         tuple(range(320, 961, 64)), "sizes drawn for the short side before cropping", low=2
@@ -75,6 +89,20 @@ class DataConfig:
     max_long_side: int = setting(2560, "limit of the long side when resizing", low=2)
     augment: bool = setting(True, "random scale, crop, colour and flip; False fits the image in")
     cache_dir: str = setting("", "for proposals and text embeddings; empty = ~/.cache/maft_jax")
+
+
+@dataclass(frozen=True)
+class ProposalsConfig:
+    generator: str = setting("superpixels", "what makes the proposals", choices=GENERATORS)
+    num_proposals: int = setting(100, "most proposals of an image", low=1)
+    path: str = setting(
+        "", "external: file or folder of masks made elsewhere; transformers: folder of the model"
+    )
+    kinds: tuple[str, ...] = setting(
+        ("regions",),
+        "ground_truth: which masks to make of the label map",
+        choices=("regions", "jittered", "unions", "parts"),
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +155,10 @@ class Config:
         default=ModelConfig(), metadata={"help": "CLIP and how it is run"}
     )
     data: DataConfig = dataclasses.field(
-        default=DataConfig(), metadata={"help": "images, label maps, proposals, augmentation"}
+        default=DataConfig(), metadata={"help": "images, label maps, records, augmentation"}
+    )
+    proposals: ProposalsConfig = dataclasses.field(
+        default=ProposalsConfig(), metadata={"help": "which regions CLIP learns to tell apart"}
     )
     loss: LossConfig = dataclasses.field(
         default=LossConfig(), metadata={"help": "what is minimised"}
@@ -253,9 +284,9 @@ def _convert(value, kind, where: str):
 
 
 def _check_allowed(value, allowed, where: str) -> None:
-    if allowed.get("choices") and value not in allowed["choices"]:
-        raise ValueError(f"{where}: expected one of {list(allowed['choices'])}, got {value!r}")
     for item in value if isinstance(value, tuple) else (value,):
+        if allowed.get("choices") and item not in allowed["choices"]:
+            raise ValueError(f"{where}: expected one of {list(allowed['choices'])}, got {item!r}")
         if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"{where}: expected a finite number, got {item}")
         for bound, name in ((allowed.get("low"), "at least"), (allowed.get("high"), "at most")):

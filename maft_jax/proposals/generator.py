@@ -1,0 +1,48 @@
+"""What a proposal generator is: one protocol for networks, segmentation algorithms and files."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from input_pipeline.examples import Example
+
+MaskStack = (
+    Bool[np.ndarray, "n mask_h mask_w"]
+    | UInt8[np.ndarray, "n mask_h mask_w"]
+    | Float32[np.ndarray, "n mask_h mask_w"]
+)
+"""bool, uint8 with 255 = certainly inside, or float32 in [0, 1]; they cover the whole image."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What a generator makes of one image; n may be 0."""
+
+    masks: MaskStack
+    scores: Float32[np.ndarray, " n"]
+    """Higher is better; any finite scale, comparable within one image."""
+    class_logits: Float32[np.ndarray, "n c"] | None = None
+    """Over the generator's own vocabulary."""
+    input_size: tuple[int, int] | None = None
+    """(height, width) at which the generator read the image; None is the image's own size."""
+
+
+@runtime_checkable
+class ProposalGenerator(Protocol):
+    """Makes proposals for one example at a time; picklable, since worker processes run it.
+
+    `name` is that of the setting, `fingerprint` changes with everything that may change results:
+    version of the algorithm, settings, weights, imported files.
+    """
+
+    name: str
+    fingerprint: str
+
+    def __call__(self, example: Example, num_proposals: int) -> Proposals:
+        """About `num_proposals` proposals; the caller keeps those with the highest scores.
+
+        Must be deterministic: the same example gives the same proposals in every process.
+        """
+        ...
