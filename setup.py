@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 # The newest jax that was tried; Python 3.11 gets 0.10.2, Python 3.12 a newer one.
 JAX = "0.10.2,<0.13"
 TORCH = "torch==2.13.0"
+BEAM = "apache-beam>=2.77,<3"
 
 setup(
     name="maft_jax",
@@ -29,22 +30,37 @@ setup(
         "ml_collections>=1.1",
         "einops>=0.8",
         "etils[epath]",
+        "google-crc32c>=1.7",
         "jaxtyping>=0.3.11",
+        "matplotlib>=3.10",
         "numpy>=2",
         "safetensors>=0.8",
         "instant-clip-tokenizer",
         "pillow>=11",
         "scikit-image>=0.25",
+        "scipy>=1.15",
         "tensorboard>=2.20",
         "tensorflow-cpu>=2.21; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.21; platform_system != 'Linux' or platform_machine != 'x86_64'",
+        "tensorflow-datasets>=4.9.10",
         "tqdm",
+        "zstandard>=0.23",
     ],
     extras_require={
         "cpu": [],
         "tpu": [f"jax[tpu]>={JAX}"],
         "cuda": [f"jax[cuda12]>={JAX}"],
-        "torch": ["torch>=2.6"],
-        "test": ["pytest>=9", "beartype>=0.20", TORCH, "transformers>=5", "ruff"],
+        "torch": ["torch>=2.6", "transformers>=5"],
+        "external": ["pycocotools>=2.0.8"],
+        "beam": [BEAM],
+        "test": [
+            "pytest>=9",
+            "beartype>=0.20",
+            "pycocotools>=2.0.8",
+            "ruff",
+            "transformers>=5",
+            BEAM,
+            TORCH,
+        ],
     },
 )

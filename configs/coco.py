@@ -2,13 +2,17 @@
 
     python -m maft_jax.main --config=configs/coco.py --workdir=runs/coco
 
-with coco/train2017/*.jpg, coco/stuffthingmaps/train2017/*.png and ViT-B-16.pt in the current
-folder (elsewhere: --config.data.root, --config.model.pretrained). Variants, after a colon:
+with ViT-B-16.pt and the folder coco in the current folder (elsewhere: --config.data.root,
+--config.model.pretrained). coco holds train2017 and stuffthingmaps/train2017, or the official
+train2017.zip and stuffthingmaps_trainval2017.zip, which are read in place. Make the proposals
+first, with as many machines as you like: python -m maft_jax.cli.precompute_proposals with the same
+--config and --config.data.records=FOLDER. Variants, after a colon:
 
     configs/coco.py             ViT-B/16, the released code's values
     configs/coco.py:paper       ViT-B/16, the paper's distillation weight and weight decay
     configs/coco.py:l14         ViT-L/14 (ViT-L-14.pt), the released code's values
     configs/coco.py:l14,paper   both
+    configs/coco.py:zero_shot   trained without the 15 unseen classes of the zero-shot split
 
 Hardware: the official run took 6 min 4 s (0.365 s a step, 1000 steps, batch 16) on 8 A100-80GB
 with its proposal generator inside the step. This framework has not been timed on an accelerator
@@ -24,11 +28,11 @@ has been measured with them. The official log shows a weighted total loss of .01
 
 from maft_jax.config import preset
 
-_VARIANTS = ("official", "paper", "b16", "l14")
+_VARIANTS = ("official", "paper", "b16", "l14", "zero_shot")
 
 
 def get_config(variant: str = "official"):
-    """`variant` is a comma-separated choice of official or paper, b16 or l14."""
+    """`variant` is a comma-separated choice of official or paper, b16 or l14, zero_shot."""
     chosen = variant.split(",")
     if unknown := sorted(set(chosen) - set(_VARIANTS)):
         raise ValueError(f"configs/coco.py:{variant}: unknown {unknown}; known: {_VARIANTS}")
@@ -40,11 +44,10 @@ def get_config(variant: str = "official"):
             "model.pretrained": "ViT-L-14.pt" if "l14" in chosen else "ViT-B-16.pt",
             "model.image_size": 480,
             "model.mask_start_layer": 8,
+            "data.dataset": "coco_stuff",
             "data.root": "coco",
-            "data.images": "train2017",
-            "data.annotations": "stuffthingmaps/train2017",
-            "data.classes": "coco_stuff_171",
-            "data.num_proposals": 100,
+            "data.unseen_classes": ("published",) if "zero_shot" in chosen else (),
+            "proposals.num_proposals": 100,
             "data.crop_size": 640,
         }
     )

@@ -7,7 +7,7 @@
 
 Hardware: anything; on a CPU try --config=configs/folder.py:tiny with
 --config.model.pretrained=random:tiny first, which takes a minute or two for its 60 steps.
-Proposals are superpixel regions, computed once and cached.
+Proposals are superpixel regions, computed once and cached as records.
 
 classes.txt has one name a line (line number - 1 is the label), or "label<TAB>name" lines.
 Other layouts: --config.data.images=JPEGImages --config.data.annotations=SegmentationClass.
@@ -29,7 +29,7 @@ def get_config(variant: str = "default"):
                 "model.image_size": 160,
                 "data.crop_size": 192,
                 "data.short_sides": (192, 224, 256),
-                "data.num_proposals": 32,
+                "proposals.num_proposals": 32,
                 "optimizer.learning_rate": 1e-3,
                 "checkpoint.every_steps": 20,
             }

@@ -1,5 +1,6 @@
 """Images and label maps as arrays, whatever pixel format the file has."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 _DECODE_ERRORS = (
     OSError,
@@ -26,12 +27,13 @@ _INDEX_MODES = ("1", "L", "P", *_SIXTEEN_BIT_MODES)
 _STRETCH = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an image as 8-bit RGB, turned upright as its EXIF orientation says.
+def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads an image, a file or its bytes, as 8-bit RGB, turned upright as its EXIF says.
 
-    16 bits are scaled to 8 and an alpha channel is dropped. Raises ValueError naming the file.
+    16 bits are scaled to 8 and an alpha channel is dropped. Raises ValueError that begins with
+    `where`, the path unless given.
     """
-    with _decoding(path, "an image"), Image.open(path) as image:
+    with _opened(source, where, "an image") as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _SIXTEEN_BIT_MODES:
             grey = np.clip(np.asarray(upright, np.int64), 0, 65535)
@@ -43,12 +45,15 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(upright.convert("RGB"))
 
 
-def read_label_map(path: str | Path) -> Int32[np.ndarray, "h w"]:
-    """Reads the integers stored in a label map: grey levels, or the indices of a palette image.
+def read_label_map(
+    source: str | Path | bytes, where: str | None = None
+) -> Int32[np.ndarray, "h w"]:
+    """Reads the integers of a label map: grey levels, or the indices of a palette image.
 
-    Raises ValueError naming the file, also when it is a colour image.
+    `source` is a file or its bytes. Raises ValueError that begins with `where`, the path unless
+    given; also when it is a colour image.
     """
-    with _decoding(path, "a label map"), Image.open(path) as image:
+    with _opened(source, where, "a label map") as image:
         if image.mode not in _INDEX_MODES:
             raise ValueError(
                 f"it is a colour image (mode {image.mode}); save one class index per pixel, as a "
@@ -65,10 +70,14 @@ def _raw_mode(image: Image.Image) -> object:
 
 
 @contextmanager
-def _decoding(path: str | Path, what: str) -> Iterator[None]:
+def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterator[Image.Image]:
+    in_memory = isinstance(source, bytes)
+    where = where or (f"{len(source)} bytes in memory" if in_memory else source)
     try:
-        yield
+        with Image.open(io.BytesIO(source) if in_memory else source) as image:
+            yield image
     except FileNotFoundError:
-        raise ValueError(f"{path}: expected {what}, there is no such file") from None
+        raise ValueError(f"{where}: expected {what}, there is no such file") from None
     except _DECODE_ERRORS as error:
-        raise ValueError(f"{path}: cannot be read as {what}: {error}") from error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{where}: cannot be read as {what}: {reason}") from error

@@ -5,30 +5,18 @@ stream. The position alone decides which example is read (`permutation.example_i
 the seed, how it is augmented, so that resuming at any step is exact and costs nothing.
 """
 
-import atexit
 import os
-import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
-import tensorflow as tf
+from jaxtyping import Int32
 
+from input_pipeline.example_checks import check_batching, check_example
 from input_pipeline.examples import PreparedSource
 from input_pipeline.permutation import example_index
-from input_pipeline.transforms import TrainGeometry, transform_example
-
-tf.config.set_visible_devices([], "GPU")
-
-_PREFETCHED_BATCHES = 2
-
-_open_pipelines: weakref.WeakSet[Generator] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_pipelines() -> None:
-    """Ends reading while Python still runs: a thread inside `fetch` would block a later exit."""
-    for batches in list(_open_pipelines):
-        batches.close()
+from input_pipeline.transforms import TrainGeometry, TransformedExample, transform_example
+from input_pipeline.worker_threads import BatchWork, computed_ahead
 
 
 def make_train_batches(
@@ -48,49 +36,38 @@ def make_train_batches(
     label_map         int32 [b, crop_size, crop_size], class ids or IGNORE
     present_classes   int32 [b, g], classes of the cropped label map, ascending, then -1
     proposals         uint8 [b, n, grid, grid], soft masks, then zeros
-    proposal_valid    bool  [b, n], false where `proposals` is padding
+    proposal_valid    bool  [b, n], false where `proposals` is padding or nothing of a proposal is
+                      left in the crop; such proposals are zeros
 
     `num_workers` examples are read and transformed at a time, as many as there are CPUs unless
-    given. A ValueError of the source reaches the caller unchanged.
+    given. A ValueError of the source reaches the caller unchanged; the same is raised for an
+    example that contradicts itself or its source.
     """
-    _check_batching(source, global_batch_size, start_step, process_index, process_count)
-    num_workers = num_workers or os.cpu_count() or 1
-    errors: dict[int, Exception] = {}
-
-    def fetch(position: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        try:
-            example = source[int(example_index(position, len(source), seed))]
-        except Exception as error:
-            errors[int(position)] = error
-            raise
-        return example.image, example.label_map, example.proposals
-
-    def prepare(position: tf.Tensor) -> dict[str, tf.Tensor]:
-        types = (tf.uint8, tf.int32, tf.uint8)
-        image, label_map, proposals = tf.numpy_function(fetch, [position], types)
-        image = tf.ensure_shape(image, [None, None, 3])
-        label_map = tf.ensure_shape(label_map, [None, None])
-        proposals = tf.ensure_shape(proposals, [None, None, None])
-        row = transform_example(image, label_map, proposals, tf.stack([seed, position]), geometry)
-        return _pad_example(*row, source)
-
+    check_batching(source, global_batch_size, process_index, process_count)
+    if start_step < 0:
+        raise ValueError(f"start_step: expected 0 or more, got {start_step}")
     local_batch_size = global_batch_size // process_count
-    first_row = process_index * local_batch_size
 
-    def position_of(row: tf.Tensor) -> tf.Tensor:
-        step, i = row // local_batch_size, row % local_batch_size
-        return step * global_batch_size + first_row + i
+    def work(step: int) -> BatchWork:
+        arrays = _empty_batch(source, local_batch_size, geometry)
+        first = step * global_batch_size + process_index * local_batch_size
 
-    dataset = (
-        tf.data.Dataset.range(start_step * local_batch_size, np.iinfo(np.int64).max)
-        .map(position_of)
-        .map(prepare, num_parallel_calls=num_workers, deterministic=True)
-        .batch(local_batch_size, drop_remainder=True)
-        .prefetch(_PREFETCHED_BATCHES)
-    )
-    batches = _raise_original_error(dataset, errors)
-    _open_pipelines.add(batches)
-    return batches
+        def fill_row(row: int) -> None:
+            example = source[int(example_index(first + row, len(source), seed))]
+            check_example(example, source)
+            out = TransformedExample(*(arrays[key][row] for key in TransformedExample._fields))
+            transform_example(example, (seed, first + row), geometry, out)
+            classes = _classes_present(out.label_map, len(source.class_names))
+            if len(classes) > source.max_classes_per_image:
+                raise ValueError(
+                    f"{example.example_id}: has {len(classes)} classes, but its source says that "
+                    f"no example has more than {source.max_classes_per_image}"
+                )
+            arrays["present_classes"][row, : len(classes)] = classes
+
+        return BatchWork(arrays, local_batch_size, fill_row)
+
+    return computed_ahead(map(work, count(start_step)), num_workers or os.cpu_count() or 1)
 
 
 def example_ids_at(
@@ -102,58 +79,22 @@ def example_ids_at(
     return [source.example_ids[index] for index in indices]
 
 
-def _pad_example(
-    image: tf.Tensor, label_map: tf.Tensor, proposals: tf.Tensor, source: PreparedSource
-) -> dict[str, tf.Tensor]:
-    max_proposals = source.num_proposals
-    max_classes = max(1, source.max_classes_per_image)
-    num_proposals = tf.shape(proposals)[0]
-    padded = tf.pad(proposals, [[0, max_proposals - num_proposals], [0, 0], [0, 0]])
-    # IGNORE is -1, so that it falls into the first bin, which is dropped.
-    pixels = tf.math.bincount(
-        tf.reshape(label_map + 1, [-1]), minlength=len(source.class_names) + 1
-    )[1:]
-    present = tf.cast(tf.where(pixels > 0)[:, 0], tf.int32)
-    present = tf.pad(present, [[0, max_classes - tf.shape(present)[0]]], constant_values=-1)
+def _empty_batch(
+    source: PreparedSource, rows: int, geometry: TrainGeometry
+) -> dict[str, np.ndarray]:
+    size = geometry.crop_size
     return {
-        "image": image,
-        "label_map": label_map,
-        "present_classes": tf.ensure_shape(present, [max_classes]),
-        "proposals": tf.ensure_shape(padded, [max_proposals, *proposals.shape[1:]]),
-        "proposal_valid": tf.range(max_proposals) < num_proposals,
+        "image": np.empty((rows, size, size, 3), np.uint8),
+        "label_map": np.empty((rows, size, size), np.int32),
+        "present_classes": np.full((rows, source.max_classes_per_image), -1, np.int32),
+        "proposals": np.zeros((rows, source.num_proposals, *geometry.proposal_grid), np.uint8),
+        "proposal_valid": np.zeros((rows, source.num_proposals), bool),
     }
 
 
-def _raise_original_error(
-    dataset: tf.data.Dataset, errors: dict[int, Exception]
-) -> Generator[dict[str, np.ndarray], None, None]:
-    """Batches as numpy arrays; TensorFlow's wrapping of an error in `fetch` is taken off."""
-    try:
-        yield from dataset.as_numpy_iterator()
-    except tf.errors.OpError:
-        if not errors:
-            raise
-        raise errors[min(errors)] from None
-
-
-def _check_batching(
-    source: PreparedSource,
-    global_batch_size: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
-) -> None:
-    if global_batch_size < 1 or global_batch_size % process_count:
-        raise ValueError(
-            f"global_batch_size: expected a positive multiple of the {process_count} processes, "
-            f"got {global_batch_size}"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index: expected 0 .. {process_count - 1}, got {process_index}")
-    if start_step < 0:
-        raise ValueError(f"start_step: expected 0 or more, got {start_step}")
-    if len(source) == 0 or source.num_proposals < 1:
-        raise ValueError(
-            f"source: expected at least one example and one proposal, got {len(source)} examples "
-            f"and {source.num_proposals} proposals"
-        )
+def _classes_present(
+    label_map: Int32[np.ndarray, "h w"], num_classes: int
+) -> Int32[np.ndarray, " k"]:
+    # IGNORE is -1, so that it falls into the first bin, which is dropped.
+    pixels = np.bincount(label_map.ravel() + 1, minlength=num_classes + 1)[1:]
+    return np.flatnonzero(pixels).astype(np.int32)

@@ -1,20 +1,28 @@
 """Training geometry and colour jitter, applied to image, label map and proposals together.
 
 One `Placement` says where the pixels of the output come from; image, label map and proposals are
-each sampled through it in one step. `TrainGeometry` has the training defaults of MAFT; the colour
-jitter is that of SSD (Liu et al., 2016) as detectron2 applies it.
+each sampled through it in one step, and only where they are visible. `TrainGeometry` has the
+training defaults of MAFT.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import tensorflow as tf
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32, UInt8
+from PIL import Image
 
-from input_pipeline.examples import IGNORE, proposal_grid_size
+from input_pipeline.color_jitter import NUM_DRAWS as NUM_COLOR_DRAWS
+from input_pipeline.color_jitter import draw_color_jitter, jitter_colors
+from input_pipeline.examples import IGNORE, PreparedExample, proposal_grid_size
 
 IMAGE_PADDING = 128
+INSIDE = 128
+"""Proposals reach as far as their values are at least this."""
+
 _NUM_PLACEMENT_DRAWS = 4
-_NUM_COLOR_DRAWS = 9
+_PROPOSALS_AT_A_TIME = 4  # So that they stay in a core's cache.
 
 
 @dataclass(frozen=True)
@@ -38,170 +46,201 @@ class TrainGeometry:
                 f"positive short side, got {self}"
             )
 
+    @property
+    def proposal_grid(self) -> tuple[int, int]:
+        return proposal_grid_size(self.crop_size, self.crop_size)
+
 
 class Placement(NamedTuple):
     """Resize to `resized_size`, cut `visible_size` at `offset`, mirror if `flip`; (y, x)."""
 
-    image_size: tf.Tensor
-    resized_size: tf.Tensor
-    offset: tf.Tensor
-    visible_size: tf.Tensor
-    flip: tf.Tensor
+    image_size: tuple[int, int]
+    resized_size: tuple[int, int]
+    offset: tuple[int, int]
+    visible_size: tuple[int, int]
+    flip: bool
+
+
+class TransformedExample(NamedTuple):
+    """Where `transform_example` writes: rows of a batch, for instance. Proposals must be zero."""
+
+    image: UInt8[np.ndarray, "crop crop 3"]
+    label_map: Int32[np.ndarray, "crop crop"]
+    proposals: UInt8[np.ndarray, "n grid grid"]
+    proposal_valid: Bool[np.ndarray, " n"]
 
 
 def transform_example(
-    image: tf.Tensor,
-    label_map: tf.Tensor,
-    proposals: tf.Tensor,
-    seed: tf.Tensor,
+    example: PreparedExample,
+    seed: tuple[int, int],
     geometry: TrainGeometry,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Image, label map and proposals of one example on the training square.
+    out: TransformedExample,
+) -> None:
+    """Writes image, label map and proposals of one example on the training square to `out`.
 
-    `seed`, two int64, decides everything that is random. Padding is 128 in the image, IGNORE in
-    the label map and 0 in the proposals.
+    `seed`, two integers, decides everything that is random. Padding is 128 in the image, IGNORE in
+    the label map and 0 in the proposals. A proposal of which nothing is left in sight becomes
+    invalid, and 0 everywhere.
     """
-    draws = tf.random.stateless_uniform(
-        [_NUM_PLACEMENT_DRAWS + _NUM_COLOR_DRAWS], seed, dtype=tf.float64, alg="philox"
-    )
-    image_size = tf.shape(image)[:2]
+    draws = uniform_draws(seed, _NUM_PLACEMENT_DRAWS + NUM_COLOR_DRAWS)
+    image_size = example.image.shape[:2]
     if geometry.augment:
         placement = random_placement(image_size, draws[:_NUM_PLACEMENT_DRAWS], geometry)
     else:
         placement = fitting_placement(image_size, geometry.crop_size)
-    pixels = place_image(image, placement)
+    height, width = placement.visible_size
+    pixels = place_image(example.image, placement)
     if geometry.augment:
-        pixels = jitter_colors(pixels, draws[_NUM_PLACEMENT_DRAWS:])
-    pixels = tf.cast(tf.round(tf.clip_by_value(pixels, 0.0, 255.0)), tf.uint8)
-    labels = place_label_map(label_map, placement)
-    return (
-        _pad_to_square(pixels, geometry.crop_size, IMAGE_PADDING),
-        _pad_to_square(labels, geometry.crop_size, IGNORE),
-        place_proposals(proposals, placement, geometry.crop_size),
-    )
+        jitter = draw_color_jitter(draws[_NUM_PLACEMENT_DRAWS:])
+        jitter_colors(pixels, jitter, out=out.image[:height, :width])
+    else:
+        out.image[:height, :width] = pixels
+    out.label_map[:height, :width] = place_label_map(example.label_map, placement)
+    for array, padding in ((out.image, IMAGE_PADDING), (out.label_map, IGNORE)):
+        array[height:] = padding
+        array[:height, width:] = padding
+    place_proposals(example.proposals, placement, geometry.crop_size, out=out.proposals)
+    np.greater_equal(out.proposals.max(axis=(1, 2), initial=0), INSIDE, out=out.proposal_valid)
+    out.proposals[~out.proposal_valid] = 0
 
 
-def random_placement(image_size: tf.Tensor, draws: tf.Tensor, geometry: TrainGeometry) -> Placement:
+def uniform_draws(seed: Sequence[int], count: int) -> Float64[np.ndarray, " count"]:
+    """Uniform draws of [0, 1), the same wherever and whenever they are drawn.
+
+    Built from the raw Philox stream, which numpy never changes, unlike what its generators make
+    of it.
+    """
+    key = np.array([part % 2**64 for part in seed], np.uint64)
+    bits = np.random.Philox(key=key).random_raw(count)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def random_placement(
+    image_size: tuple[int, int], draws: Float64[np.ndarray, "4"], geometry: TrainGeometry
+) -> Placement:
     """A random scale, crop and mirroring from four uniform draws of [0, 1)."""
-    scale_draw, y_draw, x_draw, flip_draw = tf.unstack(draws)
-    size = tf.cast(image_size, tf.float64)
-    choice = tf.cast(scale_draw * len(geometry.short_sides), tf.int32)
-    short_side = tf.gather(tf.constant(geometry.short_sides, tf.float64), choice)
-    scale = tf.minimum(
-        short_side / tf.reduce_min(size), geometry.max_long_side / tf.reduce_max(size)
+    scale_draw, y_draw, x_draw, flip_draw = map(float, draws)
+    short_side = geometry.short_sides[int(scale_draw * len(geometry.short_sides))]
+    scale = min(short_side / min(image_size), geometry.max_long_side / max(image_size))
+    resized = scaled_size(image_size, scale)
+    visible = tuple(min(side, geometry.crop_size) for side in resized)
+    offset = tuple(
+        int(draw * (whole - part + 1))
+        for draw, whole, part in zip((y_draw, x_draw), resized, visible, strict=True)
     )
-    resized = _scaled_size(size, scale)
-    visible = tf.minimum(resized, geometry.crop_size)
-    room = tf.cast(resized - visible + 1, tf.float64)
-    offset = tf.cast(tf.stack([y_draw, x_draw]) * room, tf.int32)
     return Placement(image_size, resized, offset, visible, flip_draw < 0.5)
 
 
-def fitting_placement(image_size: tf.Tensor, crop_size: int) -> Placement:
+def fitting_placement(image_size: tuple[int, int], crop_size: int) -> Placement:
     """The whole image, its long side scaled to `crop_size`."""
-    size = tf.cast(image_size, tf.float64)
-    resized = _scaled_size(size, crop_size / tf.reduce_max(size))
-    return Placement(image_size, resized, tf.zeros(2, tf.int32), resized, tf.constant(False))
+    resized = scaled_size(image_size, crop_size / max(image_size))
+    return Placement(image_size, resized, (0, 0), resized, False)
 
 
-def place_image(image: tf.Tensor, placement: Placement) -> tf.Tensor:
-    """Visible part of the resized image, float32; bilinear and antialiased like Pillow's."""
-    scale = tf.cast(placement.resized_size, tf.float32) / tf.cast(placement.image_size, tf.float32)
-    visible = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=placement.visible_size,
-        scale=scale,
-        translation=-tf.cast(placement.offset, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return _mirror_columns(visible, placement.flip)
+def scaled_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Both sides times `scale`, rounded, and at least 1."""
+    height, width = (max(int(side * scale + 0.5), 1) for side in image_size)
+    return height, width
 
 
-def place_label_map(label_map: tf.Tensor, placement: Placement) -> tf.Tensor:
+def place_image(
+    image: UInt8[np.ndarray, "h w 3"], placement: Placement
+) -> UInt8[np.ndarray, "visible_h visible_w 3"]:
+    """Visible part of the image resized by Pillow, bilinear with antialiasing."""
+    (height, width), (full_height, full_width) = placement.image_size, placement.resized_size
+    (top, left), (rows, columns) = placement.offset, placement.visible_size
+    box = (
+        left * width / full_width,
+        top * height / full_height,
+        (left + columns) * width / full_width,
+        (top + rows) * height / full_height,
+    )
+    visible = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box)
+    if placement.flip:
+        visible = visible.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(visible)
+
+
+def place_label_map(
+    label_map: Int32[np.ndarray, "h w"], placement: Placement
+) -> Int32[np.ndarray, "visible_h visible_w"]:
     """Visible part of the label map, resized by nearest with floor index."""
-    for axis in (0, 1):
-        position = tf.range(placement.visible_size[axis]) + placement.offset[axis]
-        source = position * placement.image_size[axis] // placement.resized_size[axis]
-        label_map = tf.gather(label_map, source, axis=axis)
-    return _mirror_columns(label_map, placement.flip)
+    rows, columns = (
+        (np.arange(visible) + offset) * size // resized
+        for size, resized, offset, visible in zip(*placement[:4], strict=True)
+    )
+    if placement.flip:
+        columns = columns[::-1]
+    # Columns are the slow axis, so take each of them from the fewest rows.
+    top, bottom = rows[0], rows[-1] + 1
+    if bottom - top < len(rows):
+        return label_map[top:bottom].take(columns, axis=1).take(rows - top, axis=0)
+    return label_map.take(rows, axis=0).take(columns, axis=1)
 
 
-def place_proposals(proposals: tf.Tensor, placement: Placement, crop_size: int) -> tf.Tensor:
-    """Proposals on the grid of the training square, bilinear between stored grid points."""
-    grid_size, _ = proposal_grid_size(crop_size, crop_size)
-    point = tf.linspace(0.0, float(crop_size - 1), grid_size)
-    values = tf.cast(proposals, tf.float32)
-    for axis in (0, 1):
-        visible = tf.cast(placement.visible_size[axis], tf.float32)
-        is_inside = point <= visible - 0.5
-        crop_pixel = tf.where(placement.flip, visible - 1 - point, point) if axis == 1 else point
-        resized_pixel = crop_pixel + tf.cast(placement.offset[axis], tf.float32)
-        values = _sample_grid(values, resized_pixel, placement, axis)
-        mask = tf.cast(is_inside, tf.float32)
-        values *= mask[:, None] if axis == 0 else mask
-    return tf.cast(tf.round(values), tf.uint8)
+def place_proposals(
+    proposals: UInt8[np.ndarray, "n h w"],
+    placement: Placement,
+    crop_size: int,
+    out: UInt8[np.ndarray, "m grid grid"],
+) -> None:
+    """Proposals on the grid of the training square, bilinear between stored grid points.
 
-
-def _sample_grid(
-    values: tf.Tensor, resized_pixel: tf.Tensor, placement: Placement, axis: int
-) -> tf.Tensor:
-    """Linear interpolation of stored proposals [n, h, w] at pixels of the resized image."""
-    image_size = tf.cast(placement.image_size[axis], tf.float32)
-    resized_size = tf.cast(placement.resized_size[axis], tf.float32)
-    last = tf.shape(values)[axis + 1] - 1
-    # Half-pixel convention of the resize, then align_corners of the stored grid.
-    pixel = (resized_pixel + 0.5) * image_size / resized_size - 0.5
-    row = pixel * tf.cast(last, tf.float32) / (image_size - 1)
-    row = tf.clip_by_value(row, 0.0, tf.cast(last, tf.float32))
-    before = tf.floor(row)
-    first = tf.cast(before, tf.int32)
-    low = tf.gather(values, first, axis=axis + 1)
-    high = tf.gather(values, tf.minimum(first + 1, last), axis=axis + 1)
-    weight = row - before
-    return low + (high - low) * (weight[:, None] if axis == 0 else weight)
-
-
-def jitter_colors(pixels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """SSD colour jitter of float pixels in 0..255, from nine uniform draws of [0, 1).
-
-    Brightness +-32, contrast and saturation x0.5 to x1.5, hue +-36 degrees, each with probability
-    one half; contrast comes before or after saturation and hue.
+    Writes the visible points of the first n of `out` and leaves the others as they are.
     """
-    (
-        use_brightness,
-        use_contrast,
-        use_saturation,
-        use_hue,
-        contrast_first,
-        brightness,
-        contrast,
-        saturation,
-        hue,
-    ) = tf.unstack(tf.cast(draws, tf.float32))
-    shift = tf.where(use_brightness < 0.5, 64.0 * brightness - 32.0, 0.0)
-    gain = tf.where(use_contrast < 0.5, 0.5 + contrast, 1.0)
-    early_gain = tf.where(contrast_first < 0.5, gain, 1.0)
-    late_gain = tf.where(contrast_first < 0.5, 1.0, gain)
-    saturation_gain = tf.where(use_saturation < 0.5, 0.5 + saturation, 1.0)
-    hue_shift = tf.where(use_hue < 0.5, 0.2 * hue - 0.1, 0.0)
-
-    pixels = tf.clip_by_value(pixels + shift, 0.0, 255.0)
-    pixels = tf.clip_by_value(pixels * early_gain, 0.0, 255.0) / 255.0
-    pixels = tf.image.adjust_hue(tf.image.adjust_saturation(pixels, saturation_gain), hue_shift)
-    return tf.clip_by_value(pixels * 255.0 * late_gain, 0.0, 255.0)
+    y, x = (
+        _visible_points(placement, crop_size, axis, proposals.shape[axis + 1]) for axis in (0, 1)
+    )
+    sample_proposals(proposals, y, x, out)
 
 
-def _scaled_size(size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    return tf.maximum(tf.cast(tf.floor(size * scale + 0.5), tf.int32), 1)
+def sample_proposals(
+    proposals: UInt8[np.ndarray, "n h w"],
+    y: Float64[np.ndarray, " rows"],
+    x: Float64[np.ndarray, " columns"],
+    out: UInt8[np.ndarray, "m grid_h grid_w"],
+) -> None:
+    """Writes values at rows y and columns x, between 0 and the last, to the corner of `out`."""
+    if not (y.size and x.size and proposals.size):
+        return
+    y_first, x_first = y.astype(np.int64), x.astype(np.int64)
+    y_weight = (y - y_first).astype(np.float32)[:, None]
+    x_weight = (x - x_first).astype(np.float32)
+    top, bottom = y_first.min(), min(y_first.max() + 2, proposals.shape[1])
+    y_second = np.minimum(y_first + 1, bottom - 1) - top
+    y_first -= top
+    x_second = np.minimum(x_first + 1, proposals.shape[2] - 1)
+    for first in range(0, len(proposals), _PROPOSALS_AT_A_TIME):
+        some = proposals[first : first + _PROPOSALS_AT_A_TIME, top:bottom]
+        low, high = (some.take(index, axis=2).astype(np.float32) for index in (x_first, x_second))
+        columns = _interpolate(low, high, x_weight)
+        low, high = (columns.take(index, axis=1) for index in (y_first, y_second))
+        values = _interpolate(low, high, y_weight)
+        values += np.float32(0.5)
+        out[first : first + len(some), : len(y), : len(x)] = values
 
 
-def _mirror_columns(array: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-    return tf.cond(flip, lambda: tf.reverse(array, axis=[1]), lambda: array)
+def _visible_points(
+    placement: Placement, crop_size: int, axis: int, stored: int
+) -> Float64[np.ndarray, " k"]:
+    """The stored row (column), between two as a rule, of each visible point of the grid."""
+    image_size, resized_size, offset, visible = (pair[axis] for pair in placement[:4])
+    point = np.linspace(0.0, crop_size - 1, proposal_grid_size(crop_size, crop_size)[axis])
+    point = point[point <= visible - 0.5]
+    if axis == 1 and placement.flip:
+        point = visible - 1 - point
+    # Half-pixel convention of the resize, then align_corners of the stored grid.
+    pixel = (point + offset + 0.5) * image_size / resized_size - 0.5
+    return np.clip(pixel * (stored - 1) / max(image_size - 1, 1), 0, stored - 1)
 
 
-def _pad_to_square(array: tf.Tensor, size: int, value: int) -> tf.Tensor:
-    shape = tf.shape(array)
-    paddings = [[0, size - shape[0]], [0, size - shape[1]], *[[0, 0]] * (array.shape.rank - 2)]
-    padded = tf.pad(array, paddings, constant_values=tf.cast(value, array.dtype))
-    return tf.ensure_shape(padded, [size, size, *array.shape[2:]])
+def _interpolate(
+    low: Float32[np.ndarray, "n h w"],
+    high: Float32[np.ndarray, "n h w"],
+    weight: Float32[np.ndarray, "..."],
+) -> Float32[np.ndarray, "n h w"]:
+    """low + (high - low) * weight; overwrites both."""
+    high -= low
+    high *= weight
+    low += high
+    return low

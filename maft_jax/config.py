@@ -198,14 +198,22 @@ def to_config_dict(config: Config) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
 
 
-def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
-    """Validated, frozen configuration.
+def from_config_dict(
+    config_dict: ml_collections.ConfigDict, require_weights: bool = True
+) -> Config:
+    """Validated, frozen configuration; without `require_weights` for commands that read data only.
 
     Raises:
         ValueError: unknown or missing fields, wrong types, impossible values or combinations.
     """
     config = _build(Config, config_dict.to_dict(), "config")
-    _validate_combinations(config)
+    if require_weights and not config.model.pretrained:
+        raise ValueError(
+            "config.model.pretrained: no weights; give a file (--config.model.pretrained="
+            "ViT-B-16.pt), or random:tiny to try things out"
+        )
+    _validate_data(config.data, config.proposals)
+    _validate_training(config)
     return config
 
 
@@ -294,22 +302,12 @@ def _check_allowed(value, allowed, where: str) -> None:
                 raise ValueError(f"{where}: expected {name} {bound}, got {item}")
 
 
-def _validate_combinations(config: Config) -> None:
-    model, data, optimizer = config.model, config.data, config.optimizer
-    if not model.pretrained:
+def _validate_data(data: DataConfig, proposals: ProposalsConfig) -> None:
+    if not data.root and not data.records:
         raise ValueError(
-            "config.model.pretrained: no weights; give a file (--config.model.pretrained="
-            "ViT-B-16.pt), or random:tiny to try things out"
+            "config.data.root: no data; give the folder (--config.data.root=photos), or that of "
+            "records made before (--config.data.records=...)"
         )
-    if not data.root:
-        raise ValueError("config.data.root: no data; give the folder (--config.data.root=photos)")
-    if config.batch_size % optimizer.accumulation_steps:
-        raise ValueError(
-            f"config.optimizer.accumulation_steps={optimizer.accumulation_steps}: expected a "
-            f"divisor of config.batch_size={config.batch_size}"
-        )
-    if config.mesh.data == 0:
-        raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")
     if data.augment and not data.short_sides:
         raise ValueError("config.data.short_sides: expected at least one size, got none")
     if max(data.short_sides, default=0) > data.max_long_side:
@@ -317,13 +315,25 @@ def _validate_combinations(config: Config) -> None:
             f"config.data.max_long_side={data.max_long_side}: expected at least the largest of "
             f"config.data.short_sides, {max(data.short_sides)}"
         )
-    if config.checkpoint.keep_every_steps % config.checkpoint.every_steps:
-        raise ValueError(
-            f"config.checkpoint.keep_every_steps={config.checkpoint.keep_every_steps}: expected a "
-            f"multiple of config.checkpoint.every_steps={config.checkpoint.every_steps}"
-        )
     if not data.templates:
         raise ValueError("config.data.templates: expected at least one template, got none")
     for template in data.templates:
         if template.count("{}") != 1:
             raise ValueError(f"config.data.templates: expected one {{}} in {template!r}")
+    if not proposals.kinds:
+        raise ValueError("config.proposals.kinds: expected at least one kind, got none")
+
+
+def _validate_training(config: Config) -> None:
+    if config.batch_size % config.optimizer.accumulation_steps:
+        raise ValueError(
+            f"config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: expected "
+            f"a divisor of config.batch_size={config.batch_size}"
+        )
+    if config.mesh.data == 0:
+        raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")
+    if config.checkpoint.keep_every_steps % config.checkpoint.every_steps:
+        raise ValueError(
+            f"config.checkpoint.keep_every_steps={config.checkpoint.keep_every_steps}: expected a "
+            f"multiple of config.checkpoint.every_steps={config.checkpoint.every_steps}"
+        )

@@ -25,26 +25,25 @@ def log_to_stderr() -> None:
         logger.setLevel(logging.INFO)
 
 
-def run_and_report(train: Callable[[], object]) -> int:
-    """Calls `train`; what its caller can mend becomes a message on stderr and an exit code.
+def run_and_report(work: Callable[[], object]) -> int:
+    """Calls `work`; what its caller can mend becomes a message on stderr and an exit code.
 
-    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted and saved.
+    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted. Exceptions of ours other than
+    ValueError and OSError say their code in `exit_code`.
     """
-    # Imported late: --help and wrong configurations answer without loading JAX and TensorFlow.
-    from maft_jax.stop_signals import TrainingInterrupted
-    from maft_jax.train_loop import TrainingDiverged
-
-    signal.signal(signal.SIGTERM, _leave)  # until the loop takes over, and saves first
+    signal.signal(signal.SIGTERM, _leave)  # until the training loop takes over, and saves first
     try:
-        train()
+        work()
     except ValueError as error:
         return failed(error, 2)
-    except (TrainingDiverged, OSError) as error:
+    except OSError as error:
         return failed(error, 1)
-    except TrainingInterrupted as stop:
-        return failed(stop, stop.exit_code)
     except KeyboardInterrupt:
-        return failed("stopped by SIGINT; checkpoints made so far are kept", 130)
+        return failed("stopped by SIGINT; what was finished is kept, the same command goes on", 130)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        return failed(error, error.exit_code)
     return 0
 
 

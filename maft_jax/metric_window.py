@@ -1,11 +1,14 @@
 """Metrics of the steps since the last progress line, fetched from the device in one go."""
 
 import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 _RUN_AHEAD = 2
+_Batch = TypeVar("_Batch")
 
 
 class NonFiniteLoss(Exception):
@@ -25,6 +28,18 @@ class MetricWindow:
         self._fetched: list[dict] = []
         self._losses: list[float] = []
         self._started = time.monotonic()
+        self._waited = 0.0
+
+    def next_batch(self, batches: Iterator[_Batch]) -> _Batch:
+        """The next batch; the wait for it counts if the devices ran out of work meanwhile.
+
+        They may have had work for a part of the wait, so `data_wait_fraction` is an upper bound.
+        """
+        started = time.monotonic()
+        batch = next(batches)
+        if not self._pending or self._pending[-1][1]["loss"].is_ready():
+            self._waited += time.monotonic() - started
+        return batch
 
     def add(self, step: int, metrics: dict) -> None:
         """Notes the metrics of the update that made `step` updates.
@@ -58,15 +73,20 @@ class MetricWindow:
         return not self._fetched
 
     def take_means(self, batch_size: int) -> dict[str, float]:
-        """Means of the fetched steps with speed; the next window begins now."""
+        """Means of the fetched steps with speed and waiting; the next window begins now."""
         count, now = len(self._fetched), time.monotonic()
         seconds = (now - self._started) / count
         means = {
             name: float(np.mean([metrics[name] for metrics in self._fetched]))
             for name in self._fetched[0]
         }
-        self._fetched, self._started = [], now
-        return means | {"seconds_per_step": seconds, "images_per_second": batch_size / seconds}
+        speed = {
+            "seconds_per_step": seconds,
+            "images_per_second": batch_size / seconds,
+            "data_wait_fraction": self._waited / (now - self._started),
+        }
+        self._fetched, self._started, self._waited = [], now, 0.0
+        return means | speed
 
     def take_loss(self) -> float:
         """Mean loss since the last call of this function: what ranks a checkpoint."""

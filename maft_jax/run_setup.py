@@ -2,8 +2,6 @@
 
 import dataclasses
 import logging
-import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,17 +11,17 @@ from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline.examples import PreparedSource
-from input_pipeline.folder_source import FolderSource
 from maft_jax import metric_logging, optimizer, sharding, train_step
 from maft_jax.checkpointing import Checkpoints
-from maft_jax.config import Config, DataConfig
+from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, load_pretrained
 from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.objective import StepSpec
-from maft_jax.proposals.prepared_source import prepare
+from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.train_state import TrainState, init_train_state
+from maft_jax.training_data import describe_data, open_training_data
 from maft_jax.workdir import check_free_space, make_writable
 
 logger = logging.getLogger(__name__)
@@ -69,7 +67,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
 
-    source = _prepare_data(config.data)
+    source = open_training_data(config)
     text = cached_class_embeddings(
         clip.text,
         parameters["text"],
@@ -89,9 +87,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         checkpoints=Checkpoints(workdir, config.checkpoint),
         belongs_to={
             "pretrained": fingerprint(visual),
-            "proposals": f"{config.data.proposals}, at most {config.data.num_proposals}",
-            "num_images": len(source),
-            "data": source.fingerprint,
+            **describe_data(source),
             "seed": config.seed,
             "batch_size": config.batch_size,
             "trainable": list(config.optimizer.trainable),
@@ -115,27 +111,11 @@ def _step_spec(config: Config, vision: VisionConfig) -> StepSpec:
     return StepSpec(encoder, config.loss, image_size, config.optimizer.accumulation_steps)
 
 
-def _prepare_data(config: DataConfig) -> PreparedSource:
-    folder = FolderSource(
-        config.root, config.images, config.annotations, config.classes, config.ignore_labels
-    )
-    logger.info("%d images, %d classes in %s", len(folder), len(folder.class_names), config.root)
-    return prepare(folder, config.proposals, config.num_proposals, cache_dir(config) / "proposals")
-
-
 def compute_dtype(name: str):
     """The dtype of matrix products; auto is bfloat16 wherever there is an accelerator."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
-
-
-def cache_dir(config: DataConfig) -> pathlib.Path:
-    """Where proposals and text embeddings are kept between runs."""
-    if config.cache_dir:
-        return pathlib.Path(config.cache_dir)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "maft_jax"
 
 
 def _place(tree: Mapping | TrainState, mesh: Mesh):

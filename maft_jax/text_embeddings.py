@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from maft_jax.convert.pretrained import fingerprint
 from maft_jax.models.clip_text import TextConfig, TextTransformer
 from maft_jax.models.tokenizer import tokenize
+from maft_jax.whole_files import written_aside
 
 _BATCH_SIZE = 256
 
@@ -70,13 +71,8 @@ def cached_class_embeddings(
         logger.warning("%s is damaged; computing the text embeddings again", path)
     rows = embed_classes(config, parameters, names, templates)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            np.save(file, rows)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.save(file, rows)
     return rows
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from input_pipeline.device_batches import to_global_batches
-from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
+from input_pipeline.train_pipeline import example_ids_at, make_train_batches
 from maft_jax import metric_logging, optimizer, sharding
 from maft_jax.array_types import Batch
 from maft_jax.config import Config
@@ -22,7 +22,7 @@ from maft_jax.metric_window import MetricWindow, NonFiniteLoss
 from maft_jax.run_setup import Run, set_up_run
 from maft_jax.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.train_state import TrainState, overlay
-from maft_jax.visualize import draw_examples
+from maft_jax.training_data import draw_training_data, train_geometry
 from maft_jax.workdir import describe_run, save_picture
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
 
 class TrainingDiverged(RuntimeError):
     """Training diverged; the message has the step, the examples and the last good checkpoint."""
+
+    exit_code = 1
 
 
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
@@ -108,19 +110,18 @@ def _take_steps(
             writer.flush()
         if last:
             break
-        batch = next(batches)
+        batch = window.next_batch(batches)
     run.checkpoints.wait()
     return state, done
 
 
 def _batches(run: Run, first_step: int) -> Iterator[Batch]:
-    data = run.config.data
     host_batches = make_train_batches(
         run.source,
         global_batch_size=run.config.batch_size,
         seed=run.config.seed,
         start_step=first_step,
-        geometry=TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment),
+        geometry=train_geometry(run.config.data),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -164,11 +165,11 @@ def _write_metrics(run: Run, writer: MetricWriter, window: MetricWindow, step: i
 
 
 def _draw_data(run: Run, writer: MetricWriter) -> None:
-    """Images, labels and proposals, for people to see that their data is what they think it is."""
-    picture = draw_examples(run.source)
+    """What the trainer sees, for people to check that their data is what they think it is."""
+    picture = draw_training_data(run.source, run.config)
     save_picture(run.workdir / DATA_PICTURE, picture)
     writer.write_images(0, {"training_data": picture[None]})
-    logger.info("see %s: images, labels, proposals", run.workdir / DATA_PICTURE)
+    logger.info("see %s: images, labels and proposals as trained on", run.workdir / DATA_PICTURE)
 
 
 def _export(run: Run, state: TrainState) -> None:

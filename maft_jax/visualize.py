@@ -1,50 +1,49 @@
-"""Pictures of training data: an image, its label map, and some of its proposals side by side."""
+"""Pictures of training data: what the trainer sees, with names, region by region."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import mark_boundaries
 
-from input_pipeline.examples import IGNORE, PreparedExample, PreparedSource
+from input_pipeline.examples import IGNORE
 
 _GAP = 4
 _OUTLINE = (1.0, 0.85, 0.0)
+_FONT_SIZE = 13
+_SMALLEST_NAMED_SHARE = 0.004
 
 
-def draw_examples(
-    source: PreparedSource, num_examples: int = 4, num_proposals: int = 4, height: int = 180
+def contact_sheet(
+    batch: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    example_ids: Sequence[str],
+    num_proposals: int = 6,
+    tile_size: int = 240,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """One row for each of the first examples, all of the given height."""
-    count = min(num_examples, len(source))
-    rows = [draw_example(source[index], num_proposals, height) for index in range(count)]
-    width = max(row.shape[1] for row in rows)
-    padding = ((0, _GAP), (0, 0), (0, 0))
-    filled = [
-        np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-        for row in rows
-    ]
-    return np.concatenate([np.pad(row, padding, constant_values=255) for row in filled])[:-_GAP]
+    """One row per training example: image, named labels, and proposals from first to last.
 
-
-def draw_example(
-    example: PreparedExample, num_proposals: int, height: int
-) -> UInt8[np.ndarray, "h w 3"]:
-    """One row: the image, its labels in colour, and proposals from coarse to fine.
-
-    Proposals are taken from the example's order, which goes from coarse to fine, ever further
-    apart. What a proposal leaves out is darkened.
+    `batch` is one of `train_pipeline.make_train_batches`, or its first rows, and `example_ids`
+    names the rows to draw: this is what the encoder and the losses get, after augmentation.
+    Proposals are taken from the order of their scores, ever further apart, with their rank; what
+    a proposal leaves out is darkened.
     """
-    size = _size_at(example.image, height)
-    image = _resized(example.image, size, Image.Resampling.BILINEAR)
-    labels = _resized(example.label_map.astype(np.int32), size, Image.Resampling.NEAREST)
-    tiles = [image, color_labels(image, labels)]
-    count = len(example.proposals)
-    chosen = np.geomspace(1, max(1, count), num_proposals).round().astype(int)
-    for mask in example.proposals[np.unique(chosen[chosen <= count]) - 1]:
-        inside = _resized(mask, size, Image.Resampling.BILINEAR) >= 128
-        tiles.append(outline(image, inside))
-    gap = np.full((height, _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+    rows = []
+    for i, example_id in enumerate(example_ids):
+        image = _resized(batch["image"][i], tile_size, Image.Resampling.BILINEAR)
+        labels = _resized(batch["label_map"][i], tile_size, Image.Resampling.NEAREST)
+        proposals = batch["proposals"][i][batch["proposal_valid"][i]]
+        captioned = write_text(image, {example_id: (0, tile_size)})
+        tiles = [captioned, name_regions(color_labels(image, labels), labels, class_names)]
+        ranks = _spread_ranks(len(proposals), num_proposals)
+        for rank in ranks:
+            mask = _resized(proposals[rank - 1], tile_size, Image.Resampling.BILINEAR)
+            tiles.append(write_text(outline(image, mask >= 128), {f"#{rank}": (14, 8)}))
+        blank = np.full_like(image, 255)
+        rows.append(_joined(tiles + [blank] * (num_proposals - len(ranks)), axis=1))
+    return _joined(rows, axis=0)
 
 
 def color_labels(
@@ -71,9 +70,51 @@ def outline(
     return (255 * mark_boundaries(shown, inside, color=_OUTLINE)).round().astype(np.uint8)
 
 
-def _size_at(image: np.ndarray, height: int) -> tuple[int, int]:
-    return max(1, round(image.shape[1] * height / image.shape[0])), height
+def name_regions(
+    picture: UInt8[np.ndarray, "h w 3"],
+    labels: Int[np.ndarray, "h w"],
+    class_names: Sequence[str],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Writes the name of every class where its region is widest; specks stay without a name."""
+    places = {}
+    for class_id in np.unique(labels[labels != IGNORE]):
+        region = labels == class_id
+        if region.mean() >= _SMALLEST_NAMED_SHARE:
+            depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+            y, x = np.unravel_index(np.argmax(depth), depth.shape)
+            places[class_names[class_id]] = (int(x), int(y))
+    return write_text(picture, places)
 
 
-def _resized(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(array).resize(size, how))
+def write_text(
+    picture: UInt8[np.ndarray, "h w 3"], places: Mapping[str, tuple[int, int]]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Writes each text centred at its (x, y), moved so that it stays inside if it can."""
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(_FONT_SIZE)
+    for text, (x, y) in places.items():
+        half_width = draw.textlength(text, font) / 2 + 2
+        x = max(half_width, min(x, picture.shape[1] - half_width))
+        y = max(_FONT_SIZE / 2, min(y, picture.shape[0] - _FONT_SIZE / 2 - 2))
+        draw.text((x, y), text, "white", font, "mm", stroke_width=2, stroke_fill="black")
+    return np.asarray(canvas)
+
+
+def _spread_ranks(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` ranks of 1 .. count, ever further apart, the first and the last included."""
+    if count <= wanted:
+        return list(range(1, count + 1))
+    return np.unique(np.geomspace(1, count, wanted).round().astype(int)).tolist()
+
+
+def _resized(array: np.ndarray, size: int, how: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(array).resize((size, size), how))
+
+
+def _joined(parts: list[np.ndarray], axis: int) -> np.ndarray:
+    """Parts of equal size beside or below each other, with white gaps between."""
+    gap_shape = list(parts[0].shape)
+    gap_shape[axis] = _GAP
+    gap = np.full(gap_shape, 255, np.uint8)
+    return np.concatenate([part for one in parts for part in (one, gap)][:-1], axis=axis)

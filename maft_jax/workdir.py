@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from maft_jax.config import Config
+from maft_jax.whole_files import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +89,9 @@ def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def write_aside(path: epath.Path, content: bytes) -> None:
-    """Writes a neighbour and renames it, so that no half-written file has the final name."""
-    aside = path.parent / f".{path.name}"
-    aside.write_bytes(content)
-    aside.replace(path)
+    """Writes a file so that it appears whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
 
 
 def versions() -> dict[str, str | None]:

@@ -20,7 +20,7 @@ SETTINGS = {
     "model.image_size": 64,
     "data.crop_size": 64,
     "data.short_sides": (64, 80),
-    "data.num_proposals": 8,
+    "proposals.num_proposals": 8,
     "optimizer.learning_rate": 2e-4,
     "checkpoint.every_steps": 4,
 }

@@ -47,7 +47,8 @@ def test_defaults_are_the_official_numbers():
     assert (config.loss.temperature, config.loss.distillation_weight) == (100.0, 0.1)
     assert config.loss.mask_aware == "smooth_l1"
     data = config.data
-    assert (data.num_proposals, data.crop_size, data.max_long_side) == (100, 640, 2560)
+    assert (data.crop_size, data.max_long_side) == (640, 2560)
+    assert config.proposals.num_proposals == 100
     assert data.short_sides == (320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960)
     assert data.ignore_labels == (255,)
 

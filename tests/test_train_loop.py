@@ -64,6 +64,7 @@ def test_every_metric_is_written_as_json_and_for_tensorboard(finished):
             "learning_rate",
             "images_per_second",
             "seconds_per_step",
+            "data_wait_fraction",
         },
     )
     events = EventAccumulator(str(workdir))
@@ -208,7 +209,7 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
     [
         ({"seed": 1}, "seed=0, this run has seed=1"),
         ({"batch_size": 16}, "batch_size=8, this run has batch_size=16"),
-        ({"data__num_proposals": 9}, "proposals='superpixels, at most 8', this run has"),
+        ({"proposals__num_proposals": 9}, "proposals='superpixels, at most 8', this run has"),
         ({"optimizer__trainable": ("/ln_1/",)}, "made with trainable="),
     ],
 )

@@ -1,25 +1,35 @@
 """OpenAI's CLIP layout: names, shapes, and the architecture that they imply."""
 
+import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import numpy as np
 
 from maft_jax.convert import rules
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.stored_tensor import in_memory
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.clip_text import TextConfig
 from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.layers import HEAD_WIDTH
+
+PUBLISHED_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+"""Image towers H, g, bigG and e of open_clip; every other published width has heads of 64."""
+
+
+def _transposed(shape, x):
+    return x.T
 
 
 def _transpose(x):
     return x.T
 
 
-def _block_rules(foreign: str, ours: str) -> list[Rule]:
+def block_rules(foreign: str, ours: str) -> list[Rule]:
     """The twelve tensors of a transformer block; torch keeps matrices as [out, in]."""
     f, o = f"{foreign}transformer.resblocks.{{}}.", f"{ours}/blocks_{{}}/"
     return [
@@ -28,130 +38,196 @@ def _block_rules(foreign: str, ours: str) -> list[Rule]:
         Rule(
             f + "attn.in_proj_weight",
             o + "attn/in_proj/kernel",
-            lambda x: x.T.reshape(x.shape[1], 3, -1, HEAD_WIDTH),
+            lambda shape, x: x.T.reshape(shape),
             lambda x: x.reshape(x.shape[0], -1).T,
         ),
         Rule(
             f + "attn.in_proj_bias",
             o + "attn/in_proj/bias",
-            lambda x: x.reshape(3, -1, HEAD_WIDTH),
+            lambda shape, x: x.reshape(shape),
             lambda x: x.reshape(-1),
         ),
         Rule(
             f + "attn.out_proj.weight",
             o + "attn/out_proj/kernel",
-            lambda x: x.T.reshape(-1, HEAD_WIDTH, x.shape[0]),
+            lambda shape, x: x.T.reshape(shape),
             lambda x: x.reshape(-1, x.shape[2]).T,
         ),
         Rule(f + "attn.out_proj.bias", o + "attn/out_proj/bias"),
         Rule(f + "ln_2.weight", o + "ln_2/scale"),
         Rule(f + "ln_2.bias", o + "ln_2/bias"),
-        Rule(f + "mlp.c_fc.weight", o + "mlp/c_fc/kernel", _transpose, _transpose),
+        Rule(f + "mlp.c_fc.weight", o + "mlp/c_fc/kernel", _transposed, _transpose),
         Rule(f + "mlp.c_fc.bias", o + "mlp/c_fc/bias"),
-        Rule(f + "mlp.c_proj.weight", o + "mlp/c_proj/kernel", _transpose, _transpose),
+        Rule(f + "mlp.c_proj.weight", o + "mlp/c_proj/kernel", _transposed, _transpose),
         Rule(f + "mlp.c_proj.bias", o + "mlp/c_proj/bias"),
     ]
 
 
-RULES = [
-    Rule("logit_scale", "logit_scale"),
-    Rule("visual.class_embedding", "visual/class_embedding"),
-    Rule("visual.positional_embedding", "visual/position_embedding"),
-    Rule("visual.proj", "visual/proj"),
-    Rule(
-        "visual.conv1.weight",
-        "visual/patch_kernel",
-        lambda x: x.transpose(2, 3, 1, 0),
-        lambda x: x.transpose(3, 2, 0, 1),
-    ),
-    Rule("visual.ln_pre.weight", "visual/ln_pre/scale"),
-    Rule("visual.ln_pre.bias", "visual/ln_pre/bias"),
-    Rule("visual.ln_post.weight", "visual/ln_post/scale"),
-    Rule("visual.ln_post.bias", "visual/ln_post/bias"),
-    *_block_rules("visual.", "visual"),
-    Rule("token_embedding.weight", "text/token_embedding"),
-    Rule("positional_embedding", "text/position_embedding"),
-    Rule("text_projection", "text/proj"),
-    Rule("ln_final.weight", "text/ln_final/scale"),
-    Rule("ln_final.bias", "text/ln_final/bias"),
-    *_block_rules("", "text"),
-]
+def vision_rules(prefix: str = "visual.") -> list[Rule]:
+    """The image tower under a prefix."""
+    return [
+        Rule(prefix + "class_embedding", "visual/class_embedding"),
+        Rule(prefix + "positional_embedding", "visual/position_embedding"),
+        Rule(prefix + "proj", "visual/proj"),
+        Rule(
+            prefix + "conv1.weight",
+            "visual/patch_kernel",
+            lambda shape, x: x.transpose(2, 3, 1, 0),
+            lambda x: x.transpose(3, 2, 0, 1),
+        ),
+        Rule(prefix + "ln_pre.weight", "visual/ln_pre/scale"),
+        Rule(prefix + "ln_pre.bias", "visual/ln_pre/bias"),
+        Rule(prefix + "ln_post.weight", "visual/ln_post/scale"),
+        Rule(prefix + "ln_post.bias", "visual/ln_post/bias"),
+        *block_rules(prefix, "visual"),
+    ]
+
+
+def text_rules(prefix: str = "") -> list[Rule]:
+    """The text tower under a prefix."""
+    return [
+        Rule(prefix + "token_embedding.weight", "text/token_embedding"),
+        Rule(prefix + "positional_embedding", "text/position_embedding"),
+        Rule(prefix + "text_projection", "text/proj"),
+        Rule(prefix + "ln_final.weight", "text/ln_final/scale"),
+        Rule(prefix + "ln_final.bias", "text/ln_final/bias"),
+        *block_rules(prefix, "text"),
+    ]
+
+
+RULES = [Rule("logit_scale", "logit_scale"), *vision_rules(), *text_rules()]
 
 IGNORED = [
     Ignored("input_resolution|context_length|vocab_size", "sizes, which the tensors imply"),
+    Ignored("attn_mask", "the causal mask of the text tower, which is always the same"),
 ]
 
 
-def infer_config(state_dict: Mapping[str, np.ndarray], *, source: str) -> ClipConfig:
-    """The architecture that the tensors imply.
+def infer_towers(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    source: str,
+    vision: str = "visual.",
+    text: str = "",
+    head_width: int | None = None,
+) -> ClipConfig:
+    """The architecture that the shapes imply, with QuickGELU.
+
+    Args:
+        vision, text: prefixes of the two towers' names.
+        head_width: of the image tower; by default that of the published models of its width.
 
     Raises:
         ValueError: this is not a ViT CLIP in OpenAI's layout; the message says what is absent.
     """
-    if any(name.startswith("visual.layer1.") for name in state_dict):
+    if any(name.startswith(f"{vision}layer1.") for name in shapes):
         raise ValueError(
             f"{source}: a CLIP with a ResNet image tower; expected a ViT (for example ViT-B/16)"
         )
     needed = {
-        "visual.conv1.weight": 4,
-        "visual.positional_embedding": 2,
-        "visual.proj": 2,
-        "token_embedding.weight": 2,
-        "positional_embedding": 2,
+        f"{vision}conv1.weight": 4,
+        f"{vision}positional_embedding": 2,
+        f"{vision}proj": 2,
+        f"{text}token_embedding.weight": 2,
+        f"{text}positional_embedding": 2,
     }
     for name, rank in needed.items():
-        if name not in state_dict or np.ndim(state_dict[name]) != rank:
-            found = np.shape(state_dict[name]) if name in state_dict else "absent"
+        if len(shapes.get(name, ())) != rank:
             raise ValueError(
                 f"{source}: expected CLIP weights in OpenAI's layout with a tensor {name!r} of "
-                f"{rank} dimensions; it is {found}. The file has {len(state_dict)} tensors, such "
-                f"as {sorted(state_dict)[:3]}"
+                f"{rank} dimensions; it is {shapes.get(name, 'absent')}. The file has "
+                f"{len(shapes)} tensors, such as {sorted(shapes)[:3]}"
             )
-    width, _, patch_size, _ = np.shape(state_dict["visual.conv1.weight"])
-    grid = math.isqrt(len(state_dict["visual.positional_embedding"]) - 1)
-    vocab_size, text_width = np.shape(state_dict["token_embedding.weight"])
-    embed_dim = np.shape(state_dict["visual.proj"])[1]
-    for tower, tower_width in (("image", width), ("text", text_width)):
-        if tower_width % HEAD_WIDTH:
+    width, _, patch_size, _ = shapes[f"{vision}conv1.weight"]
+    grid = math.isqrt(max(shapes[f"{vision}positional_embedding"][0] - 1, 0))
+    vocab_size, text_width = shapes[f"{text}token_embedding.weight"]
+    embed_dim = shapes[f"{vision}proj"][1]
+    if head_width is None:
+        head_width = PUBLISHED_HEAD_WIDTHS.get(width, HEAD_WIDTH)
+    for tower, size, head in (("image", width, head_width), ("text", text_width, HEAD_WIDTH)):
+        if size % head:
             raise ValueError(
-                f"{source}: {tower} tower of width {tower_width}; expected a multiple of "
-                f"{HEAD_WIDTH}, the width of an attention head of CLIP"
+                f"{source}: {tower} tower of width {size}; expected a multiple of {head}, the "
+                "width of an attention head of CLIP. Tensors do not tell it: if it is another, "
+                "state it (head_width) or put open_clip_config.json beside the file"
             )
     return ClipConfig(
         VisionConfig(
             width=width,
-            layers=_count_layers(state_dict, "visual.transformer"),
+            layers=count_layers(shapes, f"{vision}transformer.resblocks."),
             patch_size=patch_size,
             image_size=grid * patch_size,
             embed_dim=embed_dim,
+            head_width=head_width,
+            mlp_width=_mlp_width(shapes, vision, width),
         ),
         TextConfig(
             width=text_width,
-            layers=_count_layers(state_dict, "transformer"),
+            layers=count_layers(shapes, f"{text}transformer.resblocks."),
             vocab_size=vocab_size,
-            context_length=len(state_dict["positional_embedding"]),
+            context_length=shapes[f"{text}positional_embedding"][0],
             embed_dim=embed_dim,
+            mlp_width=_mlp_width(shapes, text, text_width),
         ),
     )
 
 
-def from_openai(state_dict: Mapping[str, np.ndarray], *, source: str) -> tuple[ClipConfig, dict]:
+def _mlp_width(shapes: Mapping[str, tuple[int, ...]], tower: str, width: int) -> int | None:
+    """None for four times the width, and for tensors that the rules will refuse."""
+    bias = shapes.get(f"{tower}transformer.resblocks.0.mlp.c_fc.bias", ())
+    return None if bias in ((), (4 * width,)) else bias[0]
+
+
+def count_layers(names: Collection[str], prefix: str) -> int:
+    """One more than the largest number that follows the prefix."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    numbers = {int(match[1]) for name in names if (match := pattern.match(name))}
+    return max(numbers, default=-1) + 1
+
+
+def with_activation(config: ClipConfig, activation: str | None) -> ClipConfig:
+    """The same architecture with this activation in both towers; None changes nothing."""
+    if activation is None:
+        return config
+    text = config.text and dataclasses.replace(config.text, activation=activation)
+    return ClipConfig(dataclasses.replace(config.vision, activation=activation), text)
+
+
+def infer_config(
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    activation: str | None = None,
+    head_width: int | None = None,
+) -> ClipConfig:
+    """The architecture that the tensors imply; see infer_towers."""
+    shapes = {name: np.shape(value) for name, value in state_dict.items()}
+    return with_activation(infer_towers(shapes, source=source, head_width=head_width), activation)
+
+
+def from_openai(
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    activation: str | None = None,
+    head_width: int | None = None,
+) -> tuple[ClipConfig, dict]:
     """Architecture and float32 parameters {"visual", "text", "logit_scale"}.
+
+    Args:
+        activation: a key of models.layers.ACTIVATIONS; OpenAI's is quick_gelu, the default.
+        head_width: of the image tower's attention; by default as published for its width.
 
     Raises:
         ValueError: unknown, missing or misshapen tensors, all listed, with `source`.
     """
-    config = infer_config(state_dict, source=source)
+    choices = {"activation": activation, "head_width": head_width}
+    config = infer_config(state_dict, source=source, **choices)
     expected = jax.eval_shape(lambda: random_parameters(config))
-    return config, rules.to_ours(state_dict, expected, RULES, IGNORED, source=source)
+    tensors = rules.stored_as_ours(in_memory(state_dict), expected, RULES, IGNORED, source=source)
+    return config, rules.materialised(tensors)
 
 
 def to_openai(parameters: Mapping) -> dict[str, np.ndarray]:
     """Float32 tensors under OpenAI's names."""
     return rules.to_foreign(parameters, RULES)
-
-
-def _count_layers(state_dict: Mapping, tower: str) -> int:
-    pattern = re.compile(re.escape(tower) + r"\.resblocks\.(\d+)\.")
-    numbers = {int(match[1]) for name in state_dict if (match := pattern.match(name))}
-    return max(numbers, default=-1) + 1

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
+from maft_jax.whole_files import written_aside
 
 
 def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -47,17 +48,13 @@ def save_state_dict(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) 
         raise ValueError(f"{path}: expected a name that ends in .safetensors or .pt")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_aside(path) as aside:
         if path.suffix == ".safetensors":
             safetensors.numpy.save_file(dict(tensors), aside, metadata={"format": "pt"})
         else:
             torch = _import_torch(f"{path}: writing .pt")
             torch.save({name: torch.tensor(value) for name, value in tensors.items()}, aside)
         os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -11,10 +11,10 @@ from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """Both towers; their `embed_dim` are equal."""
+    """Both towers, whose `embed_dim` are equal, or the image tower alone."""
 
     vision: VisionConfig
-    text: TextConfig
+    text: TextConfig | None
 
 
 def _config(width, layers, patch_size, image_size, text_width, text_layers, embed_dim):
@@ -35,12 +35,18 @@ CLIP_SIZES = {
 
 
 def random_parameters(config: ClipConfig, seed: int = 0) -> dict:
-    """Freshly initialised float32 parameters {"visual", "text", "logit_scale"}."""
+    """Freshly initialised float32 parameters {"visual", "text", "logit_scale"}.
+
+    Without a text tower {"visual"} alone.
+    """
     visual_key, text_key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, config.vision.image_size, config.vision.image_size, 3))
+    visual = jax.jit(VisionTransformer(config.vision).init)(visual_key, images)["params"]
+    if config.text is None:
+        return {"visual": visual}
     tokens = jnp.zeros((1, config.text.context_length), jnp.int32)
     return {
-        "visual": jax.jit(VisionTransformer(config.vision).init)(visual_key, images)["params"],
+        "visual": visual,
         "text": jax.jit(TextTransformer(config.text).init)(text_key, tokens)["params"],
         "logit_scale": jnp.log(jnp.float32(1 / 0.07)),
     }

@@ -7,19 +7,26 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from maft_jax.models.layers import LayerNorm, fan_in_init, make_blocks
+from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The text tower's architecture, as its weights determine it."""
+    """The text tower's architecture; see BlockConfig for the fields with defaults."""
 
     width: int
     layers: int
     vocab_size: int
     context_length: int
     embed_dim: int
+    head_width: int = HEAD_WIDTH
+    mlp_width: int | None = None
+    activation: str = "quick_gelu"
+
+    @property
+    def block(self) -> BlockConfig:
+        return BlockConfig(self.width, self.head_width, self.mlp_width, self.activation)
 
 
 class TextTransformer(nn.Module):
@@ -38,7 +45,7 @@ class TextTransformer(nn.Module):
             nn.initializers.normal(0.01),
             (config.context_length, config.width),
         )
-        self.blocks = make_blocks(config.layers, config.width, self.dtype)
+        self.blocks = make_blocks(config.layers, config.block, self.dtype)
         self.ln_final = LayerNorm(jnp.float32)
         self.proj = self.param("proj", fan_in_init(config.width), (config.width, config.embed_dim))
 

@@ -8,14 +8,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models.layers import HEAD_WIDTH, LayerNorm, fan_in_init, make_blocks
+from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 from maft_jax.models.resize import resize
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """The image tower's architecture, as its weights determine it."""
+    """The image tower's architecture; see BlockConfig for what is not explained here."""
 
     width: int
     layers: int
@@ -23,6 +23,21 @@ class VisionConfig:
     image_size: int
     """Native pixels per side: the position embedding has (image_size // patch_size)^2 rows."""
     embed_dim: int
+    head_width: int = HEAD_WIDTH
+    mlp_width: int | None = None
+    activation: str = "quick_gelu"
+    norm_epsilon: float = 1e-5
+    has_ln_pre: bool = True
+    """This and the next two: CLIP has a LayerNorm after the embedding and no such biases, a ViT of
+    big_vision is the other way round."""
+    has_patch_bias: bool = False
+    has_proj_bias: bool = False
+
+    @property
+    def block(self) -> BlockConfig:
+        return BlockConfig(
+            self.width, self.head_width, self.mlp_width, self.activation, self.norm_epsilon
+        )
 
     @property
     def native_grid(self) -> tuple[int, int]:
@@ -31,7 +46,7 @@ class VisionConfig:
 
     @property
     def heads(self) -> int:
-        return self.width // HEAD_WIDTH
+        return self.block.heads
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches per column and row of an image; pixels that fill no patch are dropped.
@@ -63,10 +78,15 @@ class VisionTransformer(nn.Module):
         init = fan_in_init(config.width)
         self.class_embedding = self.param("class_embedding", init, (config.width,))
         self.position_embedding = self.param("position_embedding", init, (rows, config.width))
-        self.ln_pre = LayerNorm(self.dtype)
-        self.blocks = make_blocks(config.layers, config.width, self.dtype, remat=self.remat)
-        self.ln_post = LayerNorm(jnp.float32)
+        if config.has_patch_bias:
+            self.patch_bias = self.param("patch_bias", nn.initializers.zeros, (config.width,))
+        if config.has_ln_pre:
+            self.ln_pre = LayerNorm(self.dtype, config.norm_epsilon)
+        self.blocks = make_blocks(config.layers, config.block, self.dtype, remat=self.remat)
+        self.ln_post = LayerNorm(jnp.float32, config.norm_epsilon)
         self.proj = self.param("proj", init, (config.width, config.embed_dim))
+        if config.has_proj_bias:
+            self.proj_bias = self.param("proj_bias", nn.initializers.zeros, (config.embed_dim,))
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
         """L2-normalised embedding of whole, normalised images."""
@@ -86,7 +106,7 @@ class VisionTransformer(nn.Module):
             self.class_embedding.astype(self.dtype), (len(images), 1, self.config.width)
         )
         tokens = jnp.concatenate([start, patches], axis=1) + positions.astype(self.dtype)
-        return self.ln_pre(tokens)
+        return self.ln_pre(tokens) if self.config.has_ln_pre else tokens
 
     def read_class_token(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b e"]:
         """Runs the last layer for the class token alone and projects it."""
@@ -98,16 +118,21 @@ class VisionTransformer(nn.Module):
         features = jnp.einsum(
             "bnd,de->bne", self.ln_post(tokens), self.proj, precision=matmul_precision(jnp.float32)
         )
+        if self.config.has_proj_bias:
+            features = features + self.proj_bias
         return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
 
     def _patchify(self, images):
-        """The stride-p convolution without bias, as one matrix product over whole patches."""
+        """The stride-p convolution, as one matrix product over whole patches."""
         size = self.config.patch_size
         rows, columns = self.config.grid(*images.shape[1:3])
         cropped = images[:, : rows * size, : columns * size].astype(self.dtype)
         patches = rearrange(cropped, "b (h p) (w q) z -> b (h w) (p q z)", p=size, q=size)
         kernel = rearrange(self.patch_kernel.astype(self.dtype), "p q z d -> (p q z) d")
-        return jnp.dot(patches, kernel, precision=matmul_precision(self.dtype))
+        patches = jnp.dot(patches, kernel, precision=matmul_precision(self.dtype))
+        if self.config.has_patch_bias:
+            patches = patches + self.patch_bias.astype(self.dtype)
+        return patches
 
 
 def resize_position_embedding(

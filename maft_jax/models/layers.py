@@ -3,6 +3,9 @@
 Matrix products run in `dtype`; parameters, LayerNorm and softmax stay in float32.
 """
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,6 +19,39 @@ from maft_jax.models.masked_attention import (
 )
 
 HEAD_WIDTH = 64
+"""Of OpenAI's towers and of most others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """What a transformer block is, besides its weights.
+
+    Raises:
+        ValueError: the heads do not divide the width, or the activation is unknown.
+    """
+
+    width: int
+    head_width: int = HEAD_WIDTH
+    mlp_width: int | None = None
+    """None: four times the width."""
+    activation: str = "quick_gelu"
+    """A key of ACTIVATIONS."""
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self):
+        if self.head_width < 1 or self.width % self.head_width:
+            raise ValueError(
+                f"a tower of width {self.width}; expected a multiple of {self.head_width}, the "
+                "width of an attention head"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation: expected one of {list(ACTIVATIONS)}, got {self.activation!r}"
+            )
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_width
 
 
 def fan_in_init(fan_in: int) -> nn.initializers.Initializer:
@@ -28,10 +64,19 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+"""OpenAI's; torch.nn.GELU; and its approximation by tanh, as big_vision has it."""
+
+
 class LayerNorm(nn.Module):
     """LayerNorm with float32 arithmetic whose result is in `dtype`."""
 
     dtype: DTypeLike
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -42,7 +87,7 @@ class LayerNorm(nn.Module):
         mean = jnp.mean(x, axis=-1, keepdims=True)
         centred = x - mean
         variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + 1e-5)
+        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
         return (normal * scale + bias).astype(self.dtype)
 
 
@@ -94,18 +139,18 @@ class OutProjection(nn.Module):
 class Attention(nn.Module):
     """The two projections of multi-head attention; the block decides who attends to whom."""
 
-    width: int
+    config: BlockConfig
     dtype: DTypeLike
 
     def setup(self):
-        self.in_proj = QkvProjection(self.width // HEAD_WIDTH, self.dtype)
+        self.in_proj = QkvProjection(self.config.heads, self.dtype)
         self.out_proj = OutProjection(self.dtype)
 
 
 class Mlp(nn.Module):
-    """d -> 4 d -> d with QuickGELU."""
+    """d -> the wider `mlp_width` -> d."""
 
-    width: int
+    config: BlockConfig
     dtype: DTypeLike
 
     def setup(self):
@@ -113,24 +158,27 @@ class Mlp(nn.Module):
             "dtype": self.dtype,
             "precision": matmul_precision(self.dtype),
         }
-        self.c_fc = nn.Dense(4 * self.width, **dense)  # flax's own initialiser is fan-in too
-        self.c_proj = nn.Dense(self.width, **dense)
+        width = self.config.width
+        # flax's own initialiser is fan-in too
+        self.c_fc = nn.Dense(self.config.mlp_width or 4 * width, **dense)
+        self.c_proj = nn.Dense(width, **dense)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        return self.c_proj(quick_gelu(self.c_fc(x)))
+        return self.c_proj(ACTIVATIONS[self.config.activation](self.c_fc(x)))
 
 
 class Block(nn.Module):
     """x + attention(ln_1(x)), then x + mlp(ln_2(x)), in the three forms the encoders need."""
 
-    width: int
+    config: BlockConfig
     dtype: DTypeLike
 
     def setup(self):
-        self.ln_1 = LayerNorm(self.dtype)
-        self.attn = Attention(self.width, self.dtype)
-        self.ln_2 = LayerNorm(self.dtype)
-        self.mlp = Mlp(self.width, self.dtype)
+        epsilon = self.config.norm_epsilon
+        self.ln_1 = LayerNorm(self.dtype, epsilon)
+        self.attn = Attention(self.config, self.dtype)
+        self.ln_2 = LayerNorm(self.dtype, epsilon)
+        self.mlp = Mlp(self.config, self.dtype)
 
     def __call__(
         self, tokens: Float[Array, "b t d"], allowed: Bool[Array, "t t"] | None = None
@@ -178,7 +226,7 @@ class Block(nn.Module):
 BLOCK_METHODS = ("__call__", "with_proposals", "read_patches")
 
 
-def make_blocks(layers: int, width: int, dtype, *, remat: bool = False) -> list[Block]:
+def make_blocks(layers: int, config: BlockConfig, dtype, *, remat: bool = False) -> list[Block]:
     """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
     block = nn.remat(Block, methods=BLOCK_METHODS) if remat else Block
-    return [block(width, dtype) for _ in range(layers)]
+    return [block(config, dtype) for _ in range(layers)]

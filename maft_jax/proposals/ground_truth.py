@@ -1,20 +1,83 @@
-"""Proposals read off the label map: for debugging, and as an upper bound."""
+"""Proposals read off the label map: for debugging, and as upper bounds."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+import skimage
+from jaxtyping import Bool, Int, Int32
 from skimage.measure import label as connected_components
+from skimage.segmentation import expand_labels
 
-from input_pipeline.examples import IGNORE
-from maft_jax.proposals.soft_masks import soften_masks
+from input_pipeline.examples import IGNORE, Example
+from maft_jax.proposals.deformation import deform_to_iou
+from maft_jax.proposals.generator import Proposals
+from maft_jax.proposals.region_graph import adjacent_pairs
+
+_LONG_SIDE = 2048
+"""Longer label maps are read at this resolution, so that masks of any photo fit into memory."""
+_JITTER_IOU = (0.5, 0.95)
+_PARTS = (2, 4)
+"""Fewest and most pieces that a region is cut into."""
+_SMALLEST_REGION = 64
+"""Fewest pixels of what is jittered, united or cut: a few grid points of a stored proposal."""
+_NEIGHBOUR_DISTANCE = 8
+"""Half the width, in pixels, of the unlabelled seam across which regions are still neighbours."""
+
+Mask = Bool[np.ndarray, "h w"]
+ScoredMasks = Iterator[tuple[Mask, float]]
 
 
-def ground_truth_proposals(
-    label_map: Int32[np.ndarray, "h w"], num_proposals: int
-) -> UInt8[np.ndarray, "n grid_h grid_w"]:
-    """One soft mask per class present, then the connected components of classes in pieces.
+@dataclass(frozen=True)
+class Regions:
+    """Each class present, then each connected component of classes in pieces; largest first."""
 
-    Both groups are ordered largest first. There are none where no pixel is labelled.
+    masks: list[Mask]
+    components: Int[np.ndarray, "h w"]
+    """Every component, those of classes in one piece too, numbered from 1; 0 is unlabelled."""
+
+
+@dataclass(frozen=True)
+class GroundTruthProposals:
+    """The ProposalGenerator `ground_truth`; `kinds` are keys of KINDS.
+
+    The kinds take turns until there are `num_proposals`; one that has no more is passed over.
+    `jittered` and `parts` go through the regions again and again; they and `unions` leave out
+    regions of fewer than 64 pixels. Scores are the IoU with the region that a mask was made from
+    (the larger one of a union), 1 for `regions`. Randomness depends on the kind and the example's
+    id alone.
     """
+
+    kinds: tuple[str, ...] = ("regions",)
+    name: ClassVar[str] = "ground_truth"
+
+    def __post_init__(self):
+        if not self.kinds or set(self.kinds) - set(KINDS):
+            raise ValueError(
+                f"config.proposals.kinds: expected one or more of {list(KINDS)}, got "
+                f"{list(self.kinds)}"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Version of the algorithm, and the kinds, whose order is that of their turns."""
+        return f"ground_truth 2, {' '.join(self.kinds)}, scikit-image {skimage.__version__}"
+
+    def __call__(self, example: Example, num_proposals: int) -> Proposals:
+        """At most `num_proposals` masks; none where no pixel is labelled."""
+        label_map = _subsample(example.label_map)
+        regions = find_regions(label_map)
+        made = [KINDS[kind](regions, _random(kind, example.example_id)) for kind in self.kinds]
+        chosen = list(islice(_take_turns(made), num_proposals))
+        masks = np.array([mask for mask, _ in chosen], bool).reshape(-1, *label_map.shape)
+        return Proposals(masks, np.array([score for _, score in chosen], np.float32))
+
+
+def find_regions(label_map: Int32[np.ndarray, "h w"]) -> Regions:
+    """The label map's classes and components; none where no pixel is labelled."""
     classes, pixels = np.unique(label_map[label_map != IGNORE], return_counts=True)
     class_order = np.argsort(-pixels, kind="stable")
     # Components are numbered from 1; 0 is what is not labelled.
@@ -29,6 +92,79 @@ def ground_truth_proposals(
         if component and areas[component] < class_area[int(class_of[component])]
     ]
     masks = [label_map == classes[i] for i in class_order] + [components == c for c in pieces]
-    return soften_masks(
-        np.array(masks[:num_proposals], bool).reshape(-1, *label_map.shape), label_map.shape
-    )
+    return Regions(masks, components)
+
+
+def _as_they_are(regions: Regions, _: np.random.Generator) -> ScoredMasks:
+    for mask in regions.masks:
+        yield mask, 1.0
+
+
+def _jittered(regions: Regions, random: np.random.Generator) -> ScoredMasks:
+    """Each region in turn, again and again, moved, scaled and with another boundary."""
+    for mask in cycle(_large(regions.masks)):
+        yield deform_to_iou(mask, random.uniform(*_JITTER_IOU), random)
+
+
+def _unions(regions: Regions, _: np.random.Generator) -> ScoredMasks:
+    """Two neighbouring components each; first those whose smaller one is largest."""
+    components = regions.components
+    areas = np.bincount(components.ravel()).tolist()
+    pairs = adjacent_pairs(expand_labels(components, _NEIGHBOUR_DISTANCE))
+    by_size = [
+        (min(areas[first], areas[second]), first, second)
+        for first, second in pairs
+        if first and min(areas[first], areas[second]) >= _SMALLEST_REGION
+    ]
+    for smaller, first, second in sorted(by_size, key=lambda pair: (-pair[0], *pair[1:])):
+        both = areas[first] + areas[second]
+        yield (components == first) | (components == second), 1 - smaller / both
+
+
+def _parts(regions: Regions, random: np.random.Generator) -> ScoredMasks:
+    """Each region in turn, again and again, cut along what is nearest to two to four points."""
+    for mask in cycle(_large(regions.masks)):
+        pixels = np.argwhere(mask)
+        num_parts = random.integers(*_PARTS, endpoint=True)
+        points = pixels[random.choice(len(pixels), num_parts, replace=False)]
+        nearest = np.argmin([((pixels - point) ** 2).sum(axis=1) for point in points], axis=0)
+        for part in range(num_parts):
+            piece = np.zeros_like(mask)
+            piece[tuple(pixels[nearest == part].T)] = True
+            yield piece, np.mean(nearest == part)
+
+
+def _large(masks: list[Mask]) -> list[Mask]:
+    return [mask for mask in masks if np.count_nonzero(mask) >= _SMALLEST_REGION]
+
+
+KINDS: dict[str, Callable[[Regions, np.random.Generator], ScoredMasks]] = {
+    "regions": _as_they_are,
+    "jittered": _jittered,
+    "unions": _unions,
+    "parts": _parts,
+}
+
+
+def _take_turns(iterators: list[ScoredMasks]) -> ScoredMasks:
+    while iterators:
+        for iterator in list(iterators):
+            try:
+                yield next(iterator)
+            except StopIteration:
+                iterators.remove(iterator)
+
+
+def _random(kind: str, example_id: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{kind}/{example_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def _subsample(label_map: Int32[np.ndarray, "h w"]) -> Int32[np.ndarray, "small_h small_w"]:
+    """Label maps longer than the limit at the limit: the label in the middle of each new pixel."""
+    height, width = label_map.shape
+    scale = max(1.0, max(height, width) / _LONG_SIDE)
+    size = max(1, round(height / scale)), max(1, round(width / scale))
+    rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(int)
+    return label_map[rows[:, None], columns]

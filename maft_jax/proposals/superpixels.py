@@ -6,14 +6,20 @@ tree (Salembier and Garrido, 2000), whose nodes are the proposals.
 """
 
 import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+import skimage
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
-from maft_jax.proposals.soft_masks import soften_masks
+from input_pipeline.examples import Example
+from maft_jax.proposals.generator import Proposals
+from maft_jax.proposals.region_graph import adjacent_pairs
 
 _LONG_SIDE = 320
 _NUM_SUPERPIXELS = 400
@@ -22,16 +28,22 @@ _COMPACTNESS = 30.0
 Merge = tuple[int, int]
 
 
-def superpixel_proposals(
-    image: UInt8[np.ndarray, "h w 3"], num_proposals: int
-) -> UInt8[np.ndarray, "n grid_h grid_w"]:
-    """Soft masks of the coarsest nodes of the merge tree, the whole image first.
+@dataclass(frozen=True)
+class SuperpixelProposals:
+    """The ProposalGenerator `superpixels`: the coarsest nodes of the merge tree, whole image first.
 
-    There are fewer than `num_proposals` only where the tree has fewer nodes, that is in images of
-    a few pixels.
+    There are fewer than asked for only where the tree has fewer nodes, that is in images of a few
+    pixels. Scores are the reciprocal of the place in this order (1, 1/2, 1/3, ...): a coarse region
+    precedes a finer one. They say nothing about how well a mask fits an object.
     """
-    regions = merge_tree_regions(image, num_proposals)
-    return soften_masks(regions, image.shape[:2])
+
+    name: ClassVar[str] = "superpixels"
+    fingerprint: ClassVar[str] = f"superpixels 1, scikit-image {skimage.__version__}"
+
+    def __call__(self, example: Example, num_proposals: int) -> Proposals:
+        """Masks at the resolution of the shrunk image, at most `num_proposals`."""
+        masks = merge_tree_regions(example.image, num_proposals)
+        return Proposals(masks, 1 / np.arange(1, len(masks) + 1, dtype=np.float32))
 
 
 def merge_tree_regions(
@@ -49,14 +61,14 @@ def merge_tree_regions(
     sizes = np.bincount(labels.ravel()).astype(np.float64)
     sums = [np.bincount(labels.ravel(), lab[..., channel].ravel()) for channel in range(3)]
     means = np.stack(sums, axis=1) / sizes[:, None]
-    merges = ward_merges(means, sizes, _adjacent_pairs(labels))
+    merges = ward_merges(means, sizes, adjacent_pairs(labels))
     return _coarsest_nodes(merges, len(sizes), num_regions)[:, labels]
 
 
 def ward_merges(
     means: Float[np.ndarray, "leaf channel"],
     sizes: Float[np.ndarray, " leaf"],
-    adjacent: set[Merge],
+    adjacent: Iterable[Merge],
 ) -> list[Merge]:
     """Pairs of nodes in the order in which they merge; the i-th merge makes node leaves + i.
 
@@ -104,15 +116,6 @@ def _coarsest_nodes(
         leaves[num_leaves + i] = leaves[first] | leaves[second]
     coarse_to_fine = [len(leaves) - 1, *(node for pair in reversed(merges) for node in pair)]
     return leaves[coarse_to_fine[:num_nodes]]
-
-
-def _adjacent_pairs(labels: Integer[np.ndarray, "h w"]) -> set[Merge]:
-    """Pairs (smaller label, larger label) of regions that share a side of a pixel."""
-    horizontal = np.stack([labels[:, :-1].ravel(), labels[:, 1:].ravel()])
-    vertical = np.stack([labels[:-1].ravel(), labels[1:].ravel()])
-    pairs = np.sort(np.concatenate([horizontal, vertical], axis=1), axis=0)
-    pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
-    return {(int(first), int(second)) for first, second in pairs.T}
 
 
 def _shrink(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "mask_h mask_w 3"]:

@@ -1,4 +1,6 @@
 import pickle
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -143,3 +145,67 @@ def test_sample_folder_is_valid_and_the_same_every_time(tmp_path):
         np.testing.assert_array_equal(one[i].label_map, two[i].label_map)
     with pytest.raises(ValueError, match="it exists"):
         write_sample_folder(tmp_path / "one")
+
+
+def _zipped(root, folders):
+    """Moves folders of the root into an archive there."""
+    with zipfile.ZipFile(root / "data.zip", "w") as archive:
+        for path in sorted(root.rglob("*")):
+            inside = path.relative_to(root)
+            if path.is_file() and inside.parts[0] in folders:
+                archive.write(path, inside)
+                path.unlink()
+    for name in folders:
+        if (root / name).is_dir():
+            shutil.rmtree(root / name)
+
+
+@pytest.mark.parametrize("folders", [["images"], ["annotations"], ["images", "annotations"]])
+def test_folders_may_be_inside_an_archive(folder, folders):
+    plain = FolderSource(folder)
+    examples = [plain[i] for i in range(2)]
+    _zipped(folder, folders)
+    source = FolderSource(folder)
+    assert source.example_ids == plain.example_ids
+    for i, example in enumerate(examples):
+        np.testing.assert_array_equal(source[i].image, example.image)
+        np.testing.assert_array_equal(source[i].label_map, example.label_map)
+
+
+def test_root_may_be_an_archive_with_its_class_list(folder):
+    _zipped(folder, ["images", "annotations", "classes.txt"])
+    assert FolderSource(folder / "data.zip").class_names == ("cat", "dog")
+    with pytest.raises(ValueError, match=r"data\.zip:names\.txt: there is no such class list"):
+        FolderSource(folder / "data.zip", classes="names.txt")
+
+
+def test_folders_may_be_written_with_slashes_and_dots(folder):
+    ids = FolderSource(folder).example_ids
+    for images, annotations in (
+        ("./images/", "annotations//"),
+        (str(folder / "images"), str(folder / "annotations")),
+        ("images/../images", "./annotations/."),
+    ):
+        source = FolderSource(folder, images, annotations)
+        assert source.example_ids == ids and source[1].image.shape == (2, 2, 3)
+
+
+def test_root_itself_may_hold_the_images(folder):
+    source = FolderSource(folder / "images", ".", "../annotations", folder / "classes.txt")
+    assert source.example_ids == ("a", "b/two") and source[1].image.shape == (2, 2, 3)
+
+
+def test_image_bytes_are_those_of_the_file(folder):
+    source = FolderSource(folder)
+    assert source.image_bytes(1) == (folder / "images" / "b" / "two.JPG").read_bytes()
+
+
+def test_copies_that_macos_leaves_behind_are_not_images(folder):
+    (folder / "images" / "._a.png").write_bytes(b"\0")
+    assert FolderSource(folder).example_ids == ("a", "b/two")
+
+
+def test_non_ascii_names_are_kept(folder):
+    _add(folder, "grün/日本 1.png", np.zeros((2, 2), np.uint8))
+    assert FolderSource(folder).example_ids[2] == "grün/日本 1"
+    assert FolderSource(folder)[2].label_map.tolist() == [[0, 0], [0, 0]]

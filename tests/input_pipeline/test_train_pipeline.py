@@ -1,54 +1,26 @@
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from input_pipeline.device_batches import to_global_batches
-from input_pipeline.examples import IGNORE, PreparedExample
+from input_pipeline.examples import IGNORE
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
+from tests.input_pipeline.tiny_source import TinySource
 
 GEOMETRY = TrainGeometry(32, short_sides=(24, 40), max_long_side=200)
-
-
-class TinySource:
-    class_names = ("wall", "floor", "cat")
-    example_ids = tuple(f"scene {i}" for i in range(5))
-    fingerprint = "tiny"
-    num_proposals = 4
-    max_classes_per_image = 3
-
-    def __init__(self, broken=()):
-        self.broken = broken
-        self.num_reads = 0
-
-    def __len__(self):
-        return 5
-
-    def __getitem__(self, index):
-        self.num_reads += 1
-        if index in self.broken:
-            raise ValueError(f"{self.example_ids[index]}: the file is torn")
-        rng = np.random.default_rng(index)
-        height, width = 20 + 3 * index, 36
-        return PreparedExample(
-            self.example_ids[index],
-            rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
-            np.repeat(np.arange(width) // 12 - 1, height).reshape(width, height).T.astype(np.int32),
-            rng.integers(1, 256, (index, -(-height // 4), 9)).astype(np.uint8),
-        )
 
 
 def _batches(source=None, start_step=0, count=1, size=4, geometry=GEOMETRY, **options):
     stream = make_train_batches(
         source or TinySource(),
         global_batch_size=size,
-        seed=7,
         start_step=start_step,
         geometry=geometry,
-        num_workers=2,
-        **options,
+        **{"num_workers": 2, "seed": 7, **options},
     )
     return list(islice(stream, count))
 
@@ -70,10 +42,20 @@ def test_batch_has_the_promised_shapes_and_types():
     }
 
 
-def test_resuming_gives_the_same_batches_bit_for_bit():
-    from_start = _batches(count=6)
-    for expected, resumed in zip(from_start[4:], _batches(start_step=4, count=2), strict=True):
+@pytest.mark.parametrize("start_step", [4, 17, 10_000_000, 2**40 + 1])
+def test_resuming_gives_the_same_batches_bit_for_bit(start_step):
+    straight = _batches(start_step=start_step, count=4)
+    for expected, resumed in zip(
+        straight[2:], _batches(start_step=start_step + 2, count=2), strict=True
+    ):
         _assert_equal(expected, resumed)
+
+
+def test_batches_of_different_steps_and_seeds_differ():
+    first, second = _batches(count=2)
+    assert np.any(first["image"] != second["image"])
+    [other] = _batches(seed=8)
+    assert np.any(first["image"] != other["image"])
 
 
 def test_resuming_reads_no_more_than_starting():
@@ -82,9 +64,34 @@ def test_resuming_reads_no_more_than_starting():
     assert source.num_reads < 40
 
 
-def test_rows_of_two_processes_make_the_global_batch():
-    whole = _batches(count=3)
-    parts = [_batches(count=3, process_index=i, process_count=2) for i in range(2)]
+def test_first_batch_comes_within_a_second_at_any_step():
+    started = time.monotonic()
+    _batches(start_step=10_000_000)
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("num_workers", [1, 3, 16])
+def test_number_of_workers_changes_nothing(num_workers):
+    expected = _batches(start_step=10_000_000, count=3)
+    batches = _batches(start_step=10_000_000, count=3, num_workers=num_workers)
+    for first, second in zip(expected, batches, strict=True):
+        _assert_equal(first, second)
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+@pytest.mark.parametrize("start_step", [0, 123_457, 10_000_000])
+def test_rows_of_all_processes_make_the_global_batch(process_count, start_step):
+    whole = _batches(count=2, start_step=start_step)
+    parts = [
+        _batches(
+            count=2,
+            start_step=start_step,
+            process_index=i,
+            process_count=process_count,
+            num_workers=1 + i % 2,
+        )
+        for i in range(process_count)
+    ]
     for step, batch in enumerate(whole):
         joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
         _assert_equal(batch, joined)
@@ -96,7 +103,7 @@ def test_arithmetic_names_the_examples_of_a_step():
     [batch] = _batches(source, start_step=3, geometry=geometry)
     ids = example_ids_at(source, step=3, global_batch_size=4, seed=7)
     for name, valid in zip(ids, batch["proposal_valid"], strict=True):
-        assert valid.sum() == source.example_ids.index(name)
+        assert valid.sum() == source.example_ids.index(name)  # As many proposals as its index.
 
 
 def test_an_epoch_reads_every_example_once():
@@ -129,6 +136,46 @@ def test_first_broken_example_of_the_stream_is_reported():
         _batches(TinySource(broken=range(5)))
 
 
+class _Contradicting(TinySource):
+    """Every example is changed by a function that the source's promises know nothing of."""
+
+    def __init__(self, change):
+        super().__init__()
+        self._change = change
+
+    def __getitem__(self, index):
+        return self._change(super().__getitem__(index))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda example: replace(example, label_map=example.label_map[:, 1:]),
+            r"scene \d: expected a label map of the size of the image, \d+x\d+, got \d+x\d+",
+        ),
+        (
+            lambda example: replace(example, proposals=np.ones((5, 2, 2), np.uint8)),
+            r"scene \d: has 5 proposals, but its source says that no example has more than 4",
+        ),
+        (
+            lambda example: replace(example, label_map=example.label_map + 2),
+            r"scene \d: expected labels -1 \(ignored\) to 2, got 1 to 3",
+        ),
+    ],
+)
+def test_example_that_contradicts_itself_or_its_source_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        _batches(_Contradicting(change))
+
+
+def test_more_classes_than_promised_are_refused():
+    source = TinySource()
+    source.max_classes_per_image = 1
+    with pytest.raises(ValueError, match=r"has \d classes, but its source says .* more than 1"):
+        _batches(source, count=3)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -152,15 +199,3 @@ def test_program_ends_while_the_pipeline_is_reading():
     result = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
     assert b"Exception ignored" not in result.stderr
-
-
-def test_global_batches_hold_the_host_batches_in_order():
-    import jax
-
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    host = [{"image": np.full((2, 3), step, np.uint8)} for step in range(5)]
-    on_device = list(to_global_batches(iter(host), sharding, prefetch=2))
-    assert len(on_device) == 5
-    for expected, batch in zip(host, on_device, strict=True):
-        assert isinstance(batch["image"], jax.Array)
-        np.testing.assert_array_equal(batch["image"], expected["image"])

@@ -1,8 +1,12 @@
+import pickle
+
 import numpy as np
 import pytest
 
-from maft_jax.proposals.soft_masks import soften_masks
-from maft_jax.proposals.superpixels import merge_tree_regions, superpixel_proposals, ward_merges
+from input_pipeline.examples import IGNORE, Example
+from maft_jax.proposals.generator import ProposalGenerator
+from maft_jax.proposals.region_graph import adjacent_pairs
+from maft_jax.proposals.superpixels import SuperpixelProposals, merge_tree_regions, ward_merges
 
 
 def _scene(height=60, width=80):
@@ -11,6 +15,11 @@ def _scene(height=60, width=80):
     image[height // 4 : 3 * height // 4, width // 4 : width // 2] = (200, 30, 30)
     noise = np.random.default_rng(0).integers(-5, 6, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def _propose(image, num_proposals):
+    labels = np.full(image.shape[:2], IGNORE, np.int32)
+    return SuperpixelProposals()(Example("scene", image, labels), num_proposals)
 
 
 def test_masks_are_nested_or_disjoint():
@@ -33,23 +42,39 @@ def test_homogeneous_object_is_found():
     assert iou.max() > 0.95
 
 
-def test_same_image_gives_same_proposals():
-    np.testing.assert_array_equal(
-        superpixel_proposals(_scene(), 50), superpixel_proposals(_scene(), 50)
-    )
+def test_same_image_gives_same_proposals_in_another_process():
+    here, there = _propose(_scene(), 50), pickle.loads(pickle.dumps(SuperpixelProposals()))
+    labels = np.full((60, 80), IGNORE, np.int32)
+    again = there(Example("another id", _scene(), labels), 50)
+    np.testing.assert_array_equal(here.masks, again.masks)
+    np.testing.assert_array_equal(here.scores, again.scores)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (2, 3), (5, 4), (2, 700), (900, 2), (37, 301)])
+def test_scores_fall_along_the_order_however_many_are_asked_for():
+    few, many = _propose(_scene(), 10), _propose(_scene(), 200)
+    assert isinstance(SuperpixelProposals(), ProposalGenerator)
+    assert np.all(np.diff(many.scores) < 0)
+    np.testing.assert_array_equal(few.scores, many.scores[:10])
+    np.testing.assert_array_equal(few.masks, many.masks[:10])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3), (5, 4), (2, 700), (900, 2), (37, 301)])
 @pytest.mark.parametrize("content", ["one colour", "noise"])
-def test_any_image_has_proposals_of_a_quarter_of_its_size(size, content):
+def test_any_image_has_proposals_that_begin_with_the_whole(size, content):
     image = np.full((*size, 3), 127, np.uint8)
     if content == "noise":
         image = np.random.default_rng(0).integers(0, 256, image.shape).astype(np.uint8)
-    proposals = superpixel_proposals(image, 20)
-    assert proposals.dtype == np.uint8
-    assert 1 <= len(proposals) <= 20
-    assert proposals.shape[1:] == (-(-size[0] // 4), -(-size[1] // 4))
-    assert np.all(proposals[0] == 255)
+    proposals = _propose(image, 20)
+    assert 1 <= len(proposals.masks) == len(proposals.scores) <= 20
+    assert proposals.masks[0].all()
+    assert proposals.input_size is None and proposals.class_logits is None
+
+
+def test_adjacent_pairs_share_a_side_not_a_corner():
+    labels = np.array([[0, 0, 4], [7, 2, 2]])
+    assert adjacent_pairs(labels) == [(0, 2), (0, 4), (0, 7), (2, 4), (2, 7)]
+    assert adjacent_pairs(np.array([[0, 1], [2, 0]])) == [(0, 1), (0, 2)]
+    assert adjacent_pairs(np.zeros((3, 3), int)) == []
 
 
 def test_ward_merges_similar_neighbours_first_and_never_across_a_gap():
@@ -57,18 +82,3 @@ def test_ward_merges_similar_neighbours_first_and_never_across_a_gap():
     merges = ward_merges(means, np.ones(4), {(0, 1), (1, 2), (2, 3)})
     assert merges[0] == (1, 2)
     assert len(merges) == 3
-
-
-def test_softened_partition_sums_to_one():
-    labels = np.random.default_rng(0).integers(0, 3, (50, 30))
-    soft = soften_masks(np.stack([labels == i for i in range(3)]), (100, 60))
-    assert soft.shape == (3, 25, 15)
-    assert np.abs(soft.sum(axis=0, dtype=int) - 255).max() <= 2
-
-
-def test_softened_edge_lies_where_the_mask_edge_lies():
-    mask = np.zeros((1, 64, 64), bool)
-    mask[:, :, 32:] = True
-    row = soften_masks(mask, (64, 64))[0, 8].astype(float)
-    pixels = np.linspace(0, 63, 16)
-    assert abs(np.interp(127.5, row, pixels) - 31.5) < 0.1

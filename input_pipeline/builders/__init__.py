@@ -1,0 +1,12 @@
+"""The data sets as TensorFlow Datasets builders, for those whose pipeline starts there.
+
+    from input_pipeline.builders.coco_stuff import CocoStuff
+
+    builder = CocoStuff(data_root="/data/coco")
+    builder.download_and_prepare()
+    train = builder.as_dataset(split="train")
+
+Once its module is imported, `tfds.load("coco_stuff", builder_kwargs={"data_root": ...})` works too.
+Prepared data is read again without `data_root`. Training and precomputing proposals need no
+builder: they read the same files directly (`input_pipeline.layouts.open_dataset`).
+"""

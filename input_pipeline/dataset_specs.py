@@ -1,0 +1,171 @@
+"""Facts about the data sets: classes, ignored label values, zero-shot splits, sizes, downloads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from input_pipeline.class_lists import ClassList, load_class_list
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Download:
+    """An official archive with a stable address, to be put into the data root as it is."""
+
+    url: str
+    num_bytes: int
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        size = self.num_bytes / 1e6
+        return f"{self.url} ({f'{size:.0f} MB' if size < 1000 else f'{size / 1000:.1f} GB'})"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a data set before any of its files is read.
+
+    `ignore_labels` are the values of unlabelled pixels in the official label files.
+    `num_images` lists, for each split, every count that circulates, the usual one first.
+    `unseen_ids` are the class ids that the published zero-shot split leaves out of training.
+    `downloads` are keyed by what they hold, in the words of the layout that reads them;
+    `obtaining` tells where the parts without a stable address come from.
+    """
+
+    name: str
+    title: str
+    class_list: str
+    ignore_labels: tuple[int, ...]
+    num_images: Mapping[str, tuple[int, ...]]
+    unseen_ids: tuple[int, ...] = ()
+    downloads: Mapping[str, Download] = field(default_factory=dict)
+    obtaining: str = ""
+
+    @property
+    def classes(self) -> ClassList:
+        """Names in contiguous order and their values in the official label files."""
+        return load_class_list(self.class_list, self.ignore_labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes.names)
+
+    @property
+    def unseen_classes(self) -> tuple[str, ...]:
+        """Names of the unseen classes; empty when no split was published."""
+        names = self.classes.names
+        return tuple(names[class_id] for class_id in self.unseen_ids)
+
+
+_COCO_UNSEEN = (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
+_VOC_UNSEEN = (15, 16, 17, 18, 19)
+_ADE_150_UNSEEN = (9, 15, 30, 37, 49, 60, 74, 81, 89, 99, 112, 128, 136, 143, 149)
+# The classes that ADE20K-Full's frequency table calls rare; ids, as there are 275 of them.
+_ADE_FULL_RARE = """
+166 176 193 208 264 267 273 287 298 303 311 317 328 329 330 340 342 344 347 349 356 358
+376 380 383 394 400 401 402 404 411 415 417 420 421 430 431 443 445 446 453 454 458 459
+463 468 471 472 474 477 482 485 494 505 507 511 512 521 522 523 525 527 528 529 530 533
+535 536 541 544 546 547 548 549 550 551 557 559 560 561 562 563 565 566 567 575 576 577
+579 580 581 582 584 585 586 587 588 589 591 592 595 598 599 601 604 605 606 608 609 611
+612 613 615 617 618 620 622 623 624 627 629 630 631 632 633 636 639 641 643 651 652 653
+655 656 657 661 663 664 665 666 667 668 670 671 673 674 675 676 679 681 682 684 685 687
+690 691 693 694 695 698 702 703 704 707 708 709 710 711 712 714 717 718 719 722 724 725
+726 727 728 730 732 733 734 735 736 739 740 741 742 747 748 751 752 753 754 755 757 758
+759 761 762 763 764 766 767 768 769 770 771 772 774 776 777 778 779 781 782 783 785 786
+787 788 790 791 792 793 794 796 798 799 800 801 802 804 805 806 807 808 809 810 811 812
+813 815 816 817 818 819 820 821 822 823 824 825 826 827 828 829 830 831 832 833 834 835
+836 837 838 839 840 841 842 843 844 845 846
+"""
+_ADE_FULL_UNSEEN = tuple(map(int, _ADE_FULL_RARE.split()))
+
+_COCO_IMAGES = "http://images.cocodataset.org/zips"
+_COCO_STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
+_VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+_PASCAL_CONTEXT_DOWNLOADS = {
+    "images": Download(f"{_VOC}/voc2010/VOCtrainval_03-May-2010.tar", 1_393_000_000),
+    "labels": Download(
+        "https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz", 32_000_000
+    ),
+}
+_PASCAL_CONTEXT_IMAGES = {"train": (4998, 4996), "val": (5105, 5104)}
+
+_ALL = (
+    DatasetSpec(
+        name="coco_stuff",
+        title="COCO-Stuff 164k",
+        class_list="coco_stuff_171",
+        ignore_labels=(255,),
+        num_images={"train": (118_287,), "val": (5_000,)},
+        unseen_ids=_COCO_UNSEEN,
+        downloads={
+            "train images": Download(f"{_COCO_IMAGES}/train2017.zip", 19_336_861_798),
+            "val images": Download(f"{_COCO_IMAGES}/val2017.zip", 815_585_330),
+            "labels": Download(f"{_COCO_STUFF}/stuffthingmaps_trainval2017.zip", 690_000_000),
+        },
+    ),
+    DatasetSpec(
+        name="voc2012",
+        title="Pascal VOC 2012",
+        class_list="voc_20",
+        ignore_labels=(0, 255),
+        num_images={"train": (10_582, 1_464), "val": (1_449,)},
+        unseen_ids=_VOC_UNSEEN,
+        downloads={
+            "images and label maps": Download(
+                f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040
+            )
+        },
+        obtaining=(
+            "The 10,582 training images of the literature need SegmentationClassAug (label maps "
+            "made of the SBD data set) beside SegmentationClass; it has no stable address. "
+            "Without it the 1,464 images of train.txt are used"
+        ),
+    ),
+    DatasetSpec(
+        name="ade20k_150",
+        title="ADE20K-150 (SceneParsing)",
+        class_list="ade20k_150",
+        ignore_labels=(0,),
+        num_images={"train": (20_210,), "val": (2_000,)},
+        unseen_ids=_ADE_150_UNSEEN,
+        downloads={
+            "images and label maps": Download(
+                "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                967_382_037,
+            )
+        },
+    ),
+    DatasetSpec(
+        name="ade20k_full",
+        title="ADE20K-Full (847 classes, release 2021_17_01)",
+        class_list="ade20k_847",
+        ignore_labels=(65535,),
+        num_images={"train": (25_574,), "val": (2_000,)},
+        unseen_ids=_ADE_FULL_UNSEEN,
+        obtaining=(
+            "ADE20K_2021_17_01 needs a registration: request it at "
+            "https://groups.csail.mit.edu/vision/datasets/ADE20K/ and download "
+            "ADE20K_2021_17_01.zip"
+        ),
+    ),
+    DatasetSpec(
+        name="pascal_context_59",
+        title="Pascal Context, 59 classes",
+        class_list="pascal_context_59",
+        ignore_labels=(255,),
+        num_images=_PASCAL_CONTEXT_IMAGES,
+        downloads=_PASCAL_CONTEXT_DOWNLOADS,
+    ),
+    DatasetSpec(
+        name="pascal_context_459",
+        title="Pascal Context, 459 classes",
+        class_list="pascal_context_459",
+        ignore_labels=(65535,),
+        num_images=_PASCAL_CONTEXT_IMAGES,
+        downloads=_PASCAL_CONTEXT_DOWNLOADS,
+    ),
+)
+SPECS: dict[str, DatasetSpec] = {spec.name: spec for spec in _ALL}

@@ -1,0 +1,57 @@
+"""The --config flag that commands share: found, overridden, validated, refused in one line."""
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from maft_jax.config import Config, check_override, from_config_dict
+from maft_jax.console import failed
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
+
+
+def run(main: Callable[[Config], int], require_weights: bool = True) -> None:
+    """Parses the command line, calls `main` with the configuration, and exits with its code.
+
+    The module that calls this prints its docstring for --help; it should end with
+    `config.describe_fields()`. Without `require_weights`, config.model.pretrained may be empty.
+    """
+    sys.argv = [sys.argv[0], *map(find_config, sys.argv[1:])]
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)  # absl itself would end with 1
+    flags.register_validator("config", bool, "expected a Python file: --config=configs/folder.py")
+    parse = functools.partial(parse_command_line, require_weights=require_weights)
+    app.run(main, flags_parser=parse)
+
+
+def parse_command_line(argv: list[str], require_weights: bool) -> Config:
+    """What absl, ml_collections or we refuse becomes a short message and exit code 2."""
+    try:
+        for argument in argv[1:]:
+            check_override(argument)
+        if unexpected := flags.FLAGS(argv)[1:]:
+            raise ValueError(f"unexpected {unexpected}; settings look like --config.NAME=VALUE")
+        return from_config_dict(_CONFIG.value, require_weights)
+    except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+        reason = str(error).strip()
+        if "Traceback" in reason or isinstance(error, OSError | AttributeError):
+            reason = f"--config: {reason.splitlines()[-1].strip()}"  # what goes before says how
+        sys.exit(failed(reason, 2))
+
+
+def find_config(argument: str) -> str:
+    """Lets --config=configs/x.py mean the installed file where there is no such local one."""
+    option, equals, value = argument.partition("=")
+    path, colon, variant = value.partition(":")
+    if option.lstrip("-") == "config" and equals and not os.path.exists(path):
+        installed = importlib.util.find_spec("maft_jax.configs")
+        for folder in (installed.submodule_search_locations if installed else None) or ():
+            if os.path.isfile(candidate := os.path.join(folder, os.path.basename(path))):
+                return f"{option}={candidate}{colon}{variant}"
+    return argument

@@ -1,0 +1,58 @@
+"""What a weight format is: how it is recognised, its architecture, and its table of rules."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.stored_tensor import StoredTensor
+from maft_jax.models.clip import ClipConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What tensors do not tell, as the caller states it; None leaves it to the file."""
+
+    activation: str | None = None
+    """Of both towers: a key of models.layers.ACTIVATIONS."""
+    head_width: int | None = None
+    """Of the image tower's attention."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightsSource:
+    """A file or folder of weights, opened: nothing but names, shapes and settings is read."""
+
+    path: str
+    tensors: Mapping[str, StoredTensor]
+    settings: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
+    """JSON files beside the tensors, by name."""
+    own: Mapping | None = None
+    """The architecture that we left in a safetensors file's metadata."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Format:
+    """One foreign layout. A new one is an instance of this and an entry in formats.FORMATS."""
+
+    name: str
+    description: str
+    recognise: Callable[[Collection[str]], bool]
+    """Whether tensors of these names are in this layout."""
+    infer_config: Callable[[WeightsSource, Choices], ClipConfig]
+    """The architecture; ValueError with the source's path if we cannot represent it."""
+    rules: Sequence[Rule]
+    ignored: Sequence[Ignored] = ()
+    suffixes: tuple[str, ...] = (".safetensors", ".pt")
+    """Endings under which it is written as one file; none: only as a folder."""
+    settings_file: str | None = None
+    """The JSON file that lies beside the tensors, if this format has one."""
+    folder_tensors: str | None = None
+    """Name of the tensors' file if it is written as a folder."""
+    make_settings: Callable[[ClipConfig], Mapping] = lambda config: {}
+    """Content of the settings file."""
+    why_not: Callable[[ClipConfig], str | None] = lambda config: None
+    """Why this architecture cannot be written in this format, or None."""

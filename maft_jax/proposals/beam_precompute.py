@@ -1,0 +1,63 @@
+"""The same shards as an Apache Beam pipeline, for those who outgrow one machine."""
+
+import json
+from collections.abc import Sequence
+
+from etils import epath
+
+from input_pipeline.record_shards import write_aside
+from maft_jax.proposals.precompute import describe_problems, prepare_folder, summarize
+from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob
+from maft_jax.proposals.precompute_summary import Summary
+
+PROBLEMS_FILE = "problems.json"
+
+
+def run(job: PrecomputeJob, pipeline_options: Sequence[str]) -> Summary:
+    """As `precompute`, on the runner that Beam's `pipeline_options` name; waits for its end.
+
+    This process and Beam's workers must see the data set and `job.folder` under the same paths.
+
+    Raises:
+        ValueError: as `precompute`; or Beam is not installed.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ValueError(
+            f"--engine=beam: Apache Beam is not installed ({error}); pip install 'maft_jax[beam]'"
+        ) from error
+    problems_path = epath.Path(job.folder) / PROBLEMS_FILE
+    missing = prepare_folder(job, range(job.num_shards))
+    if missing:
+        problems_path.unlink(missing_ok=True)
+        with beam.Pipeline(options=PipelineOptions(list(pipeline_options))) as pipeline:
+            (
+                pipeline
+                | "shards" >> beam.Create(missing)
+                | "spread" >> beam.Reshuffle()
+                | "write shard" >> beam.Map(_write_shard, job)
+                | "gather" >> beam.combiners.ToList()
+                | "write problems" >> beam.Map(_write_problems, str(problems_path))
+            )
+    if problems_path.exists():
+        problems = json.loads(problems_path.read_text())
+        problems_path.unlink()
+        raise ValueError(describe_problems(problems, job))
+    return summarize(job)
+
+
+def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[str, ...]]:
+    """The shard and what is wrong with its examples, in which case it is not written."""
+    try:
+        job.write_shard(shard)
+    except BadExamples as error:
+        return shard, error.problems
+    return shard, ()
+
+
+def _write_problems(found: list[tuple[int, tuple[str, ...]]], path: str) -> None:
+    problems = [problem for _, of_shard in sorted(found) for problem in of_shard]
+    if problems:
+        write_aside(epath.Path(path), json.dumps(problems).encode())

@@ -1,0 +1,31 @@
+"""The generators that `config.proposals.generator` chooses from."""
+
+from collections.abc import Callable, Sequence
+
+from maft_jax.config import ProposalsConfig
+from maft_jax.proposals.external import ExternalProposals
+from maft_jax.proposals.generator import ProposalGenerator
+from maft_jax.proposals.ground_truth import GroundTruthProposals
+from maft_jax.proposals.superpixels import SuperpixelProposals
+from maft_jax.proposals.transformers_models import TransformersProposals
+
+GENERATORS: dict[str, Callable[[ProposalsConfig, tuple[str, ...]], ProposalGenerator]] = {
+    "superpixels": lambda config, class_names: SuperpixelProposals(),
+    "ground_truth": lambda config, class_names: GroundTruthProposals(config.kinds),
+    "external": lambda config, class_names: ExternalProposals(config.path),
+    "transformers": lambda config, class_names: TransformersProposals(config.path),
+}
+
+
+def make_generator(config: ProposalsConfig, class_names: Sequence[str]) -> ProposalGenerator:
+    """The generator that the configuration names; `class_names` are for those that read text.
+
+    Raises:
+        ValueError: there is no such generator, or it cannot work with these settings.
+    """
+    if config.generator not in GENERATORS:
+        raise ValueError(
+            f"config.proposals.generator: expected one of {list(GENERATORS)}, got "
+            f"{config.generator!r}"
+        )
+    return GENERATORS[config.generator](config, tuple(class_names))

@@ -1,0 +1,219 @@
+"""Records of one shard as a pure function of the job and the shard's number."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from input_pipeline.examples import ExampleSource, proposal_grid_size
+from input_pipeline.proposal_records import SCHEMA_VERSION, ProposalRecord, Provenance
+from input_pipeline.record_shards import ShardWriter, read_done, read_index, shard_stem
+from maft_jax.proposals.generator import ProposalGenerator, Proposals
+from maft_jax.proposals.precompute_summary import Statistics
+from maft_jax.proposals.soft_masks import soften_masks
+
+RECIPE_VERSION = 1
+"""Part of every shard's key: raise it when the same input would give other records."""
+
+_LARGEST_SHARD = 256
+_FEWEST_SHARDS = 16
+_MASK_TYPES = (np.bool_, np.uint8, np.float32)
+
+
+class BadExamples(ValueError):
+    """What is wrong with the examples of a shard, one string each."""
+
+    def __init__(self, problems: tuple[str, ...]):
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n  ".join(self.problems)
+
+
+@dataclass(frozen=True)
+class PrecomputeJob:
+    """What makes a set of records, and where; picklable, since worker processes run it.
+
+    Shards have `shard_size` examples: at most 256, and fewer in small data sets, which get 16
+    shards if they have that many examples. `unseen_classes` is the published zero-shot split of
+    the data set, for the description of the records. With `replace`, records of another recipe
+    in `folder` are replaced, else they are refused.
+    """
+
+    source: ExampleSource
+    dataset: str
+    split: str
+    generator: ProposalGenerator
+    num_proposals: int
+    folder: str
+    unseen_classes: tuple[str, ...] = ()
+    shard_size: int | None = None
+    replace: bool = False
+
+    @property
+    def examples_per_shard(self) -> int:
+        few = max(1, -(-len(self.source) // _FEWEST_SHARDS))
+        return self.shard_size or min(_LARGEST_SHARD, few)
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.source) // self.examples_per_shard)
+
+    def stem(self, shard: int) -> str:
+        """Name of the shard's files without what says their kind."""
+        return shard_stem(self.split, shard, self.num_shards)
+
+    def examples_of(self, shard: int) -> range:
+        """Indices into the source."""
+        start = shard * self.examples_per_shard
+        return range(start, min(start + self.examples_per_shard, len(self.source)))
+
+    @property
+    def description(self) -> dict:
+        """Content of dataset.json; equal recipes make equal records of equal examples."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "class_names": list(self.source.class_names),
+            "unseen_classes": list(self.unseen_classes),
+            "num_examples": len(self.source),
+            "num_shards": self.num_shards,
+            "recipe": {
+                "schema_version": SCHEMA_VERSION,
+                "recipe_version": RECIPE_VERSION,
+                "generator": self.generator.name,
+                "generator_fingerprint": self.generator.fingerprint,
+                "num_proposals": self.num_proposals,
+            },
+        }
+
+    def shard_key(self, shard: int) -> str:
+        """Digest of the recipe, the classes and the signatures of the shard's examples."""
+        source, description = self.source, self.description
+        examples = [(source.example_ids[i], source.signature(i)) for i in self.examples_of(shard)]
+        parts = [description["recipe"], description["class_names"], examples]
+        return _digest(json.dumps(parts, sort_keys=True))
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether the files of the shard are there, whole, and what this job would write."""
+        try:
+            done = read_done(self.folder, self.stem(shard))
+            if done is None or done["key"] != self.shard_key(shard):
+                return False
+            read_index(self.folder, self.stem(shard))
+        except ValueError:  # damaged, so that it has to be written again
+            return False
+        return True
+
+    def write_shard(self, shard: int, on_example: Callable[[], None] = lambda: None) -> None:
+        """Computes and writes a shard, unless it is finished; calls `on_example` after each one.
+
+        Equal jobs write equal bytes, whoever calls this. It may be killed anywhere: a shard's
+        files have their names once they are whole.
+
+        Raises:
+            BadExamples: lists all examples of the shard that cannot be used; nothing is written.
+        """
+        if self.is_finished(shard):
+            return
+        # Before reading: what changes while it is read must not look finished.
+        key = self.shard_key(shard)
+        provenance = self._provenance()
+        statistics = Statistics()
+        problems = []
+        with ShardWriter(self.folder, self.stem(shard), key) as writer:
+            for index in self.examples_of(shard):
+                example_id = self.source.example_ids[index]
+                try:
+                    record, input_size = self._compute(index, provenance)
+                    writer.add(record)
+                except ValueError as error:
+                    named = example_id in str(error)
+                    problems.append(str(error) if named else f"{example_id}: {error}")
+                except Exception as error:
+                    error.add_note(f"while computing example {example_id!r}")
+                    raise
+                else:
+                    statistics.add(record.proposals, record.label_map, input_size)
+                on_example()
+            if problems:
+                raise BadExamples(tuple(problems))
+            writer.finish({"statistics": statistics.to_json()})
+
+    def _compute(
+        self, index: int, provenance: Provenance
+    ) -> tuple[ProposalRecord, tuple[int, int]]:
+        """The record of an example, and the size (h, w) at which the generator read it."""
+        example = self.source[index]
+        made = self.generator(example, self.num_proposals)
+        where = f"{self.generator.name} proposals of {example.example_id!r}"
+        check_proposals(made, where)
+        input_size = made.input_size or example.label_map.shape
+        best_first = np.argsort(-made.scores, kind="stable")[: self.num_proposals]
+        if len(best_first):
+            masks = soften_masks(made.masks[best_first], input_size)
+        else:
+            masks = np.zeros((0, *proposal_grid_size(*input_size)), np.uint8)
+        logits = made.class_logits
+        record = ProposalRecord(
+            example_id=example.example_id,
+            image_bytes=self.source.image_bytes(index),
+            image_size=example.label_map.shape,
+            label_map=example.label_map,
+            proposals=masks,
+            scores=made.scores[best_first],
+            class_logits=None if logits is None else logits[best_first],
+            provenance=provenance,
+        )
+        return record, input_size
+
+    def _provenance(self) -> Provenance:
+        version = importlib.metadata.version("maft_jax")
+        return Provenance(
+            generator=self.generator.name,
+            weights_fingerprint=self.generator.fingerprint,
+            vocabulary_hash=_digest(json.dumps(list(self.source.class_names))),
+            code_version=f"maft_jax {version}, recipe {RECIPE_VERSION}",
+        )
+
+
+def check_proposals(made: Proposals, where: str) -> None:
+    """Refuses what a generator must not return; `where` names generator and example.
+
+    Raises:
+        ValueError: says what was expected and what came.
+    """
+    masks, scores, logits = made.masks, made.scores, made.class_logits
+    if masks.ndim != 3 or masks.dtype not in _MASK_TYPES:
+        raise ValueError(
+            f"{where}: expected masks [n, h, w] of bool, uint8 or float32, got {masks.dtype} "
+            f"{list(masks.shape)}"
+        )
+    if len(masks) and not masks.size:
+        raise ValueError(f"{where}: expected masks with pixels, got {list(masks.shape)}")
+    if scores.shape != (len(masks),) or scores.dtype != np.float32:
+        raise ValueError(
+            f"{where}: expected a float32 score for each of {len(masks)} masks, got "
+            f"{scores.dtype} {list(scores.shape)}"
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{where}: expected finite scores, got {scores[~np.isfinite(scores)][0]}")
+    if masks.dtype == np.float32 and masks.size:
+        # Written so that NaN fails as well.
+        low, high = masks.min(), masks.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{where}: expected masks in [0, 1], got {low} to {high}")
+    if logits is not None and (logits.ndim != 2 or len(logits) != len(masks)):
+        raise ValueError(
+            f"{where}: expected class logits [{len(masks)}, c], got {list(logits.shape)}"
+        )
+    if logits is not None and not np.isfinite(logits).all():
+        raise ValueError(f"{where}: expected finite class logits")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

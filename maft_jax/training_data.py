@@ -1,0 +1,100 @@
+"""From the configuration to the examples that training reads, computing proposals if need be."""
+
+import itertools
+import logging
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from input_pipeline.examples import PreparedSource
+from input_pipeline.record_shards import read_dataset_file
+from input_pipeline.record_source import RecordSource
+from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
+from maft_jax.config import Config, DataConfig
+from maft_jax.proposals.precompute import precompute
+from maft_jax.proposals.precompute_job import job_from_config, records_folder
+from maft_jax.visualize import contact_sheet
+
+PUBLISHED = "published"
+"""Entry of config.data.unseen_classes that stands for the data set's own zero-shot split."""
+
+logger = logging.getLogger(__name__)
+
+
+def open_training_data(config: Config) -> RecordSource:
+    """The records of config.data.records, or those in the cache, completed first.
+
+    Raises:
+        ValueError: files are missing, damaged or contradict the configuration.
+    """
+    folder = records_folder(config)
+    if not config.data.records:
+        if jax.process_count() > 1:
+            raise ValueError(
+                "config.data.records: several hosts need a folder of records that all can read; "
+                "make it first with python -m maft_jax.cli.precompute_proposals"
+            )
+        precompute(job_from_config(config))
+    description = read_dataset_file(folder)
+    source = RecordSource(folder, unseen_classes(config.data, description))
+    logger.info(
+        "%d images, %d classes, at most %d proposals an image in %s",
+        len(source),
+        len(source.class_names),
+        source.num_proposals,
+        folder,
+    )
+    return source
+
+
+def unseen_classes(data: DataConfig, description: Mapping) -> tuple[str, ...]:
+    """Names of the classes that training must not see.
+
+    Raises:
+        ValueError: "published" for a data set without a published split.
+    """
+    if PUBLISHED not in data.unseen_classes:
+        return data.unseen_classes
+    if not description["unseen_classes"]:
+        raise ValueError(
+            f"config.data.unseen_classes: {description['dataset']} has no published zero-shot "
+            "split; list the names of the classes to leave out"
+        )
+    named = [name for name in data.unseen_classes if name != PUBLISHED]
+    return tuple(dict.fromkeys([*description["unseen_classes"], *named]))
+
+
+def describe_data(source: RecordSource) -> dict[str, int | str]:
+    """What a run that resumes must find again; small JSON values, for people to compare."""
+    recipe = source.description["recipe"]
+    return {
+        "data_set": f"{source.description['dataset']} {source.description['split']}",
+        "proposals": f"{recipe['generator']}, at most {recipe['num_proposals']}",
+        "num_images": len(source),
+        "num_classes": len(source.class_names),
+        "num_shards": source.description["num_shards"],
+        "data": source.fingerprint,
+    }
+
+
+def train_geometry(data: DataConfig) -> TrainGeometry:
+    """How config.data says that examples become training squares."""
+    return TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment)
+
+
+def draw_training_data(
+    source: PreparedSource, config: Config, num_examples: int = 4, step: int = 0
+) -> np.ndarray:
+    """Contact sheet [h, w, 3] uint8 of the first examples of a step, as training gets them."""
+    ids = example_ids_at(source, step, config.batch_size, config.seed)[:num_examples]
+    batches = make_train_batches(
+        source,
+        global_batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=step,
+        geometry=train_geometry(config.data),
+    )
+    batch = next(itertools.islice(batches, 1))
+    batches.close()
+    return contact_sheet(batch, source.class_names, ids)

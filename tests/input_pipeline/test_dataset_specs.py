@@ -1,0 +1,141 @@
+import subprocess
+import sys
+
+import pytest
+
+from input_pipeline.class_lists import BUILT_IN
+from input_pipeline.dataset_specs import SPECS
+
+# The published splits: class ids and names.
+UNSEEN = {
+    "coco_stuff": {
+        19: "cow",
+        23: "giraffe",
+        28: "suitcase",
+        29: "frisbee",
+        36: "skateboard",
+        51: "carrot",
+        76: "scissors",
+        88: "cardboard",
+        94: "clouds",
+        112: "grass",
+        133: "playingfield",
+        136: "river",
+        137: "road",
+        157: "tree",
+        160: "wall-concrete",
+    },
+    "voc2012": {15: "pottedplant", 16: "sheep", 17: "sofa", 18: "train", 19: "tv"},
+    "ade20k_150": {
+        9: "grass",
+        15: "table",
+        30: "armchair",
+        37: "tub",
+        49: "fireplace",
+        60: "river",
+        74: "computer",
+        81: "towel",
+        89: "tv",
+        99: "buffet, counter, sideboard",
+        112: "basket, handbasket",
+        128: "lake",
+        136: "traffic light",
+        143: "monitor",
+        149: "flag",
+    },
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_unseen_classes_are_the_published_ones(name):
+    spec = SPECS[name]
+    assert dict(zip(spec.unseen_ids, spec.unseen_classes, strict=True)) == UNSEEN[name]
+
+
+@pytest.mark.parametrize(
+    "name, seen, unseen",
+    [
+        ("coco_stuff", 156, 15),
+        ("voc2012", 15, 5),
+        ("ade20k_150", 135, 15),
+        ("ade20k_full", 572, 275),
+        ("pascal_context_59", 59, 0),
+        ("pascal_context_459", 459, 0),
+    ],
+)
+def test_numbers_of_seen_and_unseen_classes(name, seen, unseen):
+    spec = SPECS[name]
+    assert len(set(spec.unseen_ids)) == len(set(spec.unseen_classes)) == unseen
+    assert spec.num_classes == len(set(spec.classes.names)) == seen + unseen
+
+
+def test_rare_classes_of_the_full_vocabulary_are_unseen():
+    """First, last and some between of ADE20K-Full's rare classes; common ones beside them."""
+    spec = SPECS["ade20k_full"]
+    assert (spec.unseen_ids[0], spec.unseen_ids[-1]) == (166, 846)
+    assert spec.unseen_classes[:4] == (
+        "catwalk",
+        "inflatable bounce game",
+        "confessional booth",
+        "control panel",
+    )
+    assert {"wall", "tree", "person, individual, someone, somebody, mortal, soul"}.isdisjoint(
+        spec.unseen_classes
+    )
+    assert {264, 703, 715} & set(spec.unseen_ids) == {264, 703}
+
+
+@pytest.mark.parametrize(
+    "name, ignored, train, val",
+    [
+        ("coco_stuff", (255,), 118_287, 5_000),
+        ("voc2012", (0, 255), 10_582, 1_449),
+        ("ade20k_150", (0,), 20_210, 2_000),
+        ("ade20k_full", (65535,), 25_574, 2_000),
+        ("pascal_context_59", (255,), 4_998, 5_105),
+        ("pascal_context_459", (65535,), 4_998, 5_105),
+    ],
+)
+def test_sizes_and_ignored_values_are_the_official_ones(name, ignored, train, val):
+    spec = SPECS[name]
+    assert spec.ignore_labels == ignored
+    assert (spec.num_images["train"][0], spec.num_images["val"][0]) == (train, val)
+
+
+def test_both_counts_of_pascal_context_are_known():
+    assert SPECS["pascal_context_59"].num_images["val"] == (5105, 5104)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_every_data_set_says_how_to_get_it(spec):
+    assert spec.class_list in BUILT_IN
+    assert spec.downloads or spec.obtaining
+    for download in spec.downloads.values():
+        assert download.url.endswith(download.file_name) and download.num_bytes > 10**7
+
+
+def test_raw_values_of_coco_stuff_are_its_ids_less_one():
+    classes = SPECS["coco_stuff"].classes
+    values = dict(zip(classes.names, classes.label_values, strict=True))
+    assert (values["person"], values["stop sign"], values["wood"]) == (0, 12, 181)
+    assert set(range(182)) - set(classes.label_values) == {
+        11,
+        25,
+        28,
+        29,
+        44,
+        65,
+        67,
+        68,
+        70,
+        82,
+        90,
+    }
+
+
+def test_facts_are_there_without_tensorflow():
+    code = (
+        "import sys, input_pipeline.dataset_specs, input_pipeline.downloads\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,196 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from input_pipeline import proposal_records
+from input_pipeline.example_message import decode_features, encode_features
+from input_pipeline.examples import IGNORE
+from input_pipeline.proposal_records import decode_record, encode_record, present_classes
+from tests.record_sets import assert_records_equal, make_record
+
+OPTIONAL = {
+    "class_logits": np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32),
+    "teacher_probabilities": np.array([0.25, 0.75], np.float32),
+}
+
+
+def _labels(*values, dtype=np.int32):
+    return np.array([values], dtype)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        make_record(0),
+        make_record(1, **OPTIONAL),
+        make_record(2, num_proposals=0, class_logits=np.zeros((0, 3), np.float32)),
+        make_record(3, num_proposals=1000),
+        make_record(4, size=(1, 1)),
+        make_record(5, example_id="höhle/写真 1"),
+        make_record(6, example_id="not \udcff utf-8"),
+        make_record(7, size=(1, 3), label_map=_labels(IGNORE, 846, 65534)),
+        make_record(8, label_map=np.full((20, 24), IGNORE, np.int32)),
+    ],
+    ids=lambda record: record.example_id,
+)
+def test_records_come_back_as_they_were(record):
+    assert_records_equal(decode_record(encode_record(record), "here"), record)
+
+
+def test_message_is_what_tensorflow_writes_and_reads():
+    data = encode_record(make_record(1, **OPTIONAL))
+    message = tf.train.Example.FromString(data)
+    assert message.SerializeToString(deterministic=True) == data
+    assert decode_features(data) == {
+        name: list(getattr(feature, feature.WhichOneof("kind")).value)
+        for name, feature in message.features.feature.items()
+    }
+
+
+def test_a_tensorflow_pipeline_reads_the_schema():
+    record = make_record(0)
+    read = tf.io.parse_single_example(
+        encode_record(record),
+        {
+            "schema_version": tf.io.FixedLenFeature([], tf.int64),
+            "image/encoded": tf.io.FixedLenFeature([], tf.string),
+            "image/size": tf.io.FixedLenFeature([2], tf.int64),
+            "label_map/png": tf.io.FixedLenFeature([], tf.string),
+            "proposals/shape": tf.io.FixedLenFeature([3], tf.int64),
+            "proposals/scores": tf.io.VarLenFeature(tf.float32),
+            "provenance/generator": tf.io.FixedLenFeature([], tf.string),
+        },
+    )
+    assert read["schema_version"] == 1
+    assert read["image/encoded"] == record.image_bytes
+    assert tuple(read["image/size"]) == (20, 24)
+    assert tuple(read["proposals/shape"]) == (4, 5, 6)
+    assert read["provenance/generator"] == b"superpixels"
+    np.testing.assert_array_equal(read["proposals/scores"].values, record.scores)
+    labels = tf.io.decode_png(read["label_map/png"])[..., 0].numpy()
+    np.testing.assert_array_equal(labels, np.where(record.label_map < 0, 255, record.label_map))
+
+
+@pytest.mark.parametrize(
+    ("highest", "dtype", "ignore"), [(254, tf.uint8, 255), (255, tf.uint16, 65535)]
+)
+def test_label_maps_take_16_bits_only_where_255_is_a_class(highest, dtype, ignore):
+    record = make_record(0, size=(1, 3), label_map=_labels(IGNORE, 0, highest))
+    png = decode_features(encode_record(record))["label_map/png"][0]
+    values = tf.io.decode_png(png, dtype=tf.uint16)[0, :, 0].numpy() // (
+        257 if ignore == 255 else 1
+    )
+    assert values.tolist() == [ignore, 0, highest]
+    np.testing.assert_array_equal(
+        decode_record(encode_record(record), "").label_map, record.label_map
+    )
+
+
+def test_equal_records_give_equal_bytes():
+    assert encode_record(make_record(3)) == encode_record(make_record(3))
+    assert encode_record(make_record(3)) != encode_record(make_record(4))
+
+
+def test_newer_schema_is_refused_with_both_versions(monkeypatch):
+    monkeypatch.setattr(proposal_records, "SCHEMA_VERSION", 3)
+    data = encode_record(make_record(0))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"^here: .*version 3, .* reads versions up to 1; update"):
+        decode_record(data, "here")
+
+
+def test_schema_version_below_one_is_refused():
+    with pytest.raises(ValueError, match="expected 1 or more, got 0"):
+        decode_record(_changed(schema_version=[0]), "here")
+
+
+def test_features_of_others_are_passed_over():
+    record = make_record(0)
+    features = decode_features(encode_record(record)) | {"depth/png": [b"123"], "z": []}
+    assert_records_equal(decode_record(encode_features(features), "here"), record)
+
+
+@pytest.mark.parametrize("name", sorted(decode_features(encode_record(make_record(1, **OPTIONAL)))))
+def test_missing_features_are_named(name):
+    record = make_record(1, **OPTIONAL)
+    features = decode_features(encode_record(record))
+    del features[name]
+    data = encode_features(features)
+    if name in ("proposals/num_classes", "teacher/probabilities"):
+        decoded = decode_record(data, "here")
+        assert decoded.class_logits is None or decoded.teacher_probabilities is None
+        return
+    with pytest.raises(ValueError, match=f"^here: the record has no feature '{name}'; write"):
+        decode_record(data, "here")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"proposals/scores": [0.5]}, "'proposals/scores': expected 4 of type float, got 1"),
+        ({"proposals/scores": [1, 2, 3, 4]}, "expected 4 of type float, got 4 of type int"),
+        ({"proposals/scores": []}, "expected 4 of type float, got none"),
+        ({"proposals/shape": [4, 5]}, "'proposals/shape': expected 3 of type int, got 2"),
+        ({"proposals/shape": [4, 5, 7]}, "expected 140 bytes of masks"),
+        ({"proposals/codec": [b"lzma"]}, "encoded as 'zstd', got 'lzma'"),
+        ({"image/size": [20, 25]}, "'label_map/png': expected 25x20 grey pixels, got 24x20"),
+        ({"label_map/png": [b"GIF89a"]}, "'label_map/png': cannot identify"),
+        ({"example_id": [1]}, "'example_id': expected 1 of type bytes, got 1 of type int"),
+    ],
+)
+def test_features_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(ValueError, match=f"^here: .*{message}"):
+        decode_record(_changed(**changes), "here")
+
+
+def test_cut_off_label_map_is_refused():
+    png = decode_features(encode_record(make_record(0)))["label_map/png"][0]
+    with pytest.raises(ValueError, match=r"^here: feature 'label_map/png'"):
+        decode_record(_changed(**{"label_map/png": [png[:-40]]}), "here")
+
+
+def test_data_that_are_no_message_are_refused():
+    with pytest.raises(ValueError, match=r"^here: expected a tf\.train\.Example"):
+        decode_record(b"\xff\xff\xff", "here")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scores": np.zeros(3, np.float32)}, r"scores: expected float32 \[4\], got float32 \[3\]"),
+        ({"scores": np.full(4, np.nan, np.float32)}, "scores: expected finite numbers"),
+        ({"scores": np.zeros(4)}, r"scores: expected float32 \[4\], got float64 \[4\]"),
+        ({"proposals": np.zeros((4, 5), np.uint8)}, "proposals: expected uint8"),
+        ({"proposals": np.zeros((4, 5, 6), bool)}, "proposals: expected uint8"),
+        ({"label_map": np.zeros((24, 20), np.int32)}, r"label_map: expected int32 \[20, 24\]"),
+        ({"label_map": np.full((20, 24), 65535, np.int32)}, "label_map: expected class ids"),
+        ({"label_map": np.full((20, 24), -2, np.int32)}, "label_map: expected class ids"),
+        ({"class_logits": np.zeros((3, 9), np.float32)}, "class_logits: expected float32"),
+        ({"image_bytes": b""}, "image_bytes: expected an encoded image"),
+        ({"image_size": (0, 24)}, "image_size: expected positive sizes, got 0, 24"),
+    ],
+)
+def test_records_that_contradict_themselves_are_not_written(fields, message):
+    with pytest.raises(ValueError, match=f"^example 0: {message}"):
+        encode_record(make_record(0, **fields))
+
+
+def test_present_classes_are_those_with_pixels():
+    assert present_classes(_labels(IGNORE, 7, 0, 7)) == (0, 7)
+    assert present_classes(_labels(IGNORE)) == ()
+
+
+def test_records_are_read_without_tensorflow():
+    """Worker processes that write records would each take seconds to import it."""
+    code = (
+        "import sys, input_pipeline.record_verification as _; "
+        "sys.exit(any(name in sys.modules for name in ('tensorflow', 'jax', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def _changed(**features) -> bytes:
+    return encode_features(decode_features(encode_record(make_record(0))) | features)
