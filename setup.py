@@ -35,6 +35,7 @@ setup(
         "matplotlib>=3.10",
         "numpy>=2",
         "safetensors>=0.8",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "instant-clip-tokenizer",
         "pillow>=11",
         "scikit-image>=0.25",
@@ -56,6 +57,7 @@ setup(
         "test": [
             "pytest>=9",
             "beartype>=0.20",
+            "dill>=0.3.8",  # tensorflow_datasets.testing imports it without declaring it
             "pycocotools>=2.0.8",
             "ruff",
             "transformers>=5",

@@ -33,7 +33,8 @@ def missing_downloads(dataset: str, root: str | Path, split: str) -> tuple[Downl
     """
     if dataset not in SPECS:
         raise ValueError(f"dataset {dataset!r}: nothing to download; known are {list(SPECS)}")
-    Path(root).mkdir(parents=True, exist_ok=True)
+    if not Path(root).exists():
+        Path(root).mkdir(parents=True)
     try:
         open_dataset(dataset, root, split)
     except MissingFiles as error:
@@ -54,6 +55,11 @@ def download_dataset(dataset: str, root: str | Path, split: str | None = None) -
     parts = (split,) if split else SPLITS
     for part in parts:
         for item in missing_downloads(dataset, root, part):
+            if not Path(root).is_dir():
+                raise ValueError(
+                    f"{root}: expected a folder to put {item.file_name} into, it is a file; give "
+                    "the folder in which it lies"
+                )
             target = Path(root) / item.file_name
             if target.exists():
                 raise ValueError(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from input_pipeline.example_checks import check_batching, check_example
 from input_pipeline.examples import IGNORE, PreparedSource, proposal_grid_size
@@ -86,7 +86,7 @@ class _Plan:
         self._padded = _round_up(self._resized, geometry.divisor)
 
     def empty_batch(
-        self, indices: Int32[np.ndarray, " b"], in_batch: Int32[np.ndarray, " k"]
+        self, indices: Int64[np.ndarray, " b"], in_batch: Int64[np.ndarray, " k"]
     ) -> dict[str, np.ndarray]:
         """A batch of only fill rows with the sizes of `indices`, and shapes that fit `in_batch`."""
         height, width = _round_up(self._padded[in_batch].max(axis=0), SIZE_MULTIPLE).tolist()

@@ -17,7 +17,7 @@ def check_example(example: PreparedExample, source: PreparedSource) -> None:
             f"that no example has more than {source.num_proposals}"
         )
     last_class = len(source.class_names) - 1
-    lowest, highest = example.label_map.min(initial=0), example.label_map.max(initial=0)
+    lowest, highest = example.label_map.min(), example.label_map.max()
     if lowest < IGNORE or highest > last_class:
         raise ValueError(
             f"{example.example_id}: expected labels {IGNORE} (ignored) to {last_class}, got "

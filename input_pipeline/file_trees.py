@@ -7,8 +7,10 @@ import bz2
 import functools
 import gzip
 import io
+import logging
 import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -21,15 +23,20 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_COMPRESSED_TAR_BYTES = 256 * 2**20
 _TAR_BLOCK = 512
 _READ_AGAIN = "download it again, or remove it if it is not part of the data set"
-_UNREADABLE_MEMBER = (
+# What zipfile, tarfile and the decompressors raise for damaged bytes.
+_UNREADABLE = (
     zipfile.BadZipFile,
+    tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
+    struct.error,
     EOFError,
     OSError,
     RuntimeError,
-    NotImplementedError,
+    ValueError,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class FileTree(Protocol):
@@ -170,13 +177,10 @@ class _ArchiveTree:
 
     def read(self, path: str) -> bytes:
         member = self._member(path)
+        self._check_unchanged()
         try:
-            if _size_and_time(self.where) != self._state:
-                raise ValueError(
-                    f"{self.where}: the archive was changed while it was in use; start again"
-                )
             data = self._read_member(member)
-        except _UNREADABLE_MEMBER as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{self.locate(path)}: this part of the archive is damaged: {error}; {_READ_AGAIN}"
             ) from error
@@ -198,6 +202,16 @@ class _ArchiveTree:
     def describe(self) -> str:
         return f"archive {self.where}"
 
+    def _check_unchanged(self) -> None:
+        try:
+            unchanged = _size_and_time(self.where) == self._state
+        except OSError as error:
+            raise ValueError(f"{self.where}: cannot be read: {error.strerror}") from error
+        if not unchanged:
+            raise ValueError(
+                f"{self.where}: the archive was changed while it was in use; start again"
+            )
+
     def _member(self, path: str) -> _Member:
         if path not in self._index:
             raise ValueError(f"{self.locate(path)}: there is no such file in the archive")
@@ -211,7 +225,7 @@ class ZipTree(_ArchiveTree):
         try:
             with zipfile.ZipFile(self.where) as archive:
                 members = [info for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{self.where}: cannot be read as a zip archive: {error}; {_READ_AGAIN}"
             ) from error
@@ -246,7 +260,7 @@ class TarTree(_ArchiveTree):
             with tarfile.open(self.where, "r:", content, encoding="utf-8") as archive:
                 members = archive.getmembers()
                 _check_end_of_tar(archive)
-        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, zlib.error) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{self.where}: cannot be read as a tar archive: {error}; {_READ_AGAIN}"
             ) from error
@@ -356,7 +370,10 @@ def _safely_named(members: Iterable[tuple[str, _Member]]) -> dict[str, _Member]:
 def _check_end_of_tar(archive: tarfile.TarFile) -> None:
     """tarfile takes a damaged header for the end of the archive; a real end is a block of zeros."""
     archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
+    end = archive.fileobj.read(_TAR_BLOCK)
+    if not end:  # some programs write no such block
+        logger.warning("%s: has no end mark; it may have been cut off", archive.name)
+    elif end != bytes(_TAR_BLOCK):
         raise tarfile.ReadError(f"it is damaged or ends early, at byte {archive.offset}")
 
 

@@ -34,15 +34,15 @@ def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np
     `where`, the path unless given.
     """
     with _opened(source, where, "an image") as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _SIXTEEN_BIT_MODES:
-            grey = np.clip(np.asarray(upright, np.int64), 0, 65535)
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in _SIXTEEN_BIT_MODES:
+            grey = np.clip(np.asarray(image, np.int64), 0, 65535)
             return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
-        if upright.mode == "F":
+        if image.mode == "F":
             raise ValueError("it has floating-point pixels, expected 8 or 16 bits")
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-        return np.array(upright.convert("RGB"))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label_map(
@@ -60,7 +60,8 @@ def read_label_map(
                 "grey or palette PNG"
             )
         stretch = _STRETCH.get(_raw_mode(image), 1)
-        return np.asarray(image).astype(np.int32) // stretch
+        values = np.array(image, np.int32)
+        return values if stretch == 1 else values // stretch
 
 
 def _raw_mode(image: Image.Image) -> object:
@@ -75,6 +76,10 @@ def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterato
     where = where or (f"{len(source)} bytes in memory" if in_memory else source)
     try:
         with Image.open(io.BytesIO(source) if in_memory else source) as image:
+            if image.format == "PNG":
+                # Decoding alone does not look at the checksums of the pixels.
+                with Image.open(io.BytesIO(source) if in_memory else source) as unread:
+                    unread.verify()
             yield image
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None

@@ -6,18 +6,17 @@ without it does not exist. All three are written aside and renamed.
 """
 
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, fields
 from typing import BinaryIO
 
 from etils import epath
 
 from input_pipeline.proposal_records import ProposalRecord, encode_record, present_classes
 from input_pipeline.sealed_json import read_sealed, seal
+from input_pipeline.shard_index import IndexEntry, ShardIndex, decode_index, encode_index
 from input_pipeline.tfrecord_framing import OVERHEAD, frame, masked_crc32c, unframe
 
 DATASET_FILE = "dataset.json"
@@ -27,28 +26,6 @@ _UNFINISHED = "unfinished"
 _DESCRIPTION = frozenset(
     ("dataset", "split", "class_names", "unseen_classes", "num_examples", "num_shards", "recipe")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """Where a record lies, and what it holds.
-
-    `offset` and `length` are bytes of the whole record with its framing, `checksum` is the masked
-    CRC-32C of its data, height and width are the upright image's, `classes` are the class ids
-    present, ascending.
-    """
-
-    offset: int
-    length: int
-    checksum: int
-    example_id: str
-    height: int
-    width: int
-    num_proposals: int
-    classes: tuple[int, ...]
-
-
-_COLUMNS = tuple(field.name for field in fields(IndexEntry))
 
 
 def shard_stem(split: str, shard: int, num_shards: int) -> str:
@@ -120,7 +97,7 @@ class ShardWriter(AbstractContextManager):
 
     def finish(self, extra: dict) -> None:
         """Gives the files their names; `extra` is a JSON object kept in the done-file."""
-        index = _encode_index(self._entries)
+        index = encode_index(self._entries)
         done = seal(
             {
                 "stem": self._stem,
@@ -166,10 +143,10 @@ def read_index(folder: epath.PathLike, stem: str) -> list[IndexEntry]:
             f"{done_path(folder, stem)}: there is no such file, so the shard is unfinished; run "
             "maft_jax.cli.precompute_proposals again"
         )
-    return parse_index(folder, stem, done)
+    return list(read_shard_index(folder, stem, done))
 
 
-def parse_index(folder: epath.PathLike, stem: str, done: dict) -> list[IndexEntry]:
+def read_shard_index(folder: epath.PathLike, stem: str, done: dict) -> ShardIndex:
     """As `read_index`, for a done-file that was read already."""
     path, records = index_path(folder, stem), record_path(folder, stem)
     advice = f"delete {done_path(folder, stem)} and run maft_jax.cli.precompute_proposals again"
@@ -183,9 +160,7 @@ def parse_index(folder: epath.PathLike, stem: str, done: dict) -> list[IndexEntr
         raise ValueError(
             f"{records}: expected {done['num_bytes']} bytes, the file has {num_bytes}; {advice}"
         )
-    columns = json.loads(content)
-    columns["classes"] = map(tuple, columns["classes"])
-    return list(map(IndexEntry, *(columns[name] for name in _COLUMNS)))
+    return decode_index(content)
 
 
 def read_data(folder: epath.PathLike, stem: str, entry: IndexEntry) -> bytes:
@@ -262,11 +237,6 @@ def _must_exist(path: epath.Path, advice: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path}: there is no such file; {advice}") from None
-
-
-def _encode_index(entries: list[IndexEntry]) -> bytes:
-    columns = {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS}
-    return (json.dumps(columns, separators=(",", ":")) + "\n").encode()
 
 
 def _size(path: epath.Path) -> int:

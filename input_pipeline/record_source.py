@@ -1,9 +1,11 @@
 """Examples with proposals, read from a folder of record shards by index."""
 
 import difflib
+import functools
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,14 +16,14 @@ from input_pipeline.examples import IGNORE, PreparedExample
 from input_pipeline.image_files import read_image
 from input_pipeline.proposal_records import ProposalRecord, decode_record
 from input_pipeline.record_shards import (
-    IndexEntry,
     describe_place,
-    parse_index,
     read_data,
     read_dataset_file,
     read_done,
+    read_shard_index,
     shard_stem,
 )
+from input_pipeline.shard_index import IndexEntry, ShardIndex
 
 _MAX_LISTED = 10
 _NUM_READERS = 16
@@ -50,26 +52,29 @@ class RecordSource:
         self.class_names = tuple(name for name in all_names if name not in unseen_classes)
         check_complete(self._folder, self.description, indexes)
 
+        self._indexes = indexes
+
         seen = frozenset(np.flatnonzero(self._class_lookup != IGNORE).tolist())
-        self._places: list[tuple[int, IndexEntry]] = []
-        num_classes = []
-        for shard, entries in enumerate(indexes):
-            for entry in entries:
-                kept = len(seen.intersection(entry.classes))
-                if kept or not drop_empty:
-                    self._places.append((shard, entry))
-                    num_classes.append(kept)
-        if not self._places:
+        num_classes = np.array(
+            [len(seen.intersection(classes)) for classes in _column(indexes, "classes")]
+        )
+        kept = np.flatnonzero(num_classes) if drop_empty else np.arange(len(num_classes))
+        if not len(kept):
             raise ValueError(
                 f"{self._folder}: expected at least one example with a labelled pixel, none of "
                 f"{self.description['num_examples']} has any after leaving out the "
                 f"{len(unseen_classes)} unseen classes; check unseen_classes"
             )
-        entries = [entry for _, entry in self._places]
-        self.example_ids = tuple(entry.example_id for entry in entries)
-        self.image_sizes = np.array([(e.height, e.width) for e in entries], np.int32)
-        self.num_proposals = max(1, *(entry.num_proposals for entry in entries))
-        self.max_classes_per_image = max(1, *num_classes)
+        shard_sizes = list(map(len, indexes))
+        self._shards = np.repeat(np.arange(len(indexes)), shard_sizes)[kept]
+        self._rows = np.concatenate([np.arange(size) for size in shard_sizes])[kept]
+        all_ids = list(_column(indexes, "example_id"))
+        self.example_ids = tuple(all_ids[index] for index in kept)
+        sizes = [list(_column(indexes, name)) for name in ("height", "width")]
+        self.image_sizes = np.array(sizes, np.int32).T[kept]
+        num_proposals = np.array(list(_column(indexes, "num_proposals")))[kept]
+        self.num_proposals = max(1, int(num_proposals.max()))
+        self.max_classes_per_image = max(1, int(num_classes[kept].max()))
         parts = (all_names, sorted(unseen_classes), drop_empty)
         fingerprint = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape"))
         for done in dones:
@@ -77,13 +82,13 @@ class RecordSource:
         self.fingerprint = fingerprint.hexdigest()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.example_ids)
 
     def __getitem__(self, index: int) -> PreparedExample:
         """Raises ValueError naming shard, offset and example where the record is damaged."""
         record = self.record(index)
-        shard, entry = self._places[index]
-        where = describe_place(self._folder, self._stems[shard], entry)
+        stem, entry = self._place(index)
+        where = describe_place(self._folder, stem, entry)
         image = read_image(record.image_bytes, where)
         if image.shape[:2] != record.image_size:
             raise ValueError(
@@ -96,9 +101,13 @@ class RecordSource:
 
     def record(self, index: int) -> ProposalRecord:
         """The record as it is stored, with labels of the full class list."""
-        shard, entry = self._places[index]
-        data = read_data(self._folder, self._stems[shard], entry)
-        return decode_record(data, describe_place(self._folder, self._stems[shard], entry))
+        stem, entry = self._place(index)
+        data = read_data(self._folder, stem, entry)
+        return decode_record(data, describe_place(self._folder, stem, entry))
+
+    def _place(self, index: int) -> tuple[str, IndexEntry]:
+        shard = self._shards[index]
+        return self._stems[shard], self._indexes[shard][self._rows[index]]
 
 
 def shard_stems(description: dict) -> tuple[str, ...]:
@@ -107,9 +116,7 @@ def shard_stems(description: dict) -> tuple[str, ...]:
     return tuple(shard_stem(description["split"], i, num_shards) for i in range(num_shards))
 
 
-def _open_shards(
-    folder: epath.Path, stems: Sequence[str]
-) -> tuple[list[dict], list[list[IndexEntry]]]:
+def _open_shards(folder: epath.Path, stems: Sequence[str]) -> tuple[list[dict], list[ShardIndex]]:
     # Buckets answer slowly, but many at a time.
     with ThreadPoolExecutor(_NUM_READERS) as pool:
         dones = list(pool.map(lambda stem: read_done(folder, stem), stems))
@@ -122,8 +129,12 @@ def _open_shards(
                 "`python -m maft_jax.cli.precompute_proposals` again with the configuration that "
                 "made the others"
             )
-        parse = lambda stem, done: parse_index(folder, stem, done)  # noqa: E731
-        return dones, list(pool.map(parse, stems, dones))
+        indexes = pool.map(functools.partial(read_shard_index, folder), stems, dones)
+        return dones, list(indexes)
+
+
+def _column(indexes: Sequence[ShardIndex], name: str) -> Iterator:
+    return itertools.chain.from_iterable(index.column(name) for index in indexes)
 
 
 def _class_lookup(names: Sequence[str], unseen: Sequence[str]) -> Int32[np.ndarray, " v"]:
@@ -138,13 +149,11 @@ def _class_lookup(names: Sequence[str], unseen: Sequence[str]) -> Int32[np.ndarr
     return np.where(seen, np.cumsum(seen) - 1, IGNORE).astype(np.int32)
 
 
-def check_complete(
-    folder: epath.Path, description: dict, indexes: Sequence[Sequence[IndexEntry]]
-) -> None:
+def check_complete(folder: epath.Path, description: dict, indexes: Sequence[ShardIndex]) -> None:
     """Raises ValueError where the indexes of all shards do not add up to what is described."""
     rewrite = "delete the folder and run maft_jax.cli.precompute_proposals again"
     found = sum(map(len, indexes))
-    ids = Counter(entry.example_id for entries in indexes for entry in entries)
+    ids = Counter(_column(indexes, "example_id"))
     if len(ids) != found:
         example_id, count = ids.most_common(1)[0]
         raise ValueError(f"{folder}: example {example_id!r} is there {count} times; {rewrite}")
@@ -154,7 +163,7 @@ def check_complete(
             f"{rewrite}"
         )
     num_classes = len(description["class_names"])
-    highest = max((e.classes[-1] for entries in indexes for e in entries if e.classes), default=-1)
+    highest = max((ids[-1] for ids in _column(indexes, "classes") if ids), default=-1)
     if highest >= num_classes:
         raise ValueError(
             f"{folder}: the labels go up to class {highest}, but the class list has {num_classes} "

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from etils import epath
 from tqdm import tqdm
@@ -11,15 +12,15 @@ from tqdm import tqdm
 from input_pipeline.image_files import read_image
 from input_pipeline.proposal_records import decode_record, present_classes
 from input_pipeline.record_shards import (
-    IndexEntry,
     describe_place,
-    parse_index,
     read_data,
     read_dataset_file,
     read_done,
+    read_shard_index,
     record_path,
 )
 from input_pipeline.record_source import check_complete, shard_stems
+from input_pipeline.shard_index import IndexEntry, ShardIndex
 
 _CHUNK = 2**24
 
@@ -36,7 +37,7 @@ def verify_records(folder: epath.PathLike, progress: bool = True) -> list[str]:
     except ValueError as error:
         return [str(error)]
     problems: list[str] = []
-    indexes: list[list[IndexEntry]] = []
+    indexes: list[ShardIndex] = []
     with (
         tqdm(total=description["num_examples"], desc="records", disable=not progress) as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -49,12 +50,10 @@ def verify_records(folder: epath.PathLike, progress: bool = True) -> list[str]:
                 continue
             indexes.append(entries)
             found = []
-            for found_here in pool.map(
-                lambda e, stem=stem: _record_problems(folder, stem, e), entries
-            ):
+            for in_record in pool.map(partial(_record_problems, folder, stem), entries):
                 bar.update()
-                found += found_here
-            problems += found or list(_shard_problems(folder, stem, done, entries))
+                found += in_record
+            problems += found or _shard_problems(folder, stem, done, entries)
     if not problems:
         try:
             check_complete(folder, description, indexes)
@@ -63,14 +62,14 @@ def verify_records(folder: epath.PathLike, progress: bool = True) -> list[str]:
     return problems
 
 
-def _open_shard(folder: epath.Path, stem: str) -> tuple[dict, list[IndexEntry]]:
+def _open_shard(folder: epath.Path, stem: str) -> tuple[dict, ShardIndex]:
     done = read_done(folder, stem)
     if done is None:
         raise ValueError(
             f"{record_path(folder, stem)}: the shard has no done-file; run "
             "maft_jax.cli.precompute_proposals again"
         )
-    return done, parse_index(folder, stem, done)
+    return done, read_shard_index(folder, stem, done)
 
 
 def _record_problems(folder: epath.Path, stem: str, entry: IndexEntry) -> list[str]:
@@ -99,7 +98,7 @@ def _record_problems(folder: epath.Path, stem: str, entry: IndexEntry) -> list[s
 
 
 def _shard_problems(
-    folder: epath.Path, stem: str, done: dict, entries: list[IndexEntry]
+    folder: epath.Path, stem: str, done: dict, entries: ShardIndex
 ) -> Iterator[str]:
     """What reading record by record does not see."""
     path = record_path(folder, stem)

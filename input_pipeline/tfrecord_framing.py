@@ -10,8 +10,8 @@ import google_crc32c
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
-HEADER_SIZE = _LENGTH.size + _CHECKSUM.size
-OVERHEAD = HEADER_SIZE + _CHECKSUM.size
+_HEADER_SIZE = _LENGTH.size + _CHECKSUM.size
+OVERHEAD = _HEADER_SIZE + _CHECKSUM.size
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -30,24 +30,17 @@ def frame(data: bytes) -> tuple[bytes, bytes, bytes]:
     )
 
 
-def framed_length(header: bytes) -> int:
-    """Bytes of data that a header announces; ValueError where it is cut off or damaged."""
-    if len(header) < HEADER_SIZE:
-        raise ValueError(
-            f"expected {HEADER_SIZE} bytes of header, the file ends after {len(header)}"
-        )
-    length, checksum = header[: _LENGTH.size], header[_LENGTH.size : HEADER_SIZE]
-    if _CHECKSUM.unpack(checksum)[0] != masked_crc32c(length):
-        raise ValueError("the length of the record does not match its checksum")
-    return _LENGTH.unpack(length)[0]
-
-
 def unframe(framed: bytes) -> bytes:
     """Data of one whole record; ValueError where it is cut off or damaged."""
-    length = framed_length(framed)
-    if len(framed) != length + OVERHEAD:
-        raise ValueError(f"expected a record of {length + OVERHEAD} bytes, got {len(framed)}")
-    data = framed[HEADER_SIZE : -_CHECKSUM.size]
+    if len(framed) < OVERHEAD:
+        raise ValueError(f"expected a record of at least {OVERHEAD} bytes, got {len(framed)}")
+    length, checksum = framed[: _LENGTH.size], framed[_LENGTH.size : _HEADER_SIZE]
+    if _CHECKSUM.unpack(checksum)[0] != masked_crc32c(length):
+        raise ValueError("the length of the record does not match its checksum")
+    expected = _LENGTH.unpack(length)[0] + OVERHEAD
+    if len(framed) != expected:
+        raise ValueError(f"expected a record of {expected} bytes, got {len(framed)}")
+    data = framed[_HEADER_SIZE : -_CHECKSUM.size]
     if _CHECKSUM.unpack(framed[-_CHECKSUM.size :])[0] != masked_crc32c(data):
         raise ValueError("the data do not match their checksum")
     return data

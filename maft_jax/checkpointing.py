@@ -162,6 +162,57 @@ class Checkpoints:
             ) from error
 
 
+def read_checkpoint(
+    workdir: epath.Path, abstract_state: TrainState, pretrained: str, step: int | None = None
+) -> TrainState:
+    """A checkpoint of a run that may still be going on: nothing there is changed.
+
+    Args:
+        abstract_state: shapes, dtypes and shardings to restore to.
+        pretrained: fingerprint of the weights that `abstract_state` was derived from.
+        step: of the checkpoint; by default the newest.
+
+    Raises:
+        ValueError: there is no such checkpoint, it is broken, or it belongs to other weights.
+    """
+    directory = workdir / "checkpoints"
+    if not directory.is_dir():
+        raise ValueError(f"{workdir}: expected the workdir of a run; there is no {directory}")
+    with ocp.CheckpointManager(
+        directory, options=ocp.CheckpointManagerOptions(read_only=True)
+    ) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps or step not in (None, *steps):
+            wanted = "any checkpoint" if step is None else f"a checkpoint of step {step}"
+            raise ValueError(f"{directory}: expected {wanted}; there are those of steps {steps}")
+        step = steps[-1] if step is None else step
+        where = directory / str(step)
+        try:
+            record = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
+            if record.data["pretrained"] != pretrained:
+                raise ValueError(
+                    f"{where} was made with pretrained={record.data['pretrained']!r}, these weights "
+                    f"are {pretrained!r}; give those that the run began with"
+                )
+            target = ocp.args.StandardRestore(abstract_state)
+            state = manager.restore(step, args=ocp.args.Composite(state=target)).state
+        except (PermissionError, MemoryError):
+            raise
+        except Exception as error:
+            if str(error).startswith(str(where)):
+                raise
+            raise ValueError(
+                f"{where} is broken ({type(error).__name__}: {str(error).splitlines()[0]}); choose "
+                f"another of the steps {steps}"
+            ) from error
+    if digest(state) != record.data[_DIGEST]:
+        raise ValueError(
+            f"{where} is broken: its arrays are not those that were saved; choose another of the "
+            f"steps {steps}"
+        )
+    return state
+
+
 @jax.jit
 def _checksums(tree):
     def checksum(leaf):

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from maft_jax.config import PROMPT_TEMPLATES
-from maft_jax.convert.openai import to_openai
+from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.convert.pretrained import load_pretrained
-from maft_jax.convert.state_dict_io import save_state_dict
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.text_embeddings import embed_classes
@@ -28,7 +27,7 @@ class Clip:
 
     config: ClipConfig
     parameters: dict
-    """{"visual", "text", "logit_scale"}, float32."""
+    """{"visual", "text", "logit_scale"}, float32; without a text tower {"visual"} alone."""
     mask_start_layer: int = 8
     """First layer, counted from 0, in which proposals read only their patches."""
     compute_dtype: str = "float32"
@@ -47,8 +46,13 @@ class Clip:
         """One embedding per class name, averaged over prompts in which {} stands for the name.
 
         Raises:
-            ValueError: no names, or one that does not fit CLIP's context; it is named.
+            ValueError: no names, one that does not fit CLIP's context, or no text tower.
         """
+        if self.config.text is None:
+            raise ValueError(
+                "these weights have no text tower; load a whole CLIP of the same embedding "
+                f"({self.config.vision.embed_dim}) to embed text"
+            )
         return embed_classes(self.config.text, self.parameters["text"], names, templates)
 
     def encode_image(self, images: ArrayLike) -> Float[Array, "b e"]:
@@ -80,9 +84,20 @@ class Clip:
             raise ValueError(f"valid: expected shape {masks.shape[:2]}, got {valid.shape}")
         return _encode_proposals(self._encoder, self.parameters["visual"], images, masks, valid)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes float32 weights in OpenAI's layout: .safetensors, or .pt if torch is installed."""
-        save_state_dict(to_openai(self.parameters), path)
+    def save(self, path: str | os.PathLike, format_name: str | None = None) -> None:
+        """Writes float32 weights: a file or, for transformers and open_clip, a new folder.
+
+        Args:
+            format_name: a key of convert.formats.FORMATS. By default a name without ending is a
+                folder for transformers, .npz is big_vision's layout, and .safetensors or .pt
+                (which needs torch) is OpenAI's, or open_clip's if OpenAI's code would compute
+                something else with these weights.
+
+        Raises:
+            ValueError: the format cannot hold these weights, or the path cannot be written.
+        """
+        name = format_name or default_format(path, self.config)
+        write_weights(ClipWeights.of(self.config, self.parameters), path, name)
 
     @functools.cached_property
     def _encoder(self) -> IPClip:
@@ -94,21 +109,33 @@ class Clip:
 
 
 def load(
-    path: str | os.PathLike, mask_start_layer: int | None = None, compute_dtype: str = "float32"
+    path: str | os.PathLike,
+    mask_start_layer: int | None = None,
+    compute_dtype: str = "float32",
+    *,
+    activation: str | None = None,
+    head_width: int | None = None,
 ) -> Clip:
-    """Reads CLIP weights in OpenAI's layout; the architecture is inferred from them.
+    """Reads CLIP weights of any format in convert.formats, recognised by content.
 
     Args:
-        path: .safetensors, a PyTorch state dict or OpenAI's TorchScript archive (no code of
-            which runs), or "random:SIZE" for random weights.
+        path: .safetensors, a PyTorch state dict, OpenAI's TorchScript archive (no code of which
+            runs), .npz, a folder of transformers or open_clip, or "random:SIZE" for random
+            weights.
         mask_start_layer: by default the published 8, in towers of up to 8 layers two thirds of
             them.
+        activation: quick_gelu, gelu or gelu_tanh, where the weights do not tell it or tell it
+            wrongly. A state dict in OpenAI's layout does not: it is taken for quick_gelu, while
+            most models that were trained with open_clip expect gelu.
+        head_width: of the image tower's attention, likewise.
 
     Raises:
         ValueError: the file is absent, damaged or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
     """
-    config, parameters = load_pretrained(os.fspath(path))
+    config, parameters = load_pretrained(
+        os.fspath(path), activation=activation, head_width=head_width, needs_text=False
+    )
     if mask_start_layer is None:
         layers = config.vision.layers
         mask_start_layer = 8 if layers > 8 else 2 * layers // 3

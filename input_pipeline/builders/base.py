@@ -88,11 +88,14 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict]]]:
-        root = dl_manager.manual_dir if self._data_root is None else self._data_root
+        root = self._root(dl_manager)
         return {
             name: self._generate_examples(open_dataset(self.dataset, root, split))
             for split, name in _SPLITS.items()
         }
+
+    def _root(self, dl_manager: tfds.download.DownloadManager) -> str:
+        return os.fspath(dl_manager.manual_dir if self._data_root is None else self._data_root)
 
     def _generate_examples(self, source: ExampleSource) -> Iterator[tuple[str, dict]]:
         ignore_label = self.info.metadata["ignore_label"]

@@ -54,7 +54,6 @@ class Folder(SegmentationBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict]]]:
-        root = dl_manager.manual_dir if self._data_root is None else self._data_root
-        source = open_dataset("folder", root, "train", **self._layout)
+        source = open_dataset("folder", self._root(dl_manager), "train", **self._layout)
         self.info.metadata["class_names"] = list(source.class_names)
         return {tfds.Split.TRAIN: self._generate_examples(source)}

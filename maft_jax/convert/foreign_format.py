@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import numpy as np
+
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
@@ -24,8 +26,8 @@ class WeightsSource:
 
     path: str
     tensors: Mapping[str, StoredTensor]
-    settings: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
-    """JSON files beside the tensors, by name."""
+    settings: Mapping[str, Callable[[], Mapping]] = dataclasses.field(default_factory=dict)
+    """JSON files that lie beside the tensors, by name; called, they are read."""
     own: Mapping | None = None
     """The architecture that we left in a safetensors file's metadata."""
 
@@ -52,7 +54,7 @@ class Format:
     """The JSON file that lies beside the tensors, if this format has one."""
     folder_tensors: str | None = None
     """Name of the tensors' file if it is written as a folder."""
-    make_settings: Callable[[ClipConfig], Mapping] = lambda config: {}
-    """Content of the settings file."""
+    make_settings: Callable[[ClipConfig, np.dtype], Mapping] = lambda config, dtype: {}
+    """Content of the settings file, for tensors of this dtype."""
     why_not: Callable[[ClipConfig], str | None] = lambda config: None
     """Why this architecture cannot be written in this format, or None."""

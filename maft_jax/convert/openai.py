@@ -231,3 +231,49 @@ def from_openai(
 def to_openai(parameters: Mapping) -> dict[str, np.ndarray]:
     """Float32 tensors under OpenAI's names."""
     return rules.to_foreign(parameters, RULES)
+
+
+def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
+    config = infer_towers(source.shapes, source=source.path, head_width=choices.head_width)
+    if choices.activation is None and config.vision.head_width != HEAD_WIDTH:
+        raise ValueError(
+            f"{source.path}: an image tower of width {config.vision.width}, which OpenAI never "
+            "published, and tensors do not tell the activation: state it (activation, quick_gelu "
+            "or gelu) or put open_clip_config.json beside the file"
+        )
+    return with_activation(config, choices.activation)
+
+
+def why_not_openai(config: ClipConfig) -> str | None:
+    """Why OpenAI's code would compute something else with these weights, or None."""
+    if reason := why_not_clip(config):
+        return reason
+    for tower in (config.vision, config.text):
+        if tower.activation != "quick_gelu":
+            return f"it computes quick_gelu and these weights expect {tower.activation}"
+        if tower.head_width != HEAD_WIDTH or tower.mlp_width not in (None, 4 * tower.width):
+            return "its heads are 64 wide and its MLPs four times the width of the tower"
+    return None
+
+
+def why_not_clip(config: ClipConfig) -> str | None:
+    """Why this is no CLIP of two towers with CLIP's blocks, or None."""
+    vision = config.vision
+    if config.text is None:
+        return "there is no text tower; merge these weights with one that has"
+    if vision.norm_epsilon != 1e-5:
+        return f"its LayerNorm has epsilon 1e-5, that of these weights {vision.norm_epsilon}"
+    if not vision.has_ln_pre or vision.has_patch_bias or vision.has_proj_bias:
+        return "its image tower has a LayerNorm before the blocks and neither bias around them"
+    return None
+
+
+OPENAI = Format(
+    name="openai",
+    description="OpenAI CLIP: TorchScript archive (read only), state dict (.pt), .safetensors",
+    recognise=lambda names: "visual.conv1.weight" in names and "token_embedding.weight" in names,
+    infer_config=_infer,
+    rules=RULES,
+    ignored=IGNORED,
+    why_not=why_not_openai,
+)

@@ -1,4 +1,4 @@
-"""CLIP weights by name: a file in OpenAI's layout, or random ones for trying things out."""
+"""CLIP weights by name: a file of any known format, or random ones for trying things out."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,27 +7,43 @@ import jax
 import numpy as np
 
 from maft_jax import tree_rules
-from maft_jax.convert.openai import from_openai
-from maft_jax.convert.state_dict_io import load_state_dict
+from maft_jax.convert.formats import read_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 
 RANDOM_PREFIX = "random:"
 
 
-def load_pretrained(source: str) -> tuple[ClipConfig, dict]:
+def load_pretrained(
+    source: str,
+    *,
+    activation: str | None = None,
+    head_width: int | None = None,
+    needs_text: bool = True,
+) -> tuple[ClipConfig, dict]:
     """Architecture and float32 parameters, on the host.
 
     Args:
-        source: path of a weights file, or "random:SIZE" with a name of CLIP_SIZES.
+        source: path of weights in a format of convert.formats, or "random:SIZE" with a name of
+            CLIP_SIZES.
+        activation, head_width: what the weights do not tell; see formats.read_weights.
+        needs_text: whether an image tower alone is refused.
 
     Raises:
         ValueError: the file is absent, damaged or of another architecture; the size is unknown.
     """
     if not source.startswith(RANDOM_PREFIX):
-        return from_openai(load_state_dict(source), source=source)
+        weights = read_weights(source, activation=activation, head_width=head_width)
+        if needs_text and weights.config.text is None:
+            raise ValueError(
+                f"{source}: an image tower without a text tower, which embeds the class names; "
+                "expected a whole CLIP"
+            )
+        return weights.config, weights.parameters()
     size = source.removeprefix(RANDOM_PREFIX)
     if size not in CLIP_SIZES:
         raise ValueError(f"{source}: unknown size {size!r}; expected one of {list(CLIP_SIZES)}")
+    if activation is not None or head_width is not None:
+        raise ValueError(f"{source}: random weights are of a known architecture; state none")
     config = CLIP_SIZES[size]
     return config, jax.tree.map(np.asarray, random_parameters(config))
 

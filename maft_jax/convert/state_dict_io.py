@@ -1,24 +1,37 @@
-"""Flat state dicts on disk: safetensors, and PyTorch files without executing what they contain."""
+"""Flat state dicts on disk: safetensors, npz, PyTorch files without executing what is in them."""
 
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
+from maft_jax.convert.numpy_archive import (
+    is_numpy_archive,
+    open_numpy_archive,
+    write_numpy_archive,
+)
+from maft_jax.convert.safetensors_file import is_safetensors, open_safetensors, write_safetensors
+from maft_jax.convert.stored_tensor import StoredTensor, in_memory
+from maft_jax.convert.torch_archive import (
+    is_zip_archive,
+    open_torch_archive,
+    read_torch_archive,
+)
 from maft_jax.whole_files import written_aside
 
+SUFFIXES = (".safetensors", ".pt", ".npz")
 
-def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads every tensor of a file, whose kind is recognised by its content.
 
-    Safetensors, PyTorch zip archives (a state dict or OpenAI's TorchScript CLIP: neither needs
-    torch, and no code in them runs), and PyTorch's older format through
-    `torch.load(weights_only=True)`.
+def open_state_dict(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Every tensor of a file by name, and its metadata; values are read when asked for.
+
+    The kind is recognised by the content: safetensors, NumPy's .npz, PyTorch zip archives (a state
+    dict or OpenAI's TorchScript CLIP: neither needs torch, and no code in them runs), and PyTorch's
+    older format through `torch.load(weights_only=True)`, which reads all of it at once. The file
+    must not change while its tensors are in use.
 
     Raises:
         ValueError: no such file, not one of these formats, or damaged.
@@ -26,49 +39,75 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
-        raise ValueError(f"{path}: {found}; expected a file of CLIP weights (.safetensors, .pt)")
+        raise ValueError(
+            f"{path}: {found}; expected a file of CLIP weights (.safetensors, .pt, .npz)"
+        )
+    if is_safetensors(path):
+        return open_safetensors(path)
     if is_zip_archive(path):
+        if is_numpy_archive(path):
+            return open_numpy_archive(path), {}
+        return open_torch_archive(path), {}
+    return in_memory(_load_legacy_torch(path)), {}
+
+
+def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """open_state_dict with every tensor read; those of a PyTorch archive are views of the file."""
+    path = pathlib.Path(path)
+    if path.is_file() and is_zip_archive(path) and not is_numpy_archive(path):
         return read_torch_archive(path)
-    if _looks_like_safetensors(path):
-        try:
-            return safetensors.numpy.load_file(path)
-        except (safetensors.SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: damaged or unreadable safetensors file: {error}") from error
-    return _load_legacy_torch(path)
+    return {name: tensor.read() for name, tensor in open_state_dict(path)[0].items()}
 
 
 def save_state_dict(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
-    """Writes .safetensors, or .pt with torch; written aside, then renamed.
+    """write_state_dict for arrays."""
+    write_state_dict(in_memory(tensors), path)
+
+
+def write_state_dict(
+    tensors: Mapping[str, StoredTensor],
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], object] = lambda num_bytes: None,
+) -> None:
+    """Writes .safetensors, .npz, or .pt with torch; written aside, then renamed.
+
+    Safetensors and npz hold one tensor in memory at a time, PyTorch all of them.
+
+    Args:
+        metadata: kept in .safetensors, which alone has a place for it.
+        progress: is told how many more bytes were written.
 
     Raises:
         ValueError: the name has another ending, or the folder does not exist.
     """
     path = pathlib.Path(path)
-    if path.suffix not in (".safetensors", ".pt"):
-        raise ValueError(f"{path}: expected a name that ends in .safetensors or .pt")
+    if path.suffix not in SUFFIXES:
+        endings = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise ValueError(f"{path}: expected a name that ends in {endings}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
     with written_aside(path) as aside:
+        aside = pathlib.Path(aside)
         if path.suffix == ".safetensors":
-            safetensors.numpy.save_file(dict(tensors), aside, metadata={"format": "pt"})
+            write_safetensors(tensors, aside, {"format": "pt", **(metadata or {})}, progress)
+        elif path.suffix == ".npz":
+            write_numpy_archive(tensors, aside, progress)
         else:
-            torch = _import_torch(f"{path}: writing .pt")
-            torch.save({name: torch.tensor(value) for name, value in tensors.items()}, aside)
-        os.chmod(aside, 0o666 & ~_umask())
+            _write_torch(tensors, aside, path, progress)
 
 
-def _umask() -> int:
-    """safetensors makes files that only their owner may read; ours follow the umask."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _looks_like_safetensors(path: pathlib.Path) -> bool:
-    """The format starts with the length of its JSON header, little-endian, then "{"."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{"
+def _write_torch(tensors, aside: pathlib.Path, path: pathlib.Path, progress) -> None:
+    torch = _import_torch(f"{path}: writing .pt")
+    converted = {}
+    for name, tensor in tensors.items():
+        values = np.array(tensor.read(), order="C")
+        if values.dtype.name == "bfloat16":  # torch takes no array of it
+            converted[name] = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+        else:
+            converted[name] = torch.from_numpy(values)
+        progress(tensor.nbytes)
+    torch.save(converted, aside)
 
 
 def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -85,10 +124,16 @@ def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected a state dict, found {type(loaded).__name__}")
     return {
-        name: value.float().numpy()
+        name: _as_numpy(torch, value)
         for name, value in loaded.items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def _as_numpy(torch, tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
 def _import_torch(task: str):

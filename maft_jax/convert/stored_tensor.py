@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 CONVERTIBLE_DTYPES = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 """What float32 holds exactly."""
@@ -27,7 +28,7 @@ class StoredTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def cast(self, dtype: np.dtype) -> "StoredTensor":
+    def cast(self, dtype: npt.DTypeLike) -> "StoredTensor":
         """The same values in another dtype, rounded if it must be.
 
         Raises:

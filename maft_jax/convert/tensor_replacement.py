@@ -78,9 +78,9 @@ def replace_tensors(
         with open(aside, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
             for name, value in rounded.items():
                 place = places[name]
-                np.ndarray(
-                    place.shape, place.dtype, content, place.offset, place.strides
-                )[...] = value
+                np.ndarray(place.shape, place.dtype, content, place.offset, place.strides)[...] = (
+                    value
+                )
             if is_zip_archive(aside):
                 _renew_checksums(aside, content, [places[name] for name in rounded])
             content.flush()
@@ -157,6 +157,17 @@ def _check(template: pathlib.Path, places: Mapping[str, Place], values: Mapping)
         raise ValueError(
             f"{template}: {len(misshapen)} tensors to replace have other shapes: "
             f"{'; '.join(misshapen[:3])}. Expected a file for a tower of the same size"
+        )
+    repeated = [
+        name
+        for name in values
+        if places[name].end - places[name].offset
+        != math.prod(places[name].shape) * places[name].dtype.itemsize
+    ]
+    if repeated:
+        raise ValueError(
+            f"{template}: {repeated[:5]} are views of larger tensors or repeat their elements; "
+            "save copies of them (tensor.clone()) first"
         )
     spans = sorted((place.offset, place.end, name) for name, place in places.items())
     reach, owner = 0, None

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from maft_jax.convert.stored_tensor import StoredTensor
+
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # first entry; end of an archive without entries
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # magic, then lengths of the name and the extra field
 
@@ -45,6 +47,16 @@ def is_zip_archive(path: str | os.PathLike) -> bool:
         return file.read(4) in _ZIP_MAGICS
 
 
+def open_torch_archive(path: str | os.PathLike) -> dict[str, StoredTensor]:
+    """read_torch_archive without reading: tensors of which each is copied when it is asked for.
+
+    Raises:
+        ValueError: as read_torch_archive; of a compressed entry only when it is read.
+    """
+    archive = _Archive(pathlib.Path(path))
+    return {name: _stored(archive, name, view) for name, view in _views(archive).items()}
+
+
 def read_torch_archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Every tensor of a saved state dict or of a TorchScript module, by its flat name.
 
@@ -58,14 +70,34 @@ def read_torch_archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
             for anything but plain tensors and containers.
     """
     archive = _Archive(pathlib.Path(path))
-    tensors: dict[str, np.ndarray] = {}
+    return {name: _materialise(archive, name, view) for name, view in _views(archive).items()}
+
+
+def _views(archive: "_Archive") -> dict[str, "_TensorView"]:
+    views = {}
     for name, view in _unpickle(archive):
-        if name in tensors:
-            raise ValueError(f"{path}: two tensors are both named {name!r}; expected unique names")
-        tensors[name] = _materialise(archive, name, view)
-    if not tensors:
-        raise ValueError(f"{path}: holds no tensors; expected a state dict or a TorchScript module")
-    return tensors
+        if name in views:
+            raise ValueError(
+                f"{archive.path}: two tensors are both named {name!r}; expected unique names"
+            )
+        views[name] = view
+    if not views:
+        raise ValueError(
+            f"{archive.path}: holds no tensors; expected a state dict or a TorchScript module"
+        )
+    return views
+
+
+def _stored(archive: "_Archive", name: str, view: "_TensorView") -> StoredTensor:
+    if not archive.compresses(f"data/{view.storage.key}"):
+        _materialise(archive, name, view)  # a view, which says now whether it fits the file
+
+    def read():
+        values = np.array(_materialise(archive, name, view))
+        archive.forget_pages()
+        return values
+
+    return StoredTensor(view.shape, view.storage.dtype, read)
 
 
 class _Archive:
@@ -84,7 +116,8 @@ class _Archive:
                     self._entries = {entry.filename: entry for entry in archive.infolist()}
             except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
                 raise self.damaged(f"the zip directory cannot be read ({error})") from error
-            self._mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._mapped = memoryview(self._map)
         self._root = self._find_root()
         byte_order = bytes(self.read("byteorder")) if "byteorder" in self else b"little"
         if byte_order.strip() != b"little":
@@ -115,6 +148,16 @@ class _Archive:
         except zlib.error as error:
             raise self.damaged(f"entry {name!r} cannot be decompressed ({error})") from error
         return memoryview(inflated)
+
+    def compresses(self, name: str) -> bool:
+        return name in self and (
+            self._entries[f"{self._root}/{name}"].compress_type != zipfile.ZIP_STORED
+        )
+
+    def forget_pages(self) -> None:
+        """Gives back the memory of what was read; the next look reads the file again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def damaged(self, what: str) -> ValueError:
         return ValueError(

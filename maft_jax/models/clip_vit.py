@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
+from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
 
 
@@ -32,6 +33,15 @@ class VisionConfig:
     big_vision is the other way round."""
     has_patch_bias: bool = False
     has_proj_bias: bool = False
+    pixel_range: str = "clip"
+    """What the tower's weights expect: clip, images less CLIP's mean and divided by its deviation,
+    or minus_one_to_one. Images are given in the former either way, and brought to the latter."""
+
+    def __post_init__(self):
+        if self.pixel_range not in ("clip", "minus_one_to_one"):
+            raise ValueError(
+                f"pixel_range: expected clip or minus_one_to_one, got {self.pixel_range!r}"
+            )
 
     @property
     def block(self) -> BlockConfig:
@@ -126,7 +136,10 @@ class VisionTransformer(nn.Module):
         """The stride-p convolution, as one matrix product over whole patches."""
         size = self.config.patch_size
         rows, columns = self.config.grid(*images.shape[1:3])
-        cropped = images[:, : rows * size, : columns * size].astype(self.dtype)
+        cropped = images[:, : rows * size, : columns * size]
+        if self.config.pixel_range == "minus_one_to_one":
+            cropped = (cropped * PIXEL_STD + PIXEL_MEAN) / 127.5 - 1
+        cropped = cropped.astype(self.dtype)
         patches = rearrange(cropped, "b (h p) (w q) z -> b (h w) (p q z)", p=size, q=size)
         kernel = rearrange(self.patch_kernel.astype(self.dtype), "p q z d -> (p q z) d")
         patches = jnp.dot(patches, kernel, precision=matmul_precision(self.dtype))

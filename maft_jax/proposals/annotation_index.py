@@ -43,8 +43,11 @@ class AnnotationIndex:
                     'write {"images": [{"id": ..., "file_name": ...}, ...], "annotations": [...]}'
                 )
             places = self.rows[found[0]]
-        with open(self.path, "rb") as file:
-            return [_read_annotation(file, int(start), int(size)) for start, size in places], row
+        try:
+            with open(self.path, "rb") as file:
+                return [_read_annotation(file, *place) for place in places], row
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path}: changed since it was first read ({error})") from error
 
     def _image_row(self, example_id: str) -> dict:
         if self.images is None:
@@ -85,7 +88,7 @@ def index_annotations(path: Path, fingerprint: str) -> AnnotationIndex:
                     f"{path}, byte {start}: expected an annotation with image_id (a string or an "
                     f"integer) and segmentation, got {value!r:.80}"
                 )
-            image_id = _utf8(str(value["image_id"]))
+            image_id = str(value["image_id"])
             number_of.append(numbers.setdefault(image_id, len(numbers)))
             places.extend((start, end - start))
     order = np.argsort(np.array(number_of, np.int64), kind="stable")
@@ -110,22 +113,16 @@ def _add_image(images: dict[str, list[dict]], row: Any, where: str) -> None:
         case {"id": int() | str() as image_id, "file_name": str(file_name)} if PurePosixPath(
             file_name
         ).name:
-            # Read as Latin-1, whose characters are bytes.
-            file_name = _utf8(file_name)
             kept = {key: row[key] for key in ("height", "width") if key in row}
-            kept |= {"id": _utf8(str(image_id)), "file_name": file_name}
+            kept |= {"id": image_id, "file_name": file_name}
             images.setdefault(PurePosixPath(file_name).stem, []).append(kept)
         case _:
             raise ValueError(f"{where}: expected an image with id and file_name, got {row!r:.80}")
 
 
-def _read_annotation(file: BinaryIO, start: int, size: int) -> dict:
+def _read_annotation(file: BinaryIO, start: np.int64, size: np.int64) -> dict:
     file.seek(start)
     return json.loads(file.read(size))
-
-
-def _utf8(text: str) -> str:
-    return text.encode("latin-1").decode() if not text.isascii() else text
 
 
 class _JsonStream:
@@ -133,7 +130,7 @@ class _JsonStream:
 
     def __init__(self, file: BinaryIO, path: Path):
         self._file, self._path = file, path
-        # Latin-1, so that a character is a byte; texts that matter are decoded again.
+        # Latin-1, so that a character is a byte; values that are not ASCII are decoded again.
         self._text, self._at, self._offset = "", 0, 0
         self._decoder = json.JSONDecoder()
 
@@ -180,11 +177,21 @@ class _JsonStream:
                     f"{error.msg} {error.pos - self._at} bytes further on; the JSON is damaged or "
                     "incomplete"
                 ) from error
+            except RecursionError as error:
+                raise self.error("nested too deeply; the JSON is damaged") from error
             # A number at the end of what was read may go on.
             if end < len(self._text) or not self._read_more():
-                start = self._offset + self._at
-                self._at, end = end, self._offset + end
-                return start, end, value
+                text, start = self._text[self._at : end], self._offset + self._at
+                self._at = end
+                if not text.isascii():
+                    value = self._decode(text.encode("latin-1"), start)
+                return start, start + len(text), value
+
+    def _decode(self, data: bytes, start: int) -> Any:
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise ValueError(f"{self._path}, byte {start}: {error}; the JSON is damaged") from error
 
 
 def _read_sections(stream: _JsonStream) -> Iterator[tuple[str, int, int, Any]]:
@@ -197,7 +204,7 @@ def _read_sections(stream: _JsonStream) -> Iterator[tuple[str, int, int, Any]]:
     else:
         sections = set()
         closing = stream.take("{")
-        while closing != "}":
+        while closing != "}" and stream.peek() != "}":
             _, _, key = stream.value()
             stream.take(":")
             if key in ("images", "annotations"):

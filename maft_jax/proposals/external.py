@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from maft_jax.proposals.run_lengths import decode_segmentation, segmentation_siz
 
 _ENDINGS = (".npz", ".json", ".png")
 _NPZ_NAMES = ("masks", "scores", "class_logits")
-_DAMAGED = (OSError, EOFError, ValueError, SyntaxError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class ExternalProposals:
@@ -107,9 +104,9 @@ def _hash_names(folder: Path) -> str:
 
 def _read_npz(path: Path, example: Example) -> Proposals:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except _DAMAGED as error:
+    except Exception as error:  # Of many kinds: numpy, zipfile and zlib have no common one.
         raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
     if "masks" not in arrays or set(arrays) - set(_NPZ_NAMES):
         raise ValueError(f"{path}: expected masks and perhaps {_NPZ_NAMES[1:]}, got {list(arrays)}")
@@ -151,7 +148,7 @@ def _read_annotations(
 def _annotations_of_file(path: Path) -> list[dict]:
     try:
         content = json.loads(path.read_bytes())
-    except _DAMAGED as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a readable JSON file ({error})") from error
     annotations = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
@@ -164,7 +161,7 @@ def _annotation_score(annotation: dict, where: str) -> float | None:
     score = annotation.get("score", annotation.get("predicted_iou"))
     if score is not None and type(score) not in (int, float):
         raise ValueError(f"{where}: score: expected a number, got {score!r:.80}")
-    return score
+    return None if score is None else float(score)
 
 
 def _read_png_folder(folder: Path, example: Example, num_proposals: int) -> Proposals:
@@ -175,9 +172,8 @@ def _read_png_folder(folder: Path, example: Example, num_proposals: int) -> Prop
     for i in best:
         values = _read_png(paths[i], ("1", "L"), "black and white, or 8-bit grey")
         _check_aspect(values.shape, example, str(paths[i]))
-        masks.append(values)
-    stack = _stack(masks, example, str(folder))
-    return Proposals(_check_masks(stack, example, str(folder)), scores[best])
+        masks.append(values.astype(np.uint8) * (255 if values.max() <= 1 else 1))
+    return Proposals(_stack(masks, example, str(folder)), scores[best])
 
 
 def _read_scores(path: Path, png_paths: list[Path]) -> np.ndarray | None:
@@ -185,7 +181,7 @@ def _read_scores(path: Path, png_paths: list[Path]) -> np.ndarray | None:
         return None
     try:
         content = json.loads(path.read_bytes())
-    except _DAMAGED as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a readable JSON file ({error})") from error
     names = [png.name for png in png_paths]
     if isinstance(content, dict) and set(content) == set(names):
@@ -218,7 +214,7 @@ def _read_png(path: Path, modes: tuple[str, ...], meaning: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.asarray(image)
-    except _DAMAGED as error:
+    except Exception as error:  # Of many kinds, depending on where the file is damaged.
         raise ValueError(f"{path}: not a readable PNG file ({error})") from error
     if mode not in modes:
         raise ValueError(f"{path}: expected {meaning} (mode {' or '.join(modes)}), got mode {mode}")
@@ -231,11 +227,6 @@ def _stack(masks: list[np.ndarray], example: Example, where: str) -> np.ndarray:
         raise ValueError(f"{where}: expected masks of one size, got {sizes}")
     if not masks:
         return np.zeros((0, *example.image.shape[:2]), bool)
-    # Black and white PNG files are bool, grey ones uint8.
-    masks = [
-        255 * m.astype(np.uint8) if m.dtype != masks[0].dtype and m.dtype == bool else m
-        for m in masks
-    ]
     return np.stack(masks)
 
 
@@ -263,16 +254,19 @@ def _check_masks(masks: np.ndarray, example: Example, where: str) -> MaskStack:
 
 
 def _check_aspect(mask_size: tuple[int, ...], example: Example, where: str) -> None:
-    """Each side must be the image's side times one common factor, rounded up or down."""
-    sides = list(zip(mask_size, example.image.shape[:2], strict=True))
-    smallest = max((mask - 1) / image for mask, image in sides)
-    largest = min((mask + 1) / image for mask, image in sides)
-    if min(mask_size) < 1 or smallest >= largest:
-        (mask_h, image_h), (mask_w, image_w) = sides
-        raise ValueError(
-            f"{where}: masks of {mask_h} x {mask_w} (height x width) do not cover the image of "
-            f"{image_h} x {image_w}: expected the same ratio of sides; crop any padding away"
-        )
+    """Both sides must be the image's times one factor, both rounded up, down or to the nearest."""
+    image_size = example.image.shape[:2]
+    for below, above in ((0, 1), (1, 0), (0.5, 0.5)):
+        sides = list(zip(mask_size, image_size, strict=True))
+        smallest = max((mask - below) / image for mask, image in sides)
+        largest = min((mask + above) / image for mask, image in sides)
+        if smallest <= largest and min(mask_size) > 0:
+            return
+    raise ValueError(
+        f"{where}: masks of {mask_size[0]} x {mask_size[1]} (height x width) do not cover the "
+        f"image of {image_size[0]} x {image_size[1]}: expected the same ratio of sides; crop "
+        "padding away, and resize what was stretched"
+    )
 
 
 def _check_scores(

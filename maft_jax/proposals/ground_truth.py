@@ -25,19 +25,41 @@ _PARTS = (2, 4)
 _SMALLEST_REGION = 64
 """Fewest pixels of what is jittered, united or cut: a few grid points of a stored proposal."""
 _NEIGHBOUR_DISTANCE = 8
-"""Half the width, in pixels, of the unlabelled seam across which regions are still neighbours."""
+"""Half the width, in pixels, of a seam without large regions across which two are neighbours."""
 
 Mask = Bool[np.ndarray, "h w"]
 ScoredMasks = Iterator[tuple[Mask, float]]
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Each class present, then each connected component of classes in pieces; largest first."""
+class Region:
+    """The pixels of `numbers` that are `number`; a mask is made when asked for."""
 
-    masks: list[Mask]
+    numbers: Int[np.ndarray, "h w"]
+    number: int
+
+    def mask(self) -> Mask:
+        return self.numbers == self.number
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What a label map consists of: pairs (number, pixels) of classes and components."""
+
+    label_map: Int32[np.ndarray, "h w"]
     components: Int[np.ndarray, "h w"]
     """Every component, those of classes in one piece too, numbered from 1; 0 is unlabelled."""
+    classes: Int[np.ndarray, "classes 2"]
+    """Each class present, largest first."""
+    pieces: Int[np.ndarray, "pieces 2"]
+    """Each component of classes in several, largest first."""
+
+    def ordered(self, smallest: int = 1) -> Iterator[Region]:
+        """Classes, then pieces, of at least `smallest` pixels."""
+        for numbers, found in ((self.label_map, self.classes), (self.components, self.pieces)):
+            for number, num_pixels in found:
+                if num_pixels >= smallest:
+                    yield Region(numbers, int(number))
 
 
 @dataclass(frozen=True)
@@ -80,62 +102,55 @@ def find_regions(label_map: Int32[np.ndarray, "h w"]) -> Regions:
     """The label map's classes and components; none where no pixel is labelled."""
     classes, pixels = np.unique(label_map[label_map != IGNORE], return_counts=True)
     class_order = np.argsort(-pixels, kind="stable")
-    # Components are numbered from 1; 0 is what is not labelled.
     components = connected_components(label_map, background=IGNORE, connectivity=2)
     areas = np.bincount(components.ravel())
     class_of = np.full(len(areas), IGNORE)
     class_of[components] = label_map
-    class_area = dict(zip(classes.tolist(), pixels.tolist(), strict=True))
-    pieces = [
-        component
-        for component in np.argsort(-areas, kind="stable")
-        if component and areas[component] < class_area[int(class_of[component])]
-    ]
-    masks = [label_map == classes[i] for i in class_order] + [components == c for c in pieces]
-    return Regions(masks, components)
+    # The first is what is not labelled.
+    order = 1 + np.argsort(-areas[1:], kind="stable")
+    in_pieces = areas[order] < pixels[np.searchsorted(classes, class_of[order])]
+    pieces = order[in_pieces]
+    return Regions(
+        label_map,
+        components,
+        np.stack([classes[class_order], pixels[class_order]], axis=1),
+        np.stack([pieces, areas[pieces]], axis=1),
+    )
 
 
 def _as_they_are(regions: Regions, _: np.random.Generator) -> ScoredMasks:
-    for mask in regions.masks:
-        yield mask, 1.0
+    for region in regions.ordered():
+        yield region.mask(), 1.0
 
 
 def _jittered(regions: Regions, random: np.random.Generator) -> ScoredMasks:
     """Each region in turn, again and again, moved, scaled and with another boundary."""
-    for mask in cycle(_large(regions.masks)):
-        yield deform_to_iou(mask, random.uniform(*_JITTER_IOU), random)
+    for region in cycle(regions.ordered(_SMALLEST_REGION)):
+        yield deform_to_iou(region.mask(), random.uniform(*_JITTER_IOU), random)
 
 
 def _unions(regions: Regions, _: np.random.Generator) -> ScoredMasks:
     """Two neighbouring components each; first those whose smaller one is largest."""
     components = regions.components
-    areas = np.bincount(components.ravel()).tolist()
-    pairs = adjacent_pairs(expand_labels(components, _NEIGHBOUR_DISTANCE))
-    by_size = [
-        (min(areas[first], areas[second]), first, second)
-        for first, second in pairs
-        if first and min(areas[first], areas[second]) >= _SMALLEST_REGION
-    ]
-    for smaller, first, second in sorted(by_size, key=lambda pair: (-pair[0], *pair[1:])):
-        both = areas[first] + areas[second]
-        yield (components == first) | (components == second), 1 - smaller / both
+    areas = np.bincount(components.ravel())
+    large = np.where(areas[components] >= _SMALLEST_REGION, components, 0)
+    pairs = [pair for pair in adjacent_pairs(expand_labels(large, _NEIGHBOUR_DISTANCE)) if pair[0]]
+    for pair in sorted(pairs, key=lambda pair: (-min(areas[list(pair)]), pair)):
+        smaller, both = min(areas[list(pair)]), sum(areas[list(pair)])
+        yield (components == pair[0]) | (components == pair[1]), 1 - smaller / both
 
 
 def _parts(regions: Regions, random: np.random.Generator) -> ScoredMasks:
     """Each region in turn, again and again, cut along what is nearest to two to four points."""
-    for mask in cycle(_large(regions.masks)):
-        pixels = np.argwhere(mask)
+    for region in cycle(regions.ordered(_SMALLEST_REGION)):
+        pixels = np.argwhere(region.mask())
         num_parts = random.integers(*_PARTS, endpoint=True)
         points = pixels[random.choice(len(pixels), num_parts, replace=False)]
         nearest = np.argmin([((pixels - point) ** 2).sum(axis=1) for point in points], axis=0)
         for part in range(num_parts):
-            piece = np.zeros_like(mask)
+            piece = np.zeros(region.numbers.shape, bool)
             piece[tuple(pixels[nearest == part].T)] = True
             yield piece, np.mean(nearest == part)
-
-
-def _large(masks: list[Mask]) -> list[Mask]:
-    return [mask for mask in masks if np.count_nonzero(mask) >= _SMALLEST_REGION]
 
 
 KINDS: dict[str, Callable[[Regions, np.random.Generator], ScoredMasks]] = {

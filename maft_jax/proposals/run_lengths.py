@@ -1,12 +1,14 @@
 """Masks as COCO files write them: run lengths, plain or compressed, and polygons."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Int64
 
 Mask = Bool[np.ndarray, "h w"]
 
 
-def decode_segmentation(segmentation: dict | list, image_size: tuple[int, int]) -> Mask:
+def decode_segmentation(segmentation: Any, image_size: tuple[int, int]) -> Mask:
     """The mask of an annotation's `segmentation`; polygons are drawn at `image_size`.
 
     Run lengths go down the columns and begin with what is outside: `{"size": [h, w], "counts":
@@ -22,7 +24,7 @@ def decode_segmentation(segmentation: dict | list, image_size: tuple[int, int]) 
         raise ValueError(f"expected run lengths or polygons, got {segmentation!r:.80}")
     height, width = segmentation_size(segmentation, image_size)
     counts = segmentation.get("counts")
-    if isinstance(counts, str):
+    if isinstance(counts, str | bytes):
         counts = _decompress_counts(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
         counts = np.array(counts, np.int64)
@@ -37,7 +39,7 @@ def decode_segmentation(segmentation: dict | list, image_size: tuple[int, int]) 
     return np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
 
 
-def segmentation_size(segmentation: dict | list, image_size: tuple[int, int]) -> tuple[int, int]:
+def segmentation_size(segmentation: Any, image_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the mask, without decoding it.
 
     Raises:
@@ -52,14 +54,15 @@ def segmentation_size(segmentation: dict | list, image_size: tuple[int, int]) ->
             raise ValueError(f"size: expected [height, width], got {size!r}")
 
 
-def _decompress_counts(text: str) -> Int64[np.ndarray, " run"]:
+def _decompress_counts(text: str | bytes) -> Int64[np.ndarray, " run"]:
     """Run lengths of COCO's compressed string.
 
     Each is a little-endian number of 5 bits a character, from character 48 on; bit 6 says that
     another follows, bit 5 of the last is the sign. From the third on they are differences from
     the last but one, except that the very first one is a run of its own.
     """
-    codes = np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.int64) - 48
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise ValueError(f"counts: expected COCO's compressed run lengths, got {text!r:.80}")
     last = np.flatnonzero(codes & 32 == 0)
@@ -91,4 +94,4 @@ def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
     if not polygons:
         return np.zeros(image_size, bool)
     parts = coco.frPyObjects([np.clip(p, -1e6, 1e6).tolist() for p in polygons], *image_size)
-    return coco.decode(coco.merge(parts)).astype(bool)
+    return decode_segmentation(coco.merge(parts), image_size)

@@ -21,7 +21,7 @@ from maft_jax.proposals.generator import Proposals
 if TYPE_CHECKING:
     import torch
 
-_INSTALL = "pip install 'maft_jax[transformers]' (or torch and transformers)"
+_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers)"
 _POINTS_PER_SIDE = 32
 """SAM: a grid of 32 x 32 points over the image, as in its automatic mask generator."""
 _POINTS_AT_ONCE = 64

@@ -25,7 +25,7 @@ def _in_hsv(pixels, jitter):
 
 @pytest.mark.parametrize("hue", [-0.1, -0.03, 0.0, 0.02, 0.1])
 @pytest.mark.parametrize("saturation", [0.5, 1.0, 1.5])
-@pytest.mark.parametrize("brightness, early, late", [(0, 1, 1), (30, 1.4, 1), (-30, 1, 0.6)])
+@pytest.mark.parametrize("brightness, early, late", [(0.0, 1.0, 1.0), (30.0, 1.4, 1.0), (-30.0, 1.0, 0.6)])
 def test_jitter_is_what_scikit_image_computes_in_hsv(hue, saturation, brightness, early, late):
     """All hues, greys, black, white; more rows than are computed at a time."""
     pixels = RNG.integers(0, 256, (150, 40, 3)).astype(np.uint8)
@@ -39,7 +39,7 @@ def test_jitter_is_what_scikit_image_computes_in_hsv(hue, saturation, brightness
     "jitter, color, expected",
     [
         (ColorJitter(), (10, 100, 250), (10, 100, 250)),
-        (ColorJitter(brightness=32), (10, 100, 250), (42, 132, 255)),
+        (ColorJitter(brightness=32.0), (10, 100, 250), (42, 132, 255)),
         (ColorJitter(early_contrast=0.5), (10, 100, 250), (5, 50, 125)),
         (ColorJitter(late_contrast=0.5), (10, 100, 250), (5, 50, 125)),
         (ColorJitter(saturation=0.5), (200, 100, 100), (200, 150, 150)),
@@ -73,5 +73,5 @@ def test_extreme_draws_are_the_published_ranges(first):
 def test_input_stays_as_it_is():
     pixels = RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     before = pixels.copy()
-    _jittered(pixels, ColorJitter(10, 1.2, 1.3, 0.05, 1.0))
+    _jittered(pixels, ColorJitter(10.0, 1.2, 1.3, 0.05, 1.0))
     np.testing.assert_array_equal(pixels, before)

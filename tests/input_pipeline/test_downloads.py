@@ -221,6 +221,13 @@ def test_archive_without_the_expected_files_is_an_error(coco_server, tmp_path):
         download_dataset("coco_stuff", tmp_path, "val")
 
 
+def test_archive_as_root_is_not_downloaded_into(coco_server, tmp_path):
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w") as archive:
+        archive.writestr("train2017/000000000001.png", b"")
+    with pytest.raises(ValueError, match=r"labels\.zip: expected a folder to put train2017\.zip"):
+        download_dataset("coco_stuff", tmp_path / "labels.zip", "train")
+
+
 def test_too_little_space_is_an_error_before_the_download(coco_server, tmp_path, monkeypatch):
     usage = SimpleNamespace(free=10)
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)

@@ -226,7 +226,8 @@ def test_linked_folders_are_followed_even_in_circles(tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "train").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "up").symlink_to(tmp_path / "disk")
-    assert open_tree(tmp_path / "root").names("train") == ["train/a.jpg"]
+    tree = open_tree(tmp_path / "root")
+    assert tree.names() == tree.names("train") == ["train/a.jpg"]
 
 
 @pytest.mark.parametrize("kind", ["stored zip", "deflated zip", "tar", "gzip", "bzip2", "xz"])
@@ -240,6 +241,28 @@ def test_truncated_archive_is_an_error_at_every_length(tmp_path, kind):
             ValueError, match=f"{path.name}: cannot be read as a .*download it again"
         ):
             open_tree(path)
+
+
+@pytest.mark.parametrize("kind", ["stored zip", "deflated zip", "gzip", "bzip2", "xz"])
+def test_flipped_bytes_never_change_content_silently(tmp_path, kind):
+    path = KINDS[kind](tmp_path)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    places = [i for i, byte in enumerate(whole) if byte]
+    num_refused = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        data[draw.choice(places)] = draw.randrange(256)
+        path.write_bytes(data)
+        try:
+            tree = open_tree(path)
+            content = {name: tree.read(name) for name in tree.names()}
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+            num_refused += 1
+        else:
+            assert content == FILES
+    assert num_refused > 75
 
 
 def test_flipped_byte_in_a_zip_is_an_error_that_names_archive_and_member(tmp_path):
@@ -261,6 +284,13 @@ def test_flipped_byte_in_a_tar_header_is_an_error(tmp_path):
         ValueError, match=r"x\.tar: cannot be read as a tar .*damaged or ends early"
     ):
         open_tree(path)
+
+
+def test_tar_without_an_end_mark_is_read_with_a_warning(tmp_path, caplog):
+    path = write_tar(tmp_path / "x.tar", {"a.txt": b"1" * 512})
+    path.write_bytes(path.read_bytes()[:1024])
+    assert open_tree(path).read("a.txt") == b"1" * 512
+    assert "x.tar: has no end mark; it may have been cut off" in caplog.text
 
 
 def test_encrypted_zip_is_an_error(tmp_path):

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,3 +114,93 @@ def test_colour_label_map_is_refused(tmp_path):
     path = _saved(tmp_path / "a.png", Image.fromarray(RGB))
     with pytest.raises(ValueError, match=r"it is a colour image .* save one class index per pixel"):
         read_label_map(path)
+
+
+def _encoded(image, file_format, **options):
+    content = io.BytesIO()
+    image.save(content, file_format, **options)
+    return content.getvalue()
+
+
+def test_bytes_are_read_like_the_file_that_holds_them(tmp_path):
+    data = _encoded(Image.fromarray(RGB), "PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    np.testing.assert_array_equal(read_image(data), read_image(tmp_path / "a.png"))
+    labels = _encoded(Image.fromarray(RGB[..., 0]), "PNG")
+    np.testing.assert_array_equal(read_label_map(labels), RGB[..., 0])
+
+
+def test_damaged_bytes_are_named_by_where_they_came_from():
+    with pytest.raises(ValueError, match=r"^shard 3, photo 7: cannot be read as an image: unknown"):
+        read_image(b"hello", "shard 3, photo 7")
+    with pytest.raises(ValueError, match=r"^5 bytes in memory: cannot be read as a label map"):
+        read_label_map(b"hello")
+
+
+@pytest.mark.parametrize(
+    "orientation, row, column",
+    [(1, 0, 0), (2, 0, 1), (3, 1, 1), (4, 1, 0), (5, 0, 0), (6, 1, 0), (7, 1, 1), (8, 0, 1)],
+)
+def test_every_exif_orientation_of_a_jpeg_is_turned_upright(orientation, row, column):
+    """A white quarter where the EXIF standard stores what is at the top left."""
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[8 * row : 8 * row + 8, 16 * column : 16 * column + 16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = read_image(_encoded(Image.fromarray(stored), "JPEG", exif=exif, quality=95))
+    assert upright.shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
+    half_height, half_width = upright.shape[0] // 2, upright.shape[1] // 2
+    assert upright[:half_height, :half_width].mean() > 250
+    assert upright.mean() < 70
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (4000, 6000)])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_tiny_and_huge_images_are_read(size, file_format):
+    row = np.linspace(0, 255, size[1]).astype(np.uint8)
+    image = np.repeat(np.broadcast_to(row, size)[..., None], 3, axis=-1)
+    options = {"compress_level": 1} if file_format == "PNG" else {}
+    read = read_image(_encoded(Image.fromarray(image), file_format, **options))
+    assert read.shape == image.shape
+    assert np.abs(read[::97, ::97].astype(int) - image[::97, ::97]).max() <= 2
+
+
+_LABELS = (np.arange(1200).reshape(30, 40) % 200).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "read, data",
+    [
+        (read_image, _encoded(Image.fromarray(np.tile(RGB, (5, 8, 1))), "JPEG")),
+        (read_image, _encoded(Image.fromarray(np.tile(RGB, (5, 8, 1))), "PNG")),
+        (read_image, _encoded(Image.fromarray(np.tile(RGB, (5, 8, 1))).convert("CMYK"), "JPEG")),
+        (read_label_map, _encoded(Image.fromarray(_LABELS), "PNG")),
+        (read_label_map, _encoded(Image.fromarray(_LABELS.astype(np.uint16) * 300), "PNG")),
+        (read_label_map, _encoded(Image.fromarray(_LABELS).convert("P"), "PNG")),
+    ],
+    ids=["jpeg", "png", "cmyk", "labels", "labels of 16 bits", "palette labels"],
+)
+def test_file_cut_anywhere_is_an_error_or_complete(read, data):
+    """A PNG without the checksum of its empty last chunk still has all pixels."""
+    complete = read(data)
+    for length in range(len(data)):
+        try:
+            np.testing.assert_array_equal(read(data[:length]), complete)
+        except ValueError as error:
+            assert "cannot be read as" in str(error)
+        else:
+            assert length >= len(data) - 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_flipped_bit_of_a_png_is_an_error_or_changes_no_pixel(dtype):
+    data = _encoded(Image.fromarray(_LABELS.astype(dtype)), "PNG")
+    rng, num_errors = np.random.default_rng(0), 0
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << rng.integers(8)
+        try:
+            np.testing.assert_array_equal(read_label_map(bytes(damaged)), _LABELS)
+        except ValueError as error:
+            num_errors += "cannot be read as a label map" in str(error)
+    assert num_errors > 0.9 * len(data)

@@ -203,7 +203,7 @@ def test_list_of_augmented_voc_is_followed(tmp_path, line):
 def test_augmented_labels_may_be_an_archive_beside_the_official_one(tmp_path):
     write(tmp_path, _below("VOCdevkit/VOC2012/", VOC_FILES), "tar", "VOCtrainval")
     write(tmp_path, AUGMENTED, "zip", "SegmentationClassAug")
-    assert len(open_dataset("voc2012", tmp_path, "train")) == 2
+    assert _first_row(open_dataset("voc2012", tmp_path, "train")) == [1] * 4
 
 
 def test_listed_voc_image_without_label_map_is_an_error(tmp_path):
@@ -333,6 +333,17 @@ def test_cmyk_and_turned_images_are_read(tmp_path):
 def test_damaged_and_impossible_files_are_named(tmp_path, image, label, message):
     with pytest.raises(ValueError, match=message):
         _ade_with(tmp_path, image, label)[0]
+
+
+def _negative_values(data, where):
+    return np.full((3, 4), -3, np.int32)
+
+
+def test_negative_label_values_are_an_error(tmp_path):
+    source = _ade_with(tmp_path)
+    source._read_values = _negative_values
+    with pytest.raises(ValueError, match=r"label values -3 are neither"):
+        source[0]
 
 
 def test_signature_follows_content_and_meaning(tmp_path):

@@ -1,6 +1,5 @@
 import json
 
-import google_crc32c
 import pytest
 import tensorflow as tf
 from etils import epath
@@ -18,7 +17,6 @@ from input_pipeline.record_shards import (
     shard_stem,
     write_dataset_file,
 )
-from input_pipeline.tfrecord_framing import masked_crc32c
 from tests.record_sets import assert_records_equal, make_record, write_record_set, write_shard
 
 STEM = "train-00000-of-00001"
@@ -39,16 +37,6 @@ def test_stems_sort_in_the_order_of_shards():
     assert shard_stem("train", 3, 128) == "train-00003-of-00128"
     with pytest.raises(ValueError, match=r"shard: expected 0 \.\. 3, got 4"):
         shard_stem("val", 4, 4)
-
-
-def test_checksums_are_those_of_the_standard_and_computed_in_c():
-    assert google_crc32c.implementation == "c"
-    # The check value in the catalogue of CRCs, https://reveng.sourceforge.io/crc-catalogue.
-    crc = 0xE3069283
-    assert google_crc32c.value(b"123456789") == crc
-    assert (
-        masked_crc32c(b"123456789") == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
-    )
 
 
 def test_file_is_what_tensorflow_writes_of_the_same_records(folder, tmp_path):

@@ -33,7 +33,9 @@ class TinySource:
         return PreparedExample(
             self.example_ids[index],
             rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
-            np.repeat(np.arange(width) // 12 - 1, height).reshape(width, height).T.astype(np.int32),
+            np.repeat(np.arange(width) * 3 // width - 1, height)
+            .reshape(width, height)
+            .T.astype(np.int32),
             rng.integers(100, 256, (index, *grid)).astype(np.uint8),
             np.linspace(1, 0, index, dtype=np.float32),
         )

@@ -63,6 +63,7 @@ def test_several_beam_workers_write_the_bytes_of_the_local_engine(tmp_path):
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_beam_reports_all_bad_examples_keeps_good_shards_and_goes_on(tmp_path):
     pids = tmp_path / "pids"
     printed = run_pipeline(tmp_path / "set", pids, bad=(3, 12))

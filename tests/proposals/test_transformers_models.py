@@ -183,9 +183,24 @@ def test_padding_of_the_processor_is_cropped_away(tmp_path):
         logits = model(**inputs).masks_queries_logits
     # The library's way: up to the padded input, crop, down to where the mask's pixels lie.
     full = torch.nn.functional.interpolate(logits, (128, 128), mode="bilinear")
-    cropped = full[..., :height, :width]
-    expected = torch.nn.functional.interpolate(cropped, proposals.masks.shape[1:], mode="bilinear")
-    np.testing.assert_allclose(proposals.masks, expected[0].sigmoid(), atol=5e-3)
+    expected, uncropped = (
+        torch.nn.functional.interpolate(masks, proposals.masks.shape[1:], mode="bilinear")[0]
+        for masks in (full[..., :height, :width], full)
+    )
+    error = np.abs(proposals.masks - expected.sigmoid().numpy()).mean()
+    assert error < 0.2 * np.abs(proposals.masks - uncropped.sigmoid().numpy()).mean()
+
+
+def test_logits_keep_their_place_when_padding_ends_inside_a_pixel():
+    def plane(size, covered):
+        y, x = ((np.arange(n) + 0.5) / n * side for n, side in zip(size, covered, strict=True))
+        return 3 * y[:, None] - 2 * x[None]
+
+    logits = torch.from_numpy(plane((32, 40), (128, 160)))[None]
+    cropped = transformers_models._crop_padding(logits, (128, 160), (67, 106))[0].numpy()
+    assert cropped.shape == (17, 26)
+    # A bilinear surface has no slope within half a pixel of the frame's border.
+    np.testing.assert_allclose(cropped[1:, 1:], plane((17, 26), (67, 106))[1:, 1:], atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (150, 100)])
@@ -205,6 +220,10 @@ def test_sam_masks_are_those_of_the_library_for_the_same_points(tmp_path, monkey
     monkeypatch.setattr(transformers_models, "_POINTS_AT_ONCE", 4)
     monkeypatch.setattr(transformers_models, "_NMS_IOU", 1.0)
     model = _sam()
+    with torch.no_grad():
+        # A random decoder's masks are almost flat: make them differ.
+        for mlp in model.mask_decoder.output_hypernetworks_mlps:
+            mlp.proj_out.weight *= 1e4
     processor = SamImageProcessorPil(
         size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}
     )
@@ -227,9 +246,16 @@ def test_sam_masks_are_those_of_the_library_for_the_same_points(tmp_path, monkey
     order = np.argsort(-scores, kind="stable")
     order = order[occupied[order]]
     np.testing.assert_allclose(proposals.scores, scores[order], atol=1e-6)
-    # 40 x 64 pixels are 10 x 16 of the mask: no padding ends inside a pixel.
-    low = torch.nn.functional.interpolate(masks.flatten(0, 1)[None], (10, 16), mode="area")[0]
-    np.testing.assert_allclose(proposals.masks, low.sigmoid()[order], atol=0.02)
+    # 40 x 64 pixels are 10 x 16 of the mask; half precision.
+    logits = np.log(proposals.masks / (1 - proposals.masks))
+    direct = outputs.pred_masks[0].flatten(0, 1)[order, :10].numpy()
+    np.testing.assert_allclose(logits, direct, atol=1e-3 * np.abs(direct).max())
+    # Enlarged they are the library's masks, except where the library sees the padding.
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None], (40, 64), mode="bilinear"
+    )[0, :, :38]
+    reference = masks.flatten(0, 1)[order, :38]
+    np.testing.assert_allclose(enlarged, reference, atol=1e-3 * np.abs(direct).max())
 
 
 def test_overlapping_masks_lose_against_the_better_one():

@@ -1,0 +1,169 @@
+"""Measures the training pipeline: images per second and core, and where the time goes.
+
+    python -m input_pipeline.benchmark
+
+runs the real pipeline, from records on disk to batches, with the training geometry and the colour
+jitter, on real photographs at 640x480 with 100 proposals each; docs/input_pipeline.md has results.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+from input_pipeline import proposal_records, record_source, train_pipeline, transforms
+from input_pipeline.benchmark_records import write_benchmark_records
+from input_pipeline.record_source import RecordSource
+from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
+
+STAGES: dict[str, tuple[ModuleType, str]] = {
+    "record: read, checksums": (record_source, "read_data"),
+    "record: image (JPEG)": (record_source, "read_image"),
+    "record: label map (PNG)": (proposal_records, "_decode_label_map"),
+    "record: masks (zstd)": (proposal_records, "decode_masks"),
+    "geometry of the image": (transforms, "place_image"),
+    "colour jitter": (transforms, "jitter_colors"),
+    "geometry of the label map": (transforms, "place_label_map"),
+    "geometry of the proposals": (transforms, "place_proposals"),
+    "classes present": (train_pipeline, "_classes_present"),
+}
+REST = "batching, padding, all else"
+
+_START_STEP = 10_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", help="folder of records to read; photographs unless given")
+    parser.add_argument("--num_images", type=int, default=32, help="photographs to make")
+    parser.add_argument("--num_proposals", type=int, default=100, help="proposals of each")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--num_batches", type=int, default=30)
+    parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", help="file to write the numbers to")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if flags.records is None:
+            write_benchmark_records(folder, flags.num_images, flags.num_proposals)
+        results = measure(
+            flags.records or folder, flags.batch_size, flags.num_batches, flags.num_workers
+        )
+    print(describe(results))
+    if flags.json:
+        Path(flags.json).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(folder: str, batch_size: int, num_batches: int, num_workers: int) -> dict:
+    """The numbers of `describe`; times of stages are of one thread, in CPU time."""
+    started = time.monotonic()
+    source = RecordSource(folder)
+    opened = time.monotonic()
+
+    def batches(workers: int) -> Iterator[dict]:
+        return make_train_batches(
+            source,
+            global_batch_size=batch_size,
+            seed=0,
+            start_step=_START_STEP,
+            geometry=TrainGeometry(),
+            num_workers=workers,
+        )
+
+    opening, stream = time.monotonic(), batches(num_workers)
+    next(stream)
+    first_batch = time.monotonic() - opening
+    _warm_up(stream)
+    wall, cpu = _timed(stream, num_batches)
+    with _stages_timed() as seconds:
+        stream = batches(1)
+        _warm_up(stream)
+        seconds.clear()
+        _, all_of_it = _timed(stream, num_batches)
+    num_images = num_batches * batch_size
+    stages = {name: 1e3 * seconds[name] / num_images for name in STAGES}
+    stages[REST] = 1e3 * all_of_it / num_images - sum(stages.values())
+    return {
+        "images": num_images,
+        "workers": num_workers,
+        "images_per_second": num_images / wall,
+        "images_per_second_per_core": num_images / cpu,
+        "seconds_to_open_records": opened - started,
+        "seconds_to_first_batch": first_batch,
+        "first_step": _START_STEP,
+        "stage_milliseconds_per_image": stages,
+    }
+
+
+def describe(results: dict) -> str:
+    stages = results["stage_milliseconds_per_image"]
+    total = sum(stages.values())
+    rows = [f"{name:30}{ms:8.2f}{100 * ms / total:8.0f} %" for name, ms in stages.items()]
+    return "\n".join(
+        (
+            f"{results['images_per_second']:.1f} images/s with {results['workers']} workers (wall "
+            "clock; other programs slow it down)",
+            f"{results['images_per_second_per_core']:.1f} images/s per core (CPU time)",
+            f"{results['seconds_to_open_records']:.2f} s to open the records, "
+            f"{results['seconds_to_first_batch']:.2f} s to the first batch at step "
+            f"{results['first_step']}",
+            "",
+            f"{'one worker':30}{'ms/image':>8}",
+            *rows,
+            f"{'all':30}{total:8.2f}",
+        )
+    )
+
+
+def _warm_up(stream: Iterator[dict]) -> None:
+    """From then on a batch is computed for each that is taken."""
+    for _ in range(4):
+        next(stream)
+
+
+def _timed(stream: Iterator[dict], num_batches: int) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of some batches; closes the stream."""
+    wall, cpu = time.monotonic(), _cpu_seconds()
+    for _ in range(num_batches):
+        next(stream)
+    wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu
+    stream.close()
+    return wall, cpu
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+@contextmanager
+def _stages_timed() -> Iterator[dict[str, float]]:
+    """Sums the CPU seconds of each stage while the pipeline runs with one worker."""
+    seconds: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            started = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                seconds[name] += time.thread_time() - started
+
+        return call
+
+    with ExitStack() as patches:
+        for name, (module, attribute) in STAGES.items():
+            wrapped = timed(name, getattr(module, attribute))
+            patches.enter_context(mock.patch.object(module, attribute, wrapped))
+        yield seconds
+
+
+if __name__ == "__main__":
+    main()

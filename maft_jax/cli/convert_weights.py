@@ -1,0 +1,173 @@
+"""Converts CLIP weights between formats, and shows and verifies them.
+
+    python -m maft_jax.cli.convert_weights ViT-B-16.pt clip_vit_b16 --to=transformers
+    python -m maft_jax.cli.convert_weights runs/first tuned.safetensors --to=open_clip
+    python -m maft_jax.cli.convert_weights runs/first ours.pth --into=maft_vit_b.pth
+    python -m maft_jax.cli.convert_weights --inspect --verify ViT-B-16.pt
+
+SOURCE is a file, a folder as transformers and open_clip leave them, the workdir of a training run
+(its newest checkpoint, or --step), or random:SIZE; its format is recognised by its content.
+DESTINATION is a file (.safetensors, .pt, .npz) or, without ending, a folder. Where its name leaves
+several formats possible, --to says which. Nothing is unpickled but tensors. docs/weights.md has the
+formats, and how to load them elsewhere.
+
+Exit codes: 0 done, 1 failed or (--verify) different, 2 wrong input, 130 and 143 interrupted.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from maft_jax.console import failed, log_to_stderr, run_and_report
+
+_TO = flags.DEFINE_string("to", None, "format to write; a wrong one lists them all")
+_FROM = flags.DEFINE_string("from", None, "format to read, if not the recognised one: freeseg, ...")
+_INTO = flags.DEFINE_string(
+    "into",
+    None,
+    "checkpoint of the official MAFT code: DESTINATION becomes a copy of it with our image tower, "
+    "in its dtypes, and everything else as it was",
+)
+_TEXT_FROM = flags.DEFINE_string("text_from", None, "weights whose text tower to take instead")
+_IMAGE_ONLY = flags.DEFINE_bool("image_only", False, "leave the text tower out")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "source"], "of what is written; source = as it was"
+)
+_ACTIVATION = flags.DEFINE_enum(
+    "activation",
+    None,
+    ["quick_gelu", "gelu", "gelu_tanh"],
+    "of SOURCE, where neither the format nor a settings file beside it says",
+)
+_HEAD_WIDTH = flags.DEFINE_integer(
+    "head_width", None, "of SOURCE's attention in the image tower, likewise", lower_bound=1
+)
+_STEP = flags.DEFINE_integer("step", None, "checkpoint of a training run; default: the newest")
+_PRETRAINED = flags.DEFINE_string(
+    "pretrained", None, "where a training run's first weights are now, if they were moved"
+)
+_INSPECT = flags.DEFINE_bool("inspect", False, "print tensors, architecture and fingerprints")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "compare with the format's own library on random images, texts and masks"
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an existing DESTINATION")
+
+
+def main(paths: list[str]) -> int:
+    """Converts, and returns the exit code."""
+    log_to_stderr()
+    return run_and_report(lambda: _convert(*paths))
+
+
+def _convert(source: str, destination: str | None = None) -> None:
+    # Imported late: --help and wrong flags answer at once.
+    from maft_jax.convert import conversion
+
+    if destination is not None:
+        conversion.check_destination(destination, _OVERWRITE.value)
+    weights = conversion.open_source(
+        source,
+        activation=_ACTIVATION.value,
+        head_width=_HEAD_WIDTH.value,
+        format_name=_FROM.value,
+        step=_STEP.value,
+        pretrained=_PRETRAINED.value,
+    )
+    if _INSPECT.value:
+        _print_contents(source, weights)
+    if _VERIFY.value:
+        _print_verification(source, weights)
+    if destination is None:
+        return
+    if _TEXT_FROM.value is not None:
+        other = conversion.open_source(_TEXT_FROM.value)
+        weights = conversion.with_text_of(weights, other, _TEXT_FROM.value)
+    if _IMAGE_ONLY.value:
+        weights = conversion.image_tower(weights)
+    if _INTO.value is not None:
+        _write_into(weights, destination)
+    else:
+        _write(weights, destination)
+
+
+def _write(weights, destination: str) -> None:
+    from maft_jax.convert import conversion
+    from maft_jax.convert.formats import read_weights, write_weights
+
+    name = conversion.choose_format(weights, destination, _TO.value)
+    with _progress(conversion.num_bytes(weights, _DTYPE.value)) as progress:
+        write_weights(weights, destination, name, _DTYPE.value, progress.update)
+    print(f"wrote {destination}: {len(weights.tensors)} parameters in the format {name}")
+    if _VERIFY.value:
+        tower = weights.config.vision
+        stated = {"activation": tower.activation, "head_width": tower.head_width}
+        _print_verification(destination, read_weights(destination, format_name=name, **stated))
+
+
+def _write_into(weights, destination: str) -> None:
+    from maft_jax.convert.conversion import image_tower
+    from maft_jax.convert.formats import read_weights
+    from maft_jax.convert.maft import write_into
+
+    template = pathlib.Path(_INTO.value)
+    if not template.is_file():
+        raise ValueError(f"--into={template}: no such file; expected a checkpoint of MAFT")
+    visual = image_tower(weights).parameters()["visual"]
+    with _progress(template.stat().st_size) as progress:
+        write_into(template, destination, visual, progress.update)
+    print(f"wrote {destination}: a copy of {template} with the image tower replaced")
+    if _VERIFY.value:
+        _print_verification(destination, read_weights(destination))
+
+
+def _print_contents(source: str, weights) -> None:
+    from maft_jax.convert.inspection import describe_tensors, describe_weights
+    from maft_jax.convert.weights_source import open_weights
+
+    read_from_file = weights.format_name is not None
+    tensors = open_weights(source).tensors if read_from_file else weights.tensors
+    print(f"{source}\n\n{describe_tensors(tensors)}\n\n{describe_weights(weights)}")
+
+
+def _print_verification(path: str, weights) -> None:
+    from maft_jax.convert.verification import verify
+
+    print(f"\nlargest difference between embeddings, {path}")
+    for comparison in verify(path if weights.format_name else None, weights):
+        print(f"  {comparison}")
+
+
+def _progress(total: int):
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="B", unit_scale=True, desc="writing", disable=None)
+
+
+def parse_command_line(argv: list[str]) -> list[str]:
+    """SOURCE and perhaps DESTINATION; anything else becomes a short message and exit code 2."""
+    try:
+        paths = flags.FLAGS(argv)[1:]
+        if not 1 <= len(paths) <= 2:
+            raise ValueError(f"expected SOURCE [DESTINATION], got {paths}; --help says more")
+        if len(paths) == 1 and not (_INSPECT.value or _VERIFY.value):
+            raise ValueError("expected a DESTINATION to write, or --inspect, or --verify")
+        if _INTO.value is not None and (_TO.value or _IMAGE_ONLY.value or _TEXT_FROM.value):
+            raise ValueError("--into writes the image tower alone, in the format that the file has")
+        if _IMAGE_ONLY.value and _TEXT_FROM.value:
+            raise ValueError("--image_only and --text_from exclude each other")
+    except (flags.Error, ValueError) as error:
+        sys.exit(failed(str(error).strip(), 2))
+    return paths
+
+
+def run() -> None:
+    """Parses the command line and exits with main's code."""
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)  # absl itself would end with 1
+    app.run(main, flags_parser=parse_command_line)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,233 @@
+"""Every weight format by name, and weights read from and written to any of them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import numpy as np
+
+from maft_jax import tree_rules
+from maft_jax.convert import rules
+from maft_jax.convert.big_vision import BIG_VISION_FORMATS
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.maft import MAFT_FORMATS, MAFT_FROZEN_FORMATS
+from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
+from maft_jax.convert.openai import OPENAI
+from maft_jax.convert.state_dict_io import write_state_dict
+from maft_jax.convert.stored_tensor import StoredTensor, in_memory
+from maft_jax.convert.transformers_clip import TRANSFORMERS
+from maft_jax.convert.weights_source import OWN_METADATA, open_weights
+from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.models.clip_text import TextConfig
+from maft_jax.models.clip_vit import VisionConfig
+
+_LAYOUTS = (
+    OPENAI,
+    OPEN_CLIP,
+    OPEN_CLIP_CUSTOM_TEXT,
+    TRANSFORMERS,
+    *MAFT_FORMATS,
+    *MAFT_FROZEN_FORMATS,
+    *BIG_VISION_FORMATS,
+)
+"""In the order of recognition. Layouts of one name differ in a prefix of their tensors' names."""
+
+_WRAPPERS = ("", "state_dict.", "model.", "module.", "state_dict.module.", "model.module.")
+"""What trainers and torch's DistributedDataParallel put before the names, "." between keys."""
+_OUTSIDE = "the trainer's own state, beside the weights"
+
+FORMATS: dict[str, Format] = {}
+for _layout in _LAYOUTS:
+    FORMATS.setdefault(_layout.name, _layout)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClipWeights:
+    """A CLIP, or an image tower alone, whose tensors may still lie in a file."""
+
+    config: ClipConfig
+    tensors: Mapping[str, StoredTensor]
+    """Our parameters by path, such as "visual/proj", in the dtypes of their file."""
+    format_name: str | None = None
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """{name: reason} of what the file has and we leave out."""
+
+    @classmethod
+    def of(cls, config: ClipConfig, parameters: Mapping) -> "ClipWeights":
+        """Parameters in memory."""
+        return cls(config, in_memory(tree_rules.flatten(parameters)))
+
+    def parameters(self) -> dict:
+        """The nested tree {"visual", "text", "logit_scale"}, read, float32."""
+        return rules.materialised(self.tensors)
+
+
+def read_weights(
+    path: str | os.PathLike,
+    *,
+    activation: str | None = None,
+    head_width: int | None = None,
+    format_name: str | None = None,
+) -> ClipWeights:
+    """Recognises the format by its content and checks names, shapes and dtypes; reads no values.
+
+    Args:
+        activation: of both towers (quick_gelu, gelu or gelu_tanh), which overrules what the file
+            or the settings beside it say; OpenAI's layout says nothing and means quick_gelu.
+        head_width: of the image tower's attention, likewise.
+        format_name: a key of FORMATS, where the content alone would be ambiguous.
+
+    Raises:
+        ValueError: absent, damaged, of no known format, or not an architecture of ours.
+    """
+    source, format, outside = _recognised(open_weights(path), format_name)
+    choices = Choices(activation, head_width)
+    try:
+        config = _config_of(source, format, choices)
+        for tower in (config.vision, config.text):
+            _ = tower and tower.block  # refuses what cannot be
+    except ValueError as error:
+        if str(error).startswith(source.path):
+            raise
+        raise ValueError(f"{source.path}: {error}") from error
+    expected = jax.eval_shape(lambda: random_parameters(config))
+    return ClipWeights(
+        config,
+        rules.stored_as_ours(
+            source.tensors, expected, format.rules, format.ignored, source=source.path
+        ),
+        format.name,
+        rules.ignored_names(list(source.tensors), format.ignored) | outside,
+    )
+
+
+def write_weights(
+    weights: ClipWeights,
+    path: str | os.PathLike,
+    format_name: str,
+    dtype: Literal["float32", "source"] = "float32",
+    progress: Callable[[int], object] = lambda num_bytes: None,
+) -> None:
+    """Writes a file, or a folder with settings where the format has them; aside, then renamed.
+
+    Args:
+        path: what ends as one of the format's `suffixes` is a file, anything else a new folder.
+        format_name: a key of FORMATS.
+        dtype: "source" keeps each tensor's own, so that a round trip is identical bit for bit.
+        progress: is told how many more bytes were written.
+
+    Raises:
+        ValueError: the format cannot hold these weights, or the path cannot be written.
+    """
+    path = pathlib.Path(path)
+    format = _named(format_name)
+    if reason := format.why_not(weights.config):
+        raise ValueError(
+            f"{path}: these weights cannot be written in the format {format.name}: {reason}"
+        )
+    if dtype not in ("float32", "source"):
+        raise ValueError(f"dtype: expected float32 or source, got {dtype!r}")
+    leaves = dict(weights.tensors)
+    if dtype == "float32":
+        leaves = {name: tensor.cast(np.float32) for name, tensor in leaves.items()}
+    tensors = rules.stored_as_foreign(leaves, format.rules)
+    metadata = {OWN_METADATA: json.dumps(_as_json(weights.config, format))}
+    if path.suffix in format.suffixes:
+        write_state_dict(tensors, path, metadata, progress)
+    elif format.folder_tensors is None:
+        raise ValueError(
+            f"{path}: expected a name that ends in {' or '.join(format.suffixes)} for the format "
+            f"{format.name}"
+        )
+    else:
+        widest = np.result_type(*(tensor.dtype for tensor in tensors.values()))
+        settings = format.make_settings(weights.config, widest)
+        _write_folder(path, format, tensors, metadata, settings, progress)
+
+
+def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
+    """The format that a destination's name asks for: see facade.Clip.save."""
+    suffix = pathlib.PurePath(path).suffix
+    if suffix in OPENAI.suffixes:
+        return (OPENAI if OPENAI.why_not(config) is None else OPEN_CLIP).name
+    if suffix == ".npz":
+        fitting = [layout.name for layout in BIG_VISION_FORMATS if layout.why_not(config) is None]
+        return fitting[0] if fitting else BIG_VISION_FORMATS[0].name
+    return TRANSFORMERS.name
+
+
+def _write_folder(path, format, tensors, metadata, settings, progress) -> None:
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(
+            f"{path}: exists already, and the format {format.name} is a folder; choose a new name"
+        )
+    if path.suffix in (".safetensors", ".pt", ".npz", ".bin", ".pth"):
+        raise ValueError(
+            f"{path}: the format {format.name} is a folder; give a name without ending"
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
+    aside = path.parent / f".{path.name}.{os.getpid()}"
+    aside.mkdir()
+    try:
+        write_state_dict(tensors, aside / format.folder_tensors, metadata, progress)
+        (aside / format.settings_file).write_text(json.dumps(settings, indent=2) + "\n")
+        os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _named(name: str) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f"unknown weight format {name!r}; expected one of {list(FORMATS)}")
+    return FORMATS[name]
+
+
+def _recognised(
+    source: WeightsSource, name: str | None
+) -> tuple[WeightsSource, Format, dict[str, str]]:
+    """The source without a trainer's wrapper, its layout, and what lay outside of the wrapper."""
+    if name is None and source.own is not None:
+        name = source.own.get("format")
+    layouts = [layout for layout in _LAYOUTS if name in (None, layout.name)]
+    for wrapper in _WRAPPERS:
+        inner = {n.removeprefix(wrapper): n for n in source.tensors if n.startswith(wrapper)}
+        found = [layout for layout in layouts if layout.recognise(inner)]
+        # several layouts share names; the one whose settings lie beside the file goes first
+        found.sort(key=lambda layout: layout.settings_file not in source.settings)
+        if found:
+            tensors = {name: source.tensors[outer] for name, outer in inner.items()}
+            outside = dict.fromkeys(source.tensors.keys() - set(inner.values()), _OUTSIDE)
+            return dataclasses.replace(source, tensors=tensors), found[0], outside
+    if name is not None:
+        _named(name)
+    raise ValueError(
+        f"{source.path}: expected CLIP weights in OpenAI's layout or another of "
+        f"{list(FORMATS) if name is None else name}; its names are none of these. The file has "
+        f"{len(source.tensors)} tensors, such as {sorted(source.tensors)[:3]}"
+    )
+
+
+def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipConfig:
+    if source.own is None:
+        return format.infer_config(source, choices)
+    try:
+        vision = VisionConfig(**source.own["vision"])
+        text = source.own["text"] and TextConfig(**source.own["text"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"damaged metadata {OWN_METADATA!r}: {error!r}") from error
+    if choices.head_width is not None:
+        vision = dataclasses.replace(vision, head_width=choices.head_width)
+    if choices.activation is not None:
+        vision = dataclasses.replace(vision, activation=choices.activation)
+        text = text and dataclasses.replace(text, activation=choices.activation)
+    return ClipConfig(vision, text)
+
+
+def _as_json(config: ClipConfig, format: Format) -> dict:
+    return {"format": format.name, **dataclasses.asdict(config)}

@@ -1,0 +1,209 @@
+"""open_clip's ViT models: OpenAI's names, or the same with the text tower in a module `text`.
+
+A state dict does not tell the activation (open_clip's own is GELU unless its configuration says
+quick_gelu) nor the width of the heads. open_clip_config.json does; it is read from beside the file.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.openai import (
+    IGNORED,
+    RULES,
+    infer_towers,
+    text_rules,
+    vision_rules,
+    why_not_clip,
+    with_activation,
+)
+from maft_jax.convert.rules import Rule
+from maft_jax.models.clip import ClipConfig
+
+SETTINGS_FILE = "open_clip_config.json"
+
+UNSUPPORTED_TENSORS = {
+    r".*\.ls_[12]\.gamma": "LayerScale (ls_init_value)",
+    r"visual\.attn_pool.*": "attentional pooling",
+    r"visual\.trunk\..*": "an image tower of timm",
+    r"visual\.(layer1|attnpool)\..*": "a ResNet image tower",
+    r"visual\.conv1\.bias": "a bias of the patch convolution",
+    r"text\.(transformer\.(?!resblocks\.)|proj\.).*": "a text tower of transformers",
+    r"(text\.)?cls_emb": "a class token in the text tower (CoCa)",
+    r"text_decoder\..*": "a text decoder (CoCa)",
+    r"(text\.)?text_projection\..*": "a text projection with bias",
+    r"logit_bias": "a bias of the logits (SigLIP)",
+    r".*\.(ln_attn|attn\.(ln_\w+|logit_scale|head_scale)|mlp\.ln)\b.*": "open_clip's custom blocks",
+}
+"""Names of tensors that open_clip's options bring, and what they are."""
+
+_SIZES = {
+    "layers", "width", "head_width", "heads", "mlp_ratio", "patch_size", "image_size",
+    "context_length", "vocab_size",
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    "patch_dropout", "pos_embed_type", "output_tokens", "attn_pooler_queries", "attn_pooler_heads",
+    "pad_id", "eos_id", "proj_type", "hf_proj_type", "hf_pooler_type", "hf_model_pretrained",
+}  # fmt: skip
+_SUPPORTED_VALUES = {"pool_type": ("tok", "argmax")}  # every other option must be off
+
+
+def _infer(source: WeightsSource, choices: Choices, text: str) -> ClipConfig:
+    _refuse_unsupported(source, text)
+    if SETTINGS_FILE not in source.settings:
+        config = infer_towers(
+            source.shapes, source=source.path, text=text, head_width=choices.head_width
+        )
+        if choices.activation is None:
+            raise ValueError(
+                f"{source.path}: tensors do not tell the activation of an open_clip model: state "
+                f"it (activation, gelu or quick_gelu) or put {SETTINGS_FILE} beside the file"
+            )
+        return with_activation(config, choices.activation)
+    settings = source.settings[SETTINGS_FILE]()
+    model = settings.get("model_cfg", settings)
+    where = f"{source.path}: {SETTINGS_FILE} beside it"
+    if not all(isinstance(model.get(part), Mapping) for part in ("vision_cfg", "text_cfg")):
+        raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
+    for part in ("vision_cfg", "text_cfg"):
+        _refuse_options(model[part], f"{where}: {part}")
+    head_width = choices.head_width or model["vision_cfg"].get("head_width", 64)
+    config = infer_towers(source.shapes, source=source.path, text=text, head_width=head_width)
+    config = _with_text_heads(config, model["text_cfg"], where)
+    _compare_sizes(config, model, where)
+    stated = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
+    return with_activation(config, choices.activation or stated)
+
+
+def _refuse_unsupported(source: WeightsSource, text: str) -> None:
+    for name in source.tensors:
+        for pattern, what in UNSUPPORTED_TENSORS.items():
+            if re.fullmatch(pattern, name):
+                raise ValueError(
+                    f"{source.path}: an open_clip model with {what} (tensor {name!r}); expected "
+                    "a ViT with class token, ln_pre, and CLIP's own text tower"
+                )
+    for name, what in (
+        ("visual.ln_pre.weight", "without ln_pre (no_ln_pre)"),
+        (f"{text}text_projection", "without text projection (proj_type none)"),
+    ):
+        if name not in source.tensors:
+            raise ValueError(f"{source.path}: an open_clip model {what}: {name!r} is missing")
+
+
+def _refuse_options(options: Mapping, where: str) -> None:
+    for name, value in options.items():
+        if name in _SIZES | _WITHOUT_EFFECT or value in _SUPPORTED_VALUES.get(name, ()):
+            continue
+        if value not in (None, False, {}):
+            raise ValueError(
+                f"{where} has {name}={value!r}, which cannot be represented; expected a ViT with "
+                "class token and CLIP's own text tower and tokenizer"
+            )
+
+
+def _with_text_heads(config: ClipConfig, options: Mapping, where: str) -> ClipConfig:
+    heads = options.get("heads", 8)
+    if not isinstance(heads, int) or heads < 1 or config.text.width % heads:
+        raise ValueError(
+            f"{where}: text_cfg has heads={heads!r}; expected a divisor of the text tower's "
+            f"width, {config.text.width}"
+        )
+    return dataclasses.replace(
+        config, text=dataclasses.replace(config.text, head_width=config.text.width // heads)
+    )
+
+
+def _compare_sizes(config: ClipConfig, model: Mapping, where: str) -> None:
+    for part, tower, names in (
+        ("vision_cfg", config.vision, ("width", "layers", "patch_size")),
+        ("text_cfg", config.text, ("width", "layers", "context_length", "vocab_size")),
+    ):
+        for name in names:
+            stated, found = model[part].get(name), getattr(tower, name)
+            if stated is not None and stated != found:
+                raise ValueError(
+                    f"{where} is of another model: {part} says {name}={stated}, the tensors {found}"
+                )
+
+
+def _make_settings(config: ClipConfig, *, custom_text: bool) -> dict:
+    vision, text = config.vision, config.text
+
+    def mlp_ratio(tower):  # open_clip takes int(width * ratio), so half a unit against rounding
+        width = tower.mlp_width or 4 * tower.width
+        return 4.0 if width == 4 * tower.width else (width + 0.5) / tower.width
+
+    return {
+        "model_cfg": {
+            "embed_dim": vision.embed_dim,
+            "quick_gelu": vision.activation == "quick_gelu",
+            "vision_cfg": {
+                "image_size": vision.image_size,
+                "patch_size": vision.patch_size,
+                "layers": vision.layers,
+                "width": vision.width,
+                "head_width": vision.head_width,
+                "mlp_ratio": mlp_ratio(vision),
+            },
+            "text_cfg": {
+                "context_length": text.context_length,
+                "vocab_size": text.vocab_size,
+                "width": text.width,
+                "heads": text.width // text.head_width,
+                "layers": text.layers,
+                "mlp_ratio": mlp_ratio(text),
+            },
+            **({"custom_text": True} if custom_text else {}),
+        },
+        "preprocess_cfg": {
+            "mean": [0.48145466, 0.4578275, 0.40821073],
+            "std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    }
+
+
+def _why_not(config: ClipConfig) -> str | None:
+    if reason := why_not_clip(config):
+        return reason
+    activations = {config.vision.activation, config.text.activation}
+    if len(activations) > 1 or "gelu_tanh" in activations:
+        return f"both its towers compute quick_gelu or both gelu, not {sorted(activations)}"
+    return None
+
+
+def _recognise_top_level(names: Collection[str]) -> bool:
+    vit = "visual.conv1.weight" in names or any(n.startswith("visual.trunk.") for n in names)
+    return vit and "token_embedding.weight" in names
+
+
+def _recognise_custom_text(names: Collection[str]) -> bool:
+    return any(n.startswith("visual.") for n in names) and any(n.startswith("text.") for n in names)
+
+
+OPEN_CLIP = Format(
+    name="open_clip",
+    description="open_clip's CLIP: OpenAI's names with GELU or QuickGELU",
+    recognise=_recognise_top_level,
+    infer_config=lambda source, choices: _infer(source, choices, ""),
+    rules=RULES,
+    ignored=IGNORED,
+    settings_file=SETTINGS_FILE,
+    folder_tensors="open_clip_model.safetensors",
+    make_settings=lambda config, dtype: _make_settings(config, custom_text=False),
+    why_not=_why_not,
+)
+
+OPEN_CLIP_CUSTOM_TEXT = Format(
+    name="open_clip_custom_text",
+    description="open_clip's CustomTextCLIP: the text tower in a module of its own",
+    recognise=_recognise_custom_text,
+    infer_config=lambda source, choices: _infer(source, choices, "text."),
+    rules=[Rule("logit_scale", "logit_scale"), *vision_rules(), *text_rules("text.")],
+    ignored=IGNORED,
+    settings_file=SETTINGS_FILE,
+    folder_tensors="open_clip_model.safetensors",
+    make_settings=lambda config, dtype: _make_settings(config, custom_text=True),
+    why_not=_why_not,
+)

@@ -1,0 +1,193 @@
+"""Weights of the real libraries: the same features and gradients, and back bit for bit."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from maft_jax import tree_rules
+from maft_jax.convert import rules
+from maft_jax.convert.formats import FORMATS, read_weights, write_weights
+from maft_jax.models.clip_text import TextTransformer
+from maft_jax.models.clip_vit import VisionTransformer
+from tests.convert import library_models
+
+MODELS = {
+    "openai": library_models.openai,
+    "open_clip gelu": library_models.open_clip,
+    "open_clip quick_gelu": functools.partial(library_models.open_clip, quick_gelu=True),
+    "open_clip custom text": functools.partial(library_models.open_clip, custom_text=True),
+    "open_clip wide heads": functools.partial(
+        library_models.open_clip,
+        head_width=80,
+        vision_width=160,
+        mlp_ratio=4.3637,
+        text_heads=2,
+    ),
+    "transformers": library_models.transformers_clip,
+    "transformers gelu, in shards": functools.partial(
+        library_models.transformers_clip,
+        shards=True,
+        vision={"hidden_act": "gelu"},
+        text={"hidden_act": "gelu"},
+    ),
+    "transformers vision": library_models.transformers_vision,
+}
+FORMAT_OF = {
+    name: name.split()[0] + ("_custom_text" if "custom text" in name else "") for name in MODELS
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request, tmp_path_factory):
+    """Name, the library's model, and our view of the file that it wrote."""
+    library = MODELS[request.param]()
+    path = library.save(tmp_path_factory.mktemp("saved"))
+    return request.param, library, read_weights(path)
+
+
+def test_format_is_recognised_and_nothing_is_ignored(case):
+    name, library, weights = case
+    assert weights.format_name == FORMAT_OF[name]
+    assert weights.ignored == {}
+    assert len(weights.tensors) > 30
+    activations = {weights.config.vision.activation}
+    if weights.config.text is not None:
+        activations.add(weights.config.text.activation)
+    gelu = (name.startswith("open_clip") and "quick" not in name) or "gelu," in name
+    assert activations == {"gelu" if gelu else "quick_gelu"}
+
+
+def our_features(config, parameters, images, tokens):
+    image = VisionTransformer(config.vision).apply({"params": parameters["visual"]}, images)
+    if config.text is None:
+        return image, None
+    return image, TextTransformer(config.text).apply({"params": parameters["text"]}, tokens)
+
+
+def our_score(parameters, config, images, tokens, weighting):
+    """Weighted similarities of images and texts, or without texts a weighted embedding."""
+    image, text = our_features(config, parameters, images, tokens)
+    if text is None:
+        return jnp.sum(image * weighting)
+    return jnp.sum(jnp.exp(parameters["logit_scale"]) * (image @ text.T) * weighting)
+
+
+def test_features_and_gradients_are_the_librarys(case):
+    name, library, weights = case
+    images, tokens = library_models.inputs()
+    normalize = functools.partial(torch.nn.functional.normalize, dim=-1)
+    image = normalize(library.encode_image(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    rng = np.random.default_rng(1)
+    if library.encode_text is None:
+        weighting = rng.normal(size=image.shape).astype(np.float32)
+        score, text = (image * torch.from_numpy(weighting)).sum(), None
+    else:
+        text = normalize(library.encode_text(torch.from_numpy(tokens).long()))
+        weighting = rng.normal(size=(len(images), len(tokens))).astype(np.float32)
+        similarity = library.model.logit_scale.exp() * image @ text.T
+        score = (similarity * torch.from_numpy(weighting)).sum()
+    library.model.zero_grad()
+    score.backward()
+    gradients = {name: value.grad.numpy() for name, value in library.model.named_parameters()}
+
+    config, parameters = weights.config, weights.parameters()
+    ours = jax.jit(our_features, static_argnums=0)(config, parameters, images, tokens)
+    for result, expected in zip(ours, (image, text), strict=True):
+        if expected is not None:
+            expected = expected.detach().numpy()
+            np.testing.assert_allclose(result, expected, atol=1e-5, rtol=0)
+            assert np.abs(expected[0] - expected[1]).max() > 0.05, "the inputs matter"
+
+    format = FORMATS[weights.format_name]
+    expected = rules.to_ours(gradients, parameters, format.rules, source="gradients")
+    expected = tree_rules.flatten(expected)
+    ours = jax.jit(jax.grad(our_score), static_argnums=1)(
+        parameters, config, images, tokens, weighting
+    )
+    for path, gradient in tree_rules.flatten(ours).items():
+        largest = np.abs(expected[path]).max()
+        assert largest > 0, path
+        difference = np.abs(gradient - expected[path]).max()
+        assert difference <= 1e-5 * largest, (path, difference / largest)
+
+
+def assert_same_bits(state_dict, expected):
+    assert set(state_dict) == set(expected)
+    for name, tensor in expected.items():
+        assert state_dict[name].dtype == tensor.dtype, name
+        assert torch.equal(state_dict[name], tensor), name
+
+
+def test_written_again_the_library_loads_the_same_bits(case, tmp_path):
+    name, library, weights = case
+    path = tmp_path / "written"
+    if name == "openai":
+        path = tmp_path / "written.pt"
+        write_weights(weights, path, "openai")
+        loaded = torch.load(path, weights_only=True)
+        library.model.load_state_dict(loaded, strict=True)
+    elif name.startswith("open_clip"):
+        import open_clip
+
+        write_weights(weights, path, weights.format_name)
+        loaded = open_clip.create_model(f"local-dir:{path}").state_dict()
+    else:
+        kind = type(library.model)
+        write_weights(weights, path, "transformers")
+        model, problems = kind.from_pretrained(path, output_loading_info=True)
+        assert not any(problems.values()), problems
+        loaded = model.state_dict()
+        theirs, ours = (settings.to_dict() for settings in (library.model.config, model.config))
+        for part in ("vision_config", "text_config"):
+            for key, value in theirs.get(part, {}).items():
+                if key in ("num_attention_heads", "hidden_act", "eos_token_id", "image_size"):
+                    assert ours[part][key] == value, (part, key)
+    assert_same_bits(loaded, library.tensors())
+
+
+def test_what_we_wrote_is_read_as_the_same_architecture(case, tmp_path):
+    name, library, weights = case
+    path = tmp_path / ("written" if "transformers" in name else "written.safetensors")
+    write_weights(weights, path, weights.format_name)
+    again = read_weights(path)
+    assert again.config == weights.config and again.format_name == weights.format_name
+    before, after = (tree_rules.flatten(w.parameters()) for w in (weights, again))
+    assert set(before) == set(after)
+    for key, value in before.items():
+        assert value.tobytes() == after[key].tobytes(), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["openai", "open_clip custom text", "transformers"])
+def test_half_precision_is_read_exactly_and_written_back_as_it_was(name, dtype, tmp_path):
+    library = MODELS[name]()
+    library.model.to(dtype)
+    expected = library.tensors()
+    (tmp_path / "saved").mkdir()
+    weights = read_weights(library.save(tmp_path / "saved"))
+    format = FORMATS[weights.format_name]
+    theirs = {name: value.float().numpy() for name, value in expected.items()}
+    read = weights.parameters()
+    for path, leaf in tree_rules.flatten(
+        rules.to_ours(theirs, read, format.rules, format.ignored, source="memory")
+    ).items():
+        found = tree_rules.flatten(read)[path]
+        assert found.dtype == np.float32 and found.tobytes() == leaf.tobytes(), path
+    if name == "transformers":
+        write_weights(weights, tmp_path / "written", "transformers", dtype="source")
+        model = transformers.CLIPModel.from_pretrained(tmp_path / "written")
+        assert model.dtype == dtype
+        loaded = model.state_dict()
+        assert json.loads((tmp_path / "written/config.json").read_text())["dtype"] == (
+            str(dtype).removeprefix("torch.")
+        )
+    else:
+        write_weights(weights, tmp_path / "written.pt", weights.format_name, dtype="source")
+        loaded = torch.load(tmp_path / "written.pt", weights_only=True)
+    assert_same_bits(loaded, expected)
