@@ -38,6 +38,7 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "instant-clip-tokenizer",
         "pillow>=11",
+        "protobuf>=6",
         "scikit-image>=0.25",
         "scipy>=1.15",
         "tensorboard>=2.20",

@@ -6,6 +6,7 @@ made from a CLIP alone, so it is written by replacing the tower inside an existi
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -31,62 +32,39 @@ WRAPPERS = ("", "model.")
 _GENERATOR = "the proposal generator, which is no part of CLIP"
 
 
-def _ignored(wrapper: str, unread_tower: str, why: str) -> list[Ignored]:
-    """Every other tensor of such a checkpoint, and why it is left out."""
-    w = wrapper.replace(".", r"\.")
-    outside = "the trainer's own state, such as the optimizer's"
-    return [
-        Ignored(rf"{w}{unread_tower}.*", why),
-        Ignored(
-            rf"{w}clip_adapter\.non_object_embedding", "no part of CLIP; read_official reads it"
-        ),
-        Ignored(rf"{w}clip_adapter\.pixel_(mean|std)", "the constants of CLIP's normalisation"),
-        Ignored(rf"{w}T\..*", "a third copy of the image tower, which nothing reads"),
-        Ignored(rf"{w}backbone\..*", _GENERATOR),
-        Ignored(rf"{w}sem_seg_head\..*", _GENERATOR),
-        Ignored(rf"{w}criterion\..*", "settings of the generator's losses"),
-        Ignored(rf"{w}pixel_(mean|std)", "the constants of the generator's normalisation"),
-        *([Ignored(rf"(?!{w}).*", outside)] if wrapper else []),
-    ]
+_IGNORED = [
+    Ignored(r"clip_adapter\.non_object_embedding", "no part of CLIP; see maft.read_official"),
+    Ignored(r"clip_adapter\.pixel_(mean|std)", "the constants of CLIP's normalisation"),
+    Ignored(r"T\..*", "a third copy of the image tower, which nothing reads"),
+    Ignored(r"backbone\..*", _GENERATOR),
+    Ignored(r"sem_seg_head\..*", _GENERATOR),
+    Ignored(r"criterion\..*", "settings of the generator's losses"),
+    Ignored(r"pixel_(mean|std)", "the constants of the generator's normalisation"),
+]
 
 
-def _format(wrapper: str, *, frozen: bool) -> Format:
-    text = wrapper + FROZEN
-    vision = text + "visual." if frozen else wrapper + STUDENT
-
-    def recognise(names: Collection[str]) -> bool:
-        return f"{vision}conv1.weight" in names
-
+def _format(name: str, description: str, vision: str, unread_tower: Ignored) -> Format:
     def infer_config(source: WeightsSource, choices: Choices) -> ClipConfig:
         config = infer_towers(
             source.shapes,
             source=source.path,
             vision=vision,
-            text=text,
+            text=FROZEN,
             head_width=choices.head_width,
         )
         return with_activation(config, choices.activation)
 
-    if frozen:
-        other = _ignored(
-            wrapper, r"IPCLIP\.", "the tuned image tower; the frozen one was asked for"
-        )
-        name, what = "freeseg", "FreeSeg checkpoint, or the frozen CLIP of one of MAFT"
-    else:
-        unread = r"clip_adapter\.clip_model\.visual\."
-        other = _ignored(wrapper, unread, "the frozen image tower, which the format freeseg reads")
-        name, what = "maft", "official MAFT checkpoint: tuned image tower, frozen text tower"
     return Format(
         name=name,
-        description=f"{what}{', under the key model' if wrapper else ''}",
-        recognise=recognise,
+        description=description,
+        recognise=lambda names: f"{vision}conv1.weight" in names,
         infer_config=infer_config,
         rules=[
-            Rule(text + "logit_scale", "logit_scale"),
+            Rule(f"{FROZEN}logit_scale", "logit_scale"),
             *vision_rules(vision),
-            *text_rules(text),
+            *text_rules(FROZEN),
         ],
-        ignored=other,
+        ignored=[unread_tower, *_IGNORED],
         suffixes=(),
         why_not=lambda config: (
             "such a file holds a whole segmentation system; write the tower into an existing one "
@@ -95,10 +73,23 @@ def _format(wrapper: str, *, frozen: bool) -> Format:
     )
 
 
-MAFT_FORMATS = [_format(wrapper, frozen=False) for wrapper in WRAPPERS]
-"""The tuned tower with the frozen text tower: what the system classifies with."""
-MAFT_FROZEN_FORMATS = [_format(wrapper, frozen=True) for wrapper in WRAPPERS]
-"""The CLIP that it was tuned from: after MAFT_FORMATS, so that a tuned tower goes first."""
+MAFT = _format(
+    "maft",
+    "official MAFT checkpoint: tuned image tower, frozen text tower",
+    STUDENT,
+    Ignored(
+        r"clip_adapter\.clip_model\.visual\..*", "the frozen tower, which format freeseg reads"
+    ),
+)
+FREESEG = _format(
+    "freeseg",
+    "FreeSeg checkpoint, or the frozen CLIP of one of MAFT",
+    f"{FROZEN}visual.",
+    Ignored(r"IPCLIP\..*", "the tuned tower, which format maft reads"),
+)
+MAFT_FORMATS = [MAFT]
+MAFT_FROZEN_FORMATS = [FREESEG]
+"""After MAFT_FORMATS in the order of recognition, so that a tuned tower goes first."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,34 +113,38 @@ def read_official(
     Raises:
         ValueError: tensors are unknown, missing or misshapen; all of them are listed.
     """
-    opened = WeightsSource(source, tensors)
     wrapper = wrapper_of(tensors, source)
+    tensors = {
+        name.removeprefix(wrapper): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(wrapper)
+    }
+    opened = WeightsSource(source, tensors)
     read = {}
-    for frozen in (False, True):
-        layout = _format(wrapper, frozen=frozen)
+    for layout in (MAFT, FREESEG):
         config = layout.infer_config(opened, choices or Choices())
-        expected = jax.eval_shape(lambda config=config: random_parameters(config))
+        expected = jax.eval_shape(functools.partial(random_parameters, config))
         leaves = rules.stored_as_ours(
             tensors, expected, layout.rules, layout.ignored, source=source
         )
-        read[frozen] = config, leaves
-    if read[False][0] != read[True][0]:
+        read[layout.name] = config, leaves
+    (config, student), (frozen_config, frozen) = read["maft"], read["freeseg"]
+    if config != frozen_config:
         raise ValueError(
-            f"{source}: the tuned tower is a {read[False][0].vision}, the frozen one a "
-            f"{read[True][0].vision}; expected the same architecture"
+            f"{source}: the tuned tower is a {config.vision}, the frozen one a "
+            f"{frozen_config.vision}; expected the same architecture"
         )
-    config, frozen_leaves = read[True]
-    student = {name: leaf for name, leaf in read[False][1].items() if name.startswith("visual/")}
+    student = {path: leaf for path, leaf in student.items() if path.startswith("visual/")}
     return OfficialCheckpoint(
         config,
         rules.materialised(student)["visual"],
-        rules.materialised(frozen_leaves),
-        _non_object(tensors, wrapper + NON_OBJECT, config, source),
+        rules.materialised(frozen),
+        _non_object(tensors, config, source),
     )
 
 
-def _non_object(tensors, name: str, config: ClipConfig, source: str) -> np.ndarray:
-    expected = (1, config.vision.embed_dim)
+def _non_object(tensors: Mapping, config: ClipConfig, source: str) -> np.ndarray:
+    name, expected = NON_OBJECT, (1, config.vision.embed_dim)
     if name not in tensors or tensors[name].shape != expected:
         found = tensors[name].shape if name in tensors else "absent"
         raise ValueError(f"{source}: expected a tensor {name!r} of shape {expected}; it is {found}")

@@ -4,6 +4,7 @@ A conversion checks everything before it reads anything, and holds one tensor at
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -40,11 +41,14 @@ class StoredTensor:
         return StoredTensor(self.shape, dtype, lambda: _rounded(self.read(), dtype))
 
 
-def in_memory(tensors: Mapping[str, np.ndarray]) -> dict[str, StoredTensor]:
-    """Arrays that are there already, by the same names."""
-    arrays = {name: np.asarray(value) for name, value in tensors.items()}
+def in_memory(tensors: Mapping) -> dict[str, StoredTensor]:
+    """Arrays that are there already, by the same names; JAX's stay on their device until read."""
+    arrays = {
+        name: value if hasattr(value, "dtype") else np.asarray(value)
+        for name, value in tensors.items()
+    }
     return {
-        name: StoredTensor(array.shape, array.dtype, lambda array=array: array)
+        name: StoredTensor(array.shape, np.dtype(array.dtype), functools.partial(np.asarray, array))
         for name, array in arrays.items()
     }
 

@@ -1,4 +1,4 @@
-"""The tuned CLIP of a training run's workdir: its weights file with a checkpoint's leaves on top."""
+"""The tuned CLIP of a training run's workdir: the pretrained one with a checkpoint's leaves."""
 
 import json
 import os

@@ -93,7 +93,7 @@ def test_existing_folder_is_never_written_over(weights, tmp_path):
     (tmp_path / "clip").mkdir()
     write_weights(weights, tmp_path / "clip", "transformers")  # it was empty
     before = (tmp_path / "clip" / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="exists already.*choose a new name"):
+    with pytest.raises(ValueError, match=r"exists already.*choose a new name"):
         write_weights(weights, tmp_path / "clip", "open_clip")
     assert sorted(os.listdir(tmp_path / "clip")) == ["config.json", "model.safetensors"]
     assert (tmp_path / "clip" / "model.safetensors").read_bytes() == before
@@ -146,7 +146,7 @@ def test_safetensors_of_ours_tell_the_architecture(weights, tmp_path):
     [
         ("{", "damaged metadata 'maft_jax'"),
         ('{"format": "openai"}', "damaged metadata 'maft_jax': KeyError"),
-        ('{"format": "openai", "vision": {"depth": 3}, "text": null}', "damaged metadata.*depth"),
+        ('{"format": "openai", "vision": {"depth": 3}, "text": null}', "damaged metadata"),
         ('{"format": "pickle"}', "unknown weight format 'pickle'"),
     ],
 )

@@ -52,7 +52,7 @@ def case(request, tmp_path_factory):
 
 
 def test_format_is_recognised_and_nothing_is_ignored(case):
-    name, library, weights = case
+    name, _, weights = case
     assert weights.format_name == FORMAT_OF[name]
     assert weights.ignored == {}
     assert len(weights.tensors) > 30
@@ -79,7 +79,7 @@ def our_score(parameters, config, images, tokens, weighting):
 
 
 def test_features_and_gradients_are_the_librarys(case):
-    name, library, weights = case
+    _, library, weights = case
     images, tokens = library_models.inputs()
     normalize = functools.partial(torch.nn.functional.normalize, dim=-1)
     image = normalize(library.encode_image(torch.from_numpy(images).permute(0, 3, 1, 2)))
@@ -152,7 +152,7 @@ def test_written_again_the_library_loads_the_same_bits(case, tmp_path):
 
 
 def test_what_we_wrote_is_read_as_the_same_architecture(case, tmp_path):
-    name, library, weights = case
+    name, _, weights = case
     path = tmp_path / ("written" if "transformers" in name else "written.safetensors")
     write_weights(weights, path, weights.format_name)
     again = read_weights(path)

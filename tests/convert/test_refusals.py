@@ -221,7 +221,7 @@ def test_openais_layout_is_quick_gelu_unless_settings_or_caller_say_otherwise(tm
 
 def test_width_of_a_published_tower_tells_its_heads_but_not_its_activation(tmp_path):
     path = without_settings(tmp_path, vision_width=1280, head_width=80)
-    with pytest.raises(ValueError, match="width 1280, which OpenAI never published.*activation"):
+    with pytest.raises(ValueError, match=r"width 1280, which OpenAI never published.*activation"):
         read_weights(path)
     assert read_weights(path, activation="gelu").config.vision.heads == 16
     chosen = read_weights(path, activation="gelu", head_width=64).config.vision
@@ -348,7 +348,7 @@ def test_image_tower_alone_is_refused_where_text_is_needed(tmp_path):
     config, parameters = load_pretrained(str(path), needs_text=False)
     assert config.text is None and list(parameters) == ["visual"]
     for name in ("openai", "open_clip"):
-        with pytest.raises(ValueError, match="cannot be written in the format .* no text tower"):
+        with pytest.raises(ValueError, match=r"cannot be written in the format .* no text tower"):
             write_weights(read_weights(path), tmp_path / "x.safetensors", name)
     assert os.listdir(tmp_path) == ["vision"]
 

@@ -107,7 +107,7 @@ def test_nothing_is_read_before_everything_was_checked():
         "v": StoredTensor((2,), np.dtype(np.int64), fail),
     }
     table = [Rule("w", "a"), Rule("v", "b"), Rule("u", "c")]
-    with pytest.raises(ValueError, match="1 missing: u; 1 of wrong shape: w .*dtype: v int64"):
+    with pytest.raises(ValueError, match=r"1 missing: u; 1 of wrong shape: w .*dtype: v int64"):
         rules.stored_as_ours(tensors, shaped(a=(3,), b=(2,), c=(1,)), table, source="x")
     leaves = rules.stored_as_ours({"w": tensors["w"]}, shaped(a=(2,)), [Rule("w", "a")], source="x")
     rules.stored_as_foreign(leaves, [Rule("w", "a")])
@@ -134,7 +134,7 @@ def test_value_that_cannot_be_written_is_named():
 
 def test_overflow_of_half_precision_is_refused_and_infinity_is_not():
     tensor = in_memory({"x": np.array([1, 7e4], np.float32)})["x"]
-    with pytest.raises(ValueError, match="values up to 70000.0 do not fit float16"):
+    with pytest.raises(ValueError, match=r"values up to 70000.0 do not fit float16"):
         tensor.cast(np.float16).read()
     infinite = in_memory({"x": np.array([1, np.inf], np.float32)})["x"]
     assert np.isinf(infinite.cast(np.float16).read()[1])

@@ -25,7 +25,9 @@ def _in_hsv(pixels, jitter):
 
 @pytest.mark.parametrize("hue", [-0.1, -0.03, 0.0, 0.02, 0.1])
 @pytest.mark.parametrize("saturation", [0.5, 1.0, 1.5])
-@pytest.mark.parametrize("brightness, early, late", [(0.0, 1.0, 1.0), (30.0, 1.4, 1.0), (-30.0, 1.0, 0.6)])
+@pytest.mark.parametrize(
+    "brightness, early, late", [(0.0, 1.0, 1.0), (30.0, 1.4, 1.0), (-30.0, 1.0, 0.6)]
+)
 def test_jitter_is_what_scikit_image_computes_in_hsv(hue, saturation, brightness, early, late):
     """All hues, greys, black, white; more rows than are computed at a time."""
     pixels = RNG.integers(0, 256, (150, 40, 3)).astype(np.uint8)
