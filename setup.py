@@ -59,6 +59,7 @@ setup(
             "pytest>=9",
             "beartype>=0.20",
             "dill>=0.3.8",  # tensorflow_datasets.testing imports it without declaring it
+            "open_clip_torch>=3.3",
             "pycocotools>=2.0.8",
             "ruff",
             "transformers>=5",

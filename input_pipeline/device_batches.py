@@ -73,12 +73,6 @@ class GlobalBatches(Iterator[dict[str, jax.Array]]):
         self._in_flight.append(self._thread.submit(_to_global, self._batches, self._sharding))
 
 
-def to_global_batches(
-    batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, prefetch: int = 2
-) -> GlobalBatches:
-    return GlobalBatches(batches, sharding, prefetch)
-
-
 def _to_global(
     batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding
 ) -> dict[str, jax.Array]:

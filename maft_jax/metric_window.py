@@ -1,14 +1,11 @@
 """Metrics of the steps since the last progress line, fetched from the device in one go."""
 
 import time
-from collections.abc import Iterator
-from typing import TypeVar
 
 import jax
 import numpy as np
 
 _RUN_AHEAD = 2
-_Batch = TypeVar("_Batch")
 
 
 class NonFiniteLoss(Exception):
@@ -28,18 +25,9 @@ class MetricWindow:
         self._fetched: list[dict] = []
         self._losses: list[float] = []
         self._started = time.monotonic()
-        self._waited = 0.0
-
-    def next_batch(self, batches: Iterator[_Batch]) -> _Batch:
-        """The next batch; the wait for it counts if the devices ran out of work meanwhile.
-
-        They may have had work for a part of the wait, so `data_wait_fraction` is an upper bound.
-        """
-        started = time.monotonic()
-        batch = next(batches)
-        if not self._pending or self._pending[-1][1]["loss"].is_ready():
-            self._waited += time.monotonic() - started
-        return batch
+        self.seconds_waited = 0.0
+        """For which the devices had no data, since the beginning; whoever reads data sets it."""
+        self._waited_before = 0.0
 
     def add(self, step: int, metrics: dict) -> None:
         """Notes the metrics of the update that made `step` updates.
@@ -83,9 +71,9 @@ class MetricWindow:
         speed = {
             "seconds_per_step": seconds,
             "images_per_second": batch_size / seconds,
-            "data_wait_fraction": self._waited / (now - self._started),
+            "data_wait_fraction": (self.seconds_waited - self._waited_before) / (seconds * count),
         }
-        self._fetched, self._started, self._waited = [], now, 0.0
+        self._fetched, self._started, self._waited_before = [], now, self.seconds_waited
         return means | speed
 
     def take_loss(self) -> float:

@@ -3,14 +3,14 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from input_pipeline.device_batches import to_global_batches
+from input_pipeline.device_batches import GlobalBatches
 from input_pipeline.train_pipeline import example_ids_at, make_train_batches
 from maft_jax import metric_logging, optimizer, sharding
 from maft_jax.array_types import Batch
@@ -70,7 +70,7 @@ class TrainingDiverged(RuntimeError):
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
     first = int(state.step)
     batches = _batches(run, first)
-    batch = next(batches)
+    batch = Batch(**next(batches))
     step = _compile(run, state, batch)
     writer = metric_logging.make_writer(run.workdir, run.config.num_steps)
     try:
@@ -78,6 +78,7 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
             _draw_data(run, writer)
         state, done = _take_steps(run, step, state, batch, batches, writer, signals)
     finally:
+        batches.close()
         writer.close()
     if done < run.config.num_steps:
         raise TrainingInterrupted(signals.received, done)
@@ -90,7 +91,7 @@ def _take_steps(
     step: Callable,
     state: TrainState,
     batch: Batch,
-    batches: Iterator[Batch],
+    batches: GlobalBatches,
     writer: MetricWriter,
     signals: StopSignals,
 ) -> tuple[TrainState, int]:
@@ -110,12 +111,13 @@ def _take_steps(
             writer.flush()
         if last:
             break
-        batch = window.next_batch(batches)
+        batch = Batch(**batches.next_during(metrics["loss"]))
+        window.seconds_waited = batches.seconds_waited
     run.checkpoints.wait()
     return state, done
 
 
-def _batches(run: Run, first_step: int) -> Iterator[Batch]:
+def _batches(run: Run, first_step: int) -> GlobalBatches:
     host_batches = make_train_batches(
         run.source,
         global_batch_size=run.config.batch_size,
@@ -125,8 +127,7 @@ def _batches(run: Run, first_step: int) -> Iterator[Batch]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    for arrays in to_global_batches(host_batches, sharding.batch_sharding(run.mesh)):
-        yield Batch(**arrays)
+    return GlobalBatches(host_batches, sharding.batch_sharding(run.mesh))
 
 
 def _compile(run: Run, state: TrainState, batch: Batch) -> Callable:

@@ -1,4 +1,4 @@
-"""Waiting for data counts only when the devices had nothing left to do."""
+"""What a window of steps reports: means, speed, and how long the devices waited for data."""
 
 import time
 
@@ -6,49 +6,31 @@ import pytest
 
 from maft_jax.metric_window import MetricWindow
 
-SLOW = 0.05
+
+def take(window, loss=1.0):
+    window._fetched = [{"loss": loss}, {"loss": loss + 2}]
+    return window.take_means(batch_size=4)
 
 
-class Loss:
-    """Stands for a loss that a device computes, or has computed."""
-
-    def __init__(self, ready):
-        self.is_ready = lambda: ready
-
-    def block_until_ready(self):
-        return self
+def test_means_are_over_the_steps_of_the_window():
+    assert take(MetricWindow())["loss"] == 2.0
 
 
-def slow_batches():
-    while True:
-        time.sleep(SLOW)
-        yield "batch"
-
-
-def waited_share(ready):
-    window, batches = MetricWindow(), slow_batches()
-    if ready is not None:
-        window.add(1, {"loss": Loss(ready)})
-    for _ in range(3):
-        assert window.next_batch(batches) == "batch"
-    window._pending.clear()
-    window._fetched = [{"loss": 1.0}]
-    return window.take_means(batch_size=4)["data_wait_fraction"]
-
-
-@pytest.mark.parametrize("ready", [True, None], ids=["finished", "nothing under way"])
-def test_wait_with_idle_devices_counts(ready):
-    assert 0.8 < waited_share(ready) <= 1.0
-
-
-def test_wait_while_a_step_is_under_way_does_not_count():
-    assert waited_share(ready=False) == 0.0
-
-
-def test_every_window_counts_its_own_wait():
+def test_speed_is_that_of_the_steps_since_the_last_window():
     window = MetricWindow()
-    window.next_batch(slow_batches())
-    window._fetched = [{"loss": 1.0}]
-    assert window.take_means(4)["data_wait_fraction"] > 0
-    window._fetched = [{"loss": 1.0}]
-    assert window.take_means(4)["data_wait_fraction"] == 0.0
+    time.sleep(0.05)
+    means = take(window)
+    assert 0.025 <= means["seconds_per_step"] < 1
+    assert means["images_per_second"] == pytest.approx(4 / means["seconds_per_step"])
+
+
+def test_waiting_is_a_share_of_its_own_window():
+    window = MetricWindow()
+    time.sleep(0.05)
+    window.seconds_waited = 0.02
+    first = take(window)
+    assert 0 < first["data_wait_fraction"] <= 0.4
+    waited = first["data_wait_fraction"] * 2 * first["seconds_per_step"]
+    assert waited == pytest.approx(0.02)
+    time.sleep(0.01)
+    assert take(window)["data_wait_fraction"] == 0.0

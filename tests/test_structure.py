@@ -50,11 +50,12 @@ LOWEST_LEVEL_THAT_READS_DATA = 3
 CONFIG_FILES = "configs/*.py"
 TORCH_FILES = [
     "maft_jax/convert/state_dict_io.py",
+    "maft_jax/convert/library_embeddings.py",
     "maft_jax/proposals/transformers_models.py",
 ]
 ONLY_IN = {
-    "tensorflow": ["input_pipeline/**/*.py"],
-    "tensorflow_datasets": ["input_pipeline/**/*.py"],
+    "tensorflow": ["input_pipeline/builders/*.py"],
+    "tensorflow_datasets": ["input_pipeline/builders/*.py"],
     "torch": TORCH_FILES,
     "transformers": TORCH_FILES,
     "ml_collections": ["maft_jax/config.py", "maft_jax/cli/config_flags.py", CONFIG_FILES],

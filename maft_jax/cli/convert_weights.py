@@ -115,7 +115,7 @@ def _write_into(weights, destination: str) -> None:
         raise ValueError(f"--into={template}: no such file; expected a checkpoint of MAFT")
     visual = image_tower(weights).parameters()["visual"]
     with _progress(template.stat().st_size) as progress:
-        write_into(template, destination, visual, progress.update)
+        write_into(template, destination, weights.config.vision, visual, progress.update)
     print(f"wrote {destination}: a copy of {template} with the image tower replaced")
     if _VERIFY.value:
         _print_verification(destination, read_weights(destination))

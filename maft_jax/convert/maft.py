@@ -22,6 +22,7 @@ from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
 from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.models.clip_vit import VisionConfig
 
 STUDENT = "IPCLIP."
 FROZEN = "clip_adapter.clip_model."
@@ -30,8 +31,6 @@ WRAPPERS = ("", "model.")
 """What precedes the names: nothing, or the key under which trainers save the system's tensors."""
 
 _GENERATOR = "the proposal generator, which is no part of CLIP"
-
-
 _IGNORED = [
     Ignored(r"clip_adapter\.non_object_embedding", "no part of CLIP; see maft.read_official"),
     Ignored(r"clip_adapter\.pixel_(mean|std)", "the constants of CLIP's normalisation"),
@@ -169,6 +168,7 @@ def wrapper_of(names: Collection[str], source: str | os.PathLike) -> str:
 def write_into(
     template: str | os.PathLike,
     destination: str | os.PathLike,
+    config: VisionConfig,
     visual: Mapping,
     progress: Callable[[int], object] = lambda num_bytes: None,
 ) -> None:
@@ -179,17 +179,25 @@ def write_into(
 
     Args:
         template: .safetensors, or .pth of torch.save; never changed.
-        visual: image tower parameters.
+        config, visual: our image tower and its parameters.
         progress: is told how many more bytes were copied.
 
     Raises:
-        ValueError: the template is of another kind or its tower of another size. Nothing is
-            written then.
+        ValueError: the template is of another kind or its tower of another size, or their code
+            would compute something else with our tower. Nothing is written then.
     """
     template = pathlib.Path(template)
-    wrapper = wrapper_of(tensor_places(template), template)
+    theirs = VisionConfig(
+        config.width, config.layers, config.patch_size, config.image_size, config.embed_dim
+    )
+    if config != theirs:
+        raise ValueError(
+            f"{template}: expected a tower as their code computes it, {theirs}; got {config}"
+        )
+    places = tensor_places(template)
+    wrapper = wrapper_of(places, template)
     tower = rules.to_foreign({"visual": visual}, vision_rules(wrapper + STUDENT))
-    there = {name for name in tensor_places(template) if name.startswith(wrapper + STUDENT)}
+    there = {name for name in places if name.startswith(wrapper + STUDENT)}
     if there != set(tower):
         raise ValueError(
             f"{template}: its tower has {len(there)} tensors, ours {len(tower)}; not in both: "

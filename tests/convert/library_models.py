@@ -12,6 +12,8 @@ import transformers
 from tests.torch_reference.openai_clip import random_clip
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
+declare_missing_operators()  # before anything makes transformers or open_clip import torchvision
+
 IMAGE_SIZE, PATCH, VOCABULARY, CONTEXT, EMBED_DIM = 48, 16, 60, 9, 24
 
 
@@ -65,7 +67,6 @@ def open_clip(
     **model_options,
 ) -> LibraryModel:
     """Saved as a folder with open_clip_config.json, as on the model hub."""
-    declare_missing_operators()
     import open_clip
 
     settings = {
