@@ -50,7 +50,9 @@ def setting(default, help_text: str, *, low=None, high=None, choices=()):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    pretrained: str = setting("", "weights in OpenAI's layout, or random:SIZE (random:tiny)")
+    pretrained: str = setting(
+        "", "weights: OpenAI, open_clip, transformers, MAFT, ...; or random:tiny"
+    )
     mask_start_layer: int = setting(
         8, "first layer (from 0) where proposals use their masks", low=0
     )

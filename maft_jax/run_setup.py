@@ -15,6 +15,7 @@ from maft_jax import metric_logging, optimizer, sharding, train_step
 from maft_jax.checkpointing import Checkpoints
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, load_pretrained
+from maft_jax.models.clip import ClipConfig
 from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.objective import StepSpec
@@ -35,6 +36,7 @@ class Run:
     workdir: epath.Path
     mesh: Mesh
     source: PreparedSource
+    clip: ClipConfig
     parameters: dict
     """The whole pretrained CLIP on the host."""
     pretrained: dict
@@ -80,6 +82,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         workdir=workdir,
         mesh=mesh,
         source=source,
+        clip=clip,
         parameters=parameters,
         pretrained=_place(visual, mesh),
         text=jax.device_put(text, sharding.replicated(mesh)),
@@ -87,6 +90,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         checkpoints=Checkpoints(workdir, config.checkpoint),
         belongs_to={
             "pretrained": fingerprint(visual),
+            "architecture": repr(clip.vision),
             **describe_data(source),
             "seed": config.seed,
             "batch_size": config.batch_size,

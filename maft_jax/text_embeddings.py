@@ -56,8 +56,8 @@ def cached_class_embeddings(
     templates: Sequence[str],
     cache_dir: str | os.PathLike,
 ) -> Float[np.ndarray, "c e"]:
-    """embed_classes, kept in `cache_dir` under a digest of the weights, names and templates."""
-    key = json.dumps([fingerprint(parameters), list(names), list(templates)])
+    """embed_classes, kept in `cache_dir` under a digest of all that they depend on."""
+    key = json.dumps([repr(config), fingerprint(parameters), list(names), list(templates)])
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
     path = pathlib.Path(cache_dir) / "text_embeddings" / f"{digest}.npy"
     shape = (len(names), config.embed_dim)

@@ -15,8 +15,7 @@ from input_pipeline.train_pipeline import example_ids_at, make_train_batches
 from maft_jax import metric_logging, optimizer, sharding
 from maft_jax.array_types import Batch
 from maft_jax.config import Config
-from maft_jax.convert.openai import to_openai
-from maft_jax.convert.state_dict_io import save_state_dict
+from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.metric_logging import MetricWriter
 from maft_jax.metric_window import MetricWindow, NonFiniteLoss
 from maft_jax.run_setup import Run, set_up_run
@@ -174,7 +173,7 @@ def _draw_data(run: Run, writer: MetricWriter) -> None:
 
 
 def _export(run: Run, state: TrainState) -> None:
-    """Writes the tuned CLIP in OpenAI's layout, for PyTorch and for maft_jax.load."""
+    """Writes the tuned CLIP for PyTorch and for maft_jax.load: in OpenAI's layout if it fits."""
     if "://" in str(run.workdir):
         logger.info("%s is not local: the tuned weights are in its checkpoints", run.workdir)
         return
@@ -184,8 +183,9 @@ def _export(run: Run, state: TrainState) -> None:
         trainable = jax.device_get(state.trainable)
     tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
     if jax.process_index() == 0:
-        save_state_dict(to_openai(tuned), run.workdir / TUNED_WEIGHTS)
-        logger.info("tuned weights, for PyTorch too: %s", run.workdir / TUNED_WEIGHTS)
+        path = run.workdir / TUNED_WEIGHTS
+        write_weights(ClipWeights.of(run.clip, tuned), path, default_format(path, run.clip))
+        logger.info("tuned weights, for PyTorch too: %s", path)
 
 
 def _abstract(state: TrainState) -> TrainState:

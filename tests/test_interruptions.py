@@ -97,7 +97,7 @@ def test_signal_saves_and_the_same_command_resumes(
 def test_sigterm_before_training_leaves_no_process_behind(data, tmp_path):
     arguments = command(data | {"data.cache_dir": str(tmp_path / "cache")}, tmp_path / "run")
     process = start(arguments, start_new_session=True)
-    wait_until(lambda: (tmp_path / "cache/proposals").exists(), process)
+    wait_until(lambda: (tmp_path / "cache/records").exists(), process)
     process.terminate()
     finish(process, 143)
     with pytest.raises(ProcessLookupError):

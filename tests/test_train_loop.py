@@ -106,7 +106,7 @@ def test_relative_workdir_works(data, tmp_path, monkeypatch):
 
 def test_training_data_is_drawn(finished):
     picture = np.asarray(Image.open(finished[1] / "training_data.png"))
-    assert picture.shape[2] == 3 and picture.shape[0] == 4 * 180 + 3 * 4
+    assert picture.shape[2] == 3 and picture.shape[0] == 4 * 240 + 3 * 4
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
 
 

@@ -32,7 +32,7 @@ def import_library(name: str, installation: str):
     """A module, or a ValueError that says how to install it."""
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # torchvision beside another PyTorch: the latter
         raise ValueError(
             f"comparing with the library needs {name.partition('.')[0]} ({error}): {installation}"
         ) from error

@@ -39,12 +39,12 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
 
 
-def clip_normalised(images) -> np.ndarray:
-    return (images - PIXEL_MEAN) / PIXEL_STD
+def clip_normalised(images) -> jax.Array:
+    return jnp.asarray((images - PIXEL_MEAN) / PIXEL_STD)
 
 
 def test_layout_and_architecture_are_recognised(case):
-    name, vit, tensors, path = case
+    name, vit, _, path = case
     weights = read_weights(path)
     vision = weights.config.vision
     assert weights.format_name == name and weights.config.text is None and not weights.ignored
@@ -229,7 +229,7 @@ def test_array_of_objects_is_never_unpickled(tmp_path):
 def test_clip_of_openai_cannot_be_written(tmp_path, format):
     config = CLIP_SIZES["tiny"]
     weights = ClipWeights.of(config, random_parameters(config))
-    with pytest.raises(ValueError, match="activation='quick_gelu', there 'gelu_tanh'; .*ln_pre"):
+    with pytest.raises(ValueError, match=r"activation='quick_gelu', there 'gelu_tanh'; .*ln_pre"):
         write_weights(weights, tmp_path / "clip.npz", format.name)
     assert os.listdir(tmp_path) == []
 

@@ -69,13 +69,14 @@ def test_error_of_the_first_row_comes_when_its_batch_is_due():
 
 
 def test_threads_end_with_their_reader():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batches = computed_ahead(_work(10**9), num_workers=3)
     next(batches)
-    assert threading.active_count() == before + 3
+    started = set(threading.enumerate()) - before
+    assert len(started) == 3
     del batches
     gc.collect()
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_closing_drops_what_has_not_begun():
