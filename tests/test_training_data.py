@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
@@ -15,7 +17,7 @@ from maft_jax.training_data import (
     open_training_data,
     unseen_classes,
 )
-from tests.runs import make_data, small_config
+from tests.runs import SETTINGS, finish, make_data, small_config, start
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,19 @@ def test_picture_shows_the_first_rows_of_the_step(data):
     assert not np.array_equal(first, draw_training_data(source, config, 2, step=1))
     reseeded = dataclasses.replace(config, seed=1)
     assert not np.array_equal(first, draw_training_data(source, reseeded, 2))
+
+
+def test_command_draws_without_weights(data, tmp_path):
+    settings = {name: value for name, value in SETTINGS.items() if not name.startswith("model.")}
+    command = [
+        sys.executable,
+        "-m",
+        "maft_jax.cli.visualize",
+        "--config=configs/folder.py",
+        f"--out={tmp_path / 'sheet.png'}",
+        "--num_examples=3",
+        *(f"--config.{name}={value}" for name, value in (settings | data).items()),
+    ]
+    assert "sheet.png" in finish(start(command))
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.height == 3 * 240 + 2 * 4
