@@ -191,8 +191,8 @@ def read_checkpoint(
             record = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
             if record.data["pretrained"] != pretrained:
                 raise ValueError(
-                    f"{where} was made with pretrained={record.data['pretrained']!r}, these weights "
-                    f"are {pretrained!r}; give those that the run began with"
+                    f"{where} was made with pretrained={record.data['pretrained']!r}, these "
+                    f"weights are {pretrained!r}; give those that the run began with"
                 )
             target = ocp.args.StandardRestore(abstract_state)
             state = manager.restore(step, args=ocp.args.Composite(state=target)).state

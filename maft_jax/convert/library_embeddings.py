@@ -28,14 +28,17 @@ Images = Float[np.ndarray, "b h w 3"]
 Tokens = Int[np.ndarray, "k length"]
 
 
-def import_library(name: str, installation: str):
-    """A module, or a ValueError that says how to install it."""
+def import_library(name: str, installation: str, *needed: str):
+    """A module with the attributes `needed`, or a ValueError that says how to install it."""
     try:
-        return importlib.import_module(name)
-    except (ImportError, RuntimeError) as error:  # torchvision beside another PyTorch: the latter
+        module = importlib.import_module(name)
+        for attribute in needed:  # transformers imports its parts when they are asked for
+            getattr(module, attribute)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another PyTorch
         raise ValueError(
             f"comparing with the library needs {name.partition('.')[0]} ({error}): {installation}"
         ) from error
+    return module
 
 
 def transformers_embeddings(
@@ -43,13 +46,12 @@ def transformers_embeddings(
 ) -> tuple[str, dict[str, np.ndarray]]:
     """Name and version of transformers, and the embeddings {"images", "texts"} of its model."""
     import_library("torch", "pip install torch")
-    import_library("transformers", "pip install transformers")
-    import torch
-    import transformers
-
     alone = config.text is None
-    kind = transformers.CLIPVisionModelWithProjection if alone else transformers.CLIPModel
-    model = kind.from_pretrained(os.fspath(path), dtype=torch.float32).eval()
+    kind = "CLIPVisionModelWithProjection" if alone else "CLIPModel"
+    library = import_library("transformers", "pip install transformers", kind)
+    import torch
+
+    model = getattr(library, kind).from_pretrained(os.fspath(path), dtype=torch.float32).eval()
     with torch.no_grad():
         pixels = _channels_first(images)
         found = {"images": model.visual_projection(model.vision_model(pixels).pooler_output)}
@@ -57,7 +59,7 @@ def transformers_embeddings(
             read = model.text_model(torch.from_numpy(tokens).long()).pooler_output
             found["texts"] = model.text_projection(read)
     found = {name: normalised(value.numpy()) for name, value in found.items()}
-    return f"transformers {transformers.__version__}", found
+    return f"transformers {library.__version__}", found
 
 
 def open_clip_embeddings(

@@ -56,6 +56,7 @@ FLAGS = (
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with clip.pt in OpenAI's layout."""
+    declare_missing_operators()
     monkeypatch.chdir(tmp_path)
     write_weights(weights(), "clip.pt", "openai")
     return tmp_path
@@ -157,9 +158,8 @@ def test_image_tower_alone_and_with_the_text_of_another(folder, capsys):
 def tuned_run(workdir: pathlib.Path, pretrained: str) -> dict[int, ClipWeights]:
     """A workdir with checkpoints as training leaves them: {step: student}."""
     settings = {"model.pretrained": pretrained, "data.root": "photos", "num_steps": 9}
-    settings = preset("official").copy_and_resolve_references(), settings
     config_dict = preset("official")
-    config_dict.update_from_flattened_dict(settings[1])
+    config_dict.update_from_flattened_dict(settings)
     config = from_config_dict(config_dict)
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -281,10 +281,8 @@ def test_verification_prints_the_largest_difference(folder, capsys, monkeypatch)
     compared = [line for line in lines if line and line[0] in "235"]
     assert [line[:2] for line in compared] == [["2", "images"], ["3", "texts"], ["5", "masks"]] * 2
     assert all(0 < float(line[-1]) < 1e-5 for line in compared)
-    assert [line[2] for line in compared] == ["plain", "plain", "on", "transformers"] + [
-        "transformers",
-        "on",
-    ]
+    libraries = ["plain", "plain", "on", "transformers", "transformers", "on"]
+    assert [line[2] for line in compared] == libraries
     monkeypatch.setattr(verification, "TOLERANCE", 0.0)
     assert convert("clip.pt", "other", "--to=transformers", "--verify") == 1
     assert "embeddings differ by more than" in capsys.readouterr().err
@@ -294,7 +292,6 @@ def test_verification_prints_the_largest_difference(folder, capsys, monkeypatch)
 @pytest.mark.parametrize("name", ["open_clip", "open_clip_custom_text"])
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_verification_runs_open_clip(folder, name, activation):
-    declare_missing_operators()
     vision = dataclasses.replace(CONFIG.vision, activation=activation)
     config = ClipConfig(vision, dataclasses.replace(CONFIG.text, activation=activation))
     write_weights(dataclasses.replace(weights(), config=config), "clip", name)
