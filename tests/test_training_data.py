@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline.record_source import RecordSource
+from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.training_data import (
@@ -95,6 +97,31 @@ def test_picture_shows_the_first_rows_of_the_step(data):
     assert not np.array_equal(first, draw_training_data(source, config, 2, step=1))
     reseeded = dataclasses.replace(config, seed=1)
     assert not np.array_equal(first, draw_training_data(source, reseeded, 2))
+
+
+def batch_of(source, step, **options):
+    return next(
+        make_train_batches(
+            source,
+            global_batch_size=4,
+            seed=5,
+            start_step=step,
+            geometry=TrainGeometry(64, short_sides=(64, 80)),
+            **options,
+        )
+    )
+
+
+@pytest.mark.parametrize("step", [0, 123_457, 10_000_000])
+def test_records_give_the_same_bytes_on_any_number_of_hosts_and_after_any_resume(data, step):
+    config = small_config(data)
+    whole = batch_of(open_training_data(config), step, num_workers=1)
+    again = RecordSource(records_folder(config))
+    for hosts in (2, 4):
+        rows = [batch_of(again, step, process_index=i, process_count=hosts) for i in range(hosts)]
+        for key, expected in whole.items():
+            joined = np.concatenate([part[key] for part in rows])
+            assert joined.tobytes() == expected.tobytes(), key
 
 
 def test_command_draws_without_weights(data, tmp_path):
