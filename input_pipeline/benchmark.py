@@ -19,9 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
-from input_pipeline import proposal_records, record_source, train_pipeline, transforms
+from input_pipeline import train_pipeline, transforms
 from input_pipeline.benchmark_records import write_benchmark_records
-from input_pipeline.record_source import RecordSource
+from input_pipeline.records import proposal_records, record_source
+from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
 
 STAGES: dict[str, tuple[ModuleType, str]] = {

@@ -8,8 +8,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageFilter
 from skimage.segmentation import slic
 
-from input_pipeline.proposal_records import ProposalRecord, Provenance
-from input_pipeline.record_shards import ShardWriter, shard_stem, write_dataset_file
+from input_pipeline.records.proposal_records import ProposalRecord, Provenance
+from input_pipeline.records.record_shards import ShardWriter, shard_stem, write_dataset_file
 
 SIZE = (640, 480)
 NUM_CLASSES = 171

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from input_pipeline.examples import PreparedSource
-from input_pipeline.record_shards import read_dataset_file
-from input_pipeline.record_source import RecordSource
+from input_pipeline.records.record_shards import read_dataset_file
+from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
 from maft_jax.config import Config, DataConfig
 from maft_jax.proposals.precompute import precompute

@@ -9,8 +9,8 @@ from etils import epath
 from PIL import Image
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.proposal_records import ProposalRecord, Provenance
-from input_pipeline.record_shards import ShardWriter, shard_stem, write_dataset_file
+from input_pipeline.records.proposal_records import ProposalRecord, Provenance
+from input_pipeline.records.record_shards import ShardWriter, shard_stem, write_dataset_file
 
 CLASS_NAMES = ("cat", "dog", "potted plant", "sofa", "train")
 PROVENANCE = Provenance("superpixels", "weights 0f", "vocabulary 1e", "maft_jax 0.1")

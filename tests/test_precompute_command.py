@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from input_pipeline.record_source import RecordSource
+from input_pipeline.records.record_source import RecordSource
 from input_pipeline.sample_folder import SAMPLE_CLASSES, write_sample_folder
 from maft_jax.config import DataConfig, ProposalsConfig
 

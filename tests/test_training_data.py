@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.record_source import RecordSource
+from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder

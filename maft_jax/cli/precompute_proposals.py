@@ -111,7 +111,7 @@ def _check_flags() -> None:
 
 
 def _verify(config: Config) -> None:
-    from input_pipeline.record_verification import verify_records
+    from input_pipeline.records.record_verification import verify_records
     from maft_jax.proposals.precompute_job import records_folder
 
     folder = records_folder(config)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline.record_shards import write_aside
+from input_pipeline.records.record_shards import write_aside
 from maft_jax.proposals.precompute import describe_problems, prepare_folder, summarize
 from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob
 from maft_jax.proposals.precompute_summary import Summary

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from etils import epath
 from tqdm import tqdm
 
-from input_pipeline.record_shards import (
+from input_pipeline.records.record_shards import (
     DATASET_FILE,
     done_path,
     read_dataset_file,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from input_pipeline.examples import ExampleSource, proposal_grid_size
-from input_pipeline.proposal_records import SCHEMA_VERSION, ProposalRecord, Provenance
-from input_pipeline.record_shards import ShardWriter, read_done, read_index, shard_stem
+from input_pipeline.records.proposal_records import SCHEMA_VERSION, ProposalRecord, Provenance
+from input_pipeline.records.record_shards import ShardWriter, read_done, read_index, shard_stem
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
 from maft_jax.proposals.precompute_summary import Statistics
 from maft_jax.proposals.soft_masks import soften_masks

@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Int32, UInt8
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.record_shards import write_aside
+from input_pipeline.records.record_shards import write_aside
 from maft_jax.proposals.soft_masks import soften_masks
 
 SUMMARY_FILE = "summary.json"

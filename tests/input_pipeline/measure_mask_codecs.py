@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from input_pipeline.examples import IGNORE, Example
 from input_pipeline.image_files import read_image, read_label_map
-from input_pipeline.mask_codec import decode_masks, encode_masks
-from input_pipeline.proposal_records import ProposalRecord, Provenance, encode_record
+from input_pipeline.records.mask_codec import decode_masks, encode_masks
+from input_pipeline.records.proposal_records import ProposalRecord, Provenance, encode_record
 from maft_jax.proposals.ground_truth import KINDS, GroundTruthProposals
 from maft_jax.proposals.soft_masks import soften_masks
 from maft_jax.proposals.superpixels import SuperpixelProposals
@@ -151,7 +151,7 @@ def split_planes(pack, unpack) -> Candidate:
 
 
 def chosen() -> Candidate:
-    """What input_pipeline.mask_codec does, its checks included."""
+    """What input_pipeline.records.mask_codec does, its checks included."""
 
     def decode(data: bytes, shape: tuple[int, int, int]) -> Masks:
         length = data[0]

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import proposal_records, sealed_json
 from input_pipeline.image_files import read_image
-from input_pipeline.record_shards import (
+from input_pipeline.records import proposal_records, sealed_json
+from input_pipeline.records.record_shards import (
     done_path,
     index_path,
     read_done,
     read_index,
     record_path,
 )
-from input_pipeline.record_source import RecordSource
-from input_pipeline.record_verification import verify_records
-from input_pipeline.shard_index import encode_index
+from input_pipeline.records.record_source import RecordSource
+from input_pipeline.records.record_verification import verify_records
+from input_pipeline.records.shard_index import encode_index
 from tests.record_sets import encode_image, make_record, write_record_set, write_shard
 
 STEMS = ("train-00000-of-00002", "train-00001-of-00002")

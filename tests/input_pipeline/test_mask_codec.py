@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from input_pipeline.mask_codec import decode_masks, encode_masks
+from input_pipeline.records.mask_codec import decode_masks, encode_masks
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (0, 30, 40), (7, 13, 11), (1000, 3, 5), (2, 160, 1)])

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from input_pipeline import proposal_records
-from input_pipeline.example_message import decode_features, encode_features
 from input_pipeline.examples import IGNORE
-from input_pipeline.proposal_records import decode_record, encode_record, present_classes
+from input_pipeline.records import proposal_records
+from input_pipeline.records.example_message import decode_features, encode_features
+from input_pipeline.records.proposal_records import decode_record, encode_record, present_classes
 from tests.record_sets import assert_records_equal, make_record
 
 OPTIONAL = {
@@ -186,7 +186,7 @@ def test_present_classes_are_those_with_pixels():
 def test_records_are_read_without_tensorflow():
     """Worker processes that write records would each take seconds to import it."""
     code = (
-        "import sys, input_pipeline.record_verification as _; "
+        "import sys, input_pipeline.records.record_verification as _; "
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'jax', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 from etils import epath
 
-from input_pipeline.proposal_records import decode_record, encode_record
-from input_pipeline.record_shards import (
+from input_pipeline.records.proposal_records import decode_record, encode_record
+from input_pipeline.records.record_shards import (
     ShardWriter,
     done_path,
     index_path,

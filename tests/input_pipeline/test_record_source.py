@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from input_pipeline.examples import IGNORE, PreparedSource
-from input_pipeline.record_shards import done_path, record_path
-from input_pipeline.record_source import RecordSource
-from input_pipeline.record_verification import verify_records
+from input_pipeline.records.record_shards import done_path, record_path
+from input_pipeline.records.record_source import RecordSource
+from input_pipeline.records.record_verification import verify_records
 from tests.record_sets import (
     CLASS_NAMES,
     assert_records_equal,

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from etils.epath import backend
 
-from input_pipeline.record_shards import index_path, record_path
-from input_pipeline.record_source import RecordSource
-from input_pipeline.record_verification import verify_records
+from input_pipeline.records.record_shards import index_path, record_path
+from input_pipeline.records.record_source import RecordSource
+from input_pipeline.records.record_verification import verify_records
 from tests.record_sets import assert_records_equal, make_record, write_record_set
 
 RECORDS = [make_record(seed) for seed in range(3)]

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.proposal_records import ProposalRecord, Provenance
-from input_pipeline.record_shards import read_dataset_file, read_done
-from input_pipeline.record_source import RecordSource
-from input_pipeline.record_verification import verify_records
+from input_pipeline.records.proposal_records import ProposalRecord, Provenance
+from input_pipeline.records.record_shards import read_dataset_file, read_done
+from input_pipeline.records.record_source import RecordSource
+from input_pipeline.records.record_verification import verify_records
 from tests.record_sets import assert_records_equal, encode_image
 
 FOLDER = pathlib.Path(__file__).with_name("records_version_1")

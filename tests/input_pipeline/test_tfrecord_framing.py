@@ -1,7 +1,7 @@
 import google_crc32c
 import pytest
 
-from input_pipeline.tfrecord_framing import OVERHEAD, frame, masked_crc32c, unframe
+from input_pipeline.records.tfrecord_framing import OVERHEAD, frame, masked_crc32c, unframe
 
 DATA = bytes(range(40))
 FRAMED = b"".join(frame(DATA))

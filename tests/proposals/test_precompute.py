@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from input_pipeline.record_source import RecordSource
+from input_pipeline.records.record_source import RecordSource
 from maft_jax.proposals.generator import Proposals
 from maft_jax.proposals.precompute import precompute, prepare_folder
 from maft_jax.proposals.soft_masks import soften_masks

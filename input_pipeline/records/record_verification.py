@@ -10,8 +10,8 @@ from etils import epath
 from tqdm import tqdm
 
 from input_pipeline.image_files import read_image
-from input_pipeline.proposal_records import decode_record, present_classes
-from input_pipeline.record_shards import (
+from input_pipeline.records.proposal_records import decode_record, present_classes
+from input_pipeline.records.record_shards import (
     describe_place,
     read_data,
     read_dataset_file,
@@ -19,8 +19,8 @@ from input_pipeline.record_shards import (
     read_shard_index,
     record_path,
 )
-from input_pipeline.record_source import check_complete, shard_stems
-from input_pipeline.shard_index import IndexEntry, ShardIndex
+from input_pipeline.records.record_source import check_complete, shard_stems
+from input_pipeline.records.shard_index import IndexEntry, ShardIndex
 
 _CHUNK = 2**24
 

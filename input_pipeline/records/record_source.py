@@ -14,8 +14,8 @@ from jaxtyping import Int32
 
 from input_pipeline.examples import IGNORE, PreparedExample
 from input_pipeline.image_files import read_image
-from input_pipeline.proposal_records import ProposalRecord, decode_record
-from input_pipeline.record_shards import (
+from input_pipeline.records.proposal_records import ProposalRecord, decode_record
+from input_pipeline.records.record_shards import (
     describe_place,
     read_data,
     read_dataset_file,
@@ -23,7 +23,7 @@ from input_pipeline.record_shards import (
     read_shard_index,
     shard_stem,
 )
-from input_pipeline.shard_index import IndexEntry, ShardIndex
+from input_pipeline.records.shard_index import IndexEntry, ShardIndex
 
 _MAX_LISTED = 10
 _NUM_READERS = 16

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
-from input_pipeline.example_message import Feature, decode_features, encode_features
 from input_pipeline.examples import IGNORE
-from input_pipeline.mask_codec import decode_masks, encode_masks
+from input_pipeline.records.example_message import Feature, decode_features, encode_features
+from input_pipeline.records.mask_codec import decode_masks, encode_masks
 
 SCHEMA_VERSION = 1
 """Raised with every change that code which reads the former version would misread."""

@@ -14,10 +14,10 @@ from typing import BinaryIO
 
 from etils import epath
 
-from input_pipeline.proposal_records import ProposalRecord, encode_record, present_classes
-from input_pipeline.sealed_json import read_sealed, seal
-from input_pipeline.shard_index import IndexEntry, ShardIndex, decode_index, encode_index
-from input_pipeline.tfrecord_framing import OVERHEAD, frame, masked_crc32c, unframe
+from input_pipeline.records.proposal_records import ProposalRecord, encode_record, present_classes
+from input_pipeline.records.sealed_json import read_sealed, seal
+from input_pipeline.records.shard_index import IndexEntry, ShardIndex, decode_index, encode_index
+from input_pipeline.records.tfrecord_framing import OVERHEAD, frame, masked_crc32c, unframe
 
 DATASET_FILE = "dataset.json"
 REWRITE = "delete the file and run maft_jax.cli.precompute_proposals again"

@@ -5,7 +5,7 @@ import json
 
 from etils import epath
 
-from input_pipeline.proposal_records import SCHEMA_VERSION
+from input_pipeline.records.proposal_records import SCHEMA_VERSION
 
 _SEAL = "seal"
 

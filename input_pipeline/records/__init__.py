@@ -1,0 +1,1 @@
+"""Records of examples with proposals: schema, shards, reading by index, verification."""
