@@ -1,6 +1,7 @@
 """The command from end to end: formats into each other, training runs, refusals, what it prints."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -62,6 +63,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@functools.cache
 def weights(seed: int = 0) -> ClipWeights:
     return ClipWeights.of(CONFIG, random_parameters(CONFIG, seed))
 
