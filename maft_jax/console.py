@@ -65,6 +65,7 @@ def _quiet_orbax() -> None:
             threading.__excepthook__(error)
 
     threading.excepthook = report_thread_error
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for library in ("asyncio", "concurrent.futures"):  # its event loops end before their callbacks
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     absl_handler = absl_logging.get_absl_handler()
     absl_handler.addFilter(lambda record: "orbax" not in record.pathname)
