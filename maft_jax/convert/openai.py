@@ -258,9 +258,14 @@ def why_not_openai(config: ClipConfig) -> str | None:
 
 def why_not_clip(config: ClipConfig) -> str | None:
     """Why this is no CLIP of two towers with CLIP's blocks, or None."""
-    vision = config.vision
     if config.text is None:
         return "there is no text tower; merge these weights with one that has"
+    return why_not_image_tower(config)
+
+
+def why_not_image_tower(config: ClipConfig) -> str | None:
+    """Why the image tower is not one of CLIP's, or None."""
+    vision = config.vision
     if vision.norm_epsilon != 1e-5:
         return f"its LayerNorm has epsilon 1e-5, that of these weights {vision.norm_epsilon}"
     if not vision.has_ln_pre or vision.has_patch_bias or vision.has_proj_bias:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
-from maft_jax.convert.openai import with_activation
+from maft_jax.convert.openai import why_not_image_tower, with_activation
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.clip_text import TextConfig
@@ -281,15 +281,6 @@ def _tower_settings(tower: VisionConfig | TextConfig) -> dict:
     }
 
 
-def _why_not(config: ClipConfig) -> str | None:
-    vision = config.vision
-    if vision.norm_epsilon != 1e-5:
-        return f"its LayerNorm is written with epsilon 1e-5, not {vision.norm_epsilon}"
-    if not vision.has_ln_pre or vision.has_patch_bias or vision.has_proj_bias:
-        return "its image tower has a LayerNorm before the blocks and neither bias around them"
-    return None
-
-
 TRANSFORMERS = Format(
     name="transformers",
     description="Hugging Face CLIPModel or CLIPVisionModelWithProjection: a folder",
@@ -301,5 +292,5 @@ TRANSFORMERS = Format(
     settings_file=SETTINGS_FILE,
     folder_tensors="model.safetensors",
     make_settings=_make_settings,
-    why_not=_why_not,
+    why_not=why_not_image_tower,
 )
