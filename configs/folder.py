@@ -31,7 +31,7 @@ def get_config(variant: str = "default"):
                 "data.short_sides": (192, 224, 256),
                 "proposals.num_proposals": 32,
                 "optimizer.learning_rate": 1e-3,
-                "checkpoint.every_steps": 20,
+                "checkpointing.every_steps": 20,
             }
         )
     elif variant != "default":

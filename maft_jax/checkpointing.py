@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from maft_jax.config import CheckpointConfig
+from maft_jax.config import CheckpointingConfig
 from maft_jax.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class CheckpointError(OSError):
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints`; saving goes on in the background."""
 
-    def __init__(self, workdir: epath.Path, config: CheckpointConfig):
+    def __init__(self, workdir: epath.Path, config: CheckpointingConfig):
         self._directory = workdir / "checkpoints"
         self._aside = workdir / "broken_checkpoints"
         self._manager = ocp.CheckpointManager(
@@ -234,7 +234,7 @@ def _loss(metrics: dict[str, float]) -> float:
     return metrics["loss"]
 
 
-def _preservation(config: CheckpointConfig):
+def _preservation(config: CheckpointingConfig):
     rules = [policies.LatestN(config.keep_newest)]
     if config.keep_best:
         rules.append(policies.BestN(get_metric_fn=_loss, reverse=True, n=config.keep_best))

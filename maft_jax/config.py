@@ -6,12 +6,12 @@ the frozen dataclasses below. `from_config_dict` is the only bridge.
 
 import dataclasses
 import difflib
-import math
-import typing
 from dataclasses import dataclass
 from typing import Any
 
 import ml_collections
+
+from maft_jax.settings import build, field_names, setting
 
 PROMPT_TEMPLATES = (
     "a photo of a {}.",
@@ -42,21 +42,19 @@ DATASETS = (
 GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
 
 
-def setting(default, help_text: str, *, low=None, high=None, choices=()):
-    """A field with its meaning, which `--help` prints, and the values it may take."""
-    allowed = {"help": help_text, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, metadata=allowed)
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     pretrained: str = setting(
         "", "weights: OpenAI, open_clip, transformers, MAFT, ...; or random:tiny"
     )
     mask_start_layer: int = setting(
-        8, "first layer (from 0) where proposals use their masks", low=0
+        8,
+        "first layer (from 0) where proposals use their masks; -1 = as the weights say, or 8",
+        low=-1,
     )
-    image_size: int = setting(480, "pixels per side at which the encoder reads the crop", low=1)
+    image_size: int = setting(
+        480, "pixels per side at which CLIP reads images; 0 = as the weights say, or 480", low=0
+    )
     compute_dtype: str = setting(
         "auto",
         "of matrix products; auto = bfloat16, on a CPU float32",
@@ -98,7 +96,9 @@ class ProposalsConfig:
     generator: str = setting("superpixels", "what makes the proposals", choices=GENERATORS)
     num_proposals: int = setting(100, "most proposals of an image", low=1)
     path: str = setting(
-        "", "external: file or folder of masks made elsewhere; transformers: folder of the model"
+        "",
+        "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
+        "set's name; transformers: folder of the model",
     )
     kinds: tuple[str, ...] = setting(
         ("regions",),
@@ -140,7 +140,7 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointingConfig:
     every_steps: int = setting(200, "steps between checkpoints; the end makes one more", low=1)
     keep_newest: int = setting(2, "how many of the newest to keep", low=1)
     keep_best: int = setting(1, "how many with the lowest training loss to keep", low=0)
@@ -148,7 +148,54 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationRoots:
+    ade20k_full: str = setting("", "folder of ADE20K-Full, 847 classes")
+    pascal_context_459: str = setting("", "folder of Pascal Context, for its 459 classes")
+    ade20k_150: str = setting("", "folder of ADE20K-150")
+    pascal_context_59: str = setting("", "folder of Pascal Context, for its 59 classes")
+    voc2012: str = setting("", "folder of VOC 2012, 20 classes")
+    coco_stuff: str = setting("", "folder of COCO-Stuff 164k, 171 classes")
+    folder: str = setting("", "folder of your own, laid out as config.data says of dataset=folder")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    roots: EvaluationRoots = dataclasses.field(
+        default=EvaluationRoots(),
+        metadata={"help": "where the data sets to evaluate lie; those without a folder are not"},
+    )
+    records: str = setting(
+        "", "folder with the records of each data set in a folder of its name; empty = the cache"
+    )
+    every_steps: int = setting(
+        0, "training steps between evaluations; 0 = before the first and after the last", low=0
+    )
+    max_images: int = setting(0, "images of each data set that are evaluated; 0 = all", low=0)
+    frozen: bool = setting(False, "evaluate the CLIP that the checkpoint was tuned from")
+    images_per_device: int = setting(1, "images that a device evaluates at once", low=1)
+    short_side: int = setting(640, "pixels of the short side that images are resized to", low=8)
+    max_long_side: int = setting(2560, "limit of the long side when resizing", low=8)
+    ensemble_weight: float = setting(
+        0.0, "exponent of the generator's own class probabilities; 0 = CLIP alone", low=0, high=1
+    )
+    filter_invalid: bool = setting(False, "leave out proposals that are nowhere above 0.5")
+    scales: tuple[float, ...] = setting(
+        (1.0,), "test-time augmentation: sizes at which CLIP reads, times config.model.image_size"
+    )
+    flip: bool = setting(False, "test-time augmentation: also read the mirror image")
+    num_pictures: int = setting(
+        4, "images of each data set drawn as image | labels | frozen | tuned; 0 = none", low=0
+    )
+
+
+@dataclass(frozen=True)
 class Config:
+    task: str = setting(
+        "train", "train (and evaluate on the way), or only evaluate", choices=("train", "evaluate")
+    )
+    checkpoint: str = setting(
+        "", "task=evaluate: workdir of a run, or weights; empty = config.model.pretrained as it is"
+    )
     seed: int = setting(0, "of the examples' order and augmentation", low=0, high=2**31 - 1)
     batch_size: int = setting(16, "images per step over all devices", low=1)
     num_steps: int = setting(1000, "length of training", low=1)
@@ -168,11 +215,14 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(
         default=OptimizerConfig(), metadata={"help": "what is tuned and how"}
     )
+    evaluation: EvaluationConfig = dataclasses.field(
+        default=EvaluationConfig(), metadata={"help": "which data sets are evaluated and how"}
+    )
     mesh: MeshConfig = dataclasses.field(
         default=MeshConfig(), metadata={"help": "how devices share the work"}
     )
-    checkpoint: CheckpointConfig = dataclasses.field(
-        default=CheckpointConfig(), metadata={"help": "what is kept on disk"}
+    checkpointing: CheckpointingConfig = dataclasses.field(
+        default=CheckpointingConfig(), metadata={"help": "what is kept on disk"}
     )
 
 
@@ -208,32 +258,20 @@ def from_config_dict(
     Raises:
         ValueError: unknown or missing fields, wrong types, impossible values or combinations.
     """
-    config = _build(Config, config_dict.to_dict(), "config")
-    if require_weights and not config.model.pretrained:
+    config = build(Config, config_dict.to_dict(), "config")
+    if require_weights and not config.model.pretrained and not config.checkpoint:
         raise ValueError(
             "config.model.pretrained: no weights; give a file (--config.model.pretrained="
             "ViT-B-16.pt), or random:tiny to try things out"
         )
+    if config.task == "evaluate":
+        _validate_evaluation_alone(config)
+    else:
+        _validate_where_data_is(config)
+    _validate_evaluation(config.evaluation)
     _validate_data(config.data, config.proposals)
     _validate_training(config)
     return config
-
-
-def describe_fields(kind: type = Config, prefix: str = "--config.") -> str:
-    """One line per field with its default and meaning, for `--help`."""
-    lines = []
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            lines.append(f"\n{prefix}{field.name}: {field.metadata['help']}")
-            lines.append(describe_fields(field.type, f"{prefix}{field.name}."))
-        else:
-            default = str(field.default)
-            default = default if len(default) < 40 else default[:36] + " ..."
-            meaning = field.metadata["help"]
-            if choices := field.metadata["choices"]:
-                meaning += f" ({', '.join(choices)})"
-            lines.append(f"  {prefix}{field.name}={default}\n      {meaning}")
-    return "\n".join(lines)
 
 
 def check_override(argument: str) -> None:
@@ -244,7 +282,7 @@ def check_override(argument: str) -> None:
     """
     option = argument.partition("=")[0].lstrip("-")
     name = option.removeprefix("no").removeprefix("config.")
-    known = _field_names(Config)
+    known = field_names(Config)
     if option.startswith(("config.", "noconfig.")) and name not in known:
         close = difflib.get_close_matches(name, known) or known
         raise ValueError(
@@ -253,63 +291,42 @@ def check_override(argument: str) -> None:
         )
 
 
-def _field_names(kind: type, prefix: str = "") -> list[str]:
-    names = []
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            names += _field_names(field.type, f"{prefix}{field.name}.")
-        else:
-            names.append(f"{prefix}{field.name}")
-    return names
-
-
-def _build(kind: type, values: dict, where: str):
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - set(fields)):
-        raise ValueError(f"{where}: unknown fields {unknown}; known fields are {sorted(fields)}")
-    if missing := sorted(set(fields) - set(values)):
-        raise ValueError(f"{where}: missing fields {missing}; start from maft_jax.config.preset()")
-    built = {}
-    for name, field in fields.items():
-        built[name] = _convert(values[name], field.type, f"{where}.{name}")
-        _check_allowed(built[name], field.metadata, f"{where}.{name}")
-    return kind(**built)
-
-
-def _convert(value, kind, where: str):
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected a section of settings, got {value!r}")
-        return _build(kind, value, where)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
-        element = typing.get_args(kind)[0]
-        return tuple(_convert(item, element, f"{where}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _check_allowed(value, allowed, where: str) -> None:
-    for item in value if isinstance(value, tuple) else (value,):
-        if allowed.get("choices") and item not in allowed["choices"]:
-            raise ValueError(f"{where}: expected one of {list(allowed['choices'])}, got {item!r}")
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{where}: expected a finite number, got {item}")
-        for bound, name in ((allowed.get("low"), "at least"), (allowed.get("high"), "at most")):
-            if bound is not None and not (item >= bound if name == "at least" else item <= bound):
-                raise ValueError(f"{where}: expected {name} {bound}, got {item}")
-
-
-def _validate_data(data: DataConfig, proposals: ProposalsConfig) -> None:
-    if not data.root and not data.records:
+def _validate_where_data_is(config: Config) -> None:
+    if not config.data.root and not config.data.records:
         raise ValueError(
             "config.data.root: no data; give the folder (--config.data.root=photos), or that of "
             "records made before (--config.data.records=...)"
         )
+    if config.checkpoint:
+        raise ValueError(
+            f"config.checkpoint={config.checkpoint}: only for --config=configs/eval_only.py; "
+            "training begins with config.model.pretrained and resumes from its --workdir"
+        )
+
+
+def _validate_evaluation_alone(config: Config) -> None:
+    if not config.evaluation.records and not any(dataclasses.astuple(config.evaluation.roots)):
+        names = [field.name for field in dataclasses.fields(EvaluationRoots)]
+        raise ValueError(
+            "config.evaluation.roots: no data set; say where one lies, such as "
+            f"--config.evaluation.roots.voc2012=VOC2012 (of {names})"
+        )
+
+
+def _validate_evaluation(evaluation: EvaluationConfig) -> None:
+    if not evaluation.scales or min(evaluation.scales) <= 0:
+        raise ValueError(
+            f"config.evaluation.scales: expected at least one positive factor, got "
+            f"{evaluation.scales}"
+        )
+    if evaluation.short_side > evaluation.max_long_side:
+        raise ValueError(
+            f"config.evaluation.max_long_side={evaluation.max_long_side}: expected at least "
+            f"config.evaluation.short_side, {evaluation.short_side}"
+        )
+
+
+def _validate_data(data: DataConfig, proposals: ProposalsConfig) -> None:
     if data.augment and not data.short_sides:
         raise ValueError("config.data.short_sides: expected at least one size, got none")
     if max(data.short_sides, default=0) > data.max_long_side:
@@ -334,8 +351,9 @@ def _validate_training(config: Config) -> None:
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")
-    if config.checkpoint.keep_every_steps % config.checkpoint.every_steps:
+    kept = config.checkpointing
+    if kept.keep_every_steps % kept.every_steps:
         raise ValueError(
-            f"config.checkpoint.keep_every_steps={config.checkpoint.keep_every_steps}: expected a "
-            f"multiple of config.checkpoint.every_steps={config.checkpoint.every_steps}"
+            f"config.checkpointing.keep_every_steps={kept.keep_every_steps}: expected a multiple "
+            f"of config.checkpointing.every_steps={kept.every_steps}"
         )

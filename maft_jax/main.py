@@ -12,10 +12,11 @@ Every setting can be given as --config.NAME=VALUE:
 from absl import flags
 
 from maft_jax.cli import config_flags
-from maft_jax.config import Config, describe_fields
+from maft_jax.config import Config
 from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.settings import describe_fields
 
-__doc__ += describe_fields()
+__doc__ += describe_fields(Config, "--config.")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics and config.json")
 

@@ -65,7 +65,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     spec = _step_spec(config, clip.vision)
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     state = init_train_state(visual, config.optimizer.trainable, tx)
-    num_kept = config.checkpoint.keep_newest + config.checkpoint.keep_best + 1
+    num_kept = config.checkpointing.keep_newest + config.checkpointing.keep_best + 1
     check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
 
@@ -87,7 +87,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         pretrained=_place(visual, mesh),
         text=jax.device_put(text, sharding.replicated(mesh)),
         step=train_step.make_train_step(spec, tx, mesh, state, visual),
-        checkpoints=Checkpoints(workdir, config.checkpoint),
+        checkpoints=Checkpoints(workdir, config.checkpointing),
         belongs_to={
             "pretrained": fingerprint(visual),
             "architecture": repr(clip.vision),

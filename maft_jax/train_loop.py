@@ -104,7 +104,7 @@ def _take_steps(
         if last or done % config.log_every_steps == 0:
             _fetch(run, window, writer)
             _write_metrics(run, writer, window, done)
-        if last or done % config.checkpoint.every_steps == 0:
+        if last or done % config.checkpointing.every_steps == 0:
             _fetch(run, window, writer)
             run.checkpoints.save(state, run.belongs_to, window.take_loss())
             writer.flush()

@@ -77,7 +77,7 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
         raise ValueError(
             f"--workdir={workdir}: {free / 2**20:,.0f} MiB free, but checkpoints and tuned weights "
             f"need {num_bytes / 2**20:,.0f} MiB; free some space, choose another folder or keep "
-            "fewer (config.checkpoint)"
+            "fewer (config.checkpointing)"
         )
 
 

@@ -22,7 +22,7 @@ SETTINGS = {
     "data.short_sides": (64, 80),
     "proposals.num_proposals": 8,
     "optimizer.learning_rate": 2e-4,
-    "checkpoint.every_steps": 4,
+    "checkpointing.every_steps": 4,
 }
 
 

@@ -80,8 +80,8 @@ OTHER_VALUES = {
     "optimizer.accumulation_steps": 4,
     "mesh.data": 2,
     "data.max_long_side": 3000,
-    "checkpoint.keep_every_steps": 400,
-    "checkpoint.every_steps": 400,
+    "checkpointing.keep_every_steps": 400,
+    "checkpointing.every_steps": 400,
 }
 
 
@@ -100,8 +100,8 @@ def other_value(name: str, default):
 def test_every_field_can_be_set_on_the_command_line(name, field):
     value = other_value(name, field.default)
     more = {"data.max_long_side": 4000} if name == "data.short_sides" else {}
-    if name == "checkpoint.keep_every_steps":
-        more = {"checkpoint.every_steps": 400}
+    if name == "checkpointing.keep_every_steps":
+        more = {"checkpointing.every_steps": 400}
     check_override(f"--config.{name}={value}")
     config = from_config_dict(parse("folder.py", **more, **{name: value}))
     for key in name.split("."):

@@ -142,7 +142,7 @@ WRONG_VALUES = {
         r"config\.data\.max_long_side=959: expected at least the largest of .*short_sides, 960",
     ),
     "keep every": (
-        {"checkpoint.keep_every_steps": 300},
+        {"checkpointing.keep_every_steps": 300},
         r"keep_every_steps=300: expected a multiple of config\.checkpoint\.every_steps=200",
     ),
     "no template": ({"data.templates": ()}, r"config\.data\.templates: expected at least one"),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.runs import command, finish, make_data, read_metrics, start
 
-STEPS = {"num_steps": 16, "log_every_steps": 1, "checkpoint__every_steps": 5}
+STEPS = {"num_steps": 16, "log_every_steps": 1, "checkpointing__every_steps": 5}
 
 
 @pytest.fixture(scope="module")

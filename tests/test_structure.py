@@ -13,6 +13,7 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 LEVELS = {
     0: [
         "maft_jax.config",
+        "maft_jax.settings",
         "maft_jax.array_types",
         "maft_jax.tree_rules",
         "maft_jax.flops",
@@ -34,14 +35,24 @@ LEVELS = {
         "maft_jax.stop_signals",
         "maft_jax.metric_window",
     ],
-    3: ["maft_jax.evaluators", "maft_jax.proposals", "maft_jax.visualize"],
-    4: ["maft_jax.training_data", "maft_jax.run_setup", "maft_jax.train_loop"],
+    3: ["maft_jax.evaluators", "maft_jax.proposals", "maft_jax.visualize", "maft_jax.overlay"],
+    4: [
+        "maft_jax.training_data",
+        "maft_jax.evaluation_data",
+        "maft_jax.evaluation",
+        "maft_jax.run_setup",
+        "maft_jax.train_loop",
+    ],
     5: [
         "maft_jax.main",
         "maft_jax.cli",
         "maft_jax.console",
         "maft_jax.configs",
         "maft_jax.facade",
+        "maft_jax.segmentation",
+        "maft_jax.prediction_files",
+        "maft_jax.web_page",
+        "maft_jax.diagnosis",
         "maft_jax.__init__",
     ],
 }

@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 def finished(data, tmp_path_factory):
     """A run of 30 steps that nothing interrupted, and its workdir."""
     workdir = tmp_path_factory.mktemp("finished")
-    config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
+    config = small_config(data, num_steps=30, log_every_steps=5, checkpointing__every_steps=10)
     return train_and_evaluate(config, workdir), workdir
 
 
@@ -100,7 +100,7 @@ def test_tuned_weights_are_the_final_parameters_and_load(finished):
 
 def test_relative_workdir_works(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train_and_evaluate(small_config(data, num_steps=2, checkpoint__every_steps=1), "runs/first")
+    train_and_evaluate(small_config(data, num_steps=2, checkpointing__every_steps=1), "runs/first")
     assert (tmp_path / "runs/first/checkpoints/2").exists()
 
 
@@ -126,7 +126,7 @@ def test_only_trainable_leaves_are_in_the_checkpoint(finished):
 
 
 def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
-    config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
+    config = small_config(data, num_steps=30, log_every_steps=5, checkpointing__every_steps=10)
     shutil.copytree(finished[1] / "checkpoints/20", tmp_path / "checkpoints/20")
     state = train_and_evaluate(config, tmp_path)
     for path, expected in arrays(finished[0]).items():
@@ -136,7 +136,7 @@ def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
 
 
 def test_finished_run_does_nothing_but_make_missing_weights(data, finished, caplog):
-    config = small_config(data, num_steps=30, log_every_steps=5, checkpoint__every_steps=10)
+    config = small_config(data, num_steps=30, log_every_steps=5, checkpointing__every_steps=10)
     before, tuned = read_metrics(finished[1]), finished[1] / "tuned.safetensors"
     with caplog.at_level(logging.INFO, "maft_jax"):
         train_and_evaluate(config, finished[1])
@@ -152,7 +152,7 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
 def short_run(data, tmp_path):
     """Workdir of six steps with checkpoints at 2, 4 and 6, and its configuration."""
     config = small_config(
-        data, checkpoint__every_steps=2, checkpoint__keep_newest=3, log_every_steps=1
+        data, checkpointing__every_steps=2, checkpointing__keep_newest=3, log_every_steps=1
     )
     train_and_evaluate(config, tmp_path)
     return config, tmp_path
@@ -214,7 +214,7 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
     ],
 )
 def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
-    settings = {"num_steps": 30, "log_every_steps": 5, "checkpoint__every_steps": 10}
+    settings = {"num_steps": 30, "log_every_steps": 5, "checkpointing__every_steps": 10}
     before = (finished[1] / "config.json").read_text()
     with pytest.raises(ValueError, match=message):
         train_and_evaluate(small_config(data, **(settings | change)), finished[1])
@@ -224,7 +224,7 @@ def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
 def test_changed_setting_is_reported(data, short_run, caplog):
     _, workdir = short_run
     config = small_config(
-        data, checkpoint__every_steps=2, checkpoint__keep_newest=3, log_every_steps=3
+        data, checkpointing__every_steps=2, checkpointing__keep_newest=3, log_every_steps=3
     )
     train_and_evaluate(config, workdir)
     assert "config.log_every_steps was 1 when this run began, now 3" in caplog.text

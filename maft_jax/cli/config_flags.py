@@ -18,8 +18,9 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.
 def run(main: Callable[[Config], int], require_weights: bool = True) -> None:
     """Parses the command line, calls `main` with the configuration, and exits with its code.
 
-    The module that calls this prints its docstring for --help; it should end with
-    `config.describe_fields()`. Without `require_weights`, config.model.pretrained may be empty.
+    The module that calls this prints its docstring for --help; it should end with what
+    `settings.describe_fields` makes. Without `require_weights`, config.model.pretrained may be
+    empty.
     """
     sys.argv = [sys.argv[0], *map(find_config, sys.argv[1:])]
     if {"--help", "-help", "-h"} & set(sys.argv):

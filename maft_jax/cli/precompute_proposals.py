@@ -23,8 +23,9 @@ import time
 from absl import flags
 
 from maft_jax.cli import config_flags
-from maft_jax.config import Config, DataConfig, ProposalsConfig, describe_fields
+from maft_jax.config import Config, DataConfig, ProposalsConfig
 from maft_jax.console import failed, log_to_stderr, run_and_report
+from maft_jax.settings import describe_fields
 
 __doc__ += describe_fields(DataConfig, "--config.data.") + "\n"
 __doc__ += describe_fields(ProposalsConfig, "--config.proposals.")

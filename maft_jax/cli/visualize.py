@@ -13,10 +13,11 @@ from absl import flags
 from etils import epath
 
 from maft_jax.cli import config_flags
-from maft_jax.config import Config, describe_fields
+from maft_jax.config import Config
 from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.settings import describe_fields
 
-__doc__ += describe_fields()
+__doc__ += describe_fields(Config, "--config.")
 
 _OUT = flags.DEFINE_string("out", "training_data.png", "picture to write")
 _STEP = flags.DEFINE_integer("step", 0, "training step whose batch is drawn", lower_bound=0)

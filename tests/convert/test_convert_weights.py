@@ -169,7 +169,7 @@ def tuned_run(workdir: pathlib.Path, pretrained: str) -> dict[int, ClipWeights]:
     visual = parameters["visual"]
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     state = init_train_state(visual, config.optimizer.trainable, tx)
-    checkpoints = Checkpoints(epath.Path(workdir), config.checkpoint)
+    checkpoints = Checkpoints(epath.Path(workdir), config.checkpointing)
     students = {}
     for step in (4, 9):
         trainable = jax.tree.map(lambda x, step=step: x + 0.01 * step, state.trainable)

@@ -1,0 +1,86 @@
+"""Settings as frozen dataclasses: built of nested dicts, checked, and described for --help."""
+
+import dataclasses
+import math
+import typing
+
+
+def setting(default, help_text: str, *, low=None, high=None, choices=()):
+    """A field with its meaning, which `--help` prints, and the values it may take."""
+    allowed = {"help": help_text, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=allowed)
+
+
+def build(kind: type, values: dict, where: str):
+    """An instance of a dataclass of settings from nested dicts.
+
+    Raises:
+        ValueError: names the field, starting with `where`: unknown, missing, of a wrong type, or
+            not a value that it may take.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - set(fields)):
+        raise ValueError(f"{where}: unknown fields {unknown}; known fields are {sorted(fields)}")
+    if missing := sorted(set(fields) - set(values)):
+        raise ValueError(f"{where}: missing fields {missing}; start from maft_jax.config.preset()")
+    built = {}
+    for name, field in fields.items():
+        built[name] = _convert(values[name], field.type, f"{where}.{name}")
+        _check_allowed(built[name], field.metadata, f"{where}.{name}")
+    return kind(**built)
+
+
+def _convert(value, kind, where: str):
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a section of settings, got {value!r}")
+        return build(kind, value, where)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        element = typing.get_args(kind)[0]
+        return tuple(_convert(item, element, f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _check_allowed(value, allowed, where: str) -> None:
+    for item in value if isinstance(value, tuple) else (value,):
+        if allowed.get("choices") and item not in allowed["choices"]:
+            raise ValueError(f"{where}: expected one of {list(allowed['choices'])}, got {item!r}")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{where}: expected a finite number, got {item}")
+        for bound, name in ((allowed.get("low"), "at least"), (allowed.get("high"), "at most")):
+            if bound is not None and not (item >= bound if name == "at least" else item <= bound):
+                raise ValueError(f"{where}: expected {name} {bound}, got {item}")
+
+
+def describe_fields(kind: type, prefix: str) -> str:
+    """One line per field with its default and meaning, for `--help`."""
+    lines = []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            lines.append(f"\n{prefix}{field.name}: {field.metadata['help']}")
+            lines.append(describe_fields(field.type, f"{prefix}{field.name}."))
+        else:
+            default = str(field.default)
+            default = default if len(default) < 40 else default[:36] + " ..."
+            meaning = field.metadata["help"]
+            if choices := field.metadata["choices"]:
+                meaning += f" ({', '.join(choices)})"
+            lines.append(f"  {prefix}{field.name}={default}\n      {meaning}")
+    return "\n".join(lines)
+
+
+def field_names(kind: type, prefix: str = "") -> list[str]:
+    """Dotted names of all fields, those of sections included."""
+    names = []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            names += field_names(field.type, f"{prefix}{field.name}.")
+        else:
+            names.append(f"{prefix}{field.name}")
+    return names
