@@ -7,11 +7,11 @@ import pytest
 
 from maft_jax.config import (
     Config,
-    describe_fields,
     from_config_dict,
     preset,
     to_config_dict,
 )
+from maft_jax.settings import describe_fields
 
 GIVEN = {"model.pretrained": "random:tiny", "data.root": "photos"}
 
@@ -143,7 +143,23 @@ WRONG_VALUES = {
     ),
     "keep every": (
         {"checkpointing.keep_every_steps": 300},
-        r"keep_every_steps=300: expected a multiple of config\.checkpoint\.every_steps=200",
+        r"keep_every_steps=300: expected a multiple of config\.checkpointing\.every_steps=200",
+    ),
+    "checkpoint of a training": (
+        {"checkpoint": "runs/first"},
+        r"config\.checkpoint=runs/first: only for --config=configs/eval_only\.py",
+    ),
+    "nothing to evaluate": (
+        {"task": "evaluate"},
+        r"config\.evaluation\.roots: no data set; say where one lies, such as --config\.eval",
+    ),
+    "no scale": (
+        {"evaluation.scales": ()},
+        r"config\.evaluation\.scales: expected at least one positive factor, got \(\)",
+    ),
+    "evaluated long side": (
+        {"evaluation.max_long_side": 639},
+        r"config\.evaluation\.max_long_side=639: expected at least .*short_side, 640",
     ),
     "no template": ({"data.templates": ()}, r"config\.data\.templates: expected at least one"),
     "template": ({"data.templates": ("a",)}, r"config\.data\.templates: expected one \{\} in 'a'"),
@@ -175,7 +191,7 @@ def test_sizes_may_be_absent_where_nothing_is_drawn():
 
 
 def test_every_field_has_a_meaning_that_help_shows():
-    text = describe_fields()
+    text = describe_fields(Config, "--config.")
     for name, field in all_fields():
         assert len(field.metadata["help"]) > 5, name
         assert f"--config.{name}=" in text and field.metadata["help"] in text

@@ -208,9 +208,11 @@ def test_torch_is_imported_inside_functions_alone(path):
     assert at_top and not any(at_top)
 
 
-def test_config_imports_neither_jax_nor_anything_of_ours():
-    names = {name.split(".")[0] for name, _ in imports_of(MODULES["maft_jax.config"])}
-    assert not names & {"jax", "flax", "optax", "numpy", "maft_jax", "input_pipeline"}
+@pytest.mark.parametrize("module", ["maft_jax.config", "maft_jax.settings"])
+def test_configuration_loads_in_an_instant(module):
+    for name, _ in imports_of(MODULES[module]):
+        assert name.split(".")[0] not in {"jax", "flax", "optax", "numpy", "input_pipeline"}
+        assert our_module(name) in (None, "maft_jax.settings")
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=relative)
