@@ -65,6 +65,7 @@ def last_step(workdir):
     return records[-1]["step"] if records else 0
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_identical(data, never_interrupted, tmp_path):
     def unfinished_saves():
         return list((tmp_path / "checkpoints").glob("10.*"))
@@ -79,7 +80,10 @@ def test_killed_run_ends_bit_identical(data, never_interrupted, tmp_path):
     assert_bit_identical(tmp_path, never_interrupted)
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+)
 def test_signal_saves_and_the_same_command_resumes(
     data, never_interrupted, tmp_path, number, exit_code
 ):
@@ -104,6 +108,7 @@ def test_sigterm_before_training_leaves_no_process_behind(data, tmp_path):
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_full_disk_during_a_save_names_the_last_good_checkpoint(data, tmp_path):
     finish(start(command(data, tmp_path, **STEPS | {"num_steps": 5})))
     small_files_only = ["bash", "-c", 'ulimit -f 300; exec "$@"', "run"]
