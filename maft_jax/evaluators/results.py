@@ -1,0 +1,273 @@
+"""What an evaluation found, with its provenance, as JSON, CSV and counts."""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int64
+
+from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
+from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics
+from maft_jax.workdir import write_aside
+
+SUMMARY_FILE = "summary.csv"
+FORMAT = "maft_jax evaluation 1"
+
+DEFINITIONS = {
+    "miou_gt_or_pred": "sum of IoUs of classes with ground truth / number of classes with ground "
+    "truth or predicted pixels (detectron2 0.6, mmseg; the papers' convention)",
+    "miou_gt_only": "sum of IoUs of classes with ground truth / number of those classes",
+    "seen_miou": "miou_gt_or_pred of the seen classes",
+    "unseen_miou": "miou_gt_or_pred of the unseen classes",
+    "hiou": "2 / (1 / seen_miou + 1 / unseen_miou)",
+    "fwiou": "mean of IoUs of classes with ground truth, weighted with their pixels",
+    "macc": "mean over classes with ground truth of the share of their pixels predicted right",
+    "pacc": "share of labelled pixels predicted right",
+    "seen_miou_gt_only": "miou_gt_only of the seen classes",
+    "unseen_miou_gt_only": "miou_gt_only of the unseen classes",
+    "hiou_gt_only": "2 / (1 / seen_miou_gt_only + 1 / unseen_miou_gt_only)",
+}
+"""The numbers of an evaluation; see docs/metrics.md."""
+
+SCALARS = (
+    "miou_gt_or_pred",
+    "miou_gt_only",
+    "seen_miou",
+    "unseen_miou",
+    "hiou",
+    "fwiou",
+    "macc",
+    "pacc",
+)
+"""Those that tables and TensorBoard show, in the order of columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """Counts of one data set and where they come from; all numbers follow from the counts.
+
+    `unseen_classes` are class ids; empty = the data set has no zero-shot split. `provenance` is
+    whatever JSON can hold (nan becomes None, a path its name, a tuple a list): which weights, and
+    under "images", "proposals" and "protocol" what two results must share to be compared (see
+    `tables.differences`).
+
+    Raises:
+        ValueError: the parts do not fit together, the data set's name cannot name a file, or JSON
+            cannot hold the provenance.
+    """
+
+    dataset: str
+    split: str
+    class_names: tuple[str, ...]
+    unseen_classes: tuple[int, ...]
+    num_images: int
+    confusion: Int64[np.ndarray, "c1 c1"]
+    provenance: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        size = len(self.class_names) + 1
+        if self.confusion.shape != (size, size):
+            raise ValueError(
+                f"{self.dataset}: expected counts of {size - 1} classes and IGNORE, shape "
+                f"{(size, size)}, got {self.confusion.shape}; was it counted with another class "
+                "list?"
+            )
+        if not re.fullmatch(r"[^/\\\0.][^/\\\0]*", self.dataset):
+            raise ValueError(
+                f"expected a data set's name that can name a file, got {self.dataset!r}"
+            )
+        unseen_mask(self.unseen_classes, len(self.class_names))
+        provenance = _plain(self.provenance, f"{self.dataset}: provenance")
+        object.__setattr__(self, "provenance", provenance)
+
+    @functools.cached_property
+    def metrics(self) -> SemanticMetrics:
+        return semantic_metrics(self.confusion)
+
+    @functools.cached_property
+    def zero_shot(self) -> ZeroShotMetrics | None:
+        """None where the data set has no zero-shot split."""
+        if not self.unseen_classes:
+            return None
+        return zero_shot_metrics(self.metrics, self.unseen_classes)
+
+    @property
+    def class_list_sha256(self) -> str:
+        """Of the names, one a line: what sha256sum says of such a file."""
+        return hashlib.sha256(
+            "".join(f"{name}\n" for name in self.class_names).encode()
+        ).hexdigest()
+
+    def numbers(self) -> dict[str, float]:
+        """All of DEFINITIONS, as fractions; nan where undefined."""
+        zero_shot = dataclasses.asdict(self.zero_shot) if self.zero_shot else {}
+        semantic = {name: getattr(self.metrics, name, float("nan")) for name in DEFINITIONS}
+        return semantic | zero_shot
+
+    def scalars(self) -> dict[str, float]:
+        """SCALARS, as fractions; undefined ones are left out."""
+        numbers = self.numbers()
+        return {name: numbers[name] for name in SCALARS if not np.isnan(numbers[name])}
+
+
+def class_rows(result: EvaluationResult) -> list[dict]:
+    """One row per class: id, name, group, IoU, accuracy and pixels; nan where undefined."""
+    unseen = unseen_mask(result.unseen_classes, len(result.class_names))
+    groups = np.where(unseen, "unseen", "seen") if result.unseen_classes else [""] * len(unseen)
+    metrics = result.metrics
+    return [
+        {
+            "id": i,
+            "name": name,
+            "group": str(groups[i]),
+            "iou": float(metrics.iou[i]),
+            "accuracy": float(metrics.accuracy[i]),
+            "ground_truth_pixels": int(metrics.ground_truth_pixels[i]),
+            "predicted_pixels": int(metrics.predicted_pixels[i]),
+            "correct_pixels": int(metrics.correct_pixels[i]),
+        }
+        for i, name in enumerate(result.class_names)
+    ]
+
+
+def write_results(results: Sequence[EvaluationResult], folder: str | os.PathLike) -> None:
+    """Writes <dataset>.json, <dataset>_classes.csv and <dataset>_confusion.npz, and summary.csv.
+
+    The summary is about these results alone; undefined numbers are empty in CSV, null in JSON.
+
+    Raises:
+        ValueError: two results of one data set.
+    """
+    folder = epath.Path(folder)
+    names = [result.dataset for result in results]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"write_results: expected one result per data set, got {names}; write the others to "
+            "another folder"
+        )
+    contents = [_json_of(result) for result in results]
+    folder.mkdir(parents=True, exist_ok=True)
+    for result, content in zip(results, contents, strict=True):
+        write_aside(folder / f"{result.dataset}_confusion.npz", _npz_of(result))
+        write_aside(folder / f"{result.dataset}_classes.csv", _csv_of(class_rows(result)))
+        write_aside(folder / f"{result.dataset}.json", content)
+    write_aside(folder / SUMMARY_FILE, _csv_of([_summary_row(result) for result in results]))
+
+
+def read_result(path: str | os.PathLike) -> EvaluationResult:
+    """Reads the <dataset>.json that `write_results` wrote, and the counts beside it.
+
+    Raises:
+        ValueError: it is no such file, or the counts are missing or those of another evaluation.
+    """
+    path = epath.Path(path)
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected the JSON of an evaluation, {error}") from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected the JSON of an evaluation with format={FORMAT!r}")
+    counts = path.parent / stored["confusion_file"]
+    try:
+        with np.load(io.BytesIO(counts.read_bytes()), allow_pickle=False) as arrays:
+            confusion = arrays["confusion"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{counts}: expected the counts that {path} is about, {error}") from error
+    if _sha256_of(confusion) != stored["confusion_sha256"]:
+        raise ValueError(
+            f"{counts}: its counts are not those that {path} is about; copy both files of one "
+            "evaluation, or evaluate again"
+        )
+    return EvaluationResult(
+        dataset=stored["dataset"],
+        split=stored["split"],
+        class_names=tuple(row["name"] for row in stored["classes"]),
+        unseen_classes=tuple(stored["unseen_classes"]),
+        num_images=stored["num_images"],
+        confusion=confusion,
+        provenance=stored["provenance"],
+    )
+
+
+def _json_of(result: EvaluationResult) -> bytes:
+    counts = result.confusion
+    value = {
+        "format": FORMAT,
+        "dataset": result.dataset,
+        "split": result.split,
+        "num_images": result.num_images,
+        "num_classes": len(result.class_names),
+        "class_list_sha256": result.class_list_sha256,
+        "unseen_classes": result.unseen_classes,
+        "metrics": result.numbers(),
+        "definitions": DEFINITIONS,
+        "pixels": {
+            "labelled": counts[:, :-1].sum(),
+            "labelled_without_prediction": counts[-1, :-1].sum(),
+            "unlabelled_with_prediction": counts[:-1, -1].sum(),
+        },
+        "provenance": result.provenance,
+        "confusion_file": f"{result.dataset}_confusion.npz",
+        "confusion_sha256": _sha256_of(counts),
+        "classes": class_rows(result),
+    }
+    plain = _plain(value, result.dataset)
+    return (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _plain(value, where: str):
+    """What JSON holds: numpy's scalars as Python's, null for nan and infinities."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"{where}: expected what JSON can hold, got {value!r}")
+
+
+def _summary_row(result: EvaluationResult) -> dict:
+    return {
+        "dataset": result.dataset,
+        "split": result.split,
+        "num_images": result.num_images,
+        "num_classes": len(result.class_names),
+        "labelled_pixels": int(result.metrics.ground_truth_pixels.sum()),
+        **result.numbers(),
+        "class_list_sha256": result.class_list_sha256,
+    }
+
+
+def _csv_of(rows: Sequence[Mapping]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if value != value else value for key, value in row.items()})
+    return text.getvalue().encode()
+
+
+def _npz_of(result: EvaluationResult) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, confusion=result.confusion)
+    return content.getvalue()
+
+
+def _sha256_of(counts: Int64[np.ndarray, "c1 c1"]) -> str:
+    return hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest()

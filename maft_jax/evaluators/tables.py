@@ -1,0 +1,183 @@
+"""Results of several data sets as the table that papers print."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from maft_jax.evaluators.results import SCALARS, EvaluationResult
+
+TITLES = {
+    "ade20k_full": "A-847",
+    "pascal_context_459": "PC-459",
+    "ade20k_150": "A-150",
+    "pascal_context_59": "PC-59",
+    "voc2012": "VOC-20 (PAS-20)",
+    "coco_stuff": "COCO-171",
+}
+"""How papers call the data sets, in their order."""
+
+HEADINGS = (
+    "mIoU (gt_or_pred)",
+    "mIoU (gt_only)",
+    "seen",
+    "unseen",
+    "hIoU",
+    "fwIoU",
+    "mACC",
+    "pACC",
+)
+
+COMPARED = ("images", "proposals", "protocol")
+"""Provenance that must be equal in two results whose difference is called a gain."""
+
+_UNDEFINED = "-"
+
+
+def format_table(
+    results: Sequence[EvaluationResult], baseline: Sequence[EvaluationResult] | None = None
+) -> str:
+    """Aligned text, in percent: one line per data set, in the order papers use.
+
+    With a `baseline`, the frozen CLIP's results, lines "frozen", "tuned" and "gain". Where a pair
+    was not measured on the same images, proposals, protocol and classes, the gain is left out and
+    a WARNING below the table says what differs.
+
+    Raises:
+        ValueError: two results of one data set and split.
+    """
+    return _render(results, baseline, _as_text)
+
+
+def format_markdown(
+    results: Sequence[EvaluationResult], baseline: Sequence[EvaluationResult] | None = None
+) -> str:
+    """`format_table` in Markdown."""
+    return _render(results, baseline, _as_markdown)
+
+
+def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
+    """What keeps two results of a data set from being compared; empty if nothing does."""
+    found = []
+    if tuned.class_names != frozen.class_names:
+        found.append("class lists")
+    elif not np.array_equal(tuned.metrics.ground_truth_pixels, frozen.metrics.ground_truth_pixels):
+        found.append("ground-truth pixels per class")
+    if sorted(tuned.unseen_classes) != sorted(frozen.unseen_classes):
+        found.append("unseen classes")
+    if tuned.num_images != frozen.num_images:
+        found.append(f"numbers of images ({frozen.num_images:,} and {tuned.num_images:,})")
+    for key in COMPARED:
+        found += _changes(key, frozen.provenance.get(key), tuned.provenance.get(key))
+    return found
+
+
+def _changes(name: str, was, now) -> list[str]:
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        keys = sorted({*was, *now})
+        return [text for k in keys for text in _changes(f"{name}.{k}", was.get(k), now.get(k))]
+    return [] if was == now else [f"{name} ({_shortened(was)} and {_shortened(now)})"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    headings: list[str]
+    num_text_columns: int
+    groups: list[list[list[str]]]
+    """Lines of cells that belong together, one group per data set."""
+    warnings: list[str]
+
+
+def _render(results, baseline, as_lines: Callable[[_Table], list[str]]) -> str:
+    tuned, frozen = _by_dataset(results), _by_dataset(baseline or ())
+    keys = sorted({**tuned, **frozen}, key=_rank)
+    if baseline is None:
+        groups = [[_line(key, None, tuned[key])] for key in keys]
+        return "\n".join(as_lines(_Table(["data set", "images", *HEADINGS], 1, groups, [])))
+    warnings, groups = [], []
+    for key in keys:
+        pair = frozen.get(key), tuned.get(key)
+        group = [
+            _line(key, name, result)
+            for name, result in zip(("frozen", "tuned"), pair, strict=True)
+            if result is not None
+        ]
+        if None in pair:
+            missing = "frozen" if pair[0] is None else "tuned"
+            warnings.append(f"WARNING: {_title(key)}: no gain, there is no {missing} result")
+        elif differ := differences(pair[1], pair[0]):
+            warnings.append(
+                f"WARNING: {_title(key)}: no gain, frozen and tuned cannot be compared: they "
+                f"differ in {'; '.join(differ)}"
+            )
+        else:
+            group.append(_gain_line(*pair))
+        groups.append(group)
+    headings = ["data set", "weights", "images", *HEADINGS]
+    return "\n".join(as_lines(_Table(headings, 2, groups, warnings)))
+
+
+def _by_dataset(results) -> dict[tuple[str, str], EvaluationResult]:
+    keyed = {(result.dataset, result.split): result for result in results}
+    if len(keyed) < len(results):
+        names = [f"{result.dataset} ({result.split})" for result in results]
+        raise ValueError(f"expected one result per data set and split, got {', '.join(names)}")
+    return keyed
+
+
+def _rank(key: tuple[str, str]) -> int:
+    """Papers' order, then own data sets as they come."""
+    order = list(TITLES)
+    return order.index(key[0]) if key[0] in order else len(order)
+
+
+def _title(key: tuple[str, str]) -> str:
+    dataset, split = key
+    title = TITLES.get(dataset, dataset)
+    return title if split == "val" else f"{title} {split}"
+
+
+def _line(key, weights: str | None, result: EvaluationResult) -> list[str]:
+    numbers = result.numbers()
+    cells = [_UNDEFINED if math.isnan(numbers[k]) else f"{100 * numbers[k]:.2f}" for k in SCALARS]
+    names = [_title(key)] if weights is None else [_title(key), weights]
+    return [*names, f"{result.num_images:,}", *cells]
+
+
+def _gain_line(frozen: EvaluationResult, tuned: EvaluationResult) -> list[str]:
+    was, now = frozen.numbers(), tuned.numbers()
+    gains = [100 * (now[name] - was[name]) for name in SCALARS]
+    return ["", "gain", "", *(_UNDEFINED if math.isnan(x) else f"{x:+.2f}" for x in gains)]
+
+
+def _as_text(table: _Table) -> list[str]:
+    rows = [table.headings, *(line for group in table.groups for line in group)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells):
+        padded = (
+            cell.ljust(width) if i < table.num_text_columns else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    lines = [line(table.headings), "  ".join("-" * width for width in widths)]
+    for number, group in enumerate(table.groups):
+        lines += [""] * (number > 0 and table.num_text_columns > 1) + [line(row) for row in group]
+    return lines + [""] * bool(table.warnings) + table.warnings
+
+
+def _as_markdown(table: _Table) -> list[str]:
+    def line(cells):
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    text, numbers = table.num_text_columns, len(table.headings) - table.num_text_columns
+    rows = [line(row) for group in table.groups for row in group]
+    rule = line(["---"] * text + ["---:"] * numbers)
+    return [line(table.headings), rule, *rows, *(f"\n{warning}" for warning in table.warnings)]
+
+
+def _shortened(value) -> str:
+    text = "none given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,135 @@
+"""The table of papers, and what it refuses to call a gain."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from maft_jax.evaluators.results import EvaluationResult
+from maft_jax.evaluators.tables import differences, format_markdown, format_table
+
+FROZEN = np.array([[6, 2, 0], [2, 6, 0], [0, 0, 0]])
+TUNED = np.array([[7, 1, 0], [1, 7, 0], [0, 0, 0]])
+
+
+def result(dataset, confusion=FROZEN, **changes):
+    whole = EvaluationResult(
+        dataset=dataset,
+        split="val",
+        class_names=("cat", "dog"),
+        unseen_classes=(),
+        num_images=1449,
+        confusion=confusion,
+        provenance={"checkpoint": str(confusion[0, 0]), "proposals": "superpixels 8f3a"},
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+def test_order_of_papers_then_own_folders():
+    names = ["folder", "zoo", "coco_stuff", "voc2012", "ade20k_full", "pascal_context_59"]
+    names += ["ade20k_150", "pascal_context_459"]
+    rows = format_table([result(name) for name in names]).splitlines()[2:]
+    assert [row.split("  ")[0].strip() for row in rows] == [
+        *("A-847", "PC-459", "A-150", "PC-59", "VOC-20 (PAS-20)", "COCO-171", "folder", "zoo")
+    ]
+
+
+def test_one_line_per_data_set_aligned_in_percent():
+    split = result("voc2012", unseen_classes=(1,))
+    assert format_table([split, result("pascal_context_59", num_images=7)]) == (
+        "data set         images  mIoU (gt_or_pred)  mIoU (gt_only)   seen  unseen   hIoU  "
+        "fwIoU   mACC   pACC\n"
+        "---------------  ------  -----------------  --------------  -----  ------  -----  "
+        "-----  -----  -----\n"
+        "PC-59                 7              60.00           60.00      -       -      -  "
+        "60.00  75.00  75.00\n"
+        "VOC-20 (PAS-20)   1,449              60.00           60.00  60.00   60.00  60.00  "
+        "60.00  75.00  75.00"
+    )
+
+
+def test_both_conventions_in_a_row_where_they_differ():
+    predicted_only = np.array([[6, 0, 0], [2, 0, 0], [0, 0, 0]])
+    row = format_table([result("a", predicted_only)]).splitlines()[-1]
+    assert row.split()[2:4] == ["37.50", "75.00"]
+
+
+def test_baseline_gives_frozen_tuned_and_gain():
+    table = format_table([result("a", TUNED)], [result("a")])
+    rows = [line.split() for line in table.splitlines()[2:]]
+    undefined = ["-", "-", "-"]
+    assert rows == [
+        ["a", "frozen", "1,449", "60.00", "60.00", *undefined, "60.00", "75.00", "75.00"],
+        ["a", "tuned", "1,449", "77.78", "77.78", *undefined, "77.78", "87.50", "87.50"],
+        ["gain", "+17.78", "+17.78", *undefined, "+17.78", "+12.50", "+12.50"],
+    ]
+
+
+def test_loss_is_a_negative_gain():
+    assert "-17.78" in format_table([result("a", FROZEN)], [result("a", TUNED)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"class_names": ("cat", "wolf")}, "class lists"),
+        ({"unseen_classes": (0,)}, "unseen classes"),
+        ({"num_images": 1448}, "numbers of images (1,449 and 1,448)"),
+        ({"confusion": TUNED + np.eye(3, dtype=int)}, "ground-truth pixels per class"),
+        ({"provenance": {"proposals": "sam"}}, "proposals (superpixels 8f3a and sam)"),
+        ({"provenance": {}}, "proposals (superpixels 8f3a and none given)"),
+        (
+            {"provenance": {"proposals": "superpixels 8f3a", "protocol": {"size": 640}}},
+            "protocol (none given and {'size': 640})",
+        ),
+    ],
+)
+def test_no_gain_is_shown_between_results_that_cannot_be_compared(changes, difference):
+    tuned, frozen = result("a", **changes), result("a")
+    assert differences(tuned, frozen) == [difference]
+    for table in (format_table([tuned], [frozen]), format_markdown([tuned], [frozen])):
+        assert "gain" not in table.split("WARNING")[0]
+        assert table.splitlines()[-1] == (
+            f"WARNING: a: no gain, frozen and tuned cannot be compared: they differ in {difference}"
+        )
+
+
+def test_difference_inside_a_protocol_is_named():
+    was, now = (
+        result("a", provenance={"protocol": {"image": {"size": size}, "flip": False}})
+        for size in (480, 640)
+    )
+    assert differences(now, was) == ["protocol.image.size (480 and 640)"]
+
+
+def test_weights_alone_may_differ():
+    assert differences(result("a", TUNED), result("a")) == []
+
+
+def test_data_set_without_a_partner_is_shown_and_told():
+    table = format_table([result("a", TUNED)], [result("b")])
+    assert [line.split()[:2] for line in table.splitlines() if " 1,449 " in line] == [
+        ["a", "tuned"],
+        ["b", "frozen"],
+    ]
+    assert "WARNING: a: no gain, there is no frozen result" in table
+    assert "WARNING: b: no gain, there is no tuned result" in table
+
+
+def test_other_splits_are_rows_of_their_own():
+    table = format_table([result("voc2012"), result("voc2012", split="train")])
+    assert "VOC-20 (PAS-20) train" in table
+    with pytest.raises(ValueError, match="one result per data set and split"):
+        format_table([result("voc2012"), result("voc2012")])
+
+
+def test_markdown_holds_the_same_cells():
+    tuned, frozen = [result("a|b", TUNED), result("voc2012", TUNED)], [result("voc2012")]
+    text, markdown = format_table(tuned, frozen), format_markdown(tuned, frozen)
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert rows[1] == f"| --- | --- {'| ---: ' * 9}|"
+    assert all(row.replace(r"\|", "").count("|") == 12 for row in rows)
+    cells = [row.replace(r"\|", "&").strip("|").replace("|", " ").split() for row in rows]
+    lines = [line for line in text.splitlines() if line and not line.startswith(("-", "W"))]
+    del cells[1]
+    assert [line.replace("a|b", "a&b").split() for line in lines] == cells
