@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 JAX = "0.10.2,<0.13"
 TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
+GRADIO = "gradio>=6.31,<7"
 
 setup(
     name="maft_jax",
@@ -20,7 +21,10 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["maft_jax*", "input_pipeline*"]), "maft_jax.configs"],
     package_dir={"maft_jax.configs": "configs"},
-    package_data={"input_pipeline": ["class_list_files/*.txt"]},
+    package_data={
+        "input_pipeline": ["class_list_files/*.txt"],
+        "maft_jax.web_page": ["viewer.*"],
+    },
     install_requires=[
         f"jax>={JAX}",
         "flax>=0.12.8",
@@ -55,6 +59,8 @@ setup(
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
         "beam": [BEAM],
+        "demo": [GRADIO],
+        "browser": [GRADIO, "playwright>=1.60"],
         "test": [
             "pytest>=9",
             "beartype>=0.20",
@@ -62,8 +68,11 @@ setup(
             "open_clip_torch>=3.3",
             "pycocotools>=2.0.8",
             "ruff",
+            "scikit-learn>=1.9",
+            "torchmetrics>=1.9",
             "transformers>=5",
             BEAM,
+            GRADIO,
             TORCH,
         ],
     },

@@ -1,0 +1,104 @@
+"""Serves a web page that segments pictures by names: drop a picture, type names, slide, hover.
+
+    pip install 'maft_jax[demo]'
+    python -m maft_jax.cli.web_page --weights=tuned.safetensors
+
+It prints the address to open, at first http://127.0.0.1:7860, and runs until Ctrl-C. Nothing
+leaves this machine: the page loads nothing from elsewhere, and what was uploaded is deleted at the
+end. --host=0.0.0.0 lets other machines of the network open it too, without a password. --share
+asks gradio for a public link: its program is fetched from the internet, and whoever has the link
+can use the page, through gradio's servers.
+
+Exit codes: 0 done, 1 failed (such as: the port is taken), 2 wrong input, 130 and 143 stopped.
+"""
+
+import socket
+import sys
+
+from absl import app, flags
+
+from maft_jax.console import failed, log_to_stderr, run_and_report
+
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
+)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen at; 0.0.0.0 is all of them")
+_PORT = flags.DEFINE_integer(
+    "port",
+    None,
+    "port to listen at; default: the first free one from 7860 on",
+    lower_bound=1,
+    upper_bound=65535,
+)
+_SHARE = flags.DEFINE_bool("share", False, "also a public link, through gradio's servers")
+_CLASSES = flags.DEFINE_string("classes", "", "what the field holds at first")
+_BACKGROUND = flags.DEFINE_string("background", "", "what the field holds at first")
+_NUM_PROPOSALS = flags.DEFINE_integer(
+    "num_proposals", 100, "where the slider stands at first", lower_bound=1
+)
+_COMPUTE_DTYPE = flags.DEFINE_enum(
+    "compute_dtype",
+    "auto",
+    ["auto", "bfloat16", "float32"],
+    "of matrix products; auto = bfloat16, on a CPU float32",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Serves, and returns the exit code."""
+    del argv
+    log_to_stderr()
+    return run_and_report(_serve)
+
+
+def _serve() -> None:
+    _check_address()
+    # Imported late: --help and wrong flags answer at once.
+    import maft_jax
+    from maft_jax.encoder_setup import compute_dtype
+    from maft_jax.web_page import make_page, serve_page, temporary_folder
+
+    dtype = compute_dtype(_COMPUTE_DTYPE.value).name
+    clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype)
+    with temporary_folder() as folder:
+        page = make_page(
+            clip,
+            _WEIGHTS.value,
+            folder,
+            classes=_CLASSES.value,
+            background=_BACKGROUND.value,
+            num_proposals=_NUM_PROPOSALS.value,
+        )
+        serve_page(page, _HOST.value, _PORT.value, _SHARE.value)
+
+
+def _check_address() -> None:
+    """Refuses what cannot be listened at before the weights are read."""
+    try:
+        socket.create_server((_HOST.value, _PORT.value or 0)).close()
+    except OSError as error:
+        raise OSError(f"--host={_HOST.value} --port={_PORT.value}: {error.strerror}") from error
+
+
+def parse_command_line(argv: list[str]) -> list[str]:
+    """What absl or we refuse becomes a short message and exit code 2."""
+    try:
+        if unexpected := flags.FLAGS(argv)[1:]:
+            raise ValueError(f"unexpected {unexpected}; --help lists the flags")
+        if not _WEIGHTS.value:
+            raise ValueError("expected --weights=tuned.safetensors; --help says more")
+    except (flags.Error, ValueError) as error:
+        sys.exit(failed(str(error).strip(), 2))
+    return argv
+
+
+def run() -> None:
+    """Parses the command line and exits with main's code."""
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)  # absl itself would end with 1
+    app.run(main, flags_parser=parse_command_line)
+
+
+if __name__ == "__main__":
+    run()

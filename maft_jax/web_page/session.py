@@ -1,0 +1,216 @@
+"""What the page's buttons do, without gradio: names and a picture in, a viewer's data out."""
+
+import base64
+import functools
+import gzip
+import io
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline.examples import PreparedExample
+from input_pipeline.sample_folder import draw_scene
+from maft_jax.facade import Clip
+from maft_jax.lettering import letter_size
+from maft_jax.overlay import overlay, place_names, segment_colors
+from maft_jax.prediction_files import encode_labels
+from maft_jax.segmentation import ImageSegmenter, Segmentation, class_regions
+from maft_jax.vocabulary import check_names, read_names
+
+NO_CLASS = 0xFFFF
+"""In the viewer's labels, where the label map has -1."""
+
+_LONGEST_SIDE_SHOWN = 1600
+"""Pixels of the copy that the browser gets; downloads are as large as the picture."""
+_MOST_ABSENT_NAMES = 12
+_KEPT = 4
+"""Vocabularies whose embeddings, and pictures whose proposals, stay in memory."""
+_RESULTS_KEPT = 32
+"""Folders of downloads that stay on the disk."""
+_EXAMPLE_SIZE = (480, 360)
+_EXAMPLE_SEEDS = ((7, 23), (7, 3), (7, 5), (7, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One picture with its classes."""
+
+    segmentation: Segmentation
+    name: str
+    """Of the picture's file, without its ending."""
+    seconds: float
+
+
+class PageSession:
+    """Segments for the page, one picture at a time.
+
+    Text embeddings and proposals are kept, so that another picture with the same names, or other
+    names for the same picture, costs only what is new.
+
+    Args:
+        folder: for examples and downloads, of which the newest few stay.
+    """
+
+    def __init__(self, clip: Clip, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self._segmenter = functools.lru_cache(_KEPT)(functools.partial(_make_segmenter, clip))
+        self._prepared: dict[Hashable, PreparedExample] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def segment(
+        self, picture: str | None, classes: str, background: str, num_proposals: int
+    ) -> Result:
+        """Segments the file `picture`; `classes` and `background` are as `read_field` takes them.
+
+        Raises:
+            ValueError: there is no picture or it cannot be read, or the names cannot be used.
+        """
+        if not picture:
+            raise ValueError("There is no picture yet: drop one, or click on an example.")
+        names, others = read_field(classes, "classes"), read_field(background, "background")
+        if not names:
+            raise ValueError("There are no classes yet: type names with commas between them.")
+        with self._one_at_a_time:
+            start = time.monotonic()
+            segmenter = self._segmenter(names, others, num_proposals)
+            segmentation = segmenter.segment_prepared(self._prepare(segmenter, picture))
+            return Result(segmentation, Path(picture).stem, time.monotonic() - start)
+
+    def write_overlay(self, result: Result, opacity: float) -> str:
+        """Path of a PNG file in a new folder."""
+        path = self._new_folder() / f"{result.name}_overlay.png"
+        Image.fromarray(overlay(result.segmentation, opacity)).save(path)
+        return str(path)
+
+    def write_labels(self, result: Result) -> str:
+        """Path of a PNG file in a new folder; `encode_labels` says what its values are."""
+        path = self._new_folder() / f"{result.name}_labels.png"
+        path.write_bytes(encode_labels(result.segmentation))
+        return str(path)
+
+    def draw_examples(self) -> list[str]:
+        """Paths of a few pictures of input_pipeline/sample_folder.py."""
+        folder = self.folder / "examples"
+        folder.mkdir(parents=True)
+        paths = []
+        for number, seed in enumerate(_EXAMPLE_SEEDS, start=1):
+            picture, _ = draw_scene(np.random.default_rng(seed), _EXAMPLE_SIZE)
+            paths.append(str(folder / f"example_{number}.png"))
+            picture.save(paths[-1])
+        return paths
+
+    def _prepare(self, segmenter: ImageSegmenter, picture: str) -> PreparedExample:
+        """The picture with its proposals, which do not depend on the names."""
+        key = (picture, segmenter.num_proposals)
+        try:
+            prepared = self._prepared.pop(key, None) or segmenter.prepare(picture)
+        except ValueError as error:  # names a folder that nobody knows
+            raise ValueError(str(error).replace(picture, Path(picture).name)) from error
+        self._prepared[key] = prepared
+        if len(self._prepared) > _KEPT:
+            del self._prepared[next(iter(self._prepared))]
+        return prepared
+
+    def _new_folder(self) -> Path:
+        parent = self.folder / "results"
+        parent.mkdir(parents=True, exist_ok=True)
+        oldest_first = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in oldest_first[: 1 - _RESULTS_KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+        return Path(tempfile.mkdtemp(dir=parent))
+
+
+def read_field(text: str, what: str) -> tuple[str, ...]:
+    """The names of a text field: one a line, or `vocabulary.read_names` of its only line.
+
+    An empty field has none. Raises ValueError where a name is empty or comes twice.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return ()
+    return read_names(lines[0], what) if len(lines) == 1 else check_names(lines, what)
+
+
+def viewer_data(result: Result) -> dict:
+    """What viewer.js shows: JSON with the picture, the labels, and the classes in it.
+
+    `labels` are base64 of gzip of little-endian uint16, row by row: places in `classes`, which
+    are ordered by area, or NO_CLASS. `rest` is the share of the picture without a class.
+    """
+    segmentation = result.segmentation
+    image, labels = _shown_size(segmentation)
+    height, width = labels.shape
+    regions = class_regions(segmentation)
+    colors = segment_colors(segmentation)
+    order = np.full(len(segmentation.class_names) + 1, NO_CLASS, "<u2")  # its last is that of -1
+    order[[region.index for region in regions]] = np.arange(len(regions))
+    classes = [
+        {
+            "name": region.name,
+            "color": [int(value) for value in colors[region.index]],
+            "share": region.share,
+        }
+        for region in regions
+    ]
+    texts = {region.index: region.name for region in regions}
+    written = []
+    for name in place_names(labels, texts, letter_size(height, width)):
+        left, top, name_width, name_height = name.box
+        x, y = (left + name_width / 2) / width, (top + name_height / 2) / height
+        written.append({"name": texts[name.index], "x": x, "y": y})
+    pixels, seconds = segmentation.label_map.shape[::-1], result.seconds
+    return {
+        "width": width,
+        "height": height,
+        "picture": f"data:image/jpeg;base64,{_base64(_jpeg(image))}",
+        "labels": _base64(gzip.compress(order[labels].tobytes(), mtime=0)),
+        "classes": classes,
+        "written": written,
+        "rest": float(np.mean(segmentation.label_map < 0)),
+        "absent": _absent(segmentation, {region.name for region in regions}),
+        "note": f"{pixels[0]} x {pixels[1]} pixels, {len(segmentation.proposals)} proposals, "
+        f"{seconds:.1f} s",
+    }
+
+
+def _shown_size(segmentation: Segmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label map, shrunk where the browser would get too much."""
+    height, width = segmentation.label_map.shape
+    shrink = _LONGEST_SIDE_SHOWN / max(height, width)
+    if shrink >= 1:
+        return segmentation.image, segmentation.label_map
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    image = Image.fromarray(segmentation.image).resize(size, Image.Resampling.LANCZOS)
+    labels = Image.fromarray(segmentation.label_map).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(image), np.asarray(labels)
+
+
+def _absent(segmentation: Segmentation, present: set[str]) -> str:
+    names = [name for name in segmentation.class_names if name not in present]
+    if not names:
+        return ""
+    more = len(names) - _MOST_ABSENT_NAMES
+    listed = " · ".join(names[:_MOST_ABSENT_NAMES]) + (f" · {more} more" if more > 0 else "")
+    return f"Not found: {listed}"
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _make_segmenter(clip: Clip, names: tuple[str, ...], others: tuple[str, ...], num_proposals):
+    return ImageSegmenter(clip, names, background=others, num_proposals=num_proposals)
