@@ -1,4 +1,4 @@
-"""Pictures of training data: shapes, colours, and data with nothing to show."""
+"""Pictures of training data and of predictions: shapes, colours, data with nothing to show."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from input_pipeline.examples import IGNORE
 from maft_jax.visualize import (
     color_labels,
+    comparison_sheet,
     contact_sheet,
     name_regions,
     outline,
@@ -101,3 +102,81 @@ def test_outside_of_a_mask_is_darkened():
     drawn = outline(image, inside)
     np.testing.assert_array_equal(drawn[4, 0], [30, 30, 30])
     np.testing.assert_array_equal(drawn[4, 8], [90, 90, 90])
+
+
+TITLE = 20
+"""Height of the band of column titles on a comparison sheet, in pixels."""
+
+
+def make_comparison(sizes=((60, 120), (120, 30)), **changes):
+    """Images of these sizes with a red right half; frozen finds no class, tuned class 1 at left."""
+    images, nothing, left = [], [], []
+    for height, width in sizes:
+        images.append(np.full((height, width, 3), 90, np.uint8))
+        images[-1][:, width // 2 :] = [255, 0, 0]
+        nothing.append(np.full((height, width), IGNORE, np.int32))
+        left.append(nothing[-1].copy())
+        left[-1][:, : width // 2] = 1
+    arguments = {
+        "images": images,
+        "label_maps": left,
+        "frozen": nothing,
+        "tuned": left,
+        "class_names": ("sky", "sea"),
+        "example_ids": ["wide", "tall"][: len(sizes)],
+        "tile_size": TILE,
+    }
+    return comparison_sheet(**arguments | changes)
+
+
+def test_comparison_has_titles_and_a_row_as_high_as_each_image_is_when_fitted():
+    sheet = make_comparison()
+    assert sheet.shape == (TITLE + GAP + 60 + GAP + 120, 4 * TILE + 3 * GAP, 3)
+    titles = [
+        sheet[:TITLE, column * (TILE + GAP) : column * (TILE + GAP) + TILE] for column in range(4)
+    ]
+    assert all((title == 255).any() for title in titles)
+    assert len({title.tobytes() for title in titles}) == 4
+
+
+def test_comparison_keeps_the_aspect_ratio_and_centres_in_white():
+    tall = make_comparison()[TITLE + GAP + 60 + GAP :, :TILE]
+    assert (tall[:, :45] == 255).all() and (tall[:, 75:] == 255).all()
+    np.testing.assert_array_equal(tall[20, 50], [90, 90, 90])
+    np.testing.assert_array_equal(tall[20, 70], [255, 0, 0])
+
+
+def test_comparison_shows_classes_in_their_colours_and_leaves_the_rest_grey():
+    sheet = make_comparison(sizes=((60, 120),))
+    rows = [sheet[TITLE + GAP :, i * (TILE + GAP) : i * (TILE + GAP) + TILE] for i in range(4)]
+    image, labels, frozen, tuned = rows
+    np.testing.assert_array_equal(labels, tuned)
+    assert np.ptp(frozen, axis=-1).max() == 0
+    np.testing.assert_array_equal(tuned[:, 60:], frozen[:, 60:])
+    expected = color_labels(image[5:6, 5:6], np.array([[1]]))
+    np.testing.assert_array_equal(tuned[5:6, 5:6], expected)
+
+
+def test_comparison_of_the_same_data_is_the_same_picture():
+    np.testing.assert_array_equal(make_comparison(), make_comparison())
+
+
+def test_end_of_a_long_example_id_stays_visible():
+    ids = [f"{folder}/{'deep/' * 30}photo_17" for folder in "ab"]
+    sheets = [make_comparison(sizes=((60, 120),), example_ids=[name]) for name in ids]
+    np.testing.assert_array_equal(*sheets)
+    other = make_comparison(sizes=((60, 120),), example_ids=[f"{'deep/' * 30}photo_18"])
+    assert (other != sheets[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": ()}, r"expected at least one image"),
+        ({"example_ids": ["one"]}, r"shorter"),
+        ({"tuned": [np.zeros((60, 120), int)] * 2}, r"tuned of tall: .*\(120, 30\), got \(60, 120"),
+    ],
+)
+def test_comparison_that_does_not_fit_together_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_comparison(**changes)
