@@ -35,14 +35,19 @@ def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np
     """
     with _opened(source, where, "an image") as image:
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in _SIXTEEN_BIT_MODES:
-            grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-            return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
-        if image.mode == "F":
-            raise ValueError("it has floating-point pixels, expected 8 or 16 bits")
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return rgb_pixels(image)
+
+
+def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels of an image of any mode as 8-bit RGB; ValueError if they are floats."""
+    if image.mode in _SIXTEEN_BIT_MODES:
+        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
+        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels, expected 8 or 16 bits")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label_map(

@@ -3,15 +3,16 @@
 clip = maft_jax.load("ViT-B-16.pt", mask_start_layer=8)
 text = clip.encode_text(["cat", "wall-other"])
 features = clip.encode_proposals(images, masks)
+segmentation = maft_jax.segment(clip, "photo.jpg", "cat, sofa, lamp")
 """
 
-__all__ = ["Clip", "load"]
+__all__ = ["Clip", "load", "segment"]
 
 
 def __getattr__(name: str):
     """Loads JAX only when it is needed: not for --help, nor in processes that make proposals."""
     if name in __all__:
-        from maft_jax import facade
+        from maft_jax import facade, segmentation
 
-        return getattr(facade, name)
+        return segmentation.segment if name == "segment" else getattr(facade, name)
     raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")

@@ -137,7 +137,7 @@ def _read_annotations(
         place = f"{where}, annotation {i}"
         segmentation = annotations[i].get("segmentation")
         try:
-            _check_aspect(segmentation_size(segmentation, polygon_size), example, place)
+            check_aspect(segmentation_size(segmentation, polygon_size), example, place)
             masks.append(decode_segmentation(segmentation, polygon_size))
         except ValueError as error:
             message = str(error)
@@ -171,7 +171,7 @@ def _read_png_folder(folder: Path, example: Example, num_proposals: int) -> Prop
     masks = []
     for i in best:
         values = _read_png(paths[i], ("1", "L"), "black and white, or 8-bit grey")
-        _check_aspect(values.shape, example, str(paths[i]))
+        check_aspect(values.shape, example, str(paths[i]))
         masks.append(values.astype(np.uint8) * (255 if values.max() <= 1 else 1))
     return Proposals(_stack(masks, example, str(folder)), scores[best])
 
@@ -203,7 +203,7 @@ def _natural_key(name: str) -> list[Any]:
 def _read_index_map(path: Path, example: Example, num_proposals: int) -> Proposals:
     """One mask per value, 0 included, largest first; the score is the share of the image."""
     values = _read_png(path, ("1", "L", "P", "I", "I;16"), "an index map of one channel")
-    _check_aspect(values.shape, example, str(path))
+    check_aspect(values.shape, example, str(path))
     segments, pixels = np.unique(values, return_counts=True)
     best = np.argsort(-pixels, kind="stable")[:num_proposals]
     masks = np.stack([values == segments[i] for i in best])
@@ -236,7 +236,7 @@ def _check_masks(masks: np.ndarray, example: Example, where: str) -> MaskStack:
         raise ValueError(f"{where}: masks: expected [n, h, w], got shape {masks.shape}")
     if len(masks) == 0:
         return np.zeros((0, *example.image.shape[:2]), bool)
-    _check_aspect(masks.shape[1:], example, where)
+    check_aspect(masks.shape[1:], example, where)
     if masks.dtype == bool:
         return masks
     if masks.dtype == np.uint8:
@@ -253,8 +253,14 @@ def _check_masks(masks: np.ndarray, example: Example, where: str) -> MaskStack:
     return masks
 
 
-def _check_aspect(mask_size: tuple[int, ...], example: Example, where: str) -> None:
-    """Both sides must be the image's times one factor, both rounded up, down or to the nearest."""
+def check_aspect(mask_size: tuple[int, ...], example: Example, where: str) -> None:
+    """Refuses masks of another image: their sides must be the image's times one factor.
+
+    Both sides may be rounded up, down or to the nearest.
+
+    Raises:
+        ValueError: names both sizes, and begins with `where`.
+    """
     image_size = example.image.shape[:2]
     for below, above in ((0, 1), (1, 0), (0.5, 0.5)):
         sides = list(zip(mask_size, image_size, strict=True))

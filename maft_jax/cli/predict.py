@@ -1,0 +1,238 @@
+"""Segments images with classes in your own words.
+
+    python -m maft_jax.cli.predict --weights=tuned.safetensors --image=photo.jpg \\
+        --classes="cat, sofa, lamp" --out=out
+
+Writes for each image NAME_overlay.png (colours, names, legend), NAME_labels.png (index of the class
+of each pixel, 255 = none) and NAME.json (areas, scores, boxes, and where they come from). An image
+that cannot be read does not stop the others; all of those are listed at the end. docs/predict.md
+has recipes.
+
+    ... --image=photos --image='more/**/*.jpg' --classes=coco_stuff_171
+    ... --classes='"salt, pepper", cat' --background="wall, floor, sky"
+    ... --classes_file=names.txt --proposals=masks
+
+Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted.
+"""
+
+import sys
+
+from absl import app, flags
+
+from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.console import failed, log_to_stderr, run_and_report
+
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
+)
+_IMAGE = flags.DEFINE_multi_string(
+    "image", [], "image, folder or quoted pattern; may be given several times"
+)
+_OUT = flags.DEFINE_string("out", "out", "folder to write to")
+_CLASSES = flags.DEFINE_string(
+    "classes", None, 'names between commas ("quotes" keep a comma), or a built-in list\'s name'
+)
+_CLASSES_FILE = flags.DEFINE_string("classes_file", None, "file with a name a line")
+_BACKGROUND = flags.DEFINE_string(
+    "background", "", "names of what is none of the classes; their pixels stay without a class"
+)
+_TEMPLATE = flags.DEFINE_multi_string(
+    "template",
+    [],
+    f"prompt with {{}} for the name, may be given several times; default: {len(PROMPT_TEMPLATES)}",
+)
+_GENERATOR = flags.DEFINE_enum(
+    "generator",
+    None,
+    ["superpixels", "external", "transformers"],
+    "what makes the proposals; default: superpixels, external if --proposals is given",
+)
+_PROPOSALS = flags.DEFINE_string(
+    "proposals", "", "external: masks made elsewhere; transformers: folder of the model"
+)
+_NUM_PROPOSALS = flags.DEFINE_integer(
+    "num_proposals", 100, "most proposals of an image", lower_bound=1
+)
+_MASK_START_LAYER = flags.DEFINE_integer(
+    "mask_start_layer", None, "instead of what the weights say", lower_bound=0
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "pixels per side at which CLIP reads, likewise", lower_bound=1
+)
+_COMPUTE_DTYPE = flags.DEFINE_enum(
+    "compute_dtype",
+    "auto",
+    ["auto", "bfloat16", "float32"],
+    "of matrix products; auto = bfloat16, on a CPU float32",
+)
+_SCALES = flags.DEFINE_list(
+    "scales", ["1"], "test-time augmentation: sizes at which CLIP reads, times image_size"
+)
+_FLIP = flags.DEFINE_bool("flip", False, "test-time augmentation: also read the mirror image")
+_OPACITY = flags.DEFINE_float(
+    "opacity", 0.6, "of the overlay's colours", lower_bound=0, upper_bound=1
+)
+_PICTURE_SIZE = flags.DEFINE_integer(
+    "picture_size", 0, "pixels of the overlay's long side; 0 = as the image", lower_bound=0
+)
+_PICTURE_FORMAT = flags.DEFINE_enum("picture_format", "png", ["png", "jpg"], "of the overlay")
+_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "for text embeddings; empty = ~/.cache/maft_jax")
+
+
+class ImagesFailed(Exception):
+    """Some images could not be segmented."""
+
+    exit_code = 1
+
+
+def main(places: list[str]) -> int:
+    """Segments, and returns the exit code."""
+    log_to_stderr()
+    return run_and_report(lambda: _predict(places))
+
+
+def _predict(places: list[str]) -> None:
+    # Imported late: --help and wrong flags answer at once.
+    from etils import epath
+
+    from maft_jax.prediction_files import find_images, predict_images
+    from maft_jax.workdir import make_writable
+
+    class_names, background = _vocabulary()
+    images, missing = find_images(places)
+    if not images:
+        raise ValueError("\n".join(missing))
+    make_writable(epath.Path(_OUT.value), "--out")
+    segmenter, provenance = _load(class_names, background)
+    failures = predict_images(
+        lambda path, example_id: segmenter(path, example_id=example_id),
+        images,
+        _OUT.value,
+        provenance,
+        opacity=_OPACITY.value,
+        long_side=_PICTURE_SIZE.value or None,
+        picture_format=_PICTURE_FORMAT.value,
+    )
+    print(f"{len(images) - len(failures)} of {len(images)} images segmented, see {_OUT.value}")
+    if problems := [*missing, *failures]:
+        raise ImagesFailed("\n  ".join([f"{len(problems)} failed:", *problems]))
+
+
+def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from maft_jax.vocabulary import check_apart, parse_names, read_names, read_names_file
+
+    if _CLASSES_FILE.value is None:
+        names = read_names(_CLASSES.value, "--classes")
+    else:
+        names = read_names_file(_CLASSES_FILE.value, "--classes_file")
+    background = parse_names(_BACKGROUND.value, "--background") if _BACKGROUND.value else ()
+    check_apart(names, background)
+    return names, background
+
+
+def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
+    """The segmenter, and what the JSON files say of how it was made."""
+    import dataclasses
+
+    import maft_jax
+    from maft_jax.config import DataConfig
+    from maft_jax.convert.pretrained import fingerprint
+    from maft_jax.encoder_setup import compute_dtype
+    from maft_jax.proposals.precompute_job import cache_dir
+    from maft_jax.segmentation import ImageSegmenter
+    from maft_jax.workdir import versions
+
+    generator = _make_generator(class_names)
+    scales = _numbers(_SCALES.value)
+    clip = maft_jax.load(_WEIGHTS.value, _MASK_START_LAYER.value)
+    clip = dataclasses.replace(
+        clip,
+        compute_dtype=compute_dtype(_COMPUTE_DTYPE.value).name,
+        image_size=_IMAGE_SIZE.value or clip.image_size,
+    )
+    templates = tuple(_TEMPLATE.value) or PROMPT_TEMPLATES
+    segmenter = ImageSegmenter(
+        clip,
+        class_names,
+        background=background,
+        templates=templates,
+        generator=generator,
+        num_proposals=_NUM_PROPOSALS.value,
+        scales=scales,
+        flip=_FLIP.value,
+        cache_dir=cache_dir(DataConfig(cache_dir=_CACHE_DIR.value)),
+    )
+    provenance = {
+        "weights": {"path": _WEIGHTS.value, "fingerprint": fingerprint(clip.parameters)},
+        "proposals": {
+            "generator": generator.name,
+            "path": _PROPOSALS.value,
+            "fingerprint": generator.fingerprint,
+            "most": _NUM_PROPOSALS.value,
+        },
+        "settings": {
+            "templates": list(templates),
+            "mask_start_layer": clip.mask_start_layer,
+            "image_size": clip.image_size,
+            "compute_dtype": clip.compute_dtype,
+            "scales": list(scales),
+            "flip": _FLIP.value,
+            "opacity": _OPACITY.value,
+        },
+        "versions": versions(),
+    }
+    return segmenter, provenance
+
+
+def _make_generator(class_names: tuple[str, ...]):
+    from maft_jax.config import ProposalsConfig
+    from maft_jax.proposals.generators import make_generator
+
+    path = _PROPOSALS.value
+    name = _GENERATOR.value or ("external" if path else "superpixels")
+    if bool(path) != (name != "superpixels"):
+        raise ValueError(
+            f"--generator={name} and --proposals={path}: external and transformers need a path, "
+            "superpixels take none"
+        )
+    try:
+        return make_generator(ProposalsConfig(generator=name, path=path), class_names)
+    except ValueError as error:
+        raise ValueError(str(error).replace("config.proposals.path", "--proposals")) from error
+
+
+def _numbers(texts: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"--scales: expected numbers with commas between: {error}") from None
+
+
+def parse_command_line(argv: list[str]) -> list[str]:
+    """Where the images are; anything wrong becomes a short message and exit code 2."""
+    try:
+        places = [*flags.FLAGS(argv)[1:], *_IMAGE.value]
+        if _WEIGHTS.value is None:
+            raise ValueError("--weights: expected CLIP weights, such as --weights=ViT-B-16.pt")
+        if not places:
+            raise ValueError("--image: expected an image, a folder or a pattern")
+        if (_CLASSES.value is None) == (_CLASSES_FILE.value is None):
+            raise ValueError(
+                'expected either --classes="cat, sofa" or --classes_file=names.txt; --help tells '
+                "more"
+            )
+    except (flags.Error, ValueError) as error:
+        sys.exit(failed(str(error).strip(), 2))
+    return places
+
+
+def run() -> None:
+    """Parses the command line and exits with main's code."""
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)  # absl itself would end with 1
+    app.run(main, flags_parser=parse_command_line)
+
+
+if __name__ == "__main__":
+    run()

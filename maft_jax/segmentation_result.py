@@ -1,0 +1,69 @@
+"""What a segmentation of one image is, and its classes as numbers: areas, scores, boxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from scipy.ndimage import find_objects
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One image with a class for each pixel, and the proposals that the classes came from."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    class_names: tuple[str, ...]
+    label_map: Int32[np.ndarray, "h w"]
+    """Indices of class_names; -1 where no proposal covers, or a background name won."""
+    score: Float32[np.ndarray, "h w"]
+    """The winner's probability, be it a background name: the mean of the proposals that cover the
+    pixel, as far as they do; 0 where none does."""
+    proposals: UInt8[np.ndarray, "n grid_h grid_w"]
+    """Highest score first, 255 = inside; the grid's corners lie on the image's corner pixels."""
+    proposal_probabilities: Float32[np.ndarray, "n c"]
+    """Of class_names; what is missing to 1 in a row belongs to the background names."""
+    background: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassRegion:
+    """The pixels of one class in one image."""
+
+    index: int
+    name: str
+    num_pixels: int
+    share: float
+    """Of the image's pixels."""
+    mean_score: float
+    box: tuple[int, int, int, int]
+    """x, y, width, height in pixels."""
+
+
+def class_regions(segmentation: Segmentation) -> list[ClassRegion]:
+    """The classes that are in the picture, largest first."""
+    labels, names = segmentation.label_map, segmentation.class_names
+    shifted = labels.ravel() + 1
+    pixels = np.bincount(shifted, minlength=len(names) + 1)[1:]
+    scores = np.bincount(shifted, segmentation.score.ravel(), minlength=len(names) + 1)[1:]
+    boxes = find_objects(labels + 1, max_label=len(names))
+    regions = []
+    for index in np.argsort(-pixels, kind="stable").tolist():
+        if not pixels[index]:
+            break
+        rows, columns = boxes[index]
+        regions.append(
+            ClassRegion(
+                index=index,
+                name=names[index],
+                num_pixels=int(pixels[index]),
+                share=float(pixels[index] / labels.size),
+                mean_score=float(scores[index] / pixels[index]),
+                box=(
+                    columns.start,
+                    rows.start,
+                    columns.stop - columns.start,
+                    rows.stop - rows.start,
+                ),
+            )
+        )
+    return regions

@@ -1,0 +1,81 @@
+"""Class names that a person gives: in one line, as a file, or as a built-in list."""
+
+import csv
+from collections.abc import Sequence
+
+from input_pipeline.class_lists import BUILT_IN, load_class_list
+
+
+def parse_names(text: str, what: str = "classes") -> tuple[str, ...]:
+    """Names between commas; "double quotes" keep a comma inside a name.
+
+    Raises:
+        ValueError: a name is empty or comes twice, or quotes do not close; begins with `what`.
+    """
+    if "\n" in text or "\r" in text:
+        raise ValueError(f"{what}: expected one line of names, got several; a file holds those")
+    if not text.strip():
+        return check_names((), what)
+    try:
+        (names,) = csv.reader([text], skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise ValueError(
+            f"{what}: {error} in {text!r}; a name with a comma is written in double quotes, such "
+            'as "salt, pepper", cat'
+        ) from error
+    return check_names(names, what)
+
+
+def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
+    """The built-in class list of this name, else `parse_names`.
+
+    Raises:
+        ValueError: as `parse_names`.
+    """
+    if text.strip() in BUILT_IN:
+        return load_class_list(text.strip()).names
+    return parse_names(text, what)
+
+
+def read_names_file(path: str, what: str = "classes_file") -> tuple[str, ...]:
+    """One name a line, or `integer<TAB>name`, whose integers are not looked at.
+
+    Raises:
+        ValueError: no such file, or a name is empty or comes twice.
+    """
+    return check_names(load_class_list(path, ignore_labels=()).names, what)
+
+
+def check_names(names: Sequence[str], what: str = "classes") -> tuple[str, ...]:
+    """The names without spaces around them.
+
+    Raises:
+        ValueError: there are none, or one is empty or comes twice. CLIP reads capitals as small
+            letters, so that Cat is cat again.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"{what}: expected a list of names, got the text {names!r}")
+    names = tuple(" ".join(name.split()) for name in names)
+    if not names:
+        raise ValueError(f"{what}: expected at least one name, got none")
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise ValueError(
+                f"{what}: name {number} of {len(names)} is empty; is a comma too many?"
+            )
+        earlier = first.setdefault(name.casefold(), number)
+        if earlier != number:
+            raise ValueError(
+                f"{what}: {name!r} comes twice, as names {earlier} and {number}; CLIP reads "
+                "capitals and small letters alike, so leave one of them out"
+            )
+    return names
+
+
+def check_apart(classes: Sequence[str], background: Sequence[str]) -> None:
+    """Raises ValueError where a background name is a class too."""
+    known = {name.casefold() for name in classes}
+    both = [name for name in background if name.casefold() in known]
+    if both:
+        raise ValueError(f"background: {both[0]!r} is one of the classes as well; drop one")
