@@ -17,9 +17,14 @@ MASK_THRESHOLD = 0.5
 
 def clip_input(images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
     """Normalises uint8 pixels (floats are taken as normalised) and resizes, aspect not kept."""
+    return resize(normalised(images), size, axes=(1, 2))
+
+
+def normalised(images: Images) -> Float[Array, "b h w 3"]:
+    """uint8 pixels as CLIP expects them, in float32; floats are taken as normalised."""
     if images.dtype == jnp.uint8:
-        images = (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
-    return resize(images.astype(jnp.float32), size, axes=(1, 2))
+        return (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
+    return images.astype(jnp.float32)
 
 
 def mask_probability(masks: Masks) -> Float[Array, "b n mask_h mask_w"]:

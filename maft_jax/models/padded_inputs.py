@@ -1,0 +1,52 @@
+"""What the encoder reads of images and masks that lie, each of its own size, in padded arrays.
+
+Sizes are (height, width) as arguments of the compiled program: one program serves all images that
+fit the arrays. The functions take one image; `jax.lax.map` or `jax.vmap` makes batches of it.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from maft_jax.models.dynamic_resize import Taps, composed_taps, dynamic_taps, resample
+from maft_jax.models.preprocess import mask_probability, normalised
+
+Size = Int[Array, " 2"]
+
+
+def encoder_image(
+    image: UInt8[Array, "h w 3"] | Float[Array, "h w 3"],
+    image_size: Size,
+    padded_size: Size,
+    size: tuple[int, int],
+) -> Float[Array, "h2 w2 3"]:
+    """Normalises the image, pads it with zeros to padded_size, and resizes that to `size`."""
+    x = normalised(image[None])[0]
+    for axis in (1, 0):
+        x = resample(x, _padded_taps(size[axis], image_size[axis], padded_size[axis]), axis)
+    return x
+
+
+def patch_grid_masks(
+    masks: UInt8[Array, "n h w"] | Float[Array, "n h w"],
+    mask_size: Size,
+    image_size: Size,
+    padded_size: Size,
+    grid: tuple[int, int],
+) -> Float[Array, "n grid_h grid_w"]:
+    """Masks as the official pipeline brings them to the patches; see coarse_masks_on_grid.
+
+    The corners of the masks lie on the corner pixels of the image; the padding is outside of all.
+    """
+    x = mask_probability(masks[None])[0]
+    for axis in (1, 0):
+        taps = _padded_taps(grid[axis], image_size[axis], padded_size[axis])
+        taps = composed_taps(taps, mask_size[axis], image_size[axis], align_corners=True)
+        x = resample(x, taps, axis + 1)
+    return x
+
+
+def _padded_taps(target: int, image_size, padded_size) -> Taps:
+    """From the padded image to `target` samples; padding has no weight, since it is zero."""
+    taps = dynamic_taps(jnp.arange(target), padded_size, target, align_corners=False)
+    inside = taps.indices < image_size
+    return Taps(jnp.minimum(taps.indices, image_size - 1), taps.weights * inside)
