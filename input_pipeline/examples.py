@@ -32,6 +32,8 @@ class PreparedExample(Example):
 
     proposals: UInt8[np.ndarray, "n grid_h grid_w"]
     scores: Float32[np.ndarray, " n"]
+    class_logits: Float32[np.ndarray, "n v"] | None = None
+    """Of the generator, over its own vocabulary."""
 
 
 @runtime_checkable

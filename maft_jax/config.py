@@ -62,6 +62,12 @@ class ModelConfig:
     )
     remat: bool = setting(False, "recompute blocks in the backward pass: less memory, more time")
 
+    @property
+    def given_tuning(self) -> tuple[int | None, int | None]:
+        """mask_start_layer and image_size, None where the weights decide."""
+        layer = None if self.mask_start_layer < 0 else self.mask_start_layer
+        return layer, self.image_size or None
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -187,6 +193,11 @@ class EvaluationConfig:
         4, "images of each data set drawn as image | labels | frozen | tuned; 0 = none", low=0
     )
 
+    @property
+    def has_data_sets(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self.records or any(dataclasses.astuple(self.roots)))
+
 
 @dataclass(frozen=True)
 class Config:
@@ -305,7 +316,7 @@ def _validate_where_data_is(config: Config) -> None:
 
 
 def _validate_evaluation_alone(config: Config) -> None:
-    if not config.evaluation.records and not any(dataclasses.astuple(config.evaluation.roots)):
+    if not config.evaluation.has_data_sets:
         names = [field.name for field in dataclasses.fields(EvaluationRoots)]
         raise ValueError(
             "config.evaluation.roots: no data set; say where one lies, such as "

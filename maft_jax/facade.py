@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from maft_jax.config import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
-from maft_jax.convert.pretrained import load_pretrained
-from maft_jax.models.clip import ClipConfig
+from maft_jax.convert.pretrained import open_pretrained
+from maft_jax.models.clip import ClipConfig, Tuning, resolve_tuning
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.text_embeddings import embed_classes
 
@@ -32,12 +32,15 @@ class Clip:
     """First layer, counted from 0, in which proposals read only their patches."""
     compute_dtype: str = "float32"
     """Of matrix products: float32 or bfloat16."""
+    image_size: int = 480
+    """Pixels per side at which `maft_jax.segment` has images read, if it is not told another."""
 
     def __post_init__(self):
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ValueError(
                 f"compute_dtype: expected float32 or bfloat16, got {self.compute_dtype!r}"
             )
+        self.config.vision.grid(self.image_size, self.image_size)
         _ = self._encoder  # refuses an impossible mask_start_layer now, not at first use
 
     def encode_text(
@@ -97,7 +100,8 @@ class Clip:
             ValueError: the format cannot hold these weights, or the path cannot be written.
         """
         name = format_name or default_format(path, self.config)
-        write_weights(ClipWeights.of(self.config, self.parameters), path, name)
+        tuning = Tuning(self.mask_start_layer, self.image_size)
+        write_weights(ClipWeights.of(self.config, self.parameters, tuning), path, name)
 
     @functools.cached_property
     def _encoder(self) -> IPClip:
@@ -120,10 +124,10 @@ def load(
 
     Args:
         path: .safetensors, a PyTorch state dict, OpenAI's TorchScript archive (no code of which
-            runs), .npz, a folder of transformers or open_clip, or "random:SIZE" for random
-            weights.
-        mask_start_layer: by default the published 8, in towers of up to 8 layers two thirds of
-            them.
+            runs), .npz, a folder of transformers or open_clip, the workdir of a training run
+            (its newest checkpoint), or "random:SIZE" for random weights.
+        mask_start_layer: by default that with which they were tuned, which our runs and files
+            say; else the published 8, in towers of up to 8 layers two thirds of them.
         activation: quick_gelu, gelu or gelu_tanh, where the weights do not tell it or tell it
             wrongly. A state dict in OpenAI's layout does not: it is taken for quick_gelu, while
             most models that were trained with open_clip expect gelu.
@@ -133,13 +137,29 @@ def load(
         ValueError: the file is absent, damaged or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
     """
-    config, parameters = load_pretrained(
-        os.fspath(path), activation=activation, head_width=head_width, needs_text=False
+    weights = _open(os.fspath(path), activation, head_width)
+    tuning = resolve_tuning(weights.config.vision, weights.tuning, mask_start_layer)
+    return Clip(
+        weights.config,
+        weights.parameters(),
+        tuning.mask_start_layer,
+        compute_dtype,
+        tuning.image_size,
     )
-    if mask_start_layer is None:
-        layers = config.vision.layers
-        mask_start_layer = 8 if layers > 8 else 2 * layers // 3
-    return Clip(config, parameters, mask_start_layer, compute_dtype)
+
+
+def _open(source: str, activation: str | None, head_width: int | None) -> ClipWeights:
+    if not os.path.isfile(source):
+        from maft_jax.convert.training_run import is_training_run, read_training_run  # loads orbax
+
+        if is_training_run(source):
+            if activation is not None or head_width is not None:
+                raise ValueError(
+                    f"{source}: a training run, whose architecture is known; state neither "
+                    "activation nor head_width"
+                )
+            return read_training_run(source)
+    return open_pretrained(source, activation=activation, head_width=head_width, needs_text=False)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,7 +1,13 @@
-"""Fine-tunes CLIP with mask proposals (MAFT).
+"""Fine-tunes CLIP with mask proposals (MAFT), and evaluates it.
 
     python -m maft_jax.main --config=configs/folder.py --workdir=runs/first \\
         --config.data.root=my_photos --config.model.pretrained=ViT-B-16.pt
+    python -m maft_jax.main --config=configs/eval_only.py --workdir=runs/eval \\
+        --config.checkpoint=runs/first --config.evaluation.roots.voc2012=VOC2012
+
+Training evaluates too, on the data sets of config.evaluation: before its first step, every
+config.evaluation.every_steps and at its end. The second command evaluates alone, and with
+--config.evaluation.frozen=True the CLIP that the checkpoint was tuned from (docs/evaluation.md).
 
 The same command resumes a run that was stopped; Ctrl-C and SIGTERM save first.
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted and saved.
@@ -18,11 +24,13 @@ from maft_jax.settings import describe_fields
 
 __doc__ += describe_fields(Config, "--config.")
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of checkpoints, metrics and config.json")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of checkpoints, metrics, config.json and results of evaluation"
+)
 
 
 def main(config: Config) -> int:
-    """Trains, and returns the exit code."""
+    """Trains, or evaluates alone, and returns the exit code."""
     log_to_stderr()
 
     def train():
@@ -30,7 +38,12 @@ def main(config: Config) -> int:
 
         train_and_evaluate(config, _WORKDIR.value)
 
-    return run_and_report(train)
+    def evaluate():
+        from maft_jax.evaluation_task import evaluate_checkpoint
+
+        print(evaluate_checkpoint(config, _WORKDIR.value).table())
+
+    return run_and_report(evaluate if config.task == "evaluate" else train)
 
 
 def run() -> None:

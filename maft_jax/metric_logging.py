@@ -67,7 +67,9 @@ class ProgressWriter(_ScalarWriter):
         self._num_steps = num_steps
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]):
-        """Needs `images_per_second` and `seconds_per_step` among the metrics."""
+        """Metrics without `images_per_second` are an evaluation's, which logs a table itself."""
+        if "images_per_second" not in scalars:
+            return
         values = {name: float(value) for name, value in scalars.items()}
         speed = values.pop("images_per_second")
         seconds = values.pop("seconds_per_step")

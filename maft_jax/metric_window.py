@@ -76,6 +76,10 @@ class MetricWindow:
         self._fetched, self._started, self._waited_before = [], now, self.seconds_waited
         return means | speed
 
+    def leave_out(self, seconds: float) -> None:
+        """Does not count time in which no step was meant to run."""
+        self._started += seconds
+
     def take_loss(self) -> float:
         """Mean loss since the last call of this function: what ranks a checkpoint."""
         loss = float(np.mean(self._losses))

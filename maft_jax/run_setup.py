@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -14,10 +13,9 @@ from input_pipeline.examples import PreparedSource
 from maft_jax import metric_logging, optimizer, sharding, train_step
 from maft_jax.checkpointing import Checkpoints
 from maft_jax.config import Config
-from maft_jax.convert.pretrained import fingerprint, load_pretrained
-from maft_jax.models.clip import ClipConfig
-from maft_jax.models.clip_vit import VisionConfig
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.convert.pretrained import fingerprint, open_pretrained
+from maft_jax.encoder_setup import make_encoder
+from maft_jax.models.clip import ClipConfig, resolve_tuning
 from maft_jax.objective import StepSpec
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.text_embeddings import cached_class_embeddings
@@ -33,6 +31,7 @@ class Run:
     """Everything that stays the same from the first step to the last."""
 
     config: Config
+    """With model.mask_start_layer and model.image_size as they are used, never -1 or 0."""
     workdir: epath.Path
     mesh: Mesh
     source: PreparedSource
@@ -45,6 +44,8 @@ class Run:
     """Class embeddings [c, e]."""
     step: Callable
     checkpoints: Checkpoints
+    evaluation: Any
+    """A TrainingEvaluation, or None where there is no data set to evaluate."""
     belongs_to: dict[str, Any]
     """What a checkpoint must agree with to be resumed from."""
 
@@ -60,9 +61,16 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     logger.info("reading %s", config.model.pretrained)
-    clip, parameters = load_pretrained(config.model.pretrained)
+    weights = open_pretrained(config.model.pretrained)
+    clip, parameters = weights.config, weights.parameters()
+    tuning = resolve_tuning(clip.vision, weights.tuning, *config.model.given_tuning)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+    )
     visual = parameters["visual"]
-    spec = _step_spec(config, clip.vision)
+    encoder = make_encoder(config.model, clip.vision)
+    image_size = (tuning.image_size, tuning.image_size)
+    spec = StepSpec(encoder, config.loss, image_size, config.optimizer.accumulation_steps)
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     state = init_train_state(visual, config.optimizer.trainable, tx)
     num_kept = config.checkpointing.keep_newest + config.checkpointing.keep_best + 1
@@ -70,6 +78,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
 
     source = open_training_data(config)
+    evaluation = _set_up_evaluation(config, clip, parameters, mesh)
     text = cached_class_embeddings(
         clip.text,
         parameters["text"],
@@ -88,6 +97,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         text=jax.device_put(text, sharding.replicated(mesh)),
         step=train_step.make_train_step(spec, tx, mesh, state, visual),
         checkpoints=Checkpoints(workdir, config.checkpointing),
+        evaluation=evaluation,
         belongs_to={
             "pretrained": fingerprint(visual),
             "architecture": repr(clip.vision),
@@ -100,26 +110,12 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     return run, _place(state, mesh)
 
 
-def _step_spec(config: Config, vision: VisionConfig) -> StepSpec:
-    image_size = (config.model.image_size, config.model.image_size)
-    try:
-        vision.grid(*image_size)
-        encoder = IPClip(
-            vision,
-            dtype=compute_dtype(config.model.compute_dtype),
-            remat=config.model.remat,
-            mask_start_layer=config.model.mask_start_layer,
-        )
-    except ValueError as error:
-        raise ValueError(f"config.model does not suit these weights: {error}") from error
-    return StepSpec(encoder, config.loss, image_size, config.optimizer.accumulation_steps)
+def _set_up_evaluation(config: Config, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
+    if not config.evaluation.has_data_sets:
+        return None
+    from maft_jax.training_evaluation import TrainingEvaluation  # not needed for training alone
 
-
-def compute_dtype(name: str):
-    """The dtype of matrix products; auto is bfloat16 wherever there is an accelerator."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+    return TrainingEvaluation(config, clip, parameters, mesh)
 
 
 def _place(tree: Mapping | TrainState, mesh: Mesh):

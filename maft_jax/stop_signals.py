@@ -19,6 +19,17 @@ class TrainingInterrupted(Exception):
         self.exit_code = 128 + signal_number
 
 
+class EvaluationInterrupted(Exception):
+    """Raised once what was counted is saved; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, dataset: str, num_done: int, num_images: int):
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name} after {num_done} of {num_images} "
+            f"images of {dataset}, which are saved; the same command goes on there"
+        )
+        self.exit_code = 128 + signal_number
+
+
 class StopSignals:
     """Context in which SIGINT and SIGTERM set `received`; a second Ctrl-C stops at once."""
 

@@ -18,8 +18,9 @@ from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.metric_logging import MetricWriter
 from maft_jax.metric_window import MetricWindow, NonFiniteLoss
+from maft_jax.models.clip import Tuning
 from maft_jax.run_setup import Run, set_up_run
-from maft_jax.stop_signals import StopSignals, TrainingInterrupted
+from maft_jax.stop_signals import EvaluationInterrupted, StopSignals, TrainingInterrupted
 from maft_jax.train_state import TrainState, overlay
 from maft_jax.training_data import draw_training_data, train_geometry
 from maft_jax.workdir import describe_run, save_picture
@@ -46,15 +47,17 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
         if restored is not None:
             state = restored
             logger.info("resuming from the checkpoint of step %d", int(state.step))
-        describe_run(run.workdir, config)
+        describe_run(run.workdir, run.config)
         metric_logging.forget_metrics_after(run.workdir, int(state.step))
-        if int(state.step) < config.num_steps:
+        done = int(state.step) == config.num_steps
+        if not done:
             with StopSignals() as signals:
                 state = _train(run, state, signals)
-        elif (run.workdir / TUNED_WEIGHTS).exists():
+        if done and (run.workdir / TUNED_WEIGHTS).exists():
             logger.info("nothing to do: all %d steps are done", config.num_steps)
-            return state
-        _export(run, state)
+        else:
+            _export(run, state)
+        _evaluate_last(run, state)
         return state
     finally:
         run.checkpoints.close()
@@ -75,6 +78,8 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
     try:
         if first == 0:
             _draw_data(run, writer)
+        if run.evaluation is not None and (first == 0 or run.evaluation.is_due(first)):
+            _evaluate(run, state, writer, signals)
         state, done = _take_steps(run, step, state, batch, batches, writer, signals)
     finally:
         batches.close()
@@ -104,12 +109,17 @@ def _take_steps(
         if last or done % config.log_every_steps == 0:
             _fetch(run, window, writer)
             _write_metrics(run, writer, window, done)
-        if last or done % config.checkpointing.every_steps == 0:
+        evaluated = run.evaluation is not None and run.evaluation.is_due(done)
+        if last or evaluated or done % config.checkpointing.every_steps == 0:
             _fetch(run, window, writer)
             run.checkpoints.save(state, run.belongs_to, window.take_loss())
             writer.flush()
         if last:
             break
+        if evaluated:
+            started = time.monotonic()
+            _evaluate(run, state, writer, signals)
+            window.leave_out(time.monotonic() - started)
         batch = Batch(**batches.next_during(metrics["loss"]))
         window.seconds_waited = batches.seconds_waited
     run.checkpoints.wait()
@@ -172,6 +182,27 @@ def _draw_data(run: Run, writer: MetricWriter) -> None:
     logger.info("see %s: images, labels and proposals as trained on", run.workdir / DATA_PICTURE)
 
 
+def _evaluate(run: Run, state: TrainState, writer: MetricWriter, signals: StopSignals) -> None:
+    """The state is saved already: a signal in a long evaluation loses nothing of either."""
+    try:
+        run.evaluation.evaluate(run.workdir, state, run.pretrained, writer, signals)
+    except EvaluationInterrupted as error:
+        run.checkpoints.wait()
+        logger.warning("%s", error)
+        raise TrainingInterrupted(signals.received, int(state.step)) from error
+
+
+def _evaluate_last(run: Run, state: TrainState) -> None:
+    if run.evaluation is None:
+        return
+    writer = metric_logging.make_writer(run.workdir, run.config.num_steps)
+    try:
+        with StopSignals() as signals:
+            _evaluate(run, state, writer, signals)
+    finally:
+        writer.close()
+
+
 def _export(run: Run, state: TrainState) -> None:
     """Writes the tuned CLIP for PyTorch and for maft_jax.load: in OpenAI's layout if it fits."""
     if "://" in str(run.workdir):
@@ -184,7 +215,10 @@ def _export(run: Run, state: TrainState) -> None:
     tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
     if jax.process_index() == 0:
         path = run.workdir / TUNED_WEIGHTS
-        write_weights(ClipWeights.of(run.clip, tuned), path, default_format(path, run.clip))
+        model = run.config.model
+        tuning = Tuning(model.mask_start_layer, model.image_size)
+        weights = ClipWeights.of(run.clip, tuned, tuning)
+        write_weights(weights, path, default_format(path, run.clip))
         logger.info("tuned weights, for PyTorch too: %s", path)
 
 

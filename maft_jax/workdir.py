@@ -46,7 +46,7 @@ def make_writable(folder: epath.Path, setting: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have been faster
     except OSError as error:
         raise ValueError(
             f"{setting}={folder}: cannot write there ({error}); choose another folder"

@@ -53,7 +53,16 @@ def test_every_config_file_is_valid(variant):
 
 def test_every_config_file_is_tested():
     files = {path.name for path in CONFIGS.glob("*.py")} - {"__init__.py"}
-    assert files == {v.split(":")[0] for v in VARIANTS}
+    assert files == {v.split(":")[0] for v in [*VARIANTS, "eval_only.py"]}
+
+
+def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
+    given = {"data__root": "", "model__pretrained": "", "checkpoint": "runs/first"}
+    config = from_config_dict(parse("eval_only.py", **given, evaluation__roots__voc2012="VOC2012"))
+    assert config.task == "evaluate" and config.model.given_tuning == (None, None)
+    assert config.evaluation.roots.voc2012 == "VOC2012"
+    with pytest.raises(ValueError, match=r"config\.evaluation\.roots: no data set"):
+        from_config_dict(parse("eval_only.py", **given))
 
 
 @pytest.mark.parametrize("variant", ["folder.py:big", "coco.py:l16", "coco.py:l14,papr"])
@@ -79,6 +88,9 @@ OTHER_VALUES = {
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,
     "mesh.data": 2,
+    "task": "evaluate",
+    "evaluation.scales": (0.75, 1.0),
+    "evaluation.ensemble_weight": 0.8,
     "data.max_long_side": 3000,
     "checkpointing.keep_every_steps": 400,
     "checkpointing.every_steps": 400,
@@ -102,8 +114,10 @@ def test_every_field_can_be_set_on_the_command_line(name, field):
     more = {"data.max_long_side": 4000} if name == "data.short_sides" else {}
     if name == "checkpointing.keep_every_steps":
         more = {"checkpointing.every_steps": 400}
+    if name in ("task", "checkpoint"):
+        more = {"task": "evaluate", "evaluation.roots.folder": "photos"}
     check_override(f"--config.{name}={value}")
-    config = from_config_dict(parse("folder.py", **more, **{name: value}))
+    config = from_config_dict(parse("folder.py", **(more | {name: value})))
     for key in name.split("."):
         config = getattr(config, key)
     assert config == value and config != field.default

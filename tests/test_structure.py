@@ -27,6 +27,7 @@ LEVELS = {
         "maft_jax.objective",
         "maft_jax.train_step",
         "maft_jax.inference",
+        "maft_jax.encoder_setup",
         "maft_jax.text_embeddings",
         "maft_jax.metric_logging",
         "maft_jax.checkpointing",
@@ -35,11 +36,25 @@ LEVELS = {
         "maft_jax.stop_signals",
         "maft_jax.metric_window",
     ],
-    3: ["maft_jax.evaluators", "maft_jax.proposals", "maft_jax.visualize", "maft_jax.overlay"],
+    3: [
+        "maft_jax.evaluators",
+        "maft_jax.proposals",
+        "maft_jax.visualize",
+        "maft_jax.segmentation_result",
+        "maft_jax.name_colors",
+        "maft_jax.lettering",
+        "maft_jax.legend",
+        "maft_jax.overlay",
+        "maft_jax.vocabulary",
+    ],
     4: [
         "maft_jax.training_data",
         "maft_jax.evaluation_data",
         "maft_jax.evaluation",
+        "maft_jax.evaluation_state",
+        "maft_jax.evaluation_weights",
+        "maft_jax.evaluation_task",
+        "maft_jax.training_evaluation",
         "maft_jax.run_setup",
         "maft_jax.train_loop",
     ],
@@ -72,6 +87,7 @@ ONLY_IN = {
     "ml_collections": ["maft_jax/config.py", "maft_jax/cli/config_flags.py", CONFIG_FILES],
     "clu": ["maft_jax/metric_logging.py"],
     "orbax": ["maft_jax/checkpointing.py"],
+    "gradio": ["maft_jax/web_page/page.py"],
 }
 
 SOURCES = sorted(
@@ -205,6 +221,12 @@ def test_package_is_known_to_its_place_alone(package):
 def test_torch_is_imported_inside_functions_alone(path):
     imports = imports_of(REPOSITORY / path)
     at_top = [top for name, top in imports if name.split(".")[0] in ("torch", "transformers")]
+    assert at_top and not any(at_top)
+
+
+def test_gradio_is_an_extra_that_is_imported_inside_functions_alone():
+    (path,) = [REPOSITORY / path for path in ONLY_IN["gradio"]]
+    at_top = [top for name, top in imports_of(path) if name.split(".")[0] == "gradio"]
     assert at_top and not any(at_top)
 
 

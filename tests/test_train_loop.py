@@ -98,6 +98,32 @@ def test_tuned_weights_are_the_final_parameters_and_load(finished):
     assert not np.array_equal(ours["ln_post/scale"], untuned["ln_post/scale"])
 
 
+def test_run_is_loaded_from_its_workdir_or_its_tuned_weights_alike(finished):
+    workdir = finished[1]
+    of_run, of_file = maft_jax.load(workdir), maft_jax.load(workdir / "tuned.safetensors")
+    ours, theirs = (tree_rules.flatten(clip.parameters) for clip in (of_run, of_file))
+    assert set(ours) == set(theirs)
+    for path, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[path], err_msg=path)
+    for clip in (of_run, of_file):
+        assert (clip.mask_start_layer, clip.image_size) == (2, 64)
+    with pytest.raises(ValueError, match="a training run, whose architecture is known"):
+        maft_jax.load(workdir, activation="gelu")
+
+
+def test_settings_left_to_the_weights_are_resolved_in_the_runs_config(data, finished, tmp_path):
+    changes = {
+        "model.pretrained": str(finished[1] / "tuned.safetensors"),
+        "model.mask_start_layer": -1,
+        "model.image_size": 0,
+    }
+    train_and_evaluate(small_config(data | changes, num_steps=1), tmp_path)
+    model = json.loads((tmp_path / "config.json").read_text())["model"]
+    assert (model["mask_start_layer"], model["image_size"]) == (2, 64)
+    clip = maft_jax.load(tmp_path)
+    assert (clip.mask_start_layer, clip.image_size) == (2, 64)
+
+
 def test_relative_workdir_works(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train_and_evaluate(small_config(data, num_steps=2, checkpointing__every_steps=1), "runs/first")

@@ -97,7 +97,14 @@ class RecordSource:
             )
         # IGNORE is -1, the last entry of the lookup.
         label_map = self._class_lookup[record.label_map]
-        return PreparedExample(record.example_id, image, label_map, record.proposals, record.scores)
+        return PreparedExample(
+            record.example_id,
+            image,
+            label_map,
+            record.proposals,
+            record.scores,
+            record.class_logits,
+        )
 
     def record(self, index: int) -> ProposalRecord:
         """The record as it is stored, with labels of the full class list."""

@@ -22,9 +22,10 @@ from maft_jax.convert.state_dict_io import write_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.convert.weights_source import OWN_METADATA, open_weights
-from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.models.clip import ClipConfig, Tuning, random_parameters
 from maft_jax.models.clip_text import TextConfig
 from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.settings import build
 
 _LAYOUTS = (
     OPENAI,
@@ -56,11 +57,15 @@ class ClipWeights:
     format_name: str | None = None
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{name: reason} of what the file has and we leave out."""
+    tuning: Tuning | None = None
+    """How they were tuned; None where nobody noted it, as in other people's files."""
 
     @classmethod
-    def of(cls, config: ClipConfig, parameters: Mapping) -> "ClipWeights":
+    def of(
+        cls, config: ClipConfig, parameters: Mapping, tuning: Tuning | None = None
+    ) -> "ClipWeights":
         """Parameters in memory."""
-        return cls(config, in_memory(tree_rules.flatten(parameters)))
+        return cls(config, in_memory(tree_rules.flatten(parameters)), tuning=tuning)
 
     def parameters(self) -> dict:
         """The nested tree {"visual", "text", "logit_scale"}, read, float32."""
@@ -88,7 +93,7 @@ def read_weights(
     source, format, outside = _recognised(open_weights(path), format_name)
     choices = Choices(activation, head_width)
     try:
-        config = _config_of(source, format, choices)
+        config, tuning = _config_of(source, format, choices), _tuning_of(source)
         for tower in (config.vision, config.text):
             _ = tower and tower.block  # refuses what cannot be
     except ValueError as error:
@@ -103,6 +108,7 @@ def read_weights(
         ),
         format.name,
         rules.ignored_names(list(source.tensors), format.ignored) | outside,
+        tuning,
     )
 
 
@@ -136,7 +142,7 @@ def write_weights(
     if dtype == "float32":
         leaves = {name: tensor.cast(np.float32) for name, tensor in leaves.items()}
     tensors = rules.stored_as_foreign(leaves, format.rules)
-    metadata = {OWN_METADATA: json.dumps(_as_json(weights.config, format))}
+    metadata = {OWN_METADATA: json.dumps(_as_json(weights, format))}
     if path.suffix in format.suffixes:
         write_state_dict(tensors, path, metadata, progress)
     elif format.folder_tensors is None:
@@ -229,5 +235,16 @@ def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipC
     return ClipConfig(vision, text)
 
 
-def _as_json(config: ClipConfig, format: Format) -> dict:
-    return {"format": format.name, **dataclasses.asdict(config)}
+def _tuning_of(source: WeightsSource) -> Tuning | None:
+    stored = source.own and source.own.get("tuning")
+    if stored is None:
+        return None
+    try:
+        return build(Tuning, dict(stored), "tuning")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"damaged metadata {OWN_METADATA!r}: {error}") from error
+
+
+def _as_json(weights: ClipWeights, format: Format) -> dict:
+    tuning = {} if weights.tuning is None else {"tuning": dataclasses.asdict(weights.tuning)}
+    return {"format": format.name, **dataclasses.asdict(weights.config), **tuning}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from maft_jax import tree_rules
-from maft_jax.convert.formats import read_weights
+from maft_jax.convert.formats import ClipWeights, read_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 
 RANDOM_PREFIX = "random:"
@@ -20,7 +20,21 @@ def load_pretrained(
     head_width: int | None = None,
     needs_text: bool = True,
 ) -> tuple[ClipConfig, dict]:
-    """Architecture and float32 parameters, on the host.
+    """Architecture and float32 parameters, on the host; see open_pretrained."""
+    weights = open_pretrained(
+        source, activation=activation, head_width=head_width, needs_text=needs_text
+    )
+    return weights.config, weights.parameters()
+
+
+def open_pretrained(
+    source: str,
+    *,
+    activation: str | None = None,
+    head_width: int | None = None,
+    needs_text: bool = True,
+) -> ClipWeights:
+    """Weights whose values are not read yet, with how they were tuned where that was noted.
 
     Args:
         source: path of weights in a format of convert.formats, or "random:SIZE" with a name of
@@ -38,14 +52,14 @@ def load_pretrained(
                 f"{source}: an image tower without a text tower, which embeds the class names; "
                 "expected a whole CLIP"
             )
-        return weights.config, weights.parameters()
+        return weights
     size = source.removeprefix(RANDOM_PREFIX)
     if size not in CLIP_SIZES:
         raise ValueError(f"{source}: unknown size {size!r}; expected one of {list(CLIP_SIZES)}")
     if activation is not None or head_width is not None:
         raise ValueError(f"{source}: random weights are of a known architecture; state none")
     config = CLIP_SIZES[size]
-    return config, jax.tree.map(np.asarray, random_parameters(config))
+    return ClipWeights.of(config, jax.tree.map(np.asarray, random_parameters(config)))
 
 
 def fingerprint(parameters: Mapping) -> str:

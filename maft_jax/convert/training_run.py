@@ -1,5 +1,6 @@
 """The tuned CLIP of a training run's workdir: the pretrained one with a checkpoint's leaves."""
 
+import dataclasses
 import json
 import os
 
@@ -11,7 +12,8 @@ from maft_jax import optimizer
 from maft_jax.checkpointing import read_checkpoint
 from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights
-from maft_jax.convert.pretrained import fingerprint, load_pretrained
+from maft_jax.convert.pretrained import fingerprint, open_pretrained
+from maft_jax.models.clip import resolve_tuning
 from maft_jax.train_state import init_train_state, overlay
 
 _CONFIG_FILE = "config.json"
@@ -37,17 +39,17 @@ def read_training_run(
         ValueError: this is no workdir, there is no such checkpoint, it is broken, or it was made
             with other weights.
     """
-    text = os.fspath(workdir)
-    workdir = epath.Path(text if "://" in text else os.path.abspath(text))
-    config = _read_config(workdir)
-    source = pretrained or config.model.pretrained
-    try:
-        clip, parameters = load_pretrained(source)
-    except ValueError as error:
-        raise ValueError(
-            f"{workdir}: its run began with the weights {config.model.pretrained}: {error}. If "
-            "they are elsewhere now, say where (--pretrained=...)"
-        ) from error
+    return read_student(workdir, step=step, pretrained=pretrained)[0]
+
+
+def read_student(
+    workdir: str | os.PathLike, *, step: int | None = None, pretrained: str | None = None
+) -> tuple[ClipWeights, int]:
+    """What read_training_run says, and the step of the checkpoint."""
+    workdir = _absolute(workdir)
+    config = read_run_config(workdir)
+    weights = read_first_weights(workdir, pretrained=pretrained)
+    parameters = weights.parameters()
     visual = parameters["visual"]
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     abstract = jax.eval_shape(lambda: init_train_state(visual, config.optimizer.trainable, tx))
@@ -57,12 +59,43 @@ def read_training_run(
     )
     state = read_checkpoint(workdir, abstract, fingerprint(visual), step)
     tuned = jax.tree.map(np.asarray, state.trainable)
-    return ClipWeights.of(clip, parameters | {"visual": overlay(visual, tuned)})
+    student = parameters | {"visual": overlay(visual, tuned)}
+    return ClipWeights.of(weights.config, student, weights.tuning), int(state.step)
 
 
-def _read_config(workdir: epath.Path) -> Config:
-    """Settings that the run's version did not know yet have their defaults."""
-    path = workdir / _CONFIG_FILE
+def read_first_weights(workdir: str | os.PathLike, *, pretrained: str | None = None) -> ClipWeights:
+    """The CLIP that a run began with, untuned, and how the run has it read proposals.
+
+    Raises:
+        ValueError: as read_training_run does.
+    """
+    workdir = _absolute(workdir)
+    model = read_run_config(workdir).model
+    try:
+        weights = open_pretrained(pretrained or model.pretrained)
+    except ValueError as error:
+        raise ValueError(
+            f"{workdir}: its run began with the weights {model.pretrained}: {error}. If they are "
+            "elsewhere now, say where (--pretrained=...); for an evaluation "
+            "(--config.model.pretrained=...)"
+        ) from error
+    tuning = resolve_tuning(weights.config.vision, weights.tuning, *model.given_tuning)
+    return dataclasses.replace(weights, tuning=tuning)
+
+
+def _absolute(workdir: str | os.PathLike) -> epath.Path:
+    """Orbax refuses relative paths."""
+    text = os.fspath(workdir)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
+def read_run_config(workdir: str | os.PathLike) -> Config:
+    """A run's settings; those that its version did not know yet have their defaults.
+
+    Raises:
+        ValueError: there is no config.json, or it is not ours.
+    """
+    path = epath.Path(workdir) / _CONFIG_FILE
     try:
         config = preset("official")
         config.update(json.loads(path.read_text()))

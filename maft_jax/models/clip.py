@@ -17,6 +17,34 @@ class ClipConfig:
     text: TextConfig | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How an image tower was tuned to read proposals, and therefore wants to be used."""
+
+    mask_start_layer: int
+    """First layer, counted from 0, in which proposals read only their patches."""
+    image_size: int
+    """Pixels per side at which images are read."""
+
+
+def resolve_tuning(
+    vision: VisionConfig,
+    tuning: Tuning | None,
+    mask_start_layer: int | None = None,
+    image_size: int | None = None,
+) -> Tuning:
+    """What is given, else what the weights say, else the published layer 8 and 480 pixels.
+
+    In towers of up to 8 layers, two thirds of them stand for layer 8.
+    """
+    if tuning is None:
+        tuning = Tuning(8 if vision.layers > 8 else 2 * vision.layers // 3, 480)
+    return Tuning(
+        tuning.mask_start_layer if mask_start_layer is None else mask_start_layer,
+        tuning.image_size if image_size is None else image_size,
+    )
+
+
 def _config(width, layers, patch_size, image_size, text_width, text_layers, embed_dim):
     return ClipConfig(
         VisionConfig(width, layers, patch_size, image_size, embed_dim),

@@ -1,0 +1,33 @@
+"""The image tower as config.model runs it, for training and for evaluation."""
+
+import jax
+import jax.numpy as jnp
+
+from maft_jax.config import ModelConfig
+from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.ip_clip import IPClip
+
+
+def make_encoder(model: ModelConfig, vision: VisionConfig) -> IPClip:
+    """The image tower of these weights; start layer and image size must not be left to them.
+
+    Raises:
+        ValueError: the start layer or the image size does not suit the weights.
+    """
+    try:
+        vision.grid(model.image_size, model.image_size)
+        return IPClip(
+            vision,
+            dtype=compute_dtype(model.compute_dtype),
+            remat=model.remat,
+            mask_start_layer=model.mask_start_layer,
+        )
+    except ValueError as error:
+        raise ValueError(f"config.model does not suit these weights: {error}") from error
+
+
+def compute_dtype(name: str):
+    """The dtype of matrix products; auto is bfloat16 wherever there is an accelerator."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)

@@ -1,0 +1,334 @@
+"""Evaluates image towers on data sets: set up once, then called for any number of weights."""
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int32
+
+from input_pipeline.device_batches import GlobalBatches
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
+from input_pipeline.example_range import ExampleRange
+from input_pipeline.examples import IGNORE
+from maft_jax import sharding
+from maft_jax.config import Config
+from maft_jax.convert.pretrained import fingerprint
+from maft_jax.encoder_setup import make_encoder
+from maft_jax.evaluation_data import EvaluationSet, find_evaluation_data
+from maft_jax.evaluation_state import ProgressLines, UnfinishedCounts, key_of
+from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
+from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
+from maft_jax.inference import InferenceSpec, Segmenter
+from maft_jax.models.clip import ClipConfig
+from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
+from maft_jax.text_embeddings import cached_class_embeddings
+from maft_jax.workdir import versions
+
+VERSION = 1
+"""Part of every key: raise it when the same input would give other counts."""
+
+_RUN_AHEAD = 2
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """The data sets of config.evaluation, and all that does not depend on the image tower.
+
+    Raises:
+        ValueError: data, class names or settings cannot work; before anything is evaluated.
+    """
+
+    def __init__(self, config: Config, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
+        """config.model must not leave start layer and image size to the weights."""
+        self._config = config
+        self._mesh = mesh
+        self._segmenter = Segmenter(_inference_spec(config, clip), mesh)
+        self._geometry = EvalGeometry(config.evaluation.short_side, config.evaluation.max_long_side)
+        self._text_tower = fingerprint(text_tower)
+        found = find_evaluation_data(config)
+        embed = functools.partial(cached_class_embeddings, clip.text, text_tower)
+        templates, cache = config.data.templates, cache_dir(config.data)
+        # All names before any proposals: hours lie between them.
+        texts = [embed(data.class_names, templates, cache) for data in found]
+        self._texts = dict(zip((data.name for data in found), texts, strict=True))
+        self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
+        self._check_ensemble()
+        self._count = jax.jit(
+            _count_pixels, static_argnums=3, out_shardings=sharding.replicated(mesh)
+        )
+
+    def evaluate(
+        self,
+        visual: Mapping,
+        origin: Mapping,
+        folder: epath.Path,
+        signals: StopSignals | None = None,
+    ) -> list[EvaluationResult]:
+        """Counts all data sets, writes their results to `folder` and returns them.
+
+        What was evaluated before stays as it is, if everything that matters is the same. Every
+        process must call this; the first one writes.
+
+        Args:
+            visual: parameters of the image tower.
+            origin: of the weights, for the record; "image_tower" is their fingerprint.
+            signals: asked after every batch.
+
+        Raises:
+            EvaluationInterrupted: a signal came; what was counted is kept in `folder`.
+            ValueError: a record is damaged.
+        """
+        results = []
+        for data in self.data_sets:
+            results.append(self._evaluate_set(data, visual, origin, folder, signals))
+            if jax.process_index() == 0:
+                write_results(results, folder)
+                self._unfinished(data, origin, folder).remove()
+        return results
+
+    def label_maps(
+        self, data: EvaluationSet, visual: Mapping, num_images: int
+    ) -> list[Int32[np.ndarray, "_ _"]]:
+        """Predictions for the first images, at their own sizes, on every process."""
+        first = ExampleRange(data.source, 0, min(num_images, len(data.source)))
+        maps: list[np.ndarray] = []
+        with self.batches(data, first) as batches:
+            for batch in batches:
+                predicted = self._predict(data, visual, batch)
+                if jax.process_count() > 1:
+                    predicted = multihost_utils.process_allgather(predicted, tiled=True)
+                maps += list(np.asarray(predicted))
+        sizes = first.image_sizes.tolist()
+        return [maps[i][:height, :width] for i, (height, width) in enumerate(sizes)]
+
+    @property
+    def _batch_size(self) -> int:
+        devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        return self._config.evaluation.images_per_device * devices
+
+    def _evaluate_set(self, data, visual, origin, folder, signals) -> EvaluationResult:
+        key, unfinished = self._key(data, origin), self._unfinished(data, origin, folder)
+        finished = _finished_result(folder / f"{data.name}.json", key)
+        num_batches, counts = 0, ConfusionTotal(len(data.source.class_names))
+        if finished is not None:
+            num_batches = -(-len(data.source) // self._batch_size)
+            counts = ConfusionTotal.from_state(
+                {"confusion": finished.confusion}, counts.num_classes
+            )
+        elif jax.process_index() == 0:
+            num_batches, counts = unfinished.load()
+        num_batches, counts = _of_first_process(num_batches, counts)
+        counts = self._counts(data, visual, num_batches, counts, unfinished, signals)
+        if finished is not None:
+            logger.info("%s: evaluated before, with the same weights and protocol", data.name)
+            return finished
+        provenance = {
+            "key": key,
+            "weights": dict(origin),
+            **self.depends_on(data),
+            "records": str(data.folder),
+            "versions": versions(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        return EvaluationResult(
+            data.name,
+            data.description["split"],
+            tuple(data.source.class_names),
+            data.unseen_classes,
+            len(data.source),
+            counts.confusion,
+            provenance,
+        )
+
+    def _counts(
+        self,
+        data: EvaluationSet,
+        visual: Mapping,
+        num_batches: int,
+        counts: ConfusionTotal,
+        unfinished: UnfinishedCounts,
+        signals: StopSignals | None,
+    ) -> ConfusionTotal:
+        """Adds all batches from number `num_batches` on to the counts."""
+        num_images = len(data.source)
+        first = min(num_batches * self._batch_size, num_images)
+        if first == num_images:
+            return counts
+        if first:
+            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
+        progress = ProgressLines(data.name, num_images, first)
+        with self.batches(data, ExampleRange(data.source, first, num_images)) as batches:
+            computed = _fetched_later(self._count_batch(data, visual, batch) for batch in batches)
+            for done, (matrix, num_pixels) in enumerate(computed, start=num_batches + 1):
+                counts.add(matrix, num_pixels)
+                num_done = min(done * self._batch_size, num_images)
+                progress.show(num_done)
+                stopped = signals is not None and signals.received is not None
+                if jax.process_index() == 0 and num_done < num_images:
+                    save = unfinished.save if stopped else unfinished.save_now_and_then
+                    save(done, counts)
+                if stopped and num_done < num_images:
+                    raise EvaluationInterrupted(signals.received, data.name, num_done, num_images)
+        return counts
+
+    def _count_batch(self, data, visual, batch) -> tuple[Array, int]:
+        predicted = self._predict(data, visual, batch)
+        labels = batch["label_map"]
+        num_classes = len(data.source.class_names)
+        return self._count(predicted, labels, batch["example_valid"], num_classes), labels.size
+
+    def class_probabilities(
+        self, data: EvaluationSet, visual: Mapping, batch: Mapping[str, Array]
+    ) -> Float[Array, "b n c"]:
+        """Of the proposals of one of `batches`; zeros for those that do not count."""
+        seen = np.ones(len(data.source.class_names), bool)
+        seen[list(data.unseen_classes)] = False
+        text = self._texts[data.name]
+        return self._segmenter.class_probabilities(
+            visual, jnp.asarray(text), batch, jnp.asarray(seen)
+        )
+
+    def _predict(self, data, visual, batch) -> Int32[Array, "b h w"]:
+        probabilities = self.class_probabilities(data, visual, batch)
+        return self._segmenter.label_maps(probabilities, batch).label_map
+
+    @contextlib.contextmanager
+    def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:
+        """Batches of a part of a data set on the devices, closed in the end."""
+        ensemble = self._config.evaluation.ensemble_weight > 0
+        on_host = make_eval_batches(
+            source,
+            global_batch_size=self._batch_size,
+            geometry=self._geometry,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_generator_classes=data.num_generator_classes if ensemble else 0,
+        )
+        batches = GlobalBatches(on_host, sharding.batch_sharding(self._mesh))
+        try:
+            yield batches
+        finally:
+            batches.close()
+
+    def _unfinished(self, data, origin, folder) -> UnfinishedCounts:
+        key = key_of({"result": self._key(data, origin), "batch_size": self._batch_size})
+        return UnfinishedCounts(folder, data.name, key, len(data.source.class_names))
+
+    def _key(self, data: EvaluationSet, origin: Mapping) -> str:
+        weights = {"image_tower": origin["image_tower"], "text_tower": self._text_tower}
+        return key_of({"version": VERSION, "weights": weights, **self.depends_on(data)})
+
+    def depends_on(self, data: EvaluationSet) -> dict:
+        """Beside the weights; what two evaluations must share to be compared."""
+        config, settings = self._config, self._config.evaluation
+        names = data.source.class_names
+        encoder = self._segmenter.spec.encoder
+        return {
+            "images": {"num_images": len(data.source), "split": data.description["split"]},
+            "proposals": data.description["recipe"] | {"records": data.source.fingerprint},
+            "classes": {
+                "names_sha256": _sha256("".join(f"{name}\n" for name in names)),
+                "unseen": [names[i] for i in data.unseen_classes],
+            },
+            "protocol": {
+                "short_side": settings.short_side,
+                "max_long_side": settings.max_long_side,
+                "padding_multiple": self._geometry.divisor,
+                "image_size": config.model.image_size,
+                "scales": list(settings.scales),
+                "flip": settings.flip,
+                "mask_start_layer": config.model.mask_start_layer,
+                "temperature": config.loss.temperature,
+                "ensemble_weight": settings.ensemble_weight,
+                "filter_invalid": settings.filter_invalid,
+                "compute_dtype": jnp.dtype(encoder.dtype).name,
+                "prompts": list(config.data.templates),
+                "prompts_sha256": _sha256("".join(f"{t}\n" for t in config.data.templates)),
+            },
+        }
+
+    def _check_ensemble(self) -> None:
+        if not self._config.evaluation.ensemble_weight:
+            return
+        for data in self.data_sets:
+            num_classes = len(data.source.class_names)
+            if data.num_generator_classes not in (num_classes, num_classes + 1):
+                raise ValueError(
+                    f"config.evaluation.ensemble_weight: expected proposals of {data.name} with "
+                    f"class logits over its {num_classes} classes, those in {data.folder} have "
+                    f"{data.num_generator_classes or 'none'}; use a generator that classifies, or "
+                    "ensemble_weight=0"
+                )
+
+
+def _inference_spec(config: Config, clip: ClipConfig) -> InferenceSpec:
+    return InferenceSpec(
+        encoder=make_encoder(config.model, clip.vision),
+        image_size=(config.model.image_size, config.model.image_size),
+        temperature=config.loss.temperature,
+        scales=config.evaluation.scales,
+        flip=config.evaluation.flip,
+        ensemble_weight=config.evaluation.ensemble_weight,
+        filter_invalid=config.evaluation.filter_invalid,
+    )
+
+
+def _count_pixels(
+    predicted: Int32[Array, "b h w"],
+    labels: Int32[Array, "b h w"],
+    valid: Bool[Array, " b"],
+    num_classes: int,
+) -> Int32[Array, "c1 c1"]:
+    """Rows that only fill the batch have neither labels nor predictions."""
+    predicted = jnp.where(valid[:, None, None], predicted, IGNORE)
+    return confusion_matrix(predicted, labels, num_classes)
+
+
+def _fetched_later(computed: Iterator[tuple[Array, int]]) -> Iterator[tuple[np.ndarray, int]]:
+    """Brings results to the host while the devices compute the next ones."""
+    pending: deque = deque(itertools.islice(computed, _RUN_AHEAD))
+    while pending:
+        matrix, num_pixels = pending.popleft()
+        pending.extend(itertools.islice(computed, 1))
+        yield np.asarray(matrix), num_pixels
+
+
+def _finished_result(path: epath.Path, key: str) -> EvaluationResult | None:
+    if jax.process_index() != 0 or not path.exists():
+        return None
+    try:
+        result = read_result(path)
+    except ValueError as error:
+        logger.warning("%s; evaluating again", error)
+        return None
+    return result if result.provenance.get("key") == key else None
+
+
+def _of_first_process(num_batches: int, counts: ConfusionTotal) -> tuple[int, ConfusionTotal]:
+    """So that all processes go on from the same batch, whether or not they share a disk."""
+    if jax.process_count() == 1:
+        return num_batches, counts
+    numbers = np.concatenate([[num_batches], counts.confusion.ravel()]).astype(np.int64)
+    # Bytes, because int64 becomes int32 on the way.
+    numbers = multihost_utils.broadcast_one_to_all(numbers.view(np.uint8))
+    first, *rest = np.asarray(numbers).view(np.int64).tolist()
+    size = counts.num_classes
+    confusion = np.array(rest, np.int64).reshape(size + 1, size + 1)
+    return first, ConfusionTotal.from_state({"confusion": confusion}, size)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,101 @@
+"""What an evaluation has counted so far: kept on disk, so that an interrupted one continues."""
+
+import hashlib
+import json
+import logging
+import time
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from maft_jax.evaluators.confusion import ConfusionTotal
+from maft_jax.metric_logging import format_seconds
+from maft_jax.whole_files import written_aside
+
+SECONDS_BETWEEN_SAVES = 30.0
+SECONDS_BETWEEN_LINES = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def key_of(parts: Mapping) -> str:
+    """Digest of JSON values; equal keys mean equal counts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class UnfinishedCounts:
+    """The file with the counts of a data set until it is finished."""
+
+    def __init__(self, folder: epath.Path, dataset: str, key: str, num_classes: int):
+        self._path = folder / f"{dataset}.unfinished.npz"
+        self._key = key
+        self._num_classes = num_classes
+        self._saved = time.monotonic()
+
+    def load(self) -> tuple[int, ConfusionTotal]:
+        """Number of batches that are counted, and their counts; none if the file is of others."""
+        nothing = 0, ConfusionTotal(self._num_classes)
+        if not self._path.exists():
+            return nothing
+        try:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                if str(stored["key"]) != self._key:
+                    logger.info("%s is of another evaluation; starting anew", self._path)
+                    return nothing
+                counts = ConfusionTotal.from_state(stored, self._num_classes)
+                return int(stored["num_batches"]), counts
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            logger.warning("%s is damaged (%s); starting anew", self._path, error)
+            return nothing
+
+    def save(self, num_batches: int, counts: ConfusionTotal) -> None:
+        """Replaces the file."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(self._path) as aside, aside.open("wb") as file:
+            np.savez(file, key=self._key, num_batches=num_batches, **counts.state())
+        self._saved = time.monotonic()
+
+    def save_now_and_then(self, num_batches: int, counts: ConfusionTotal) -> None:
+        """Saves if the last time is long enough ago."""
+        if time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
+            self.save(num_batches, counts)
+
+    def remove(self) -> None:
+        """Once the result is written."""
+        self._path.unlink(missing_ok=True)
+
+
+class ProgressLines:
+    """Says every ten seconds, and at the end, how far a data set is.
+
+    The first batch, for which programs are compiled, does not count for the speed, unless it is
+    the only one.
+    """
+
+    def __init__(self, dataset: str, num_images: int, num_done: int):
+        self._dataset = dataset
+        self._num_images = num_images
+        self._from = num_done
+        self._began = self._said = time.monotonic()
+        self._is_first = True
+
+    def show(self, num_done: int) -> None:
+        """Number of images that are counted, those of an earlier start included."""
+        now, last = time.monotonic(), num_done >= self._num_images
+        if self._is_first and not last:
+            self._from, self._began, self._is_first = num_done, now, False
+            return
+        if not last and now - self._said < SECONDS_BETWEEN_LINES:
+            return
+        self._said = now
+        speed = (num_done - self._from) / max(now - self._began, 1e-6)
+        logger.info(
+            "%s %d/%d images | %.3g images/s | ETA %s",
+            self._dataset,
+            num_done,
+            self._num_images,
+            speed,
+            format_seconds((self._num_images - num_done) / speed),
+        )

@@ -1,0 +1,85 @@
+"""What task=evaluate does: one set of weights on all data sets of config.evaluation."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import jax
+from etils import epath
+
+from maft_jax import sharding
+from maft_jax.config import Config
+from maft_jax.evaluation import Evaluation
+from maft_jax.evaluation_weights import read_evaluated_weights
+from maft_jax.evaluators.results import EvaluationResult, read_result
+from maft_jax.evaluators.tables import format_table
+from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.sharding import make_mesh
+from maft_jax.stop_signals import StopSignals
+from maft_jax.workdir import describe_run, make_writable
+
+RESULTS_FOLDER = "evaluation"
+FROZEN_FOLDER = "frozen"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The results of one command, and those of the other kind of weights in the same workdir."""
+
+    results: list[EvaluationResult]
+    frozen: bool
+    others: list[EvaluationResult]
+    """Of the tuned weights if these are frozen, of the frozen ones if these are tuned."""
+
+    def table(self) -> str:
+        """For people: frozen, tuned and gain where both are there."""
+        if not self.others:
+            return format_table(self.results)
+        tuned, frozen = self.results, self.others
+        if self.frozen:
+            tuned, frozen = frozen, tuned
+        return format_table(tuned, baseline=frozen)
+
+
+def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> EvaluationReport:
+    """Evaluates all data sets, going on where an earlier call with the same workdir stopped.
+
+    Results are in `workdir`/evaluation, those of frozen weights in the folder frozen in it.
+
+    Raises:
+        ValueError: the configuration, weights or data cannot work.
+        EvaluationInterrupted: SIGINT or SIGTERM came; what was counted is kept.
+    """
+    base = epath.Path(workdir) / RESULTS_FOLDER
+    make_writable(base, "--workdir")
+    make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
+    mesh = make_mesh(config.mesh)
+    weights = read_evaluated_weights(config)
+    frozen = weights.origin["frozen"]
+    folder = base / FROZEN_FOLDER if frozen else base
+    evaluation = Evaluation(weights.config, weights.clip, weights.parameters["text"], mesh)
+    if jax.process_index() == 0:
+        make_writable(folder, "--workdir")
+        describe_run(folder, weights.config)
+    visual = weights.parameters["visual"]
+    visual = jax.device_put(visual, sharding.tree_shardings(visual, mesh))
+    with StopSignals() as signals:
+        results = evaluation.evaluate(visual, weights.origin, folder, signals)
+    logger.info("results: %s", folder)
+    names = [result.dataset for result in results]
+    others = _read_others(base if frozen else base / FROZEN_FOLDER, names)
+    return EvaluationReport(results, frozen, others)
+
+
+def _read_others(folder: epath.Path, names: list[str]) -> list[EvaluationResult]:
+    found = []
+    for name in names:
+        path = folder / f"{name}.json"
+        if path.exists():
+            try:
+                found.append(read_result(path))
+            except ValueError as error:
+                logger.warning("%s; it is not compared with", error)
+    return found

@@ -1,0 +1,124 @@
+"""Which weights an evaluation is about, and the protocol that comes with them."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+from maft_jax.config import Config, DataConfig, LossConfig
+from maft_jax.convert.formats import ClipWeights
+from maft_jax.convert.pretrained import fingerprint, open_pretrained
+from maft_jax.convert.training_run import (
+    is_training_run,
+    read_first_weights,
+    read_run_config,
+    read_student,
+)
+from maft_jax.models.clip import ClipConfig, resolve_tuning
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedWeights:
+    """A whole CLIP on the host, and how it is evaluated."""
+
+    config: Config
+    """What was asked for, with the protocol as it is used: nothing is left to the weights."""
+    clip: ClipConfig
+    parameters: dict
+    origin: dict
+    """For the record; JSON values."""
+
+
+def read_evaluated_weights(config: Config) -> EvaluatedWeights:
+    """Reads what config.checkpoint and config.evaluation.frozen say.
+
+    A run's workdir has its own protocol: prompts, temperature, unseen classes, start layer and
+    image size. A setting that `config` changes from its default goes before it.
+
+    Raises:
+        ValueError: the weights are absent, damaged, without text tower, or of a file of which
+            nobody said what it was tuned from.
+    """
+    source, step = config.checkpoint or config.model.pretrained, None
+    if not source:
+        raise ValueError(
+            "config.checkpoint: no weights; give the workdir of a run, a file of weights, or an "
+            "untuned CLIP as config.model.pretrained"
+        )
+    frozen = config.evaluation.frozen or not config.checkpoint
+    if config.checkpoint and is_training_run(source):
+        moved = config.model.pretrained or None
+        config = _with_protocol_of(config, read_run_config(source))
+        weights, step = read_student(source, pretrained=moved)  # refuses others than the run's
+        if frozen:
+            weights, step = read_first_weights(source, pretrained=moved), None
+    else:
+        weights = open_pretrained(source, needs_text=not frozen)
+        if config.checkpoint and frozen:
+            weights = _frozen_of_file(config, weights)
+    tuning = resolve_tuning(weights.config.vision, weights.tuning, *config.model.given_tuning)
+    model = dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+    parameters = weights.parameters()
+    origin = {
+        "checkpoint": source,
+        "step": step,
+        "frozen": frozen,
+        "pretrained": config.model.pretrained or None,
+        "image_tower": fingerprint(parameters["visual"]),
+    }
+    logger.info(
+        "evaluating %s%s%s",
+        "the frozen CLIP of " if frozen and config.checkpoint else "",
+        source,
+        "" if step is None else f" at step {step}",
+    )
+    config = dataclasses.replace(config, model=model)
+    return EvaluatedWeights(config, weights.config, parameters, origin)
+
+
+def _with_protocol_of(config: Config, run: Config) -> Config:
+    """The settings with which a run was trained, where `config` has the default."""
+    data = dataclasses.replace(
+        config.data,
+        templates=_first_changed(DataConfig.templates, config.data.templates, run.data.templates),
+        dataset=run.data.dataset,
+        unseen_classes=config.data.unseen_classes or run.data.unseen_classes,
+    )
+    temperature = _first_changed(
+        LossConfig.temperature, config.loss.temperature, run.loss.temperature
+    )
+    logger.info(
+        "protocol of the run: %d prompts, temperature %g%s",
+        len(data.templates),
+        temperature,
+        f", unseen classes {', '.join(data.unseen_classes)}" if data.unseen_classes else "",
+    )
+    return dataclasses.replace(
+        config,
+        data=data,
+        loss=dataclasses.replace(config.loss, temperature=temperature),
+        model=dataclasses.replace(
+            config.model, pretrained=config.model.pretrained or run.model.pretrained
+        ),
+    )
+
+
+def _first_changed(default, given, of_run):
+    return of_run if given == default else given
+
+
+def _frozen_of_file(config: Config, tuned: ClipWeights) -> ClipWeights:
+    """The CLIP that a file was tuned from, read as the file says that the tuned one is."""
+    if not config.model.pretrained:
+        raise ValueError(
+            f"config.evaluation.frozen: {config.checkpoint} does not say what it was tuned from; "
+            "give those weights as config.model.pretrained"
+        )
+    weights = open_pretrained(config.model.pretrained)
+    if weights.config.vision != tuned.config.vision:
+        raise ValueError(
+            f"config.model.pretrained={config.model.pretrained}: {config.checkpoint} was not tuned "
+            f"from it, the image towers differ: {weights.config.vision} and {tuned.config.vision}"
+        )
+    return dataclasses.replace(weights, tuning=tuned.tuning)

@@ -1,0 +1,155 @@
+"""Evaluation while training: frozen before the first step, then the student, against each other."""
+
+import json
+import logging
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from maft_jax.config import Config
+from maft_jax.convert.pretrained import fingerprint
+from maft_jax.evaluation import Evaluation
+from maft_jax.evaluation_data import EvaluationSet
+from maft_jax.evaluators.results import EvaluationResult
+from maft_jax.evaluators.tables import format_table
+from maft_jax.metric_logging import METRICS_FILE, MetricWriter
+from maft_jax.models.clip import ClipConfig
+from maft_jax.stop_signals import StopSignals
+from maft_jax.train_state import TrainState, overlay
+from maft_jax.visualize import comparison_sheet
+from maft_jax.workdir import save_picture
+
+RESULTS_FOLDER = "evaluation"
+_PREFIX = "evaluation"
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingEvaluation:
+    """Compares the student with the CLIP that it began as, whenever it is asked to."""
+
+    def __init__(self, config: Config, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
+        """`parameters` are those of the whole pretrained CLIP, on the host.
+
+        Raises:
+            ValueError: the data sets of config.evaluation cannot be evaluated.
+        """
+        self._config = config
+        self._evaluation = Evaluation(config, clip, parameters["text"], mesh)
+        self._host_visual = parameters["visual"]
+        self._frozen: list[EvaluationResult] = []
+        self._frozen_maps: dict[str, list[np.ndarray]] = {}
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is an evaluation after this many steps, before the last."""
+        every = self._config.evaluation.every_steps
+        return every > 0 and step > 0 and step % every == 0 and step < self._config.num_steps
+
+    def evaluate(
+        self,
+        workdir: epath.Path,
+        state: TrainState,
+        pretrained: Mapping,
+        writer: MetricWriter,
+        signals: StopSignals,
+    ) -> None:
+        """Evaluates the student, and before its first step the frozen CLIP; logs a table.
+
+        What is there already is not computed again.
+
+        Args:
+            pretrained: the image tower that the run began with, on the mesh.
+
+        Raises:
+            EvaluationInterrupted: a signal came; what was counted is kept.
+        """
+        step = int(state.step)
+        if not self._frozen:
+            self._frozen = self._results(workdir, 0, pretrained, self._host_visual, signals)
+        results, student = self._frozen, pretrained
+        if step > 0:
+            student = overlay(pretrained, state.trainable)
+            on_host = overlay(self._host_visual, _to_host(state.trainable))
+            results = self._results(workdir, step, student, on_host, signals)
+        if step == 0:
+            logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))
+        else:
+            logger.info("step %d:\n%s", step, format_table(results, baseline=self._frozen))
+        if _is_written(workdir, step):
+            return
+        scalars = {
+            f"{_PREFIX}/{result.dataset}/{name}": value
+            for result in results
+            for name, value in result.scalars().items()
+        }
+        self._draw(workdir, step, pretrained, student, writer)
+        writer.write_scalars(step, scalars)
+        writer.flush()
+
+    def _results(
+        self, workdir: epath.Path, step: int, visual: Mapping, on_host: Mapping, signals
+    ) -> list[EvaluationResult]:
+        origin = {
+            "checkpoint": str(workdir),
+            "step": step,
+            "frozen": step == 0,
+            "pretrained": self._config.model.pretrained,
+            "image_tower": fingerprint(on_host),
+        }
+        folder = workdir / RESULTS_FOLDER / f"step_{step}"
+        return self._evaluation.evaluate(visual, origin, folder, signals)
+
+    def _draw(
+        self,
+        workdir: epath.Path,
+        step: int,
+        pretrained: Mapping,
+        student: Mapping,
+        writer: MetricWriter,
+    ) -> None:
+        num_pictures = self._config.evaluation.num_pictures
+        for data in self._evaluation.data_sets if num_pictures else ():
+            maps = self._evaluation.label_maps
+            if data.name not in self._frozen_maps:
+                self._frozen_maps[data.name] = maps(data, pretrained, num_pictures)
+            frozen = self._frozen_maps[data.name]
+            tuned = frozen if step == 0 else maps(data, student, num_pictures)
+            if jax.process_index() == 0:
+                sheet = _comparison(data, frozen, tuned)
+                save_picture(workdir / RESULTS_FOLDER / f"{data.name}.png", sheet)
+                writer.write_images(step, {f"{_PREFIX}/{data.name}": sheet[None]})
+
+
+def _comparison(data: EvaluationSet, frozen, tuned) -> UInt8[np.ndarray, "h w 3"]:
+    examples = [data.source[i] for i in range(len(frozen))]
+    return comparison_sheet(
+        [example.image for example in examples],
+        [example.label_map for example in examples],
+        frozen,
+        tuned,
+        data.source.class_names,
+        [example.example_id for example in examples],
+    )
+
+
+def _to_host(tree: Mapping) -> Mapping:
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def _is_written(workdir: epath.Path, step: int) -> bool:
+    """Whether metrics.jsonl has this step's numbers, which a resumed run keeps."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return False
+    records = map(json.loads, path.read_text().splitlines())
+    return any(
+        record["step"] == step and any(name.startswith(f"{_PREFIX}/") for name in record)
+        for record in records
+    )
