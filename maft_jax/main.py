@@ -39,7 +39,7 @@ def main(config: Config) -> int:
         train_and_evaluate(config, _WORKDIR.value)
 
     def evaluate():
-        from maft_jax.evaluation_task import evaluate_checkpoint
+        from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 
         print(evaluate_checkpoint(config, _WORKDIR.value).table())
 

@@ -113,7 +113,9 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 def _set_up_evaluation(config: Config, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
     if not config.evaluation.has_data_sets:
         return None
-    from maft_jax.training_evaluation import TrainingEvaluation  # not needed for training alone
+    from maft_jax.evaluators.during_training import (
+        TrainingEvaluation,  # not needed for training alone
+    )
 
     return TrainingEvaluation(config, clip, parameters, mesh)
 

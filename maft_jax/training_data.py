@@ -12,9 +12,9 @@ from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
 from maft_jax.config import Config, DataConfig
+from maft_jax.pictures.sheets import contact_sheet
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
-from maft_jax.visualize import contact_sheet
 
 PUBLISHED = "published"
 """Entry of config.data.unseen_classes that stands for the data set's own zero-shot split."""

@@ -95,7 +95,7 @@ def _predict(places: list[str]) -> None:
     # Imported late: --help and wrong flags answer at once.
     from etils import epath
 
-    from maft_jax.prediction_files import find_images, predict_images
+    from maft_jax.prediction.files import find_images, predict_images
     from maft_jax.workdir import make_writable
 
     class_names, background = _vocabulary()
@@ -119,7 +119,7 @@ def _predict(places: list[str]) -> None:
 
 
 def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from maft_jax.vocabulary import check_apart, parse_names, read_names, read_names_file
+    from maft_jax.prediction.vocabulary import check_apart, parse_names, read_names, read_names_file
 
     if _CLASSES_FILE.value is None:
         names = read_names(_CLASSES.value, "--classes")
@@ -138,8 +138,8 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
     from maft_jax.config import DataConfig
     from maft_jax.convert.pretrained import fingerprint
     from maft_jax.encoder_setup import compute_dtype
+    from maft_jax.prediction.segmentation import ImageSegmenter
     from maft_jax.proposals.precompute_job import cache_dir
-    from maft_jax.segmentation import ImageSegmenter
     from maft_jax.workdir import versions
 
     generator = _make_generator(class_names)

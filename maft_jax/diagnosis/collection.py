@@ -17,7 +17,7 @@ from maft_jax.diagnosis.statistics import (
     score_image,
     top_false_positives,
 )
-from maft_jax.evaluation_state import ProgressLines
+from maft_jax.evaluators.unfinished_counts import ProgressLines
 from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou
 
 _CLASSES_AT_A_TIME = 8

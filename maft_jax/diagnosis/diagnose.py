@@ -17,9 +17,9 @@ from maft_jax.convert.pretrained import fingerprint
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise
-from maft_jax.evaluation import Evaluation
-from maft_jax.evaluation_data import EvaluationSet
-from maft_jax.evaluation_weights import EvaluatedWeights, read_evaluated_weights
+from maft_jax.evaluators.data_sets import EvaluationSet
+from maft_jax.evaluators.evaluation import Evaluation
+from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.workdir import make_writable, versions, write_aside
 
 NUMBERS_FILE = "diagnosis.json"

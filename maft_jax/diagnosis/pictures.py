@@ -27,8 +27,8 @@ from maft_jax.diagnosis.statistics import (
     pearson,
     spearman,
 )
-from maft_jax.lettering import letters_for, readable, wrapped
-from maft_jax.visualize import outline
+from maft_jax.pictures.lettering import letters_for, readable, wrapped
+from maft_jax.pictures.sheets import outline
 
 COLORS = ("#0072B2", "#D55E00")
 """Of the columns, from left to right; told apart by everybody (Okabe and Ito)."""

@@ -1,1 +1,1 @@
-"""Metrics: exact counts on the device, mIoU in both conventions, results as files and tables."""
+"""Evaluation: exact counts, metrics, results as files and tables; alone or in training."""

@@ -9,10 +9,10 @@ from etils import epath
 
 from maft_jax import sharding
 from maft_jax.config import Config
-from maft_jax.evaluation import Evaluation
-from maft_jax.evaluation_weights import read_evaluated_weights
+from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.tables import format_table
+from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.sharding import make_mesh
 from maft_jax.stop_signals import StopSignals

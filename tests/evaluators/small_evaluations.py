@@ -16,8 +16,8 @@ from maft_jax import tree_rules
 from maft_jax.config import Config, MeshConfig, from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.convert.openai import to_openai
-from maft_jax.evaluation import Evaluation
-from maft_jax.evaluation_weights import EvaluatedWeights, read_evaluated_weights
+from maft_jax.evaluators.evaluation import Evaluation
+from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.tokenizer import tokenize

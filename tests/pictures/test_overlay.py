@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import label
 
 from input_pipeline.class_lists import load_class_list
-from maft_jax import lettering
-from maft_jax.legend import LegendEntry, draw_legend, format_share, lay_out_legend
-from maft_jax.lettering import letter_size, letters_for, readable, shortened, wrapped
-from maft_jax.name_colors import name_color, picture_colors
-from maft_jax.overlay import blend, borders, overlay, place_names, segment_colors
-from maft_jax.segmentation_result import Segmentation
+from maft_jax.pictures import lettering
+from maft_jax.pictures.legend import LegendEntry, draw_legend, format_share, lay_out_legend
+from maft_jax.pictures.lettering import letter_size, letters_for, readable, shortened, wrapped
+from maft_jax.pictures.name_colors import name_color, picture_colors
+from maft_jax.pictures.overlay import blend, borders, overlay, place_names, segment_colors
+from maft_jax.prediction.result import Segmentation
 
 ADE = load_class_list("ade20k_847").names
 LONG = (

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import mark_boundaries
 
 from input_pipeline.examples import IGNORE
-from maft_jax.lettering import letters_for, readable
+from maft_jax.pictures.lettering import letters_for, readable
 
 COLUMNS = ("image", "labels", "frozen", "tuned")
 """Titles of a comparison sheet."""

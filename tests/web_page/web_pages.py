@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import brotli
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parents[2]
 _ON_PATH = ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
 _STARTS_IN = 120  # seconds, on a machine that does other things too
 

@@ -1,4 +1,4 @@
-"""The web page in a real browser: `pytest -m browser`; tests/web_pages.py says which one."""
+"""The web page in a real browser: `pytest -m browser`; web_pages.py says which one."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.sample_folder import SAMPLE_CLASSES, draw_scene
-from tests.web_pages import browser_page, serving
+from tests.web_page.web_pages import browser_page, serving
 
 pytestmark = pytest.mark.browser
 

@@ -16,8 +16,8 @@ from skimage.measure import regionprops
 
 from input_pipeline.image_files import read_label_map
 from input_pipeline.sample_folder import draw_scene
-from maft_jax.overlay import overlay, segment_colors
-from maft_jax.prediction_files import (
+from maft_jax.pictures.overlay import overlay, segment_colors
+from maft_jax.prediction.files import (
     ImageFile,
     Interrupted,
     describe,
@@ -26,10 +26,10 @@ from maft_jax.prediction_files import (
     predict_images,
     write_prediction,
 )
-from maft_jax.segmentation_result import Segmentation
+from maft_jax.prediction.result import Segmentation
 from tests import runs
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parents[2]
 NAMES = ("salt, pepper", "חתול", "a name of exactly forty characters, yes!")
 
 

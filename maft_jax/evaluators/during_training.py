@@ -13,15 +13,15 @@ from jaxtyping import UInt8
 
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint
-from maft_jax.evaluation import Evaluation
-from maft_jax.evaluation_data import EvaluationSet
+from maft_jax.evaluators.data_sets import EvaluationSet
+from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult
 from maft_jax.evaluators.tables import format_table
 from maft_jax.metric_logging import METRICS_FILE, MetricWriter
 from maft_jax.models.clip import ClipConfig
+from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.stop_signals import StopSignals
 from maft_jax.train_state import TrainState, overlay
-from maft_jax.visualize import comparison_sheet
 from maft_jax.workdir import save_picture
 
 RESULTS_FOLDER = "evaluation"

@@ -23,9 +23,9 @@ if __name__ == "__main__":
     import numpy as np
     from etils import epath
 
-    from maft_jax.evaluation_task import evaluate_checkpoint
+    from maft_jax.evaluators.checkpoint import evaluate_checkpoint
     from maft_jax.stop_signals import EvaluationInterrupted
-    from tests.evaluations import StopAfter, evaluation_config, set_up
+    from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
 
     config = evaluation_config(json.loads((FOLDER / "settings.json").read_text()))
     own = FOLDER / f"process_{PROCESS}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.examples import IGNORE
-from maft_jax.visualize import (
+from maft_jax.pictures.sheets import (
     color_labels,
     comparison_sheet,
     contact_sheet,

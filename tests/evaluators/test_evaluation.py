@@ -11,7 +11,7 @@ from etils import epath
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.evaluators.results import read_result
 from maft_jax.stop_signals import EvaluationInterrupted
-from tests.evaluations import (
+from tests.evaluators.small_evaluations import (
     StopAfter,
     confusion_of,
     evaluation_config,
@@ -118,10 +118,10 @@ def test_damaged_counts_are_reported_and_not_continued(
 
 
 def test_counts_are_saved_on_the_way(evaluation, tmp_path, monkeypatch):
-    monkeypatch.setattr("maft_jax.evaluation_state.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("maft_jax.evaluators.unfinished_counts.SECONDS_BETWEEN_SAVES", 0.0)
     saved = []
     monkeypatch.setattr(
-        "maft_jax.evaluation_state.UnfinishedCounts.save",
+        "maft_jax.evaluators.unfinished_counts.UnfinishedCounts.save",
         lambda self, num_batches, counts: saved.append((num_batches, counts.confusion.sum())),
     )
     evaluate(evaluation, tmp_path)

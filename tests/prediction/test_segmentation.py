@@ -15,10 +15,10 @@ from input_pipeline.examples import Example, PreparedExample
 from input_pipeline.sample_folder import draw_scene
 from maft_jax.inference import InferenceSpec, Segmenter
 from maft_jax.models.ip_clip import IPClip
+from maft_jax.prediction.segmentation import ImageSegmenter, Segmentation, class_regions
+from maft_jax.prediction.vocabulary import parse_names, read_names, read_names_file
 from maft_jax.proposals.soft_masks import soften_masks
 from maft_jax.proposals.superpixels import SuperpixelProposals
-from maft_jax.segmentation import ImageSegmenter, Segmentation, class_regions
-from maft_jax.vocabulary import parse_names, read_names, read_names_file
 
 NAMES = ("cat", "sofa", "salt, pepper")
 NUM_PROPOSALS = 16

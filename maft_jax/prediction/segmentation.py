@@ -18,14 +18,14 @@ from maft_jax.config import PROMPT_TEMPLATES
 from maft_jax.facade import Clip
 from maft_jax.inference import InferenceSpec, Segmenter
 from maft_jax.models.ip_clip import IPClip
+from maft_jax.prediction.result import ClassRegion, Segmentation, class_regions
+from maft_jax.prediction.vocabulary import check_apart, check_names, parse_names
 from maft_jax.proposals.external import check_aspect
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
 from maft_jax.proposals.precompute_shards import check_proposals
 from maft_jax.proposals.soft_masks import soften_masks
 from maft_jax.proposals.superpixels import SuperpixelProposals
-from maft_jax.segmentation_result import ClassRegion, Segmentation, class_regions
 from maft_jax.text_embeddings import cached_class_embeddings
-from maft_jax.vocabulary import check_apart, check_names, parse_names
 
 __all__ = ["ClassRegion", "ImageSegmenter", "Segmentation", "class_regions", "segment"]
 

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Int32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from maft_jax.legend import LegendEntry, draw_legend
-from maft_jax.lettering import letter_size, letters_for, readable, wrapped
-from maft_jax.name_colors import picture_colors
-from maft_jax.segmentation_result import Segmentation, class_regions
+from maft_jax.pictures.legend import LegendEntry, draw_legend
+from maft_jax.pictures.lettering import letter_size, letters_for, readable, wrapped
+from maft_jax.pictures.name_colors import picture_colors
+from maft_jax.prediction.result import Segmentation, class_regions
 
 _NARROWEST = 200
 """Pixels; narrower pictures get margins, so that names fit in the legend."""

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from input_pipeline.examples import IGNORE
 from input_pipeline.layouts.base import IMAGE_SUFFIXES
-from maft_jax.overlay import overlay, segment_colors
-from maft_jax.segmentation_result import Segmentation, class_regions
+from maft_jax.pictures.overlay import overlay, segment_colors
+from maft_jax.prediction.result import Segmentation, class_regions
 from maft_jax.workdir import write_aside
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif")

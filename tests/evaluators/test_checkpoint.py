@@ -16,13 +16,18 @@ import maft_jax
 from input_pipeline.records.record_shards import done_path
 from maft_jax.convert.conversion import image_tower, open_source
 from maft_jax.convert.formats import ClipWeights, write_weights
-from maft_jax.evaluation_data import find_evaluation_data, open_evaluation_data
-from maft_jax.evaluation_task import evaluate_checkpoint
-from maft_jax.evaluation_weights import read_evaluated_weights
+from maft_jax.evaluators.checkpoint import evaluate_checkpoint
+from maft_jax.evaluators.data_sets import find_evaluation_data, open_evaluation_data
 from maft_jax.evaluators.results import read_result
+from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 from maft_jax.proposals.precompute_job import job_from_config
-from tests.evaluations import SETTINGS, evaluation_config, make_evaluation_data, set_up
+from tests.evaluators.small_evaluations import (
+    SETTINGS,
+    evaluation_config,
+    make_evaluation_data,
+    set_up,
+)
 from tests.runs import finish, start
 from tests.test_interruptions import wait_until
 

@@ -25,10 +25,10 @@ from maft_jax import sharding
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint
 from maft_jax.encoder_setup import make_encoder
-from maft_jax.evaluation_data import EvaluationSet, find_evaluation_data
-from maft_jax.evaluation_state import ProgressLines, UnfinishedCounts, key_of
 from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
+from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
+from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 from maft_jax.inference import InferenceSpec, Segmenter
 from maft_jax.models.clip import ClipConfig
 from maft_jax.proposals.precompute_job import cache_dir

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from maft_jax.lettering import letters_for, shortened
+from maft_jax.pictures.lettering import letters_for, shortened
 
 _INK, _FAINT, _PAPER = (32, 33, 36), (112, 117, 122), (255, 255, 255)
 _NARROWEST = 11

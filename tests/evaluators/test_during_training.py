@@ -14,14 +14,14 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from input_pipeline.sample_folder import write_sample_folder
 from maft_jax.config import PROMPT_TEMPLATES
-from maft_jax.evaluation import Evaluation
-from maft_jax.evaluation_state import ProgressLines
-from maft_jax.evaluation_task import evaluate_checkpoint
-from maft_jax.evaluation_weights import read_evaluated_weights
+from maft_jax.evaluators.checkpoint import evaluate_checkpoint
+from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import read_result
+from maft_jax.evaluators.unfinished_counts import ProgressLines
+from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.stop_signals import TrainingInterrupted
 from maft_jax.train_loop import train_and_evaluate
-from tests.evaluations import write_telling_weights
+from tests.evaluators.small_evaluations import write_telling_weights
 from tests.runs import make_data, read_metrics, small_config
 from tests.test_structure import REPOSITORY, imports_of
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from maft_jax import evaluation_state
-from maft_jax.evaluation_state import ProgressLines, UnfinishedCounts, key_of
 from maft_jax.evaluators.confusion import ConfusionTotal
+from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@
         --config.data.root=runs/demo/data --config.model.pretrained=random:tiny \\
         --config.num_steps=1000 --config.loss.distillation_weight=0.0
     cp runs/shapes/tuned.safetensors .
-    python -m tests.draw_web_page tuned.safetensors docs/web_page.png
+    python -m tests.web_page.draw_web_page tuned.safetensors docs/web_page.png
 
 Four minutes on a laptop. The example is none of the 24 pictures that were trained on.
 """
@@ -15,7 +15,7 @@ import sys
 
 from PIL import Image
 
-from tests.web_pages import browser_page, serving
+from tests.web_page.web_pages import browser_page, serving
 
 
 def segment_example(tab, number: int) -> None:

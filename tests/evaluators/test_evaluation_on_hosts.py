@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.evaluations import (
+from tests.evaluators.small_evaluations import (
     confusion_of,
     evaluation_config,
     make_evaluation_data,
@@ -37,7 +37,11 @@ def free_port() -> int:
 @pytest.mark.slow
 def test_two_processes_count_what_one_counts_also_after_an_interruption(settings, tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"mesh.fsdp": 2}))
-    program = [sys.executable, str(REPOSITORY / "tests/evaluate_on_hosts.py"), str(free_port())]
+    program = [
+        sys.executable,
+        str(REPOSITORY / "tests/evaluators/evaluate_on_hosts.py"),
+        str(free_port()),
+    ]
     processes = [start([*program, str(i), "2", "2", str(tmp_path)]) for i in range(2)]
     outputs = [finish(process) for process in processes]
     expected = confusion_of(evaluation_config(settings), tmp_path / "one_process")

@@ -1,0 +1,1 @@
+"""What people look at: overlays with legends, sheets of training data and of comparisons."""
