@@ -1,6 +1,6 @@
 """Mask-aware fine-tuning of CLIP (MAFT) in JAX.
 
-clip = maft_jax.load("ViT-B-16.pt", mask_start_layer=8)
+clip = maft_jax.load("ViT-B-16.pt")
 text = clip.encode_text(["cat", "wall-other"])
 features = clip.encode_proposals(images, masks)
 segmentation = maft_jax.segment(clip, "photo.jpg", "cat, sofa, lamp")
@@ -12,7 +12,8 @@ __all__ = ["Clip", "load", "segment"]
 def __getattr__(name: str):
     """Loads JAX only when it is needed: not for --help, nor in processes that make proposals."""
     if name in __all__:
-        from maft_jax import facade, segmentation
+        from maft_jax import facade
+        from maft_jax.prediction import segmentation
 
         return segmentation.segment if name == "segment" else getattr(facade, name)
     raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")
