@@ -14,7 +14,7 @@ from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCount
 def clock(monkeypatch):
     """A list whose only number is the time."""
     now = [100.0]
-    monkeypatch.setattr(evaluation_state.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(unfinished_counts.time, "monotonic", lambda: now[0])
     return now
 
 
