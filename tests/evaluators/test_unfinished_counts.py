@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from maft_jax.evaluators import unfinished_counts
 from maft_jax.evaluators.confusion import ConfusionTotal
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 
