@@ -15,11 +15,11 @@ Exit codes: 0 done, 1 failed or (--verify) different, 2 wrong input, 130 and 143
 """
 
 import pathlib
-import sys
 
-from absl import app, flags
+from absl import flags
 
-from maft_jax.console import failed, log_to_stderr, run_and_report
+from maft_jax.cli import command_line
+from maft_jax.console import log_to_stderr, run_and_report
 
 _TO = flags.DEFINE_string("to", None, "format to write; a wrong one lists them all")
 _FROM = flags.DEFINE_string("from", None, "format to read, if not the recognised one: freeseg, ...")
@@ -144,29 +144,22 @@ def _progress(total: int):
     return tqdm(total=total, unit="B", unit_scale=True, desc="writing", disable=None)
 
 
-def parse_command_line(argv: list[str]) -> list[str]:
-    """SOURCE and perhaps DESTINATION; anything else becomes a short message and exit code 2."""
-    try:
-        paths = flags.FLAGS(argv)[1:]
-        if not 1 <= len(paths) <= 2:
-            raise ValueError(f"expected SOURCE [DESTINATION], got {paths}; --help says more")
-        if len(paths) == 1 and not (_INSPECT.value or _VERIFY.value):
-            raise ValueError("expected a DESTINATION to write, or --inspect, or --verify")
-        if _INTO.value is not None and (_TO.value or _IMAGE_ONLY.value or _TEXT_FROM.value):
-            raise ValueError("--into writes the image tower alone, in the format that the file has")
-        if _IMAGE_ONLY.value and _TEXT_FROM.value:
-            raise ValueError("--image_only and --text_from exclude each other")
-    except (flags.Error, ValueError) as error:
-        sys.exit(failed(str(error).strip(), 2))
+def check_arguments(paths: list[str]) -> list[str]:
+    """SOURCE and perhaps DESTINATION; ValueError for anything else."""
+    if not 1 <= len(paths) <= 2:
+        raise ValueError(f"expected SOURCE [DESTINATION], got {paths}; --help says more")
+    if len(paths) == 1 and not (_INSPECT.value or _VERIFY.value):
+        raise ValueError("expected a DESTINATION to write, or --inspect, or --verify")
+    if _INTO.value is not None and (_TO.value or _IMAGE_ONLY.value or _TEXT_FROM.value):
+        raise ValueError("--into writes the image tower alone, in the format that the file has")
+    if _IMAGE_ONLY.value and _TEXT_FROM.value:
+        raise ValueError("--image_only and --text_from exclude each other")
     return paths
 
 
 def run() -> None:
     """Parses the command line and exits with main's code."""
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)  # absl itself would end with 1
-    app.run(main, flags_parser=parse_command_line)
+    command_line.run(main, check_arguments)
 
 
 if __name__ == "__main__":

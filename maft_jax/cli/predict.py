@@ -15,12 +15,11 @@ has recipes.
 Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted.
 """
 
-import sys
+from absl import flags
 
-from absl import app, flags
-
+from maft_jax.cli import command_line
 from maft_jax.config import PROMPT_TEMPLATES
-from maft_jax.console import failed, log_to_stderr, run_and_report
+from maft_jax.console import log_to_stderr, run_and_report
 
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
@@ -208,30 +207,27 @@ def _numbers(texts: list[str]) -> tuple[float, ...]:
         raise ValueError(f"--scales: expected numbers with commas between: {error}") from None
 
 
-def parse_command_line(argv: list[str]) -> list[str]:
-    """Where the images are; anything wrong becomes a short message and exit code 2."""
-    try:
-        places = [*flags.FLAGS(argv)[1:], *_IMAGE.value]
-        if _WEIGHTS.value is None:
-            raise ValueError("--weights: expected CLIP weights, such as --weights=ViT-B-16.pt")
-        if not places:
-            raise ValueError("--image: expected an image, a folder or a pattern")
-        if (_CLASSES.value is None) == (_CLASSES_FILE.value is None):
-            raise ValueError(
-                'expected either --classes="cat, sofa" or --classes_file=names.txt; --help tells '
-                "more"
-            )
-    except (flags.Error, ValueError) as error:
-        sys.exit(failed(str(error).strip(), 2))
+def check_arguments(arguments: list[str]) -> list[str]:
+    """Where the images are, by --image and without it.
+
+    Raises:
+        ValueError: weights, images or classes are not given.
+    """
+    places = [*arguments, *_IMAGE.value]
+    if _WEIGHTS.value is None:
+        raise ValueError("--weights: expected CLIP weights, such as --weights=ViT-B-16.pt")
+    if not places:
+        raise ValueError("--image: expected an image, a folder or a pattern")
+    if (_CLASSES.value is None) == (_CLASSES_FILE.value is None):
+        raise ValueError(
+            'expected either --classes="cat, sofa" or --classes_file=names.txt; --help tells more'
+        )
     return places
 
 
 def run() -> None:
     """Parses the command line and exits with main's code."""
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)  # absl itself would end with 1
-    app.run(main, flags_parser=parse_command_line)
+    command_line.run(main, check_arguments)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ Exit codes: 0 done, 1 failed (such as: the port is taken), 2 wrong input, 130 an
 """
 
 import socket
-import sys
 
-from absl import app, flags
+from absl import flags
 
-from maft_jax.console import failed, log_to_stderr, run_and_report
+from maft_jax.cli import command_line
+from maft_jax.console import log_to_stderr, run_and_report
 
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
@@ -80,24 +80,18 @@ def _check_address() -> None:
         raise OSError(f"--host={_HOST.value} --port={_PORT.value}: {error.strerror}") from error
 
 
-def parse_command_line(argv: list[str]) -> list[str]:
-    """What absl or we refuse becomes a short message and exit code 2."""
-    try:
-        if unexpected := flags.FLAGS(argv)[1:]:
-            raise ValueError(f"unexpected {unexpected}; --help lists the flags")
-        if not _WEIGHTS.value:
-            raise ValueError("expected --weights=tuned.safetensors; --help says more")
-    except (flags.Error, ValueError) as error:
-        sys.exit(failed(str(error).strip(), 2))
-    return argv
+def check_arguments(arguments: list[str]) -> list[str]:
+    """Raises ValueError where weights are missing, or something is no flag."""
+    if arguments:
+        raise ValueError(f"unexpected {arguments}; --help lists the flags")
+    if not _WEIGHTS.value:
+        raise ValueError("expected --weights=tuned.safetensors; --help says more")
+    return arguments
 
 
 def run() -> None:
     """Parses the command line and exits with main's code."""
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)  # absl itself would end with 1
-    app.run(main, flags_parser=parse_command_line)
+    command_line.run(main, check_arguments)
 
 
 if __name__ == "__main__":

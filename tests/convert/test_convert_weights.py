@@ -18,7 +18,7 @@ from etils import epath
 
 from maft_jax import optimizer, tree_rules
 from maft_jax.checkpointing import Checkpoints
-from maft_jax.cli import convert_weights
+from maft_jax.cli import command_line, convert_weights
 from maft_jax.config import from_config_dict, preset
 from maft_jax.convert import verification
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
@@ -74,7 +74,7 @@ def convert(*arguments: str) -> int:
     try:
         for name in FLAGS:
             flags.FLAGS[name].unparse()
-        paths = convert_weights.parse_command_line(["convert_weights", *arguments])
+        paths = command_line.parse(["convert_weights", *arguments], convert_weights.check_arguments)
         return convert_weights.main(paths)
     except SystemExit as stop:
         return stop.code

@@ -151,11 +151,11 @@ def test_broken_command_lines_exit_with_2_before_anything_is_written(photos, tmp
     program = """
 import json, sys
 from absl.testing import flagsaver
-from maft_jax.cli import predict
+from maft_jax.cli import command_line, predict
 for arguments in json.loads(sys.argv[1]):
     saved = flagsaver.save_flag_values()
     try:
-        code = predict.main(predict.parse_command_line(["predict", *arguments]))
+        code = predict.main(command_line.parse(["predict", *arguments], predict.check_arguments))
     except SystemExit as stop:
         code = stop.code
     flagsaver.restore_flag_values(saved)

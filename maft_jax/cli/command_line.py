@@ -1,0 +1,31 @@
+"""What commands share: flags parsed, refused in one line, and --help that ends well."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from maft_jax.console import failed
+
+
+def run(main: Callable[[list[str]], int], check: Callable[[list[str]], list[str]]) -> None:
+    """Calls `main` with what is no flag, and exits with its code.
+
+    The module that calls this prints its docstring for --help.
+
+    Args:
+        check: gets what is no flag and returns it, perhaps changed; its ValueError becomes a short
+            message and exit code 2.
+    """
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)  # absl itself would end with 1
+    app.run(main, flags_parser=lambda argv: parse(argv, check))
+
+
+def parse(argv: list[str], check: Callable[[list[str]], list[str]]) -> list[str]:
+    """What `check` returns; anything that absl or it refuses ends with code 2."""
+    try:
+        return check(flags.FLAGS(argv)[1:])
+    except (flags.Error, ValueError) as error:
+        sys.exit(failed(str(error).strip(), 2))
