@@ -279,6 +279,7 @@ def from_config_dict(
         _validate_evaluation_alone(config)
     else:
         _validate_where_data_is(config)
+        _validate_evaluation_on_the_way(config.evaluation)
     _validate_evaluation(config.evaluation)
     _validate_data(config.data, config.proposals)
     _validate_training(config)
@@ -312,6 +313,14 @@ def _validate_where_data_is(config: Config) -> None:
         raise ValueError(
             f"config.checkpoint={config.checkpoint}: only for --config=configs/eval_only.py; "
             "training begins with config.model.pretrained and resumes from its --workdir"
+        )
+
+
+def _validate_evaluation_on_the_way(evaluation: EvaluationConfig) -> None:
+    if evaluation.every_steps and not evaluation.has_data_sets:
+        raise ValueError(
+            f"config.evaluation.every_steps={evaluation.every_steps}: no data set; say where one "
+            "lies, such as --config.evaluation.roots.voc2012=VOC2012"
         )
 
 

@@ -6,6 +6,7 @@ masks to the encoder's size, one encoder serves all, and one per shape labels pi
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 
 import jax
@@ -43,7 +44,7 @@ class InferenceSpec:
         self.encoder.config.grid(*self.image_size)
         if self.temperature <= 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"scales: expected at least one positive number, got {self.scales}")
         if not 0 <= self.ensemble_weight <= 1:
             raise ValueError(f"ensemble_weight: expected 0 to 1, got {self.ensemble_weight}")

@@ -153,6 +153,10 @@ WRONG_VALUES = {
         {"task": "evaluate"},
         r"config\.evaluation\.roots: no data set; say where one lies, such as --config\.eval",
     ),
+    "evaluations of nothing": (
+        {"evaluation.every_steps": 5},
+        r"config\.evaluation\.every_steps=5: no data set; say where one lies",
+    ),
     "no scale": (
         {"evaluation.scales": ()},
         r"config\.evaluation\.scales: expected at least one positive factor, got \(\)",

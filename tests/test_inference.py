@@ -299,8 +299,9 @@ def test_what_cannot_work_is_refused():
     for seen, got in ((None, "None"), (SEEN[:3], "3")):
         with pytest.raises(ValueError, match=rf"one bool for each of 5 classes, got {got}"):
             run(ensemble_weight=0.5, seen=seen)
-    with pytest.raises(ValueError, match="scales: expected at least one positive"):
-        InferenceSpec(ENCODER, SIZE, scales=())
+    for scales in ((), (1.0, 0.0), (float("inf"),), (float("nan"),)):
+        with pytest.raises(ValueError, match="scales: expected at least one positive"):
+            InferenceSpec(ENCODER, SIZE, scales=scales)
     with pytest.raises(ValueError, match=r"ensemble_weight: expected 0 to 1, got 1\.5"):
         InferenceSpec(ENCODER, SIZE, ensemble_weight=1.5)
     with pytest.raises(ValueError, match="temperature: expected a positive"):

@@ -153,6 +153,31 @@ def function():
     assert dict(found) == expected
 
 
+@functools.cache
+def names_of_package(package: str) -> set[str]:
+    """What its own file defines, imports or lists in __all__, at module level."""
+    found = set()
+    for node in ast.parse(MODULES[f"{package}.__init__"].read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            found |= set(ast.literal_eval(node.value)) if target.id == "__all__" else {target.id}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_what_is_imported_from_a_package_is_there(path):
+    """Also inside functions, where nothing fails until they are called."""
+    for name, _ in imports_of(path):
+        package, _, last = name.rpartition(".")
+        if f"{package}.__init__" in MODULES and our_module(name) == f"{package}.__init__":
+            offered = names_of_package(package)
+            assert last in offered, f"{relative(path)} imports {name}; {package} has {offered}"
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("maft_jax.")])
 def test_module_imports_its_own_level_or_lower_ones(module):
     level = level_of(module)

@@ -134,6 +134,11 @@ def _find(config: Config, name: str) -> FoundSet:
         )
     folder = epath.Path(job.folder) if job else records_folder(of_set)
     description = job.description if job else read_dataset_file(folder)
+    if description["dataset"] != name:
+        raise ValueError(
+            f"{folder}: expected records of {name}, which the folder's name says, got those of "
+            f"{description['dataset']}; rename the folder"
+        )
     return FoundSet(
         name,
         tuple(description["class_names"]),

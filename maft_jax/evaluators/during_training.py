@@ -100,6 +100,7 @@ class TrainingEvaluation:
             "frozen": step == 0,
             "pretrained": self._config.model.pretrained,
             "image_tower": fingerprint(on_host),
+            "tuned_from": None if step == 0 else fingerprint(self._host_visual),
         }
         folder = workdir / RESULTS_FOLDER / f"step_{step}"
         return self._evaluation.evaluate(visual, origin, folder, signals)

@@ -314,7 +314,10 @@ def _finished_result(path: epath.Path, key: str) -> EvaluationResult | None:
     except ValueError as error:
         logger.warning("%s; evaluating again", error)
         return None
-    return result if result.provenance.get("key") == key else None
+    if result.provenance.get("key") != key:
+        logger.info("%s is of another evaluation, and will be replaced", path)
+        return None
+    return result
 
 
 def _of_first_process(num_batches: int, counts: ConfusionTotal) -> tuple[int, ConfusionTotal]:

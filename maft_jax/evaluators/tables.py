@@ -41,8 +41,8 @@ def format_table(
     """Aligned text, in percent: one line per data set, in the order papers use.
 
     With a `baseline`, the frozen CLIP's results, lines "frozen", "tuned" and "gain". Where a pair
-    was not measured on the same images, proposals, protocol and classes, the gain is left out and
-    a WARNING below the table says what differs.
+    was not measured on the same images, proposals, protocol and classes, or the tuned weights were
+    made from another CLIP, the gain is left out and a WARNING below the table says what differs.
 
     Raises:
         ValueError: two results of one data set and split.
@@ -68,6 +68,9 @@ def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
         found.append("unseen classes")
     if tuned.num_images != frozen.num_images:
         found.append(f"numbers of images ({frozen.num_images:,} and {tuned.num_images:,})")
+    of_tuned, of_frozen = (result.provenance.get("weights") or {} for result in (tuned, frozen))
+    if (tuned_from := of_tuned.get("tuned_from")) is not None:
+        found += _changes("untuned image tower", of_frozen.get("image_tower"), tuned_from)
     for key in COMPARED:
         found += _changes(key, frozen.provenance.get(key), tuned.provenance.get(key))
     return found

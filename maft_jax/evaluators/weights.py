@@ -51,12 +51,13 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         moved = config.model.pretrained or None
         config = _with_protocol_of(config, read_run_config(source))
         weights, step = read_student(source, pretrained=moved)  # refuses others than the run's
-        if frozen:
-            weights, step = read_first_weights(source, pretrained=moved), None
+        first = read_first_weights(source, pretrained=moved)
     else:
-        weights = open_pretrained(source, needs_text=not frozen)
-        if config.checkpoint and frozen:
-            weights = _frozen_of_file(config, weights)
+        weights, first = open_pretrained(source, needs_text=not frozen), None
+        if config.checkpoint and (frozen or config.model.pretrained):
+            first = _frozen_of_file(config, weights)
+    if config.checkpoint and frozen:
+        weights, step, first = first, None, None
     tuning = resolve_tuning(weights.config.vision, weights.tuning, *config.model.given_tuning)
     model = dataclasses.replace(config.model, **dataclasses.asdict(tuning))
     parameters = weights.parameters()
@@ -66,6 +67,7 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         "frozen": frozen,
         "pretrained": config.model.pretrained or None,
         "image_tower": fingerprint(parameters["visual"]),
+        "tuned_from": first and fingerprint(first.parameters()["visual"]),
     }
     logger.info(
         "evaluating %s%s%s",

@@ -93,9 +93,10 @@ def _needed(text: str) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def _font_with(needed: str, bold: bool) -> str | None:
-    own = Path(matplotlib.get_data_path(), "fonts", "ttf", _BOLD if bold else _REGULAR)
-    if _has(str(own), needed):
-        return str(own)
+    own = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    for name in (_BOLD, _REGULAR) if bold else (_REGULAR,):  # the bold one has fewer letters
+        if _has(str(own / name), needed):
+            return str(own / name)
     return next((path for path in _system_fonts() if _has(path, needed)), None)
 
 

@@ -42,7 +42,7 @@ def segment(
     clip: Clip,
     image: ImageLike,
     classes: str | Sequence[str],
-    proposals: ProposalGenerator | np.ndarray | None = None,
+    proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
     *,
     background: str | Sequence[str] = (),
     templates: Sequence[str] = PROMPT_TEMPLATES,
@@ -122,7 +122,7 @@ class ImageSegmenter:
     def __call__(
         self,
         image: ImageLike,
-        proposals: ProposalGenerator | np.ndarray | None = None,
+        proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
         example_id: str | None = None,
     ) -> Segmentation:
         """Segments one image; `example_id` is by what generator=external finds its masks."""
@@ -131,7 +131,7 @@ class ImageSegmenter:
     def prepare(
         self,
         image: ImageLike,
-        proposals: ProposalGenerator | np.ndarray | None = None,
+        proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
         example_id: str | None = None,
     ) -> PreparedExample:
         """The image with its proposals, which do not depend on the classes.
@@ -143,8 +143,9 @@ class ImageSegmenter:
             example_id = Path(image).stem if isinstance(image, str | os.PathLike) else "image"
         unlabelled = np.full(pixels.shape[:2], IGNORE, np.int32)
         example = Example(example_id, pixels, unlabelled)
-        if isinstance(proposals, np.ndarray):
-            made, most = _given(proposals, example), len(proposals)
+        if proposals is not None and not callable(proposals):
+            made = _given(np.asarray(proposals), example)
+            most = len(made.masks)
         else:
             generator, most = proposals or self.generator, self.num_proposals
             made = generator(example, most)

@@ -33,7 +33,7 @@ def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
         ValueError: as `parse_names`.
     """
     if text.strip() in BUILT_IN:
-        return load_class_list(text.strip()).names
+        return load_class_list(text.strip(), ignore_labels=()).names
     return parse_names(text, what)
 
 

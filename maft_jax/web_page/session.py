@@ -1,6 +1,7 @@
 """What the page's buttons do, without gradio: names and a picture in, a viewer's data out."""
 
 import base64
+import dataclasses
 import functools
 import gzip
 import io
@@ -13,13 +14,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from input_pipeline.examples import PreparedExample
 from input_pipeline.sample_folder import draw_scene
 from maft_jax.facade import Clip
-from maft_jax.pictures.lettering import letter_size
+from maft_jax.pictures.lettering import letter_size, readable
 from maft_jax.pictures.overlay import overlay, place_names, segment_colors
 from maft_jax.prediction.files import encode_labels
 from maft_jax.prediction.segmentation import ImageSegmenter, Segmentation, class_regions
@@ -61,6 +64,9 @@ class PageSession:
 
     def __init__(self, clip: Clip, folder: str | os.PathLike):
         self.folder = Path(folder)
+        # On the device once, not once for each vocabulary.
+        visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
+        clip = dataclasses.replace(clip, parameters=clip.parameters | {"visual": visual})
         self._segmenter = functools.lru_cache(_KEPT)(functools.partial(_make_segmenter, clip))
         self._prepared: dict[Hashable, PreparedExample] = {}
         self._one_at_a_time = threading.Lock()
@@ -160,12 +166,13 @@ def viewer_data(result: Result) -> dict:
         }
         for region in regions
     ]
-    texts = {region.index: region.name for region in regions}
+    names = {region.index: region.name for region in regions}
+    texts = {index: readable(name, index) for index, name in names.items()}  # to be measured
     written = []
     for name in place_names(labels, texts, letter_size(height, width)):
         left, top, name_width, name_height = name.box
         x, y = (left + name_width / 2) / width, (top + name_height / 2) / height
-        written.append({"name": texts[name.index], "x": x, "y": y})
+        written.append({"name": names[name.index], "x": x, "y": y})
     pixels, seconds = segmentation.label_map.shape[::-1], result.seconds
     return {
         "width": width,

@@ -13,7 +13,11 @@ from etils import epath
 from PIL import Image
 
 import maft_jax
-from input_pipeline.records.record_shards import done_path
+from input_pipeline.records.record_shards import (
+    done_path,
+    read_dataset_file,
+    write_dataset_file,
+)
 from maft_jax.convert.conversion import image_tower, open_source
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
@@ -67,6 +71,7 @@ def test_frozen_and_tuned_are_compared_in_one_table(data, tuned, tmp_path):
     assert ours["protocol"]["mask_start_layer"] == 1
     assert ours["weights"]["image_tower"] != theirs["weights"]["image_tower"]
     assert (ours["weights"]["frozen"], theirs["weights"]["frozen"]) == (False, True)
+    assert ours["weights"]["tuned_from"] == theirs["weights"]["image_tower"]
     config = json.loads((tmp_path / "evaluation/config.json").read_text())
     assert config["checkpoint"] == tuned and config["model"]["mask_start_layer"] == 1
 
@@ -108,11 +113,25 @@ def test_image_tower_alone_is_refused(data, tmp_path):
         read_evaluated_weights(config)
 
 
+def copy_records(source, target):
+    """As if they were of the data set that `target` is named after."""
+    shutil.copytree(source, target)
+    write_dataset_file(target, read_dataset_file(target) | {"dataset": target.name})
+
+
+def test_records_of_another_data_set_are_refused(data, tmp_path):
+    source = open_evaluation_data(evaluation_config(data))[0].folder
+    shutil.copytree(source, tmp_path / "voc2012")
+    settings = data | {"evaluation.roots.folder": "", "evaluation.records": str(tmp_path)}
+    with pytest.raises(ValueError, match=r"expected records of voc2012, .*got those of folder"):
+        find_evaluation_data(evaluation_config(settings))
+
+
 def test_data_sets_are_in_the_order_of_papers_whatever_the_commands(data, tmp_path):
     records = tmp_path / "records"
     source = open_evaluation_data(evaluation_config(data))[0].folder
     for name in ("folder", "voc2012", "ade20k_full", "coco_stuff"):
-        shutil.copytree(source, records / name)
+        copy_records(source, records / name)
     settings = data | {"evaluation.roots.folder": "", "evaluation.records": str(records)}
     found = find_evaluation_data(evaluation_config(settings))
     assert [data_set.name for data_set in found] == [
@@ -200,7 +219,7 @@ def test_several_hosts_need_records_that_all_can_read(data, monkeypatch):
 
 def test_missing_records_are_refused_before_anything_is_evaluated(data, tmp_path):
     source = open_evaluation_data(evaluation_config(data))[0].folder
-    shutil.copytree(source, tmp_path / "records/voc2012")
+    copy_records(source, tmp_path / "records/voc2012")
     done_path(epath.Path(tmp_path / "records/voc2012"), "val-00002-of-00007").unlink()
     settings = data | {"evaluation.roots.folder": "", "evaluation.records": f"{tmp_path}/records"}
     with pytest.raises(ValueError, match="1 of 7 shards are not finished: val-00002-of-00007"):
@@ -209,7 +228,7 @@ def test_missing_records_are_refused_before_anything_is_evaluated(data, tmp_path
 
 def test_damaged_record_is_named(data, tmp_path):
     source = open_evaluation_data(evaluation_config(data))[0].folder
-    shutil.copytree(source, tmp_path / "records/voc2012")
+    copy_records(source, tmp_path / "records/voc2012")
     path = tmp_path / "records/voc2012/val-00003-of-00007.tfrecord"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -137,6 +137,18 @@ def test_finished_data_set_is_not_evaluated_again(evaluation, finished, caplog, 
     assert result.provenance == finished[0].provenance
 
 
+def test_result_of_other_weights_is_replaced_and_that_is_said(
+    evaluation, finished, tmp_path, caplog
+):
+    evaluate(evaluation, tmp_path, image_tower="another")
+    with caplog.at_level(logging.INFO, "maft_jax"):
+        evaluate(evaluation, tmp_path)
+    assert "folder.json is of another evaluation, and will be replaced" in caplog.text
+    assert read_result(tmp_path / "folder.json").provenance == finished[0].provenance | {
+        "finished": read_result(tmp_path / "folder.json").provenance["finished"]
+    }
+
+
 def test_damaged_result_is_reported_and_made_again(evaluation, finished, tmp_path, caplog):
     evaluate(evaluation, tmp_path)
     path = tmp_path / "folder.json"

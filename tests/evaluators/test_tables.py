@@ -102,6 +102,19 @@ def test_difference_inside_a_protocol_is_named():
     assert differences(now, was) == ["protocol.image.size (480 and 640)"]
 
 
+def test_frozen_clip_must_be_the_one_that_was_tuned():
+    frozen = result("a", provenance={"weights": {"image_tower": "f00d"}})
+    for tuned_from, difference in (
+        ("f00d", []),
+        (None, []),  # nobody said
+        ("cafe", ["untuned image tower (f00d and cafe)"]),
+    ):
+        weights = {"image_tower": "beef", "tuned_from": tuned_from}
+        assert (
+            differences(result("a", TUNED, provenance={"weights": weights}), frozen) == difference
+        )
+
+
 def test_weights_alone_may_differ():
     assert differences(result("a", TUNED), result("a")) == []
 

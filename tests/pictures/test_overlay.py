@@ -242,6 +242,16 @@ def test_name_without_font_becomes_its_number_and_that_is_said_once(caplog, monk
     assert readable("cat", 3) == "cat"
 
 
+def test_letters_that_the_bold_font_lacks_are_written_with_the_regular_one(monkeypatch):
+    monkeypatch.setattr(lettering, "_system_fonts", lambda: [])
+    lettering._font_with.cache_clear()
+    name = "\U0001d5a0\U0001d5a1"
+    assert readable(name, 3) == name
+    assert letters_for(name, 14, bold=True).path.endswith("DejaVuSans.ttf")
+    overlay(mosaic(120, 160, [name]))
+    lettering._font_with.cache_clear()
+
+
 def test_other_fonts_of_the_system_are_used_for_their_letters(monkeypatch):
     other = str(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf"))
     monkeypatch.setattr(lettering, "_system_fonts", lambda: ["/no/such.ttf", other])

@@ -10,6 +10,7 @@ from PIL import Image
 from skimage.measure import regionprops
 
 import maft_jax
+from input_pipeline.class_lists import BUILT_IN
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch, make_eval_batches
 from input_pipeline.examples import Example, PreparedExample
 from input_pipeline.sample_folder import draw_scene
@@ -166,6 +167,11 @@ def test_more_masks_than_num_proposals_are_all_used(clip, segmenter, image):
     assert result.proposal_probabilities.shape == (10, 3)
 
 
+def test_masks_may_be_on_the_device(segmenter, image):
+    result = segmenter(image, jnp.asarray(halves(image)))
+    np.testing.assert_array_equal(result.label_map, segmenter(image, halves(image)).label_map)
+
+
 def test_one_class_alone_gets_a_hint(clip, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("maft_jax"), "propagate", True)  # commands turn it off
     ImageSegmenter(clip, ["cat"], templates=["{}", "a {}", "the {}"])
@@ -255,6 +261,11 @@ def test_areas_scores_and_boxes_are_those_of_scikit_image():
         assert region.box == (left, top, right - left, bottom - top)
         np.testing.assert_allclose(region.mean_score, theirs.intensity_mean, rtol=1e-5)
         np.testing.assert_allclose(region.share, theirs.area / labels.size)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_built_in_list_is_a_vocabulary(name):
+    assert len(read_names(name)) == len(set(read_names(name))) > 1
 
 
 def test_names_come_from_lines_files_and_built_in_lists(tmp_path):

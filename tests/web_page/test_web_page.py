@@ -106,6 +106,22 @@ def test_names_are_written_inside_their_own_regions(result):
         assert names.index(written["name"]) in around
 
 
+def test_vocabularies_share_the_image_tower_on_the_device(session):
+    towers = [session._segmenter((name,), ("sky",), 25)._visual for name in ("cat", "dog")]
+    assert towers[0]["proj"] is towers[1]["proj"]
+
+
+def test_name_without_a_font_on_the_server_is_the_browsers_to_draw(result):
+    names = ("\U000f0000", *result.segmentation.class_names[1:])
+    everywhere = np.zeros_like(result.segmentation.label_map)
+    changed = dataclasses.replace(
+        result.segmentation, class_names=names, label_map=everywhere, background=()
+    )
+    data = viewer_data(dataclasses.replace(result, segmentation=changed))
+    assert [entry["name"] for entry in data["classes"]] == [names[0]]
+    assert [written["name"] for written in data["written"]] == [names[0]]
+
+
 def test_large_picture_reaches_the_browser_smaller_and_its_shares_are_exact(result):
     repeat = 3000 // 160
     large = dataclasses.replace(
