@@ -166,10 +166,6 @@ class EvaluationRoots:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    roots: EvaluationRoots = dataclasses.field(
-        default=EvaluationRoots(),
-        metadata={"help": "where the data sets to evaluate lie; those without a folder are not"},
-    )
     records: str = setting(
         "", "folder with the records of each data set in a folder of its name; empty = the cache"
     )
@@ -191,6 +187,10 @@ class EvaluationConfig:
     flip: bool = setting(False, "test-time augmentation: also read the mirror image")
     num_pictures: int = setting(
         4, "images of each data set drawn as image | labels | frozen | tuned; 0 = none", low=0
+    )
+    roots: EvaluationRoots = dataclasses.field(
+        default=EvaluationRoots(),
+        metadata={"help": "where the data sets to evaluate lie; those without a folder are not"},
     )
 
     @property
@@ -308,6 +308,11 @@ def _validate_where_data_is(config: Config) -> None:
         raise ValueError(
             "config.data.root: no data; give the folder (--config.data.root=photos), or that of "
             "records made before (--config.data.records=...)"
+        )
+    if config.evaluation.frozen:
+        raise ValueError(
+            "config.evaluation.frozen: only for --config=configs/eval_only.py; training evaluates "
+            "the frozen CLIP by itself, before its first step"
         )
     if config.checkpoint:
         raise ValueError(

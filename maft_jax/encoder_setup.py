@@ -23,7 +23,10 @@ def make_encoder(model: ModelConfig, vision: VisionConfig) -> IPClip:
             mask_start_layer=model.mask_start_layer,
         )
     except ValueError as error:
-        raise ValueError(f"config.model does not suit these weights: {error}") from error
+        raise ValueError(
+            f"config.model does not suit these weights: {error}. mask_start_layer=-1 and "
+            "image_size=0 choose what does"
+        ) from error
 
 
 def compute_dtype(name: str):

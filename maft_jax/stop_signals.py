@@ -12,9 +12,9 @@ class TrainingInterrupted(Exception):
     """Raised once everything is saved; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signal_number: int, step: int):
+        saved = f"at step {step}, which is saved" if step else "before the first step"
         super().__init__(
-            f"stopped by {signal.Signals(signal_number).name} at step {step}, which is saved; "
-            "the same command resumes there"
+            f"stopped by {signal.Signals(signal_number).name} {saved}; the same command goes on"
         )
         self.exit_code = 128 + signal_number
 
@@ -53,5 +53,5 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = number
         logger.warning(
-            "%s: saving after this step (Ctrl-C again leaves at once)", signal.Signals(number).name
+            "%s: saving, then leaving (Ctrl-C again leaves at once)", signal.Signals(number).name
         )

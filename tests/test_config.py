@@ -149,6 +149,10 @@ WRONG_VALUES = {
         {"checkpoint": "runs/first"},
         r"config\.checkpoint=runs/first: only for --config=configs/eval_only\.py",
     ),
+    "frozen training": (
+        {"evaluation.frozen": True},
+        r"config\.evaluation\.frozen: only for --config=configs/eval_only\.py; training eval",
+    ),
     "nothing to evaluate": (
         {"task": "evaluate"},
         r"config\.evaluation\.roots: no data set; say where one lies, such as --config\.eval",

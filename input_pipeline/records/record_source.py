@@ -106,6 +106,16 @@ class RecordSource:
             record.class_logits,
         )
 
+    def digest_of_first(self, count: int) -> str:
+        """Of the content of the first examples, however many shards they are in."""
+        digest = hashlib.sha256(repr(self.class_names).encode("utf-8", "surrogateescape"))
+        for index in range(count):
+            _, entry = self._place(index)
+            digest.update(
+                repr((entry.example_id, entry.checksum)).encode("utf-8", "surrogateescape")
+            )
+        return digest.hexdigest()
+
     def record(self, index: int) -> ProposalRecord:
         """The record as it is stored, with labels of the full class list."""
         stem, entry = self._place(index)

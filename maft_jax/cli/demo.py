@@ -49,6 +49,12 @@ def main(argv: list[str]) -> int:
     if code == 0:
         print(
             f"\nLook at {workdir}/training_data.png and `tensorboard --logdir={workdir}`.\n"
+            "What was learned, against the CLIP that it began with, on the same pictures:\n"
+            "  python -m maft_jax.cli.diagnose --config=configs/eval_only.py --out=diagnosis "
+            f"--config.checkpoint={workdir} --config.evaluation.roots.folder={workdir}/data\n"
+            "  python -m maft_jax.cli.predict --out=predicted "
+            f"--weights={workdir} --image={workdir}/data/images --classes_file={workdir}/data/"
+            "classes.txt\n"
             "Next, with your own photos and CLIP weights:\n"
             "  python -m maft_jax.main --config=configs/folder.py --workdir=runs/mine "
             "--config.data.root=my_photos --config.model.pretrained=ViT-B-16.pt",

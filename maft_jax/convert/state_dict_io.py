@@ -59,6 +59,10 @@ def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return {name: tensor.read() for name, tensor in open_state_dict(path)[0].items()}
 
 
+_PICKLE = b"\x80"
+"""What a PyTorch file begins with that is no zip archive."""
+
+
 def save_state_dict(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """write_state_dict for arrays."""
     write_state_dict(in_memory(tensors), path)
@@ -111,6 +115,13 @@ def _write_torch(tensors, aside: pathlib.Path, path: pathlib.Path, progress) -> 
 
 
 def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        start = file.read(20)
+    if not start.startswith(_PICKLE):
+        raise ValueError(
+            f"{path}: neither safetensors nor a PyTorch file nor .npz: it begins with {start!r}; "
+            "expected a file of weights"
+        )
     torch = _import_torch(f"{path}: reading this format (not safetensors, not a zip archive)")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

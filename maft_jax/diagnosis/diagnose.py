@@ -14,10 +14,11 @@ from input_pipeline.example_range import ExampleRange
 from maft_jax import sharding
 from maft_jax.config import Config, EvaluationRoots
 from maft_jax.convert.pretrained import fingerprint
+from maft_jax.convert.training_run import is_training_run
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise
-from maft_jax.evaluators.data_sets import EvaluationSet
+from maft_jax.evaluators.data_sets import EvaluationSet, check_roots
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.workdir import make_writable, versions, write_aside
@@ -49,6 +50,7 @@ def diagnose(
     """
     make_writable(out, "--out")
     config = _with_one_data_set(config, dataset, num_images)
+    check_roots(config)
     weights = _read_columns(config)
     last = list(weights.values())[-1]
     mesh = sharding.make_mesh(config.mesh)
@@ -134,6 +136,11 @@ def _read_columns(config: Config) -> dict[str, EvaluatedWeights]:
 
     if not config.checkpoint:
         return {"clip": read(frozen=False)}
+    if not config.model.pretrained and not is_training_run(config.checkpoint):
+        raise ValueError(
+            f"config.checkpoint={config.checkpoint}: a file does not say what it was tuned from, "
+            "with which it is compared; give that CLIP as --config.model.pretrained=ViT-B-16.pt"
+        )
     if config.evaluation.frozen:
         return {"frozen": read(frozen=True)}
     weights = {"frozen": read(frozen=True), "tuned": read(frozen=False)}

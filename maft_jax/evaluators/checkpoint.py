@@ -9,6 +9,7 @@ from etils import epath
 
 from maft_jax import sharding
 from maft_jax.config import Config
+from maft_jax.evaluators.data_sets import check_roots
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.tables import format_table
@@ -52,6 +53,7 @@ def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> Evaluatio
         ValueError: the configuration, weights or data cannot work.
         EvaluationInterrupted: SIGINT or SIGTERM came; what was counted is kept.
     """
+    check_roots(config)
     base = epath.Path(workdir) / RESULTS_FOLDER
     make_writable(base, "--workdir")
     make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")

@@ -37,6 +37,8 @@ class EvaluationSet:
     """Ids of the classes that are reported apart; empty = there is no zero-shot split."""
     num_generator_classes: int
     """Width of the proposals' class logits; 0 = the generator gave none."""
+    digest: str
+    """Of the content of the images, labels and proposals that are evaluated."""
     folder: epath.Path
     """Of the records."""
 
@@ -80,17 +82,23 @@ class FoundSet:
             source.description,
             tuple(map(self.class_names.index, self.unseen_classes)),
             0 if logits is None else logits.shape[1],
+            source.digest_of_first(count),
             self.folder,
         )
 
 
-def open_evaluation_data(config: Config) -> list[EvaluationSet]:
-    """The data sets of config.evaluation in the order of papers, their records completed first.
+def check_roots(config: Config) -> None:
+    """Refuses folders that do not exist, before weights are read.
 
     Raises:
-        ValueError: files are missing, damaged or contradict the configuration.
+        ValueError: names the setting.
     """
-    return [found.open() for found in find_evaluation_data(config)]
+    for name, root in dataclasses.asdict(config.evaluation.roots).items():
+        if root and not epath.Path(root).exists():
+            raise ValueError(
+                f"config.evaluation.roots.{name}={root}: there is no such folder; expected the "
+                "data set, extracted or in its official archives"
+            )
 
 
 def find_evaluation_data(config: Config) -> list[FoundSet]:
@@ -169,7 +177,15 @@ def _unseen_classes(config: Config, name: str, description: Mapping) -> tuple[st
     if name != config.data.dataset or not config.data.unseen_classes:
         return tuple(description["unseen_classes"])
     names = unseen_classes(config.data, description)
-    if unknown := sorted(set(names) - set(description["class_names"])):
+    unknown = sorted(set(names) - set(description["class_names"]))
+    if len(unknown) == len(names):
+        logger.warning(
+            "config.data.unseen_classes: none of them is a class of %s, which is evaluated without "
+            "a zero-shot split",
+            name,
+        )
+        return ()
+    if unknown:
         raise ValueError(
             f"config.data.unseen_classes: {unknown} are no classes of {name}; its first ones are "
             f"{description['class_names'][:5]}"

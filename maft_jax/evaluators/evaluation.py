@@ -238,7 +238,7 @@ class Evaluation:
         encoder = self._segmenter.spec.encoder
         return {
             "images": {"num_images": len(data.source), "split": data.description["split"]},
-            "proposals": data.description["recipe"] | {"records": data.source.fingerprint},
+            "proposals": data.description["recipe"] | {"records": data.digest},
             "classes": {
                 "names_sha256": _sha256("".join(f"{name}\n" for name in names)),
                 "unseen": [names[i] for i in data.unseen_classes],

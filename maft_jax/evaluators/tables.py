@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,14 +47,32 @@ def format_table(
     Raises:
         ValueError: two results of one data set and split.
     """
-    return _render(results, baseline, _as_text)
-
-
-def format_markdown(
-    results: Sequence[EvaluationResult], baseline: Sequence[EvaluationResult] | None = None
-) -> str:
-    """`format_table` in Markdown."""
-    return _render(results, baseline, _as_markdown)
+    tuned, frozen = _by_dataset(results), _by_dataset(baseline or ())
+    keys = sorted({**tuned, **frozen}, key=_rank)
+    if baseline is None:
+        groups = [[_line(key, None, tuned[key])] for key in keys]
+        return "\n".join(_as_text(_Table(["data set", "images", *HEADINGS], 1, groups, [])))
+    warnings, groups = [], []
+    for key in keys:
+        pair = frozen.get(key), tuned.get(key)
+        group = [
+            _line(key, name, result)
+            for name, result in zip(("frozen", "tuned"), pair, strict=True)
+            if result is not None
+        ]
+        if None in pair:
+            missing = "frozen" if pair[0] is None else "tuned"
+            warnings.append(f"WARNING: {_title(key)}: no gain, there is no {missing} result")
+        elif differ := differences(pair[1], pair[0]):
+            warnings.append(
+                f"WARNING: {_title(key)}: no gain, frozen and tuned cannot be compared: they "
+                f"differ in {'; '.join(differ)}"
+            )
+        else:
+            group.append(_gain_line(*pair))
+        groups.append(group)
+    headings = ["data set", "weights", "images", *HEADINGS]
+    return "\n".join(_as_text(_Table(headings, 2, groups, warnings)))
 
 
 def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
@@ -90,35 +108,6 @@ class _Table:
     groups: list[list[list[str]]]
     """Lines of cells that belong together, one group per data set."""
     warnings: list[str]
-
-
-def _render(results, baseline, as_lines: Callable[[_Table], list[str]]) -> str:
-    tuned, frozen = _by_dataset(results), _by_dataset(baseline or ())
-    keys = sorted({**tuned, **frozen}, key=_rank)
-    if baseline is None:
-        groups = [[_line(key, None, tuned[key])] for key in keys]
-        return "\n".join(as_lines(_Table(["data set", "images", *HEADINGS], 1, groups, [])))
-    warnings, groups = [], []
-    for key in keys:
-        pair = frozen.get(key), tuned.get(key)
-        group = [
-            _line(key, name, result)
-            for name, result in zip(("frozen", "tuned"), pair, strict=True)
-            if result is not None
-        ]
-        if None in pair:
-            missing = "frozen" if pair[0] is None else "tuned"
-            warnings.append(f"WARNING: {_title(key)}: no gain, there is no {missing} result")
-        elif differ := differences(pair[1], pair[0]):
-            warnings.append(
-                f"WARNING: {_title(key)}: no gain, frozen and tuned cannot be compared: they "
-                f"differ in {'; '.join(differ)}"
-            )
-        else:
-            group.append(_gain_line(*pair))
-        groups.append(group)
-    headings = ["data set", "weights", "images", *HEADINGS]
-    return "\n".join(as_lines(_Table(headings, 2, groups, warnings)))
 
 
 def _by_dataset(results) -> dict[tuple[str, str], EvaluationResult]:
@@ -171,16 +160,6 @@ def _as_text(table: _Table) -> list[str]:
     return lines + [""] * bool(table.warnings) + table.warnings
 
 
-def _as_markdown(table: _Table) -> list[str]:
-    def line(cells):
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    text, numbers = table.num_text_columns, len(table.headings) - table.num_text_columns
-    rows = [line(row) for group in table.groups for row in group]
-    rule = line(["---"] * text + ["---:"] * numbers)
-    return [line(table.headings), rule, *rows, *(f"\n{warning}" for warning in table.warnings)]
-
-
 def _shortened(value) -> str:
     text = "none given" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"

@@ -70,8 +70,7 @@ class UnfinishedCounts:
 class ProgressLines:
     """Says every ten seconds, and at the end, how far a data set is.
 
-    The first batch, for which programs are compiled, does not count for the speed, unless it is
-    the only one.
+    The first batch, for which programs are compiled, does not count, unless it is the only one.
     """
 
     def __init__(self, dataset: str, num_images: int, num_done: int):
@@ -85,7 +84,8 @@ class ProgressLines:
         """Number of images that are counted, those of an earlier start included."""
         now, last = time.monotonic(), num_done >= self._num_images
         if self._is_first and not last:
-            self._from, self._began, self._is_first = num_done, now, False
+            self._from, self._is_first = num_done, False
+            self._began = self._said = now
             return
         if not last and now - self._said < SECONDS_BETWEEN_LINES:
             return

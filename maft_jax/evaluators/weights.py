@@ -84,7 +84,7 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
     data = dataclasses.replace(
         config.data,
         templates=_first_changed(DataConfig.templates, config.data.templates, run.data.templates),
-        dataset=run.data.dataset,
+        dataset=config.data.dataset if config.data.unseen_classes else run.data.dataset,
         unseen_classes=config.data.unseen_classes or run.data.unseen_classes,
     )
     temperature = _first_changed(

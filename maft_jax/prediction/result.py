@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int32, UInt8
 from scipy.ndimage import find_objects
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """One image with a class for each pixel, and the proposals that the classes came from."""
 
@@ -23,6 +23,11 @@ class Segmentation:
     proposal_probabilities: Float32[np.ndarray, "n c"]
     """Of class_names; what is missing to 1 in a row belongs to the background names."""
     background: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        shares = [f"{region.name} {region.share:.0%}" for region in class_regions(self)]
+        return f"Segmentation({width}x{height} pixels: {', '.join(shares) or 'no class'})"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Class names that a person gives: in one line, as a file, or as a built-in list."""
 
 import csv
+import difflib
 from collections.abc import Sequence
 
 from input_pipeline.class_lists import BUILT_IN, load_class_list
@@ -34,7 +35,14 @@ def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
     """
     if text.strip() in BUILT_IN:
         return load_class_list(text.strip(), ignore_labels=()).names
-    return parse_names(text, what)
+    names = parse_names(text, what)
+    close = difflib.get_close_matches(names[0], BUILT_IN)
+    if len(names) == 1 and "_" in names[0] and close:
+        raise ValueError(
+            f"{what}: there is no built-in list {names[0]!r}; did you mean {' or '.join(close)}? "
+            "A class of that name is given with a space, no underscore"
+        )
+    return names
 
 
 def read_names_file(path: str, what: str = "classes_file") -> tuple[str, ...]:

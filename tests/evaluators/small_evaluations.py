@@ -16,6 +16,7 @@ from maft_jax import tree_rules
 from maft_jax.config import Config, MeshConfig, from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.convert.openai import to_openai
+from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
@@ -65,6 +66,11 @@ def evaluation_config(data: dict, **changes) -> Config:
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     config.update_from_flattened_dict(SETTINGS | data | changes)
     return from_config_dict(config)
+
+
+def open_all(config: Config) -> list[EvaluationSet]:
+    """All data sets of a configuration, their records completed."""
+    return [found.open() for found in find_evaluation_data(config)]
 
 
 def set_up(config: Config, num_devices: int = 1, **mesh) -> tuple[Evaluation, EvaluatedWeights]:

@@ -21,7 +21,7 @@ from input_pipeline.records.record_shards import (
 from maft_jax.convert.conversion import image_tower, open_source
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
-from maft_jax.evaluators.data_sets import find_evaluation_data, open_evaluation_data
+from maft_jax.evaluators.data_sets import find_evaluation_data
 from maft_jax.evaluators.results import read_result
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
@@ -30,6 +30,7 @@ from tests.evaluators.small_evaluations import (
     SETTINGS,
     evaluation_config,
     make_evaluation_data,
+    open_all,
     set_up,
 )
 from tests.runs import finish, start
@@ -120,7 +121,7 @@ def copy_records(source, target):
 
 
 def test_records_of_another_data_set_are_refused(data, tmp_path):
-    source = open_evaluation_data(evaluation_config(data))[0].folder
+    source = open_all(evaluation_config(data))[0].folder
     shutil.copytree(source, tmp_path / "voc2012")
     settings = data | {"evaluation.roots.folder": "", "evaluation.records": str(tmp_path)}
     with pytest.raises(ValueError, match=r"expected records of voc2012, .*got those of folder"):
@@ -129,7 +130,7 @@ def test_records_of_another_data_set_are_refused(data, tmp_path):
 
 def test_data_sets_are_in_the_order_of_papers_whatever_the_commands(data, tmp_path):
     records = tmp_path / "records"
-    source = open_evaluation_data(evaluation_config(data))[0].folder
+    source = open_all(evaluation_config(data))[0].folder
     for name in ("folder", "voc2012", "ade20k_full", "coco_stuff"):
         copy_records(source, records / name)
     settings = data | {"evaluation.roots.folder": "", "evaluation.records": str(records)}
@@ -144,10 +145,10 @@ def test_data_sets_are_in_the_order_of_papers_whatever_the_commands(data, tmp_pa
 
 def test_records_of_ones_own_are_written_and_read_where_they_are_asked_for(data, tmp_path):
     settings = data | {"evaluation.records": str(tmp_path / "records")}
-    [made] = open_evaluation_data(evaluation_config(settings, evaluation__max_images=3))
+    [made] = open_all(evaluation_config(settings, evaluation__max_images=3))
     assert made.folder == epath.Path(tmp_path / "records/folder")
     assert len(made.source) == 3 and made.description["num_examples"] == 7
-    [read] = open_evaluation_data(evaluation_config(settings | {"evaluation.roots.folder": ""}))
+    [read] = open_all(evaluation_config(settings | {"evaluation.roots.folder": ""}))
     assert len(read.source) == 7
 
 
@@ -171,7 +172,7 @@ def test_external_proposals_are_found_by_the_name_of_the_data_set(data, tmp_path
         "proposals.generator": "external",
         "proposals.path": f"{tmp_path}/masks/{{dataset}}",
     }
-    [found] = open_evaluation_data(evaluation_config(data | settings))
+    [found] = open_all(evaluation_config(data | settings))
     assert found.description["recipe"]["generator"] == "external"
     assert found.source.num_proposals == 2
 
@@ -205,10 +206,31 @@ def test_ensemble_of_weight_one_is_the_generator_alone(data, tmp_path):
 
 def test_own_unseen_classes_are_reported_apart(data):
     config = evaluation_config(data, data__unseen_classes=("sand", "grass"))
-    [found] = open_evaluation_data(config)
+    [found] = open_all(config)
     assert {found.source.class_names[i] for i in found.unseen_classes} == {"sand", "grass"}
     with pytest.raises(ValueError, match=r"unseen_classes: \['lawn'\] are no classes of folder"):
-        find_evaluation_data(evaluation_config(data, data__unseen_classes=("lawn",)))
+        find_evaluation_data(evaluation_config(data, data__unseen_classes=("lawn", "sand")))
+
+
+def test_unseen_classes_of_another_data_set_are_left_out(data, caplog):
+    [found] = find_evaluation_data(evaluation_config(data, data__unseen_classes=("lawn",)))
+    assert found.unseen_classes == ()
+    assert "none of them is a class of folder" in caplog.text
+
+
+def test_folder_that_does_not_exist_is_refused_before_weights_are_read(data, tmp_path):
+    settings = {"evaluation.roots.voc2012": str(tmp_path / "vocc"), "checkpoint": "nowhere.pt"}
+    with pytest.raises(ValueError, match=r"roots\.voc2012=.*vocc: there is no such folder"):
+        evaluate_checkpoint(evaluation_config(data | settings), tmp_path)
+
+
+def test_first_images_have_one_digest_whether_or_not_there_are_more(data, tmp_path):
+    settings = data | {"data.cache_dir": str(tmp_path)}
+    [few] = open_all(evaluation_config(settings, evaluation__max_images=3))
+    [every] = open_all(evaluation_config(settings))
+    [part] = open_all(evaluation_config(settings, evaluation__max_images=3))
+    assert few.folder != every.folder == part.folder
+    assert few.digest == part.digest != every.digest
 
 
 def test_several_hosts_need_records_that_all_can_read(data, monkeypatch):
@@ -218,7 +240,7 @@ def test_several_hosts_need_records_that_all_can_read(data, monkeypatch):
 
 
 def test_missing_records_are_refused_before_anything_is_evaluated(data, tmp_path):
-    source = open_evaluation_data(evaluation_config(data))[0].folder
+    source = open_all(evaluation_config(data))[0].folder
     copy_records(source, tmp_path / "records/voc2012")
     done_path(epath.Path(tmp_path / "records/voc2012"), "val-00002-of-00007").unlink()
     settings = data | {"evaluation.roots.folder": "", "evaluation.records": f"{tmp_path}/records"}
@@ -227,7 +249,7 @@ def test_missing_records_are_refused_before_anything_is_evaluated(data, tmp_path
 
 
 def test_damaged_record_is_named(data, tmp_path):
-    source = open_evaluation_data(evaluation_config(data))[0].folder
+    source = open_all(evaluation_config(data))[0].folder
     copy_records(source, tmp_path / "records/voc2012")
     path = tmp_path / "records/voc2012/val-00003-of-00007.tfrecord"
     content = bytearray(path.read_bytes())
@@ -274,7 +296,7 @@ def test_label_of_no_class_is_refused(data, tmp_path):
     Image.fromarray(values).save(path)
     config = evaluation_config(data | {"evaluation.roots.folder": str(tmp_path / "data")})
     with pytest.raises(ValueError, match=r"scene_0001\.png"):
-        open_evaluation_data(config)
+        open_all(config)
 
 
 def test_impossible_start_layer_is_refused_by_name(data):

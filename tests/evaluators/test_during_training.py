@@ -134,9 +134,10 @@ def signal_in_batch(number: int, monkeypatch) -> None:
 
 def test_signals_during_evaluations_lose_nothing(data, finished, tmp_path, monkeypatch, caplog):
     for batch, step in ((2, 0), (3, 2), (3, 4)):
+        place = f"at step {step}, which is saved" if step else "before the first step"
         with monkeypatch.context() as patched:
             signal_in_batch(batch, patched)
-            with pytest.raises(TrainingInterrupted, match=f"SIGTERM at step {step}") as caught:
+            with pytest.raises(TrainingInterrupted, match=f"SIGTERM {place}") as caught:
                 train_and_evaluate(config_of(data), tmp_path)
         assert caught.value.exit_code == 143
         assert (tmp_path / f"evaluation/step_{step}/folder.unfinished.npz").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maft_jax.evaluators.results import EvaluationResult
-from maft_jax.evaluators.tables import differences, format_markdown, format_table
+from maft_jax.evaluators.tables import differences, format_table
 
 FROZEN = np.array([[6, 2, 0], [2, 6, 0], [0, 0, 0]])
 TUNED = np.array([[7, 1, 0], [1, 7, 0], [0, 0, 0]])
@@ -87,11 +87,11 @@ def test_loss_is_a_negative_gain():
 def test_no_gain_is_shown_between_results_that_cannot_be_compared(changes, difference):
     tuned, frozen = result("a", **changes), result("a")
     assert differences(tuned, frozen) == [difference]
-    for table in (format_table([tuned], [frozen]), format_markdown([tuned], [frozen])):
-        assert "gain" not in table.split("WARNING")[0]
-        assert table.splitlines()[-1] == (
-            f"WARNING: a: no gain, frozen and tuned cannot be compared: they differ in {difference}"
-        )
+    table = format_table([tuned], [frozen])
+    assert "gain" not in table.split("WARNING")[0]
+    assert table.splitlines()[-1] == (
+        f"WARNING: a: no gain, frozen and tuned cannot be compared: they differ in {difference}"
+    )
 
 
 def test_difference_inside_a_protocol_is_named():
@@ -134,15 +134,3 @@ def test_other_splits_are_rows_of_their_own():
     assert "VOC-20 (PAS-20) train" in table
     with pytest.raises(ValueError, match="one result per data set and split"):
         format_table([result("voc2012"), result("voc2012")])
-
-
-def test_markdown_holds_the_same_cells():
-    tuned, frozen = [result("a|b", TUNED), result("voc2012", TUNED)], [result("voc2012")]
-    text, markdown = format_table(tuned, frozen), format_markdown(tuned, frozen)
-    rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert rows[1] == f"| --- | --- {'| ---: ' * 9}|"
-    assert all(row.replace(r"\|", "").count("|") == 12 for row in rows)
-    cells = [row.replace(r"\|", "&").strip("|").replace("|", " ").split() for row in rows]
-    lines = [line for line in text.splitlines() if line and not line.startswith(("-", "W"))]
-    del cells[1]
-    assert [line.replace("a|b", "a&b").split() for line in lines] == cells

@@ -268,6 +268,11 @@ def test_every_built_in_list_is_a_vocabulary(name):
     assert len(read_names(name)) == len(set(read_names(name))) > 1
 
 
+def test_misspelt_built_in_list_is_no_class():
+    with pytest.raises(ValueError, match="no built-in list 'ade20k_848'; did you mean ade20k_847"):
+        read_names("ade20k_848")
+
+
 def test_names_come_from_lines_files_and_built_in_lists(tmp_path):
     assert parse_names('"salt, pepper", cat,  a "big"  dog') == (
         "salt, pepper",
