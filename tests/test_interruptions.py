@@ -80,10 +80,8 @@ def test_killed_run_ends_bit_identical(data, never_interrupted, tmp_path):
     assert_bit_identical(tmp_path, never_interrupted)
 
 
-@pytest.mark.parametrize(
-    ("number", "exit_code"),
-    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_saves_and_the_same_command_resumes(
     data, never_interrupted, tmp_path, number, exit_code
 ):

@@ -204,7 +204,9 @@ def delete(path):
     path.unlink()
 
 
-@pytest.mark.parametrize("damage", [flip_byte, truncate, delete])
+@pytest.mark.parametrize(
+    "damage", [flip_byte, *(pytest.param(x, marks=pytest.mark.slow) for x in (truncate, delete))]
+)
 def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(short_run, damage, caplog):
     config, workdir = short_run
     damage(largest_file(workdir / "checkpoints/6/state"))
@@ -256,6 +258,7 @@ def test_changed_setting_is_reported(data, short_run, caplog):
     assert "config.log_every_steps was 1 when this run began, now 3" in caplog.text
 
 
+@pytest.mark.slow
 def test_non_finite_loss_stops_with_step_examples_and_last_checkpoint(data, tmp_path):
     train_and_evaluate(small_config(data, num_steps=2, log_every_steps=1), tmp_path)
     exploding = small_config(data, num_steps=8, log_every_steps=4, optimizer__learning_rate=1e30)

@@ -93,7 +93,9 @@ def test_without_distillation_there_is_no_teacher_pass():
     assert flops(0.0) < 0.75 * flops(0.1)
 
 
-@pytest.mark.parametrize("kind", ["l1", "l2", "kl"])
+@pytest.mark.parametrize(
+    "kind", ["kl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("l1", "l2"))]
+)
 def test_other_losses_train(kind):
     spec, visual, batch = tiny_spec(LossConfig(mask_aware=kind)), tiny_visual(), tiny_batch(2)
     trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")

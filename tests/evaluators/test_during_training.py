@@ -132,6 +132,7 @@ def signal_in_batch(number: int, monkeypatch) -> None:
     monkeypatch.setattr(ProgressLines, "show", show)
 
 
+@pytest.mark.slow
 def test_signals_during_evaluations_lose_nothing(data, finished, tmp_path, monkeypatch, caplog):
     for batch, step in ((2, 0), (3, 2), (3, 4)):
         place = f"at step {step}, which is saved" if step else "before the first step"

@@ -112,6 +112,7 @@ def test_mask_kinds_agree(encode):
     np.testing.assert_array_equal(encode(masks / jnp.float32(255)), expected)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_number(encode):
     masks, visual = tiny_batch(2).proposals, tiny_visual()
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
