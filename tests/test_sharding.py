@@ -78,6 +78,7 @@ def test_other_meshes_give_the_golden_numbers(sizes):
     assert_golden(run_golden_steps(mesh_of(sizes)))
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_golden_numbers():
     assert_golden(run_golden_steps(mesh_of((2, 1, 1), jax.devices()[:2]), accumulation_steps=4))
 

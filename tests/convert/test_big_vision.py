@@ -66,6 +66,7 @@ def test_features_are_those_of_the_reference(case):
     assert np.abs(expected[0] - expected[1]).max() > 1e-3, "the images matter"
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_reference(case):
     name, vit, tensors, path = case
     weights = read_weights(path)

@@ -234,8 +234,7 @@ def test_picture_can_be_scaled():
     assert overlay(segmentation, legend=False, long_side=80).shape == (60, 80, 3)
 
 
-def test_name_without_font_becomes_its_number_and_that_is_said_once(caplog, monkeypatch):
-    monkeypatch.setattr(lettering.logging.getLogger("maft_jax"), "propagate", True)
+def test_name_without_font_becomes_its_number_and_that_is_said_once(caplog):
     lettering._warn_once.cache_clear()
     assert [readable(UNPRINTABLE, 3), readable(UNPRINTABLE, 3)] == ["#3", "#3"]
     assert caplog.text.count("no font on this machine") == 1

@@ -1,7 +1,6 @@
 """maft_jax.segment: names, proposals, background, and what it says to wrong input."""
 
 import dataclasses
-import logging
 
 import jax.numpy as jnp
 import numpy as np
@@ -172,8 +171,7 @@ def test_masks_may_be_on_the_device(segmenter, image):
     np.testing.assert_array_equal(result.label_map, segmenter(image, halves(image)).label_map)
 
 
-def test_one_class_alone_gets_a_hint(clip, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("maft_jax"), "propagate", True)  # commands turn it off
+def test_one_class_alone_gets_a_hint(clip, caplog):
     ImageSegmenter(clip, ["cat"], templates=["{}", "a {}", "the {}"])
     assert "every pixel becomes 'cat' with score 1; give background names" in caplog.text
 

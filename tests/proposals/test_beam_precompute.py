@@ -55,6 +55,7 @@ def contents(folder) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_several_beam_workers_write_the_bytes_of_the_local_engine(tmp_path):
     pids = tmp_path / "pids"
     assert "20 in 10 shards" in run_pipeline(tmp_path / "beam", pids)
