@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from input_pipeline.class_lists import ClassList, load_class_list
+from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 
 SPLITS = ("train", "val")
 
@@ -166,6 +167,18 @@ _ALL = (
         ignore_labels=(65535,),
         num_images=_PASCAL_CONTEXT_IMAGES,
         downloads=_PASCAL_CONTEXT_DOWNLOADS,
+    ),
+    DatasetSpec(
+        name="shapes_world",
+        title="Shapes world",
+        class_list="shapes_world",
+        ignore_labels=(255,),
+        num_images={"train": (1_200,), "val": (300,)},
+        unseen_ids=tuple(map(CLASS_NAMES.index, unseen_classes(split=0))),
+        obtaining=(
+            "It is drawn rather than downloaded: by python -m maft_jax.cli.demo, or into a new "
+            "folder by input_pipeline.shapes_world.folder.write_shapes_world"
+        ),
     ),
 )
 SPECS: dict[str, DatasetSpec] = {spec.name: spec for spec in _ALL}

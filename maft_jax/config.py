@@ -38,6 +38,7 @@ DATASETS = (
     "ade20k_full",
     "pascal_context_59",
     "pascal_context_459",
+    "shapes_world",
 )
 GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
 
@@ -109,7 +110,7 @@ class ProposalsConfig:
     kinds: tuple[str, ...] = setting(
         ("regions",),
         "ground_truth: which masks to make of the label map",
-        choices=("regions", "jittered", "unions", "parts"),
+        choices=("regions", "jittered", "unions", "parts", "random"),
     )
 
 
@@ -118,6 +119,7 @@ class LossConfig:
     mask_aware: str = setting(
         "smooth_l1", "between probability and IoU", choices=("smooth_l1", "l1", "l2", "kl")
     )
+    mask_aware_weight: float = setting(1.0, "0 leaves distillation alone, for ablations", low=0)
     distillation_weight: float = setting(0.1, "0.1 in the official code, 1 in the paper", low=0)
     temperature: float = setting(100.0, "factor of similarities before the softmax", low=1e-6)
 
@@ -161,6 +163,7 @@ class EvaluationRoots:
     pascal_context_59: str = setting("", "folder of Pascal Context, for its 59 classes")
     voc2012: str = setting("", "folder of VOC 2012, 20 classes")
     coco_stuff: str = setting("", "folder of COCO-Stuff 164k, 171 classes")
+    shapes_world: str = setting("", "folder of shapes world, 42 classes")
     folder: str = setting("", "folder of your own, laid out as config.data says of dataset=folder")
 
 

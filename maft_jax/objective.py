@@ -68,7 +68,7 @@ def losses(
         batch.proposal_valid,
         kind=spec.loss.mask_aware,
     )
-    mask_aware_loss = jnp.sum(mask_aware) / num_terms
+    mask_aware_loss = spec.loss.mask_aware_weight * jnp.sum(mask_aware) / num_terms
     distillation_loss = spec.loss.distillation_weight * jnp.sum(distillation) / num_images
     metrics = {
         "mask_aware_loss": mask_aware_loss,

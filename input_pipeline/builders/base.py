@@ -6,9 +6,9 @@ Examples have the features
     label_map  PNG of class ids at the image's size, 8 bits (255 unlabelled) or 16 (65535)
     image_id   text
 
-and `builder.info.metadata` has `class_names` and `ignore_label`. TensorFlow decodes an image as it
-is stored. Where photos may be CMYK or turned by EXIF, skip its decoding and use ours, which is what
-the label maps fit:
+and those that a builder adds, and `builder.info.metadata` has `class_names` and `ignore_label`.
+TensorFlow decodes an image as it is stored. Where photos may be CMYK or turned by EXIF, skip its
+decoding and use ours, which is what the label maps fit:
 
     dataset = builder.as_dataset(split="train", decoders={"image": tfds.decode.SkipDecoding()})
     pixels = input_pipeline.image_files.read_image(example["image"].numpy())
@@ -65,13 +65,19 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             names, np.uint8 if len(names) <= _MOST_CLASSES_OF_8_BITS else np.uint16
         )
 
-    def _describe(self, class_names: Sequence[str], dtype: type) -> tfds.core.DatasetInfo:
+    def _describe(
+        self,
+        class_names: Sequence[str],
+        dtype: type,
+        **more_features: tfds.features.FeatureConnector,
+    ) -> tfds.core.DatasetInfo:
         features = {
             "image": tfds.features.Image(shape=(None, None, 3)),
             "label_map": tfds.features.Image(
                 shape=(None, None, 1), dtype=dtype, encoding_format="png"
             ),
             "image_id": tfds.features.Text(),
+            **more_features,
         }
         return tfds.core.DatasetInfo(
             builder=self,

@@ -12,6 +12,7 @@ from input_pipeline.layouts.ade20k_full import open_ade20k_full
 from input_pipeline.layouts.base import LayoutSource
 from input_pipeline.layouts.coco_stuff import open_coco_stuff
 from input_pipeline.layouts.pascal_context import open_pascal_context_59, open_pascal_context_459
+from input_pipeline.layouts.shapes_world import open_shapes_world
 from input_pipeline.layouts.voc2012 import open_voc2012
 
 LAYOUTS: dict[str, Callable[[FileTree, str], LayoutSource]] = {
@@ -21,6 +22,7 @@ LAYOUTS: dict[str, Callable[[FileTree, str], LayoutSource]] = {
     "ade20k_full": open_ade20k_full,
     "pascal_context_59": open_pascal_context_59,
     "pascal_context_459": open_pascal_context_459,
+    "shapes_world": open_shapes_world,
 }
 
 

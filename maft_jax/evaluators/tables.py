@@ -15,6 +15,7 @@ TITLES = {
     "pascal_context_59": "PC-59",
     "voc2012": "VOC-20 (PAS-20)",
     "coco_stuff": "COCO-171",
+    "shapes_world": "Shapes-42",
 }
 """How papers call the data sets, in their order."""
 

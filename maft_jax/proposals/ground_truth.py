@@ -22,6 +22,8 @@ _LONG_SIDE = 2048
 _JITTER_IOU = (0.5, 0.95)
 _PARTS = (2, 4)
 """Fewest and most pieces that a region is cut into."""
+_RANDOM_PIECES = (3, 8)
+"""Fewest and most pieces that the whole picture is cut into."""
 _SMALLEST_REGION = 64
 """Fewest pixels of what is jittered, united or cut: a few grid points of a stored proposal."""
 _NEIGHBOUR_DISTANCE = 8
@@ -68,8 +70,9 @@ class GroundTruthProposals:
 
     The kinds take turns until there are `num_proposals`; one that has no more is passed over.
     `jittered` and `parts` go through the regions again and again; they and `unions` leave out
-    regions of fewer than 64 pixels. Scores are the IoU with the region that a mask was made from
-    (the larger one of a union), 1 for `regions`. Randomness depends on the kind and the example's
+    regions of fewer than 64 pixels. `random` has no end either. Scores are the IoU with the region
+    that a mask was made from (the larger one of a union), 1 for `regions`; those of `random`, which
+    are made from none, the best IoU with a class. Randomness depends on the kind and the example's
     id alone.
     """
 
@@ -153,11 +156,45 @@ def _parts(regions: Regions, random: np.random.Generator) -> ScoredMasks:
             yield piece, np.mean(nearest == part)
 
 
+def _random_pieces(regions: Regions, random: np.random.Generator) -> ScoredMasks:
+    """The whole picture, again and again, cut along what is nearest to three to eight points."""
+    label_map = regions.label_map
+    num_classes = len(regions.classes)
+    positions = np.full(label_map.max() + 2, num_classes)  # the last entry is that of IGNORE
+    positions[regions.classes[:, 0]] = np.arange(num_classes)
+    class_at = positions[label_map]
+    while num_classes:
+        num_pieces = random.integers(*_RANDOM_PIECES, endpoint=True)
+        nearest = _nearest_point(random.integers(label_map.shape, size=(num_pieces, 2)), label_map)
+        joint = nearest * (num_classes + 1) + class_at
+        shared = np.bincount(joint.ravel(), minlength=num_pieces * (num_classes + 1))
+        shared = shared.reshape(num_pieces, num_classes + 1)
+        areas = shared.sum(axis=1, keepdims=True)
+        ious = shared[:, :-1] / (areas + regions.classes[:, 1] - shared[:, :-1])
+        for piece in np.flatnonzero(areas):
+            yield nearest == piece, ious[piece].max()
+
+
+def _nearest_point(
+    points: Int[np.ndarray, "points 2"], like: Int32[np.ndarray, "h w"]
+) -> Int[np.ndarray, "h w"]:
+    """Index of the point (row, column) nearest to each pixel; the first of equally near ones."""
+    rows, columns = np.ogrid[: like.shape[0], : like.shape[1]]
+    nearest = np.zeros(like.shape, np.int64)
+    least = np.full(like.shape, np.iinfo(np.int64).max)
+    for index, (row, column) in enumerate(points):
+        distance = (rows - row) ** 2 + (columns - column) ** 2
+        nearest[distance < least] = index
+        np.minimum(least, distance, out=least)
+    return nearest
+
+
 KINDS: dict[str, Callable[[Regions, np.random.Generator], ScoredMasks]] = {
     "regions": _as_they_are,
     "jittered": _jittered,
     "unions": _unions,
     "parts": _parts,
+    "random": _random_pieces,
 }
 
 

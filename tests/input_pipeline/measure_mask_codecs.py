@@ -37,7 +37,7 @@ from input_pipeline.examples import IGNORE, Example
 from input_pipeline.image_files import read_image, read_label_map
 from input_pipeline.records.mask_codec import decode_masks, encode_masks
 from input_pipeline.records.proposal_records import ProposalRecord, Provenance, encode_record
-from maft_jax.proposals.ground_truth import KINDS, GroundTruthProposals
+from maft_jax.proposals.ground_truth import GroundTruthProposals
 from maft_jax.proposals.soft_masks import soften_masks
 from maft_jax.proposals.superpixels import SuperpixelProposals
 
@@ -191,7 +191,7 @@ def masks_of(example: Example) -> dict[str, Masks]:
     """The kinds of masks that are measured, for one photo."""
     size = example.image.shape[:2]
     superpixels = soften_masks(SuperpixelProposals()(example, NUM_PROPOSALS).masks, size)
-    generator = GroundTruthProposals(tuple(KINDS))
+    generator = GroundTruthProposals(("regions", "jittered", "unions", "parts"))
     return {
         "superpixels": superpixels,
         "regions": soften_masks(generator(example, NUM_PROPOSALS).masks, size),

@@ -61,6 +61,7 @@ def test_unseen_classes_are_the_published_ones(name):
         ("ade20k_full", 572, 275),
         ("pascal_context_59", 59, 0),
         ("pascal_context_459", 459, 0),
+        ("shapes_world", 30, 12),
     ],
 )
 def test_numbers_of_seen_and_unseen_classes(name, seen, unseen):
@@ -97,6 +98,7 @@ def test_rare_classes_of_the_full_vocabulary_are_unseen():
         ("ade20k_full", (65535,), 25_574, 2_000),
         ("pascal_context_59", (255,), 4_998, 5_105),
         ("pascal_context_459", (65535,), 4_998, 5_105),
+        ("shapes_world", (255,), 1_200, 300),
     ],
 )
 def test_sizes_and_ignored_values_are_the_official_ones(name, ignored, train, val):

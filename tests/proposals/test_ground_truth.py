@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from skimage.draw import disk, polygon
 from skimage.measure import label as connected_components
+from skimage.morphology import convex_hull_image
 
 from input_pipeline.examples import IGNORE, Example
 from maft_jax.proposals.generator import ProposalGenerator
@@ -140,11 +141,52 @@ def test_parts_partition_their_region():
     assert all(connected_components(part).max() == 1 for part in parts.masks)
 
 
+def _cuts(masks):
+    """The masks in groups that cover the picture once."""
+    groups, covered = [[]], np.zeros(masks.shape[1:], int)
+    for mask in masks:
+        groups[-1].append(mask)
+        covered += mask
+        assert covered.max() == 1
+        if covered.all():
+            groups.append([])
+            covered[:] = 0
+    return [np.array(group) for group in groups[:-1]]
+
+
+def test_random_pieces_are_convex_and_partition_the_picture_into_three_to_eight():
+    cuts = _cuts(_propose(_shapes(), 400, "random").masks)
+    assert {len(cut) for cut in cuts} == set(range(3, 9))
+    for cut in cuts:
+        for mask in cut:
+            np.testing.assert_array_equal(mask, convex_hull_image(mask, offset_coordinates=False))
+
+
+def test_scores_of_random_pieces_are_their_best_ious_with_a_class():
+    labels = _shapes()
+    labels[:, :40] = IGNORE
+    proposals = _propose(labels, 40, "random")
+    ious = [_ious(proposals.masks, labels == number) for number in range(4)]
+    np.testing.assert_allclose(proposals.scores, np.max(ious, axis=0), atol=1e-6)
+    assert proposals.scores.max() < 0.9
+
+
+def test_random_pieces_know_nothing_of_the_regions():
+    """Where everything is labelled otherwise, the pieces are the same."""
+    labels = _shapes()
+    other = np.where(labels == 0, IGNORE, 7 - labels).astype(np.int32)
+    pieces, others = (_propose(kind, 30, "random") for kind in (labels, other))
+    np.testing.assert_array_equal(pieces.masks, others.masks)
+    assert not np.array_equal(pieces.scores, others.scores)
+    third = _propose(labels, 30, "random", example_id="b")
+    assert not np.array_equal(pieces.masks, third.masks)
+
+
 def test_kinds_take_turns_and_none_starves():
-    proposals = _propose(_shapes(), 12, *KINDS)
+    proposals = _propose(_shapes(), 3 * len(KINDS), *KINDS)
     for turn, kind in enumerate(KINDS):
         alone = _propose(_shapes(), 3, kind)
-        np.testing.assert_array_equal(proposals.masks[turn::4], alone.masks)
+        np.testing.assert_array_equal(proposals.masks[turn :: len(KINDS)], alone.masks)
 
 
 def test_kind_that_ends_leaves_its_turns_to_the_others():

@@ -1,0 +1,214 @@
+"""Trains a CLIP small enough for a repository on pictures of shapes world and their captions.
+
+As CLIP is: contrastive, on whole pictures and sentences, all classes named, no masks.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import serialization, struct
+from jaxtyping import Array, Float, UInt8
+
+from input_pipeline.shapes_world.scenes import SIZE
+from input_pipeline.shapes_world.vocabulary import APPEARANCES, OBJECTS
+from maft_jax import tree_rules
+from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.convert.formats import ClipWeights, write_weights
+from maft_jax.losses.contrastive import contrastive_loss
+from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.models.clip_text import TextConfig, TextTransformer
+from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
+from maft_jax.models.preprocess import normalised
+from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
+from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
+from maft_jax.stop_signals import StopSignals, TrainingInterrupted
+from maft_jax.text_embeddings import embed_classes
+from maft_jax.whole_files import written_aside
+
+CLIP = ClipConfig(
+    VisionConfig(width=128, layers=4, patch_size=16, image_size=SIZE, embed_dim=64),
+    TextConfig(width=64, layers=2, vocab_size=49408, context_length=77, embed_dim=64),
+)
+"""OpenAI's layout with its whole vocabulary, which is two thirds of the parameters."""
+WEIGHTS_FILE, CURVE_FILE, STATE_FILE = "clip.safetensors", "clip.json", "unfinished.msgpack"
+
+_MAX_SCALE = 100.0
+"""Of similarities, as in CLIP."""
+_LOG_EVERY, _QUIZ_EVERY = 50, 100
+_QUIZ_BATCH = 100
+
+logger = logging.getLogger(__name__)
+
+
+@struct.dataclass
+class _State:
+    parameters: Mapping
+    moments: optax.OptState
+
+
+def train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Path:
+    """Writes WEIGHTS_FILE (float16) and CURVE_FILE to `workdir`; returns the path of the weights.
+
+    A run that was interrupted goes on from its last quiz.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; the state is kept.
+        ValueError: `workdir` holds a run with other settings.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    optimizer = _optimizer(config)
+    parameters = _first_parameters(config.seed)
+    state = _State(parameters, optimizer.init(parameters))
+    state, curve = _resumed(state, config, workdir)
+    if len(curve["loss"]) < config.num_steps:
+        pairs = draw_pairs(config.num_pictures, config.seed)
+        quiz = draw_quiz(config.quiz_size, config.seed)
+        with StopSignals() as signals:
+            state = _train(config, optimizer, state, curve, pairs, quiz, workdir, signals)
+    weights = workdir / WEIGHTS_FILE
+    halves = jax.tree.map(lambda x: np.asarray(x, np.float16), jax.device_get(state.parameters))
+    write_weights(ClipWeights.of(CLIP, halves), weights, "openai", dtype="source")
+    return weights
+
+
+def _train(
+    config: ClipTrainingConfig,
+    optimizer: optax.GradientTransformation,
+    state: _State,
+    curve: dict,
+    pairs: CaptionPairs,
+    quiz: Quiz,
+    workdir: pathlib.Path,
+    signals: StopSignals,
+) -> _State:
+    started, first = time.monotonic(), len(curve["loss"])
+    for step in range(first, config.num_steps):
+        batch = pairs.batch(step, config.batch_size, config.seed)
+        state, loss = _step(optimizer, state, batch)
+        curve["loss"].append(loss)
+        done = step + 1
+        last = done == config.num_steps or signals.received is not None
+        if done % _LOG_EVERY == 0:
+            left = (time.monotonic() - started) / (done - first) * (config.num_steps - done)
+            mean = float(np.mean(jax.device_get(curve["loss"][-_LOG_EVERY:])))
+            logger.info("step %d of %d: loss %.3f, %.0f s left", done, config.num_steps, mean, left)
+        if last or done % _QUIZ_EVERY == 0:
+            curve["loss"] = [round(float(x), 4) for x in jax.device_get(curve["loss"])]
+            curve["quiz"].append({"step": done} | quiz_accuracy(state.parameters, quiz))
+            logger.info("quiz: %s", curve["quiz"][-1])
+            _keep(state, curve, workdir)
+        if signals.received is not None:
+            raise TrainingInterrupted(signals.received, done)
+    return state
+
+
+def quiz_accuracy(parameters: Mapping, quiz: Quiz) -> dict[str, float]:
+    """Fractions of pictures whose object, its shape, its appearance is named right.
+
+    Among the names of all objects, with the prompts that are used everywhere.
+    """
+    names = embed_classes(CLIP.text, parameters["text"], OBJECTS, PROMPT_TEMPLATES)
+    pictures = np.array_split(quiz.images, max(1, len(quiz.images) // _QUIZ_BATCH))
+    features = np.concatenate([_encode(parameters["visual"], part) for part in pictures])
+    named = (features @ names.T).argmax(axis=1)
+    shape, appearance = np.divmod(named, len(APPEARANCES))
+    right_shape, right_appearance = np.divmod(quiz.objects, len(APPEARANCES))
+    return {
+        "object": float(np.mean(named == quiz.objects)),
+        "shape": float(np.mean(shape == right_shape)),
+        "appearance": float(np.mean(appearance == right_appearance)),
+    }
+
+
+def _first_parameters(seed: int) -> dict:
+    """Random, but for positions, which begin as sines and cosines of rows and columns.
+
+    CLIP's own initialisation is so small beside the patches' features that it takes thousands of
+    steps until the tower knows where its patches are, and shapes are not learned before that.
+    """
+    parameters = random_parameters(CLIP, seed)
+    visual = parameters["visual"]
+    rows = _sines_and_cosines(SIZE // CLIP.vision.patch_size, CLIP.vision.width)
+    positions = visual["position_embedding"].at[1:].set(rows)
+    return parameters | {"visual": visual | {"position_embedding": positions}}
+
+
+def _sines_and_cosines(side: int, width: int) -> Float[np.ndarray, "patches width"]:
+    """Of both coordinates of each patch, at width / 4 wavelengths between 1 and 10,000."""
+    y, x = np.mgrid[:side, :side].reshape(2, -1, 1)
+    angles = [at / 10_000 ** np.linspace(0, 1, width // 4) for at in (x, y)]
+    return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
+
+
+def _optimizer(config: ClipTrainingConfig) -> optax.GradientTransformation:
+    """AdamW; vectors and the token embedding, most of whose rows are never read, do not decay."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, max(config.num_steps, 1)
+    )
+
+    def decays(parameters: Mapping) -> dict:
+        flat = tree_rules.flatten(parameters)
+        return tree_rules.unflatten(
+            {name: x.ndim > 1 and "embedding" not in name for name, x in flat.items()}
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_gradient_norm),
+        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(
+    optimizer: optax.GradientTransformation, state: _State, batch: Mapping[str, Array]
+) -> tuple[_State, Float[Array, ""]]:
+    loss, gradient = jax.value_and_grad(_loss)(state.parameters, batch)
+    updates, moments = optimizer.update(gradient, state.moments, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    parameters["logit_scale"] = jnp.minimum(parameters["logit_scale"], math.log(_MAX_SCALE))
+    return _State(parameters, moments), loss
+
+
+def _loss(parameters: Mapping, batch: Mapping[str, Array]) -> Float[Array, ""]:
+    images = _encode(parameters["visual"], batch["images"])
+    texts = TextTransformer(CLIP.text).apply({"params": parameters["text"]}, batch["tokens"])
+    return contrastive_loss(images, texts, jnp.exp(parameters["logit_scale"]), batch["content"])
+
+
+@jax.jit
+def _encode(visual: Mapping, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b e"]:
+    return VisionTransformer(CLIP.vision).apply({"params": visual}, normalised(images))
+
+
+def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:
+    with written_aside(workdir / STATE_FILE) as aside:
+        aside.write_bytes(serialization.to_bytes(jax.device_get(state)))
+    with written_aside(workdir / CURVE_FILE) as aside:
+        aside.write_text(json.dumps(curve) + "\n")
+
+
+def _resumed(
+    state: _State, config: ClipTrainingConfig, workdir: pathlib.Path
+) -> tuple[_State, dict]:
+    """What an earlier run kept, or the state as given and a curve without points."""
+    settings = dataclasses.asdict(config)
+    if not (workdir / STATE_FILE).exists():
+        return state, {"settings": settings, "loss": [], "quiz": []}
+    curve = json.loads((workdir / CURVE_FILE).read_text())
+    if curve["settings"] != settings:
+        raise ValueError(
+            f"{workdir}: expected an empty folder or a run with the settings {settings}, got one "
+            f"with {curve['settings']}; choose another --workdir"
+        )
+    logger.info("going on after step %d", len(curve["loss"]))
+    return serialization.from_bytes(state, (workdir / STATE_FILE).read_bytes()), curve

@@ -1,0 +1,399 @@
+"""docs/shapes_world.md, made of what the study measured: no result in it is typed by hand."""
+
+import json
+import pathlib
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from input_pipeline.shapes_world.scenes import SIZE
+from input_pipeline.shapes_world.splits import NUM_TRAIN, NUM_VAL
+from input_pipeline.shapes_world.vocabulary import (
+    APPEARANCES,
+    BACKGROUNDS,
+    NUM_SPLITS,
+    OBJECTS,
+    SHAPES,
+    unseen_classes,
+)
+from maft_jax.configs.shapes_world import get_config
+from maft_jax.shapes_world import figures
+from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
+from maft_jax.shapes_world.figures import METRICS, TITLES, Estimate, Results, Row, best_step
+from maft_jax.whole_files import written_aside
+
+PAGE_FILE = "shapes_world.md"
+
+PAPER = {
+    "main": "Tuning raises unseen mIoU: COCO 42.2 to 50.4, VOC 78.6 to 81.8, ADE-Full 4.4 to 8.7.",
+    "losses": "The mask-aware loss brings the gain; self-distillation keeps what CLIP can transfer "
+    "to unseen classes.",
+    "distillation_weight": "The weight is 1; in the released code it is 0.1.",
+    "mask_start_layer": "Masks from a middle layer on (8 of 12) are best.",
+    "trainable": "Training attention and LayerNorms alone is best; training everything is worse.",
+    "loss_kind": "SmoothL1 is best, and the others are close.",
+    "steps": "Too many steps harm unseen classes.",
+}
+"""What arXiv 2310.00240 found, for the tables that repeat an experiment of it."""
+
+
+def render_page(
+    study: Mapping, curve: Mapping, experiments: Sequence[Experiment] = EXPERIMENTS
+) -> str:
+    """The page as Markdown.
+
+    `study` is runs.json with `runs`, `versions`, `machine` and `num_steps` (of the configuration);
+    `curve` is clip.json, which `train_clip` wrote.
+
+    Raises:
+        ValueError: a run is of no experiment, or had other settings than its experiment.
+    """
+    results = Results(study["runs"], experiments, study["num_steps"])
+    parts = [*_introduction(study), *_world(), *_tiny_clip(curve)]
+    if "steps_held_out" in results.tables:
+        parts += [f"## {TITLES['steps_held_out']}", *_held_out(results)]
+    if "main" in results.tables:
+        parts += [f"## {TITLES['main']}", *_main(results)]
+    if results.ablations:
+        parts += _ablations(results)
+    return "\n\n".join([*parts, *_findings(results)]) + "\n"
+
+
+def write_page(
+    study: Mapping,
+    curve: Mapping,
+    folder: pathlib.Path,
+    experiments: Sequence[Experiment] = EXPERIMENTS,
+) -> None:
+    """Writes PAGE_FILE and the figures that it shows to `folder`."""
+    text = render_page(study, curve, experiments)
+    results = Results(study["runs"], experiments, study["num_steps"])
+    drawings: dict[str, Callable[[], bytes]] = {
+        "clip": lambda: figures.draw_clip_training(curve),
+        "splits": lambda: figures.draw_splits(results.measured("main")),
+        "steps": lambda: figures.draw_steps(figures.step_panels(results), results.num_steps),
+        "ablations": lambda: figures.draw_ablations(figures.row_panels(results)),
+    }
+    for name, draw in drawings.items():
+        if _figure_file(name) in text:
+            with written_aside(folder / _figure_file(name)) as aside:
+                aside.write_bytes(draw())
+    with written_aside(folder / PAGE_FILE) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _introduction(study: Mapping) -> list[str]:
+    different = {json.dumps({**run, "table": "", "row": ""}): run for run in study["runs"]}
+    minutes = sum(run["seconds"] for run in different.values()) / 60
+    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
+    return [
+        "# Shapes world: does the method work?",
+        _paragraph(
+            "A world of drawn pictures, small enough for any computer, in which a tiny CLIP is "
+            "fine-tuned with MAFT on seen classes and evaluated on seen and unseen ones. This "
+            "page has the results over several seeds, and repeats ablations of the paper "
+            "([arXiv 2310.00240](https://arxiv.org/abs/2310.00240))."
+        ),
+        "    python -m maft_jax.cli.train_tiny_clip --workdir=runs/tiny_clip\n"
+        "    python -m maft_jax.cli.shapes_world_study --workdir=runs/study",
+        _paragraph(
+            "The first trains the CLIP that all runs begin with and that the package has. The "
+            f"second is the study: {len(different)} runs, {minutes:.0f} minutes in total. "
+            "`maft_jax.shapes_world.page` made this page of "
+            "[runs.json](shapes_world/runs.json) and [clip.json](shapes_world/clip.json), "
+            "which these commands wrote; no result is typed by hand."
+        ),
+        _paragraph(f"Machine: {study['machine']}. Versions: {versions}."),
+    ]
+
+
+def _world() -> list[str]:
+    config = get_config()
+    kinds = ", ".join(f"`{kind}`" for kind in config.proposals.kinds)
+    return [
+        "## The world",
+        _bullets(
+            f"**Pictures** have {SIZE} x {SIZE} pixels, one or two textured backgrounds "
+            f"({', '.join(BACKGROUNDS)}), and objects that may overlap: a shape "
+            f"({', '.join(SHAPES)}) that is {', '.join(APPEARANCES[:-1])} or "
+            f"{APPEARANCES[-1]}, {len(OBJECTS)} classes. Every pixel is labelled.",
+            f"**Splits.** Each of {NUM_SPLITS} splits leaves the labels of "
+            f"{len(unseen_classes())} of the {len(OBJECTS)} objects out of fine-tuning; no "
+            "class is unseen in two of them. Every shape and every appearance of an unseen "
+            "class is seen in other combinations. Backgrounds are always seen.",
+            f"**Seeds** draw {NUM_TRAIN} pictures for fine-tuning, {NUM_VAL} others for "
+            "evaluation, and the order of training. The CLIP is the same.",
+            f"**Proposals**: at most {config.proposals.num_proposals} per picture, {kinds} of "
+            "`ground_truth` ([proposals.md](proposals.md)).",
+            "**Settings** are those of configs/shapes_world.py, but for what a table says. The "
+            "recipe is this configuration on the first split.",
+            "**Numbers** are mIoU (gt_or_pred, [metrics.md](metrics.md)) in percent, frozen → "
+            "tuned, as mean ± sample standard deviation over seeds; hIoU is the harmonic mean of "
+            "seen and unseen. The spread of two means is the larger of their standard deviations.",
+        ),
+    ]
+
+
+def _tiny_clip(curve: Mapping) -> list[str]:
+    settings, last = curve["settings"], curve["quiz"][-1]
+    return [
+        "## The tiny CLIP",
+        _paragraph(
+            f"Trained contrastively on {settings['num_pictures']} pictures with captions, "
+            f"{len(curve['loss'])} steps of {settings['batch_size']}. Captions name all "
+            "classes, as those of CLIP do: unseen classes are without labels, not without "
+            "names. The quiz is to name the one object of a picture among all "
+            f"{len(OBJECTS)}: at the end the name is right for {last['object']:.0%}, its shape "
+            f"for {last['shape']:.0%}, its appearance for {last['appearance']:.0%}."
+        ),
+        _figure("clip", "Loss of the tiny CLIP, and how much it names right"),
+    ]
+
+
+def _held_out(results: Results) -> list[str]:
+    (row,) = results.measured("steps_held_out")
+    harmonic, chosen = row.points("hIoU"), results.num_steps
+    best = best_step(harmonic)
+    if chosen == best:
+        verdict = f"`config.num_steps` is {chosen}: this table chose it."
+    else:
+        verdict = f"`config.num_steps` is {chosen}, not the best step of this table, {best}"
+        if chosen in harmonic:
+            words = harmonic[best].compared(harmonic[chosen], f"that of step {chosen}")
+            verdict += f", whose harmonic mean is {words}"
+        verdict += "."
+    return [
+        _paragraph(
+            "Chosen without a look at unseen classes: those of another split are left out of "
+            "training, too, and measured on pictures of another world. The learning rate falls "
+            "to 0 at the last step of the table, so that a run of fewer steps is not quite the "
+            f"same. Seeds: {len(row.runs)}."
+        ),
+        _steps_table(row, ("seen", "held-out", "hIoU"), best),
+        *_incomplete(results, "steps_held_out"),
+        _paragraph(verdict),
+        _figure("steps", "mIoU against steps"),
+    ]
+
+
+def _main(results: Results) -> list[str]:
+    rows = results.measured("main")
+    runs = [(row, run) for row in rows for run in row.runs]
+    lines = [
+        [row.experiment.row, str(run["seed"]), *(_change(run, metric) for metric in METRICS)]
+        for row, run in runs
+    ]
+    rose = sum(figures.gain(run, "unseen") > 0 for _, run in runs)
+    return [
+        _rows_table(rows),
+        *_incomplete(results, "main"),
+        f"Unseen mIoU rose in {rose} of {len(runs)} runs.",
+        f"In the paper: {PAPER['main']}",
+        _figure("splits", "Frozen and tuned mIoU of each split"),
+        "Each run, with its gains:",
+        _table(["split", "seed", *METRICS], lines),
+    ]
+
+
+def _ablations(results: Results) -> list[str]:
+    parts = ["## Ablations", "Each changes one thing of the recipe."]
+    if figures.row_panels(results):
+        parts.append(_figure("ablations", "Seen and unseen mIoU of every row of the tables below"))
+    for table in results.ablations:
+        parts += [f"### {TITLES[table]}", *_ablation(results, table)]
+        if table == "steps" and "steps_held_out" not in results.tables:
+            parts.append(_figure("steps", "mIoU against steps"))
+    return parts
+
+
+def _ablation(results: Results, table: str) -> list[str]:
+    rows = results.measured(table)
+    if on_its_way := rows[0].experiment.every_steps > 0:
+        parts = [_steps_table(rows[0], METRICS, best_step(rows[0].points("hIoU")))]
+    else:
+        parts = [_rows_table(rows)]
+    parts += _incomplete(results, table)
+    recipe, leaders = results.recipe(), []
+    for metric in ("unseen", "hIoU"):
+        if on_its_way:
+            named = {f"step {step}": found for step, found in rows[0].points(metric).items()}
+            leaders.append(_leader(metric, named, *list(named.items())[-1]))
+        elif recipe is not None:
+            named = {row.label: row.tuned(metric) for row in rows}
+            own = next((row for row in rows if row.is_recipe), recipe)
+            leaders.append(_leader(metric, named, own.label, own.tuned(metric)))
+    sentence = "; ".join(leaders) or "runs of the recipe to compare with are missing"
+    parts.append(_paragraph(f"{sentence[0].upper()}{sentence[1:]}."))
+    if table in PAPER:
+        parts.append(_paragraph(f"In the paper: {PAPER[table]}"))
+    return parts
+
+
+def _leader(metric: str, named: Mapping[str, Estimate], name: str, reference: Estimate) -> str:
+    """Which of the named is highest, against the reference; that against the next, if it is it."""
+    best = max(named, key=lambda one: named[one].mean)
+    words = f"highest {metric}: *{best}*, {named[best]}"
+    if best == name:
+        others = {other: named[other] for other in named if other != best}
+        if not others:
+            return words
+        name = max(others, key=lambda one: others[one].mean)
+        reference = others[name]
+    return f"{words}, which is {named[best].compared(reference, f'*{name}*')}"
+
+
+def _findings(results: Results) -> list[str]:
+    lines = []
+    for claim, metric, compare in _CLAIMS:
+        found = compare(results, metric)
+        named: dict[str, Estimate] = {}
+        for higher, high, lower, low in found:
+            named |= {higher: high, lower: low}
+        numbers = ", ".join(f"{name} {estimate}" for name, estimate in named.items())
+        lines.append([claim, f"{metric}: {numbers}" if found else "not measured", _verdict(found)])
+    return [
+        "## The paper's findings, here",
+        _paragraph(
+            "A claim puts some means of its line above others. It holds (yes) if each of these "
+            "differences counts: exceeds the larger of the two standard deviations over seeds. It "
+            "does not (no) if one counts the other way round. Else it is within the spread. Means "
+            "of one seed each are not judged."
+        ),
+        _table(["the paper's claim", "here", "holds?"], lines),
+    ]
+
+
+Comparison = tuple[str, Estimate, str, Estimate]
+"""What should be higher, and than what."""
+
+
+def _tuned_above_frozen(results: Results, metric: str) -> list[Comparison]:
+    return [
+        (f"{name} tuned", row.tuned(metric), f"{name} frozen", row.frozen(metric))
+        for row in results.measured("main")
+        for name in [row.experiment.row]
+    ]
+
+
+def _mask_aware_above_distillation(results: Results, metric: str) -> list[Comparison]:
+    return [
+        (one.label, one.tuned(metric), other.label, other.tuned(metric))
+        for one in _changing(results, "losses", "loss.distillation_weight")
+        for other in _changing(results, "losses", "loss.mask_aware_weight")
+    ]
+
+
+def _both_above_mask_aware(results: Results, metric: str) -> list[Comparison]:
+    rows = _changing(results, "losses", "loss.distillation_weight")
+    return _recipe_above(results, metric, rows)
+
+
+def _recipe_best_of(table: str) -> Callable[[Results, str], list[Comparison]]:
+    return lambda results, metric: _recipe_above(results, metric, results.measured(table))
+
+
+def _recipe_above_everything(results: Results, metric: str) -> list[Comparison]:
+    trained = _changing(results, "trainable", "optimizer.trainable")
+    rows = [row for row in trained if ".*" in row.experiment.changes["optimizer.trainable"]]
+    return _recipe_above(results, metric, rows)
+
+
+def _best_step_above_last(results: Results, metric: str) -> list[Comparison]:
+    points = results.step_points("steps", metric) if "steps" in results.tables else {}
+    earlier = {step: found for step, found in points.items() if 0 < step < max(points)}
+    if not earlier:
+        return []
+    best, last = best_step(earlier), max(points)
+    return [(f"step {best}", points[best], f"step {last}", points[last])]
+
+
+_CLAIMS = (
+    ("Tuning raises unseen mIoU.", "unseen", _tuned_above_frozen),
+    ("The mask-aware loss brings the gain.", "unseen", _mask_aware_above_distillation),
+    ("Self-distillation keeps transferability.", "unseen", _both_above_mask_aware),
+    ("Masks from a middle layer on are best.", "hIoU", _recipe_best_of("mask_start_layer")),
+    ("Training attention and LayerNorms alone is best.", "hIoU", _recipe_best_of("trainable")),
+    ("Training everything is worse.", "unseen", _recipe_above_everything),
+    ("SmoothL1 is the best mask-aware loss.", "hIoU", _recipe_best_of("loss_kind")),
+    ("Too many steps harm unseen classes.", "unseen", _best_step_above_last),
+)
+"""Claim, metric that decides it, and what it compares."""
+
+
+def _changing(results: Results, table: str, setting: str) -> list[Row]:
+    return [row for row in results.measured(table) if setting in row.experiment.changes]
+
+
+def _recipe_above(results: Results, metric: str, rows: Sequence[Row]) -> list[Comparison]:
+    recipe = results.recipe()
+    if recipe is None:
+        return []
+    return [
+        ("recipe", recipe.tuned(metric), row.label, row.tuned(metric))
+        for row in rows
+        if not row.is_recipe
+    ]
+
+
+def _verdict(comparisons: Sequence[Comparison]) -> str:
+    outcomes = {high.is_above(low) for _, high, _, low in comparisons}
+    for decisive in ("no", "one seed", "within the spread", "yes"):
+        if decisive in outcomes:
+            return decisive
+    return "-"
+
+
+def _rows_table(rows: Sequence[Row]) -> str:
+    lines = [
+        [row.label, str(len(row.runs))]
+        + [f"{row.frozen(metric)} → {row.tuned(metric)}" for metric in METRICS]
+        + [f"{row.gain('unseen'):+}"]
+        for row in rows
+    ]
+    return _table(["", "seeds", *METRICS, "gain of unseen"], lines)
+
+
+def _steps_table(row: Row, metrics: Sequence[str], best: int) -> str:
+    points = {metric: row.points(metric) for metric in metrics}
+    lines = [
+        [f"**{step}** (best hIoU)" if step == best else str(step)]
+        + [str(found[step]) for found in points.values()]
+        for step in points["hIoU"]
+    ]
+    return _table(["step", *metrics], lines)
+
+
+def _incomplete(results: Results, table: str) -> list[str]:
+    missing = [
+        f"{row.experiment.row} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
+        for row in results.rows(table)
+        if (seeds := row.missing_seeds)
+    ]
+    return [_paragraph(f"**Incomplete.** Not run yet: {'; '.join(missing)}.")] * bool(missing)
+
+
+def _change(run: Mapping, metric: str) -> str:
+    frozen, tuned = (100 * figures.value(run, index, metric) for index in (0, -1))
+    return f"{frozen:.1f} → {tuned:.1f} ({100 * figures.gain(run, metric):+.1f})"
+
+
+def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _paragraph(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _bullets(*texts: str) -> str:
+    return "\n".join(_paragraph(f"* {text}", "  ") for text in texts)
+
+
+def _figure(name: str, description: str) -> str:
+    return f"![{description}]({_figure_file(name)})"
+
+
+def _figure_file(name: str) -> str:
+    return f"shapes_world_{name}.png"

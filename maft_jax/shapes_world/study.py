@@ -1,0 +1,130 @@
+"""Runs the experiments of docs/shapes_world.md, and keeps what they measured as JSON."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
+from maft_jax.config import Config
+from maft_jax.evaluators.during_training import RESULTS_FOLDER
+from maft_jax.evaluators.results import EvaluationResult, read_result
+from maft_jax.evaluators.semantic import mean_ious
+from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
+from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
+from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
+from maft_jax.train_loop import train_and_evaluate
+from maft_jax.whole_files import written_aside
+
+DEVELOPMENT_SEED = 1000
+"""Of the world whose pictures settings are chosen by."""
+
+logger = logging.getLogger(__name__)
+
+
+def run_study(
+    folder: pathlib.Path, experiments: Sequence[Experiment] = EXPERIMENTS
+) -> list[dict[str, Any]]:
+    """Runs what `folder` does not hold yet; returns one record per experiment and seed.
+
+    Rows of different tables that are the same run are trained once.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
+    """
+    runs = [(experiment, seed) for experiment in experiments for seed in experiment.seeds]
+    records = []
+    started, num_new = time.monotonic(), 0
+    for number, (experiment, seed) in enumerate(runs, start=1):
+        path = folder / "results" / f"{_name(experiment, seed)}.json"
+        if not path.exists():
+            logger.info(
+                "%d of %d: %s, %s, seed %d",
+                number,
+                len(runs),
+                experiment.table,
+                experiment.row,
+                seed,
+            )
+            _run(experiment, seed, folder, path)
+            num_new += 1
+            each = (time.monotonic() - started) / num_new
+            logger.info(
+                "%.0f s a run; at most %.0f min left", each, each * (len(runs) - number) / 60
+            )
+        measured = json.loads(path.read_text())
+        records.append({"table": experiment.table, "row": experiment.row, **measured})
+    return records
+
+
+def _run(experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.Path) -> None:
+    started = time.monotonic()
+    config = experiment_config(experiment, seed, folder)
+    workdir = folder / "runs" / path.stem
+    train_and_evaluate(config, workdir)
+    steps = sorted(
+        int(of_step.name.partition("_")[2]) for of_step in (workdir / RESULTS_FOLDER).glob("step_*")
+    )
+    record = {
+        "seed": seed,
+        "split": experiment.split,
+        "settings": dict(experiment.changes),
+        "scores": [{"step": step, **_scores(experiment, workdir, step)} for step in steps],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -> Config:
+    """configs/shapes_world.py with the experiment's changes; draws its worlds below `folder`."""
+    data = folder / "worlds" / f"seed_{seed}"
+    draw_world(data, seed)
+    unseen = unseen_classes(experiment.split)
+    changes = {
+        "evaluation.every_steps": experiment.every_steps,
+        "evaluation.num_pictures": 0,
+        **experiment.changes,
+    }
+    if experiment.held_out_split is not None:
+        development = folder / "worlds" / f"seed_{DEVELOPMENT_SEED + seed}"
+        draw_world(development, DEVELOPMENT_SEED + seed)
+        unseen += unseen_classes(experiment.held_out_split)
+        changes["evaluation.roots.shapes_world"] = str(development)
+    return world_config(data, folder / "cache", seed, unseen, changes)
+
+
+def _scores(experiment: Experiment, workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """mIoU (gt_or_pred) of seen and unseen classes, or of seen and held-out ones."""
+    result = read_result(workdir / RESULTS_FOLDER / f"step_{step}" / f"{DATASET}.json")
+    if experiment.held_out_split is None:
+        numbers = result.zero_shot
+        return {"seen": numbers.seen_miou, "unseen": numbers.unseen_miou, "hiou": numbers.hiou}
+    return _held_out_scores(result, experiment)
+
+
+def _held_out_scores(result: EvaluationResult, experiment: Experiment) -> dict[str, float]:
+    unseen = _mask(experiment.split)
+    held_out = _mask(experiment.held_out_split)
+    seen, _ = mean_ious(result.metrics, ~unseen & ~held_out)
+    of_held_out, _ = mean_ious(result.metrics, held_out)
+    return {"seen": seen, "held_out": of_held_out, "hiou": harmonic_mean(seen, of_held_out)}
+
+
+def _mask(split: int):
+    ids = [CLASS_NAMES.index(name) for name in unseen_classes(split)]
+    return unseen_mask(ids, len(CLASS_NAMES))
+
+
+def _name(experiment: Experiment, seed: int) -> str:
+    """Of the files of a run; equal for rows of different tables that are the same run."""
+    settings = dataclasses.asdict(experiment)
+    for irrelevant in ("table", "row", "seeds"):
+        del settings[irrelevant]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{digest}-seed-{seed}"

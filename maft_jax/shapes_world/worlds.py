@@ -1,0 +1,55 @@
+"""Worlds on disk, and the configuration that trains on one of them."""
+
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from input_pipeline.shapes_world.folder import write_shapes_world
+from maft_jax.config import Config, from_config_dict
+from maft_jax.configs.shapes_world import get_config
+
+DATASET = "shapes_world"
+_SECONDS_BETWEEN_REPORTS = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+def draw_world(root: pathlib.Path, seed: int) -> None:
+    """Draws the pictures of a seed into `root` unless it is there, with progress."""
+    if root.exists():
+        return
+    started = reported = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if done == total or now - reported > _SECONDS_BETWEEN_REPORTS:
+            left = (now - started) / done * (total - done)
+            logger.info("drawn %d of %d pictures, %.0f s left", done, total, left)
+            reported = now
+
+    write_shapes_world(root, seed, progress=report)
+
+
+def world_config(
+    root: pathlib.Path,
+    cache: pathlib.Path,
+    seed: int,
+    unseen_classes: Sequence[str],
+    changes: Mapping[str, Any],
+) -> Config:
+    """configs/shapes_world.py for the world in `root`, with changes by dotted name."""
+    config = get_config()
+    config.update_from_flattened_dict(
+        {
+            "seed": seed,
+            "data.root": str(root),
+            "data.unseen_classes": tuple(unseen_classes),
+            "data.cache_dir": str(cache),
+            "evaluation.roots.shapes_world": str(root),
+            **changes,
+        }
+    )
+    return from_config_dict(config)
