@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from input_pipeline.shapes_world.outlines import inside_shape, shape_coordinates
+from input_pipeline.shapes_world.outlines import SHAPES, inside_shape, shape_coordinates
 from input_pipeline.shapes_world.surfaces import paint_background, paint_object
 from input_pipeline.shapes_world.vocabulary import (
-    APPEARANCES,
     BACKGROUNDS,
+    COLORS,
     OBJECTS,
-    SHAPES,
+    PATTERNS,
     object_class,
 )
 
@@ -23,8 +23,6 @@ _NUM_OBJECTS = (1, 1, 2, 2, 3)
 """Equally likely."""
 _LEAST_VISIBLE = 0.6
 """Of each object, the fraction of its pixels that no later object may hide."""
-_MOST_TURNED = 30
-"""Degrees, in both directions."""
 _ATTEMPTS = 20
 _OUTLINE_WIDTH = 3
 _OUTLINE_COLOR = np.array((20, 20, 25))
@@ -44,6 +42,14 @@ class Scene:
     """Class ids."""
 
 
+@dataclass(frozen=True)
+class _Object:
+    class_id: int
+    radius: int
+    inside: Bool[np.ndarray, "size size"]
+    pixels: Int[np.ndarray, "size size 3"]
+
+
 def draw_scene(seed: int, number: int, max_objects: int = 3) -> Scene:
     """Scene `number` of the world of this seed: the same pixels on every machine."""
     rng = np.random.RandomState([seed, number])
@@ -55,15 +61,15 @@ def draw_scene(seed: int, number: int, max_objects: int = 3) -> Scene:
     for _ in range(_ATTEMPTS):
         if len(objects) == num_objects:
             break
-        class_id, radius, inside, pixels = _draw_object(rng)
-        hidden = np.where(inside, len(objects), owner)
+        new = _draw_object(rng)
+        hidden = np.where(new.inside, len(objects), owner)
         visible = np.bincount(hidden[hidden >= 0], minlength=len(objects) + 1)
         if any(left < _LEAST_VISIBLE * area for left, area in zip(visible, areas, strict=False)):
             continue
-        owner, image = hidden, np.where(inside[..., None], pixels, image)
-        label_map = np.where(inside, class_id, label_map)
-        areas.append(int(inside.sum()))
-        objects.append((class_id, radius))
+        owner, image = hidden, np.where(new.inside[..., None], new.pixels, image)
+        label_map = np.where(new.inside, new.class_id, label_map)
+        areas.append(int(new.inside.sum()))
+        objects.append((new.class_id, new.radius))
     return Scene(_light(image, rng), label_map.astype(np.uint8), tuple(objects), backgrounds)
 
 
@@ -85,17 +91,17 @@ def _draw_ground(rng: np.random.RandomState):
     return image, label_map, (len(OBJECTS) + int(first), len(OBJECTS) + int(second))
 
 
-def _draw_object(rng: np.random.RandomState):
-    shape, appearance = rng.randint(len(SHAPES)), rng.randint(len(APPEARANCES))
+def _draw_object(rng: np.random.RandomState) -> _Object:
+    pattern, color = rng.randint(len(PATTERNS)), rng.randint(len(COLORS))
+    shape = rng.randint(len(SHAPES))
     radius = rng.randint(_RADIUS[0], _RADIUS[1] + 1)
-    center = rng.randint(radius * 9 // 10, SIZE - radius * 9 // 10, 2)
+    center = rng.randint(radius * 3 // 4, SIZE - radius * 3 // 4, 2)
     y, x = np.mgrid[:SIZE, :SIZE]
-    degrees = rng.randint(-_MOST_TURNED, _MOST_TURNED + 1)
-    down, right = shape_coordinates(y, x, (center[0], center[1]), radius, degrees)
+    down, right = shape_coordinates(y, x, (center[0], center[1]), radius, rng.randint(360))
     inside = inside_shape(shape, down, right)
-    pixels = paint_object(appearance, down, right, radius, rng)
+    pixels = paint_object(pattern, color, down, right, radius, rng)
     pixels = np.where(_rim(inside)[..., None], _OUTLINE_COLOR, pixels)
-    return object_class(shape, appearance), int(radius), inside, pixels
+    return _Object(object_class(pattern, color), int(radius), inside, pixels)
 
 
 def _rim(inside: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -6,58 +6,83 @@ Integer arithmetic only. Random numbers are those of `RandomState`, whose stream
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from input_pipeline.shapes_world.outlines import UNIT
-from input_pipeline.shapes_world.vocabulary import APPEARANCES, BACKGROUNDS
+from input_pipeline.shapes_world.vocabulary import BACKGROUNDS, COLORS, PATTERNS
 
 Coordinates = Int[np.ndarray, "h w"]
 Pixels = Int[np.ndarray, "h w 3"]
 Color = Int[np.ndarray, "3"]
+Figure = Bool[np.ndarray, "h w"]
 
 _COLORS = {
     "red": (205, 45, 40),
     "green": (35, 165, 60),
     "blue": (45, 75, 210),
     "yellow": (240, 210, 45),
+    "purple": (140, 50, 165),
+    "white": (235, 235, 235),
 }
-_PAIRS = (
-    ((245, 245, 240), (25, 25, 30)),
-    ((250, 150, 40), (60, 30, 90)),
-    ((240, 240, 235), (140, 50, 150)),
-    ((130, 225, 235), (20, 50, 80)),
-    ((245, 170, 195), (90, 45, 30)),
-)
-"""Light and dark of patterned objects: what a pattern is called does not depend on its colours."""
 
 
 def paint_object(
-    appearance: int, down: Coordinates, right: Coordinates, radius: int, rng: np.random.RandomState
+    pattern: int,
+    color: int,
+    down: Coordinates,
+    right: Coordinates,
+    radius: int,
+    rng: np.random.RandomState,
 ) -> Pixels:
-    """Colours of an object's pixels, given in its own coordinates; `radius` is in pixels."""
-    name = APPEARANCES[appearance]
-    if name in _COLORS:
-        color = _jittered(_COLORS[name], 22, rng)
-        return np.broadcast_to(color, (*down.shape, 3))
-    light, dark = (_jittered(color, 10, rng) for color in _PAIRS[rng.randint(len(_PAIRS))])
+    """Colours of an object's pixels, given in its own coordinates; `radius` is in pixels.
+
+    A pattern is darker or lighter than the rest of the object, and of the same hue.
+    """
+    ground = _jittered(_COLORS[COLORS[color]], 20, rng)
+    is_light = rng.randint(2) and COLORS[color] != "white"
+    figure = ground + (255 - ground) * 7 // 10 if is_light else ground * 4 // 10
     period = UNIT * rng.randint(9, 13) // radius
-    is_dark = _PATTERNS[name](down, right, period)
-    if rng.randint(2):
-        light, dark = dark, light
-    return np.where(is_dark[..., None], dark, light)
+    is_figure = _PATTERNS[PATTERNS[pattern]](down, right, period, rng)
+    return np.where(is_figure[..., None], figure, ground)
 
 
-def _striped(down: Coordinates, right: Coordinates, period: int) -> np.ndarray:
-    del down
+def _plain(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+    return np.zeros(down.shape, bool)
+
+
+def _striped(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
     return right % period < period // 2
 
 
-def _dotted(down: Coordinates, right: Coordinates, period: int) -> np.ndarray:
+def _dotted(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
     half = period // 2
     return (down % period - half) ** 2 + (right % period - half) ** 2 < (period * 3 // 10) ** 2
 
 
-_PATTERNS = {"striped": _striped, "dotted": _dotted}
+def _checked(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+    half = period * 2 // 3
+    return (down // half + right // half) % 2 == 0
+
+
+def _speckled(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+    """Specks of 2 x 2 pixels."""
+    specks = rng.randint(4, size=tuple(side // 2 + 1 for side in down.shape)) == 0
+    return np.kron(specks, np.ones((2, 2), bool))[: down.shape[0], : down.shape[1]]
+
+
+def _netted(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+    line = period // 5
+    return (down % period < line) | (right % period < line)
+
+
+_PATTERNS = {
+    "plain": _plain,
+    "striped": _striped,
+    "dotted": _dotted,
+    "checked": _checked,
+    "speckled": _speckled,
+    "netted": _netted,
+}
 
 
 def paint_background(background: int, size: int, rng: np.random.RandomState) -> Pixels:

@@ -29,3 +29,10 @@ def parse(argv: list[str], check: Callable[[list[str]], list[str]]) -> list[str]
         return check(flags.FLAGS(argv)[1:])
     except (flags.Error, ValueError) as error:
         sys.exit(failed(str(error).strip(), 2))
+
+
+def flags_alone(arguments: list[str]) -> list[str]:
+    """A `check` that refuses whatever is no flag."""
+    if arguments:
+        raise ValueError(f"expected flags alone, got {arguments}; --help lists them")
+    return arguments

@@ -42,11 +42,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> list[str]:
-    if arguments:
-        raise ValueError(f"expected flags alone, got {arguments}; --help lists them")
     if not _WORKDIR.value:
         raise ValueError("--workdir: expected a folder to write to, got an empty name")
-    return arguments
+    return command_line.flags_alone(arguments)
 
 
 def run() -> None:

@@ -40,15 +40,9 @@ def main(arguments: list[str]) -> int:
     return run_and_report(train)
 
 
-def _none(arguments: list[str]) -> list[str]:
-    if arguments:
-        raise ValueError(f"expected flags alone, got {arguments}; --help lists them")
-    return arguments
-
-
 def run() -> None:
     """Parses the command line and exits with main's code."""
-    command_line.run(main, _none)
+    command_line.run(main, command_line.flags_alone)
 
 
 if __name__ == "__main__":

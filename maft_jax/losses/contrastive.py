@@ -1,7 +1,6 @@
 """CLIP's own loss: each image finds its text among those of the batch, and each text its image."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 

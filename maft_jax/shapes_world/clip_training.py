@@ -20,7 +20,7 @@ from flax import serialization, struct
 from jaxtyping import Array, Float, UInt8
 
 from input_pipeline.shapes_world.scenes import SIZE
-from input_pipeline.shapes_world.vocabulary import APPEARANCES, OBJECTS
+from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS
 from maft_jax import tree_rules
 from maft_jax.config import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights, write_weights
@@ -113,7 +113,7 @@ def _train(
 
 
 def quiz_accuracy(parameters: Mapping, quiz: Quiz) -> dict[str, float]:
-    """Fractions of pictures whose object, its shape, its appearance is named right.
+    """Fractions of pictures whose object, its pattern, its colour is named right.
 
     Among the names of all objects, with the prompts that are used everywhere.
     """
@@ -121,12 +121,12 @@ def quiz_accuracy(parameters: Mapping, quiz: Quiz) -> dict[str, float]:
     pictures = np.array_split(quiz.images, max(1, len(quiz.images) // _QUIZ_BATCH))
     features = np.concatenate([_encode(parameters["visual"], part) for part in pictures])
     named = (features @ names.T).argmax(axis=1)
-    shape, appearance = np.divmod(named, len(APPEARANCES))
-    right_shape, right_appearance = np.divmod(quiz.objects, len(APPEARANCES))
+    pattern, color = np.divmod(named, len(COLORS))
+    right_pattern, right_color = np.divmod(quiz.objects, len(COLORS))
     return {
         "object": float(np.mean(named == quiz.objects)),
-        "shape": float(np.mean(shape == right_shape)),
-        "appearance": float(np.mean(appearance == right_appearance)),
+        "pattern": float(np.mean(pattern == right_pattern)),
+        "color": float(np.mean(color == right_color)),
     }
 
 

@@ -4,21 +4,27 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
+from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
+from maft_jax.shapes_world import CLIP_WEIGHTS
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
+from maft_jax.shapes_world.page import write_page
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.train_loop import train_and_evaluate
 from maft_jax.whole_files import written_aside
+from maft_jax.workdir import versions
 
 DEVELOPMENT_SEED = 1000
 """Of the world whose pictures settings are chosen by."""
@@ -26,17 +32,23 @@ DEVELOPMENT_SEED = 1000
 logger = logging.getLogger(__name__)
 
 
-def run_study(
-    folder: pathlib.Path, experiments: Sequence[Experiment] = EXPERIMENTS
-) -> list[dict[str, Any]]:
+def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Runs what `folder` does not hold yet; returns one record per experiment and seed.
 
     Rows of different tables that are the same run are trained once.
 
+    Args:
+        tables: only their experiments; empty = all.
+
     Raises:
+        ValueError: there is no such table.
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
-    runs = [(experiment, seed) for experiment in experiments for seed in experiment.seeds]
+    known = dict.fromkeys(experiment.table for experiment in EXPERIMENTS)
+    if unknown := sorted(set(tables) - set(known)):
+        raise ValueError(f"tables {unknown}: expected some of {list(known)}")
+    chosen = [experiment for experiment in EXPERIMENTS if experiment.table in (tables or known)]
+    runs = [(experiment, seed) for experiment in chosen for seed in experiment.seeds]
     records = []
     started, num_new = time.monotonic(), 0
     for number, (experiment, seed) in enumerate(runs, start=1):
@@ -59,6 +71,23 @@ def run_study(
         measured = json.loads(path.read_text())
         records.append({"table": experiment.table, "row": experiment.row, **measured})
     return records
+
+
+def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> pathlib.Path:
+    """Writes the page and, in a folder beside it, the records that it is made of."""
+    study = {
+        "runs": list(records),
+        "num_steps": get_config().num_steps,
+        "versions": versions(),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+    }
+    curve = json.loads(CLIP_WEIGHTS.with_suffix(".json").read_text())
+    numbers = folder / DATASET / "runs.json"
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(numbers) as aside:
+        aside.write_text(json.dumps(study, indent=1) + "\n")
+    write_page(study, curve, folder)
+    return folder / "shapes_world.md"
 
 
 def _run(experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.Path) -> None:
@@ -123,7 +152,10 @@ def _mask(split: int):
 
 def _name(experiment: Experiment, seed: int) -> str:
     """Of the files of a run; equal for rows of different tables that are the same run."""
-    settings = dataclasses.asdict(experiment)
+    settings = dataclasses.asdict(experiment) | {"recipe": get_config().to_dict()}
+    settings["recipe"]["model"]["pretrained"] = hashlib.sha256(
+        CLIP_WEIGHTS.read_bytes()
+    ).hexdigest()
     for irrelevant in ("table", "row", "seeds"):
         del settings[irrelevant]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,47 @@
+"""Repeats the method's study in shapes world: several seeds and splits, and its ablations.
+
+    python -m maft_jax.cli.shapes_world_study --workdir=runs/study --page=docs
+
+An hour on two CPU cores. Runs that WORKDIR holds are not repeated, so that the command goes on
+where it was stopped. PAGE then has shapes_world.md with its tables and figures, and what they are
+made of, shapes_world/runs.json. maft_jax/shapes_world/experiments.py says what is run.
+
+Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
+"""
+
+import pathlib
+
+from absl import flags
+
+from maft_jax.cli import command_line
+from maft_jax.console import log_to_stderr, run_and_report
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/study", "folder for worlds and runs")
+_PAGE = flags.DEFINE_string("page", "runs/study/page", "folder to write the page to")
+_TABLES = flags.DEFINE_list("tables", [], "only these tables' runs, without a page; empty = all")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the study, writes its page, and returns the exit code."""
+    del arguments
+    log_to_stderr()
+
+    def work():
+        from maft_jax.shapes_world.study import run_study, write_study
+
+        folder = pathlib.Path(_WORKDIR.value)
+        if _TABLES.value:
+            run_study(folder, _TABLES.value)
+        else:
+            print(write_study(run_study(folder), pathlib.Path(_PAGE.value)))
+
+    return run_and_report(work)
+
+
+def run() -> None:
+    """Parses the command line and exits with main's code."""
+    command_line.run(main, command_line.flags_alone)
+
+
+if __name__ == "__main__":
+    run()
