@@ -23,6 +23,7 @@ setup(
     package_dir={"maft_jax.configs": "configs"},
     package_data={
         "input_pipeline": ["class_list_files/*.txt"],
+        "maft_jax.shapes_world": ["clip.*"],
         "maft_jax.web_page": ["viewer.*"],
     },
     install_requires=[

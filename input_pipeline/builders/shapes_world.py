@@ -29,7 +29,7 @@ class ShapesWorld(SegmentationBuilder):
     VERSION = tfds.core.Version(f"{WORLD_VERSION}.0.0")
     DESCRIPTION = (
         "Drawn pictures of 128 x 128 pixels: one or two of 6 textured backgrounds, and up to three "
-        "objects of 6 shapes in 6 appearances that may overlap. Every pixel is labelled."
+        "objects of 6 patterns in 6 colours that may overlap. Every pixel is labelled."
     )
     HOMEPAGE = "https://arxiv.org/abs/2310.00240"
     CITATION = ""

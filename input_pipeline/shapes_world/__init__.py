@@ -1,1 +1,1 @@
-"""Shapes world: pictures of named shapes, drawn on the spot, in which MAFT can be seen to work."""
+"""Shapes world: pictures of patterned shapes, drawn on the spot, in which MAFT is seen to work."""

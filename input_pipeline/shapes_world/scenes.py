@@ -73,7 +73,9 @@ def draw_scene(seed: int, number: int, max_objects: int = 3) -> Scene:
     return Scene(_light(image, rng), label_map.astype(np.uint8), tuple(objects), backgrounds)
 
 
-def _draw_ground(rng: np.random.RandomState):
+def _draw_ground(
+    rng: np.random.RandomState,
+) -> tuple[Int[np.ndarray, "size size 3"], Int[np.ndarray, "size size"], tuple[int, ...]]:
     """Texture and labels of one background, or of two that meet at a slanted line."""
     first, second = rng.permutation(len(BACKGROUNDS))[:2]
     image = paint_background(first, SIZE, rng)
@@ -115,9 +117,9 @@ def _rim(inside: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def _light(image: np.ndarray, rng: np.random.RandomState) -> UInt8[np.ndarray, "size size 3"]:
-    """Uneven light of about 15 % from side to side, and noise."""
+    """Uneven light of a few percent from side to side, and noise."""
     y, x = np.ogrid[:SIZE, :SIZE]
-    slope_y, slope_x = rng.randint(-40, 41, 2)
+    slope_y, slope_x = rng.randint(-16, 17, 2)
     light = 256 + (slope_y * (2 * y - SIZE) + slope_x * (2 * x - SIZE)) // SIZE
     noise = rng.randint(-6, 7, image.shape)
     return np.clip(image * light[..., None] // 256 + noise, 0, 255).astype(np.uint8)

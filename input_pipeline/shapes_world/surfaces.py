@@ -24,6 +24,16 @@ _COLORS = {
     "purple": (140, 50, 165),
     "white": (235, 235, 235),
 }
+_INKS = {
+    "plain": (0, 0, 0),
+    "striped": (15, 15, 20),
+    "dotted": (60, 225, 235),
+    "checked": (250, 140, 20),
+    "speckled": (255, 130, 195),
+    "netted": (110, 70, 25),
+}
+"""What each pattern is drawn with. A tower of four layers hardly learns patterns by their form
+alone in the half hour that it has."""
 
 
 def paint_object(
@@ -34,44 +44,53 @@ def paint_object(
     radius: int,
     rng: np.random.RandomState,
 ) -> Pixels:
-    """Colours of an object's pixels, given in its own coordinates; `radius` is in pixels.
-
-    A pattern is darker or lighter than the rest of the object, and of the same hue.
-    """
-    ground = _jittered(_COLORS[COLORS[color]], 20, rng)
-    is_light = rng.randint(2) and COLORS[color] != "white"
-    figure = ground + (255 - ground) * 7 // 10 if is_light else ground * 4 // 10
+    """Colours of an object's pixels, given in its own coordinates; `radius` is in pixels."""
+    name = PATTERNS[pattern]
+    ground = _jittered(_COLORS[COLORS[color]], 16, rng)
+    ink = _jittered(_INKS[name], 12, rng)
     period = UNIT * rng.randint(9, 13) // radius
-    is_figure = _PATTERNS[PATTERNS[pattern]](down, right, period, rng)
-    return np.where(is_figure[..., None], figure, ground)
+    is_ink = _PATTERNS[name](down, right, period, rng)
+    return np.where(is_ink[..., None], ink, ground)
 
 
-def _plain(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+def _plain(
+    down: Coordinates, right: Coordinates, period: int, rng: np.random.RandomState
+) -> Figure:
     return np.zeros(down.shape, bool)
 
 
-def _striped(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+def _striped(
+    down: Coordinates, right: Coordinates, period: int, rng: np.random.RandomState
+) -> Figure:
     return right % period < period // 2
 
 
-def _dotted(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+def _dotted(
+    down: Coordinates, right: Coordinates, period: int, rng: np.random.RandomState
+) -> Figure:
     half = period // 2
     return (down % period - half) ** 2 + (right % period - half) ** 2 < (period * 3 // 10) ** 2
 
 
-def _checked(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
-    half = period * 2 // 3
-    return (down // half + right // half) % 2 == 0
+def _checked(
+    down: Coordinates, right: Coordinates, period: int, rng: np.random.RandomState
+) -> Figure:
+    side = period * 2 // 3
+    return (down // side + right // side) % 2 == 0
 
 
-def _speckled(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
+def _speckled(
+    down: Coordinates, right: Coordinates, period: int, rng: np.random.RandomState
+) -> Figure:
     """Specks of 2 x 2 pixels."""
     specks = rng.randint(4, size=tuple(side // 2 + 1 for side in down.shape)) == 0
     return np.kron(specks, np.ones((2, 2), bool))[: down.shape[0], : down.shape[1]]
 
 
-def _netted(down: Coordinates, right: Coordinates, period: int, rng) -> Figure:
-    line = period // 5
+def _netted(
+    down: Coordinates, right: Coordinates, period: int, rng: np.random.RandomState
+) -> Figure:
+    line = period // 4
     return (down % period < line) | (right % period < line)
 
 

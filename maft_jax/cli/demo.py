@@ -2,7 +2,7 @@
 
     python -m maft_jax.cli.demo --workdir=runs/demo
 
-It draws shapes world (pictures of things like "striped ring" and "red star" before "brick" and
+It draws shapes world (pictures of "a striped red shape" or "a plain blue shape" on "brick" and
 "grass", with label maps), makes mask proposals for it, evaluates a tiny CLIP that comes with the
 package, fine-tunes it on the seen classes, evaluates it on all, and draws what changed. Stop it
 with Ctrl-C and give the same command: it goes on. docs/shapes_world.md has the same for several

@@ -8,11 +8,11 @@ from maft_jax.settings import setting
 @dataclass(frozen=True)
 class ClipTrainingConfig:
     seed: int = setting(0, "of pictures, captions, their order and the first parameters", low=0)
-    num_steps: int = setting(2200, "contrastive steps", low=1)
+    num_steps: int = setting(1600, "contrastive steps", low=1)
     batch_size: int = setting(128, "pictures per step", low=2)
     num_pictures: int = setting(24_000, "different pictures that are drawn", low=100)
     quiz_size: int = setting(500, "pictures of single objects that it is quizzed with", low=100)
-    learning_rate: float = setting(4e-4, "highest, after the warm-up; then a cosine to 0", low=0)
+    learning_rate: float = setting(5e-4, "highest, after the warm-up; then a cosine to 0", low=0)
     warmup_steps: int = setting(100, "of a learning rate that rises from 0", low=0)
     weight_decay: float = setting(0.1, "of matrices, but for the token embedding", low=0)
     max_gradient_norm: float = setting(1.0, "to which larger gradients are clipped", low=0)

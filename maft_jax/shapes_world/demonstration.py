@@ -66,7 +66,7 @@ def _what_next(workdir: pathlib.Path, config: Config) -> str:
   tensorboard --logdir={workdir}
 Name regions of any of the pictures in {config.data.root}/val/images:
   python -m maft_jax.cli.predict --out=predicted --weights={workdir} \\
-      --image={config.data.root}/val/images/1000000.png --classes="red star, brick, grass"
+      --image={config.data.root}/val/images/1000000.png --classes="striped red shape, brick, grass"
 Next, with your own photos and CLIP weights:
   python -m maft_jax.main --config=configs/folder.py --workdir=runs/mine \\
       --config.data.root=my_photos --config.model.pretrained=ViT-B-16.pt"""

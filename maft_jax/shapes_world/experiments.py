@@ -6,6 +6,7 @@ from typing import Any
 
 SEEDS = (0, 1, 2)
 """Of pictures, proposals and their order; the CLIP is the same."""
+_TWO = SEEDS[:2]
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,13 @@ class Experiment:
     choose settings by, without a look at the unseen ones."""
 
 
-_EVERYTHING = (r".*",)
-_PATCHES = (r"^patch_kernel", r"_embedding$")
+def _variants(table: str, setting: str, rows: Mapping[str, Any]) -> tuple[Experiment, ...]:
+    """A table over values of one setting; None is the recipe's own."""
+    return tuple(
+        Experiment(table, row, {} if value is None else {setting: value}, seeds=_TWO)
+        for row, value in rows.items()
+    )
+
 
 EXPERIMENTS = (
     Experiment(
@@ -40,7 +46,38 @@ EXPERIMENTS = (
     Experiment("main", "split 0"),
     Experiment("main", "split 1", split=1),
     Experiment("main", "split 2", split=2),
-    Experiment("losses", "distillation alone", {"loss.mask_aware_weight": 0.0}),
-    Experiment("losses", "mask-aware alone", {"loss.distillation_weight": 0.0}),
     Experiment("losses", "both"),
+    Experiment("losses", "mask-aware alone", {"loss.distillation_weight": 0.0}),
+    Experiment("losses", "distillation alone", {"loss.mask_aware_weight": 0.0}, seeds=_TWO),
+    *_variants(
+        "mask_start_layer",
+        "model.mask_start_layer",
+        {"0": 0, "1": 1, "2": None, "3": 3, "4 (masks are never used)": 4},
+    ),
+    *_variants(
+        "distillation_weight", "loss.distillation_weight", {"0.1": None, "1": 1.0, "10": 10.0}
+    ),
+    *_variants("steps", "num_steps", {"50": 50, "100": 100, "200": None, "400": 400, "800": 800}),
+    *_variants(
+        "trainable",
+        "optimizer.trainable",
+        {
+            "attention and LayerNorms": None,
+            "attention": (r"/attn/",),
+            "LayerNorms": (r"/ln_[12]/", r"^ln_post/"),
+            "everything": (r".*",),
+        },
+    ),
+    *_variants(
+        "loss_kind",
+        "loss.mask_aware",
+        {"SmoothL1": None, "L1": "l1", "L2": "l2", "KL": "kl"},
+    ),
+    *_variants("temperature", "loss.temperature", {"20": 20.0, "50": 50.0, "100": None}),
+    *_variants("proposal_number", "proposals.num_proposals", {"8": 8, "24": None, "48": 48}),
+    Experiment("proposal_quality", "mixed", seeds=_TWO),
+    Experiment("proposal_quality", "true regions", {"proposals.kinds": ("regions",)}, seeds=_TWO),
+    Experiment(
+        "proposal_quality", "superpixels", {"proposals.generator": "superpixels"}, seeds=_TWO
+    ),
 )

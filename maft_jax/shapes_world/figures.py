@@ -21,8 +21,8 @@ COLORS = {
     "held-out": "#D55E00",
     "hIoU": "#009E73",
     "object": "#D55E00",
-    "shape": "#0072B2",
-    "appearance": "#009E73",
+    "pattern": "#0072B2",
+    "color": "#009E73",
 }
 """Told apart by everybody (Okabe and Ito)."""
 
@@ -255,7 +255,7 @@ def draw_clip_training(curve: Mapping) -> bytes:
     left.plot(np.arange(window, len(loss) + 1), smooth, color=COLORS["seen"])
     left.set(xlabel="step", ylabel=f"contrastive loss, mean of {window} steps", ylim=(0, None))
     steps = [quiz["step"] for quiz in curve["quiz"]]
-    for name, marker in (("appearance", "^"), ("shape", "o"), ("object", "s")):
+    for name, marker in (("color", "^"), ("pattern", "o"), ("object", "s")):
         right.plot(
             steps,
             [100 * quiz[name] for quiz in curve["quiz"]],

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.splits import NUM_TRAIN, NUM_VAL
 from input_pipeline.shapes_world.vocabulary import (
-    APPEARANCES,
     BACKGROUNDS,
+    COLORS,
     NUM_SPLITS,
     OBJECTS,
-    SHAPES,
+    PATTERNS,
     unseen_classes,
 )
 from maft_jax.configs.shapes_world import get_config
@@ -99,8 +99,8 @@ def _introduction(study: Mapping) -> list[str]:
             "The first trains the CLIP that all runs begin with and that the package has. The "
             f"second is the study: {len(different)} runs, {minutes:.0f} minutes in total. "
             "`maft_jax.shapes_world.page` made this page of "
-            "[runs.json](shapes_world/runs.json) and [clip.json](shapes_world/clip.json), "
-            "which these commands wrote; no result is typed by hand."
+            "[runs.json](shapes_world/runs.json) and "
+            "[clip.json](../maft_jax/shapes_world/clip.json), which these commands wrote; no result is typed by hand."
         ),
         _paragraph(f"Machine: {study['machine']}. Versions: {versions}."),
     ]
@@ -113,12 +113,13 @@ def _world() -> list[str]:
         "## The world",
         _bullets(
             f"**Pictures** have {SIZE} x {SIZE} pixels, one or two textured backgrounds "
-            f"({', '.join(BACKGROUNDS)}), and objects that may overlap: a shape "
-            f"({', '.join(SHAPES)}) that is {', '.join(APPEARANCES[:-1])} or "
-            f"{APPEARANCES[-1]}, {len(OBJECTS)} classes. Every pixel is labelled.",
+            f"({', '.join(BACKGROUNDS)}), and up to three objects that may overlap. An object's "
+            f"class is its pattern ({', '.join(PATTERNS)}) and its colour ({', '.join(COLORS)}), "
+            f"{len(OBJECTS)} classes; its outline, size and rotation vary. Every pixel is "
+            "labelled.",
             f"**Splits.** Each of {NUM_SPLITS} splits leaves the labels of "
             f"{len(unseen_classes())} of the {len(OBJECTS)} objects out of fine-tuning; no "
-            "class is unseen in two of them. Every shape and every appearance of an unseen "
+            "class is unseen in two of them. Every pattern and every colour of an unseen "
             "class is seen in other combinations. Backgrounds are always seen.",
             f"**Seeds** draw {NUM_TRAIN} pictures for fine-tuning, {NUM_VAL} others for "
             "evaluation, and the order of training. The CLIP is the same.",
@@ -142,8 +143,8 @@ def _tiny_clip(curve: Mapping) -> list[str]:
             f"{len(curve['loss'])} steps of {settings['batch_size']}. Captions name all "
             "classes, as those of CLIP do: unseen classes are without labels, not without "
             "names. The quiz is to name the one object of a picture among all "
-            f"{len(OBJECTS)}: at the end the name is right for {last['object']:.0%}, its shape "
-            f"for {last['shape']:.0%}, its appearance for {last['appearance']:.0%}."
+            f"{len(OBJECTS)}: at the end the name is right for {last['object']:.0%}, its pattern "
+            f"for {last['pattern']:.0%}, its colour for {last['color']:.0%}."
         ),
         _figure("clip", "Loss of the tiny CLIP, and how much it names right"),
     ]

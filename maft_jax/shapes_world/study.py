@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
 from maft_jax.configs.shapes_world import get_config
@@ -48,6 +50,7 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
     if unknown := sorted(set(tables) - set(known)):
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
     chosen = [experiment for experiment in EXPERIMENTS if experiment.table in (tables or known)]
+    jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / "compiled"))
     runs = [(experiment, seed) for experiment in chosen for seed in experiment.seeds]
     records = []
     started, num_new = time.monotonic(), 0

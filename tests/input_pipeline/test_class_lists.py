@@ -17,7 +17,7 @@ def _list(tmp_path, content):
         ("coco_stuff_171", 171, 0, "person"),
         ("pascal_context_459", 459, 0, "accordion"),
         ("pascal_context_59", 59, 0, "aeroplane"),
-        ("shapes_world", 42, 0, "red disc"),
+        ("shapes_world", 42, 0, "plain red shape"),
         ("voc_20", 20, 1, "aeroplane"),
     ],
 )

@@ -8,6 +8,7 @@ import statistics
 import pytest
 from PIL import Image
 
+from maft_jax.shapes_world import CLIP_WEIGHTS
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.figures import TITLES, Estimate, Results
 from maft_jax.shapes_world.page import PAGE_FILE, PAPER, render_page, write_page
@@ -44,8 +45,8 @@ CURVE = {
     "settings": {"num_pictures": 321, "batch_size": 7},
     "loss": [3.0, 2.0, 1.0, 0.5],
     "quiz": [
-        {"step": 2, "object": 0.1, "shape": 0.2, "appearance": 0.3},
-        {"step": 4, "object": 0.41, "shape": 0.52, "appearance": 0.63},
+        {"step": 2, "object": 0.1, "pattern": 0.2, "color": 0.3},
+        {"step": 4, "object": 0.41, "pattern": 0.52, "color": 0.63},
     ],
 }
 
@@ -304,10 +305,8 @@ def test_every_table_of_the_study_has_a_title():
 
 
 def test_committed_page_is_made_of_the_committed_runs():
-    study, curve = (
-        json.loads((DOCS / "shapes_world" / name).read_text())
-        for name in ("runs.json", "clip.json")
-    )
+    study = json.loads((DOCS / "shapes_world" / "runs.json").read_text())
+    curve = json.loads(CLIP_WEIGHTS.with_suffix(".json").read_text())
     page = (DOCS / PAGE_FILE).read_text(encoding="utf-8")
     assert page == render_page(study, curve)
     for name in ("clip", "splits", "steps", "ablations"):

@@ -55,7 +55,8 @@ def size_of(radius):
 
 
 def test_captions_of_one_scene_name_from_one_thing_to_all_in_any_order():
-    scene = next(s for s in (draw_scene(0, n) for n in range(50)) if len(set(s.objects)) == 3)
+    scenes = (draw_scene(0, number) for number in range(50))
+    scene = next(scene for scene in scenes if len({c for c, _ in scene.objects}) == 3)
     rng = np.random.RandomState(0)
     captions = [describe(scene, rng) for _ in range(400)]
     things = len(scene.objects) + len(scene.backgrounds)
@@ -72,11 +73,11 @@ def test_a_caption_follows_from_the_random_numbers_alone():
 
 def test_captions_fit_into_the_context_of_clip(captioned):
     tokenize([caption.text for _, caption in captioned])
-    dotted = [CLASS_NAMES.index(f"dotted {shape}") for shape in ("triangle", "square", "cross")]
+    longest = [CLASS_NAMES.index(f"speckled {color} shape") for color in ("red", "blue", "white")]
     fullest = Scene(
         image=np.zeros((2, 2, 3), np.uint8),
         label_map=np.zeros((2, 2), np.uint8),
-        objects=tuple((class_id, 30) for class_id in dotted),
+        objects=tuple((class_id, 30) for class_id in longest),
         backgrounds=(36, 37),
     )
     rng = np.random.RandomState(0)

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from skimage.draw import disk, polygon
 
-from input_pipeline.shapes_world.outlines import fixed_point, inside_shape, shape_coordinates
-from input_pipeline.shapes_world.vocabulary import SHAPES
+from input_pipeline.shapes_world.outlines import (
+    SHAPES,
+    fixed_point,
+    inside_shape,
+    shape_coordinates,
+)
 
 SIZE, CENTER, RADIUS = 128, (66, 61), 38
 
