@@ -10,7 +10,6 @@ Hardware: anything; two or three minutes on two CPU cores.
 """
 
 from maft_jax.config import preset
-from maft_jax.shapes_world import CLIP_WEIGHTS
 
 
 def get_config():
@@ -20,7 +19,7 @@ def get_config():
         {
             "num_steps": 200,
             "log_every_steps": 10,
-            "model.pretrained": str(CLIP_WEIGHTS),
+            "model.pretrained": "built-in:shapes_world",
             "model.mask_start_layer": 2,
             "model.image_size": 128,
             "data.dataset": "shapes_world",

@@ -1,6 +1,7 @@
-"""CLIP weights by name: a file of any known format, or random ones for trying things out."""
+"""CLIP weights by name: a file of any known format, the package's own, or random ones."""
 
 import hashlib
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -11,6 +12,10 @@ from maft_jax.convert.formats import ClipWeights, read_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 
 RANDOM_PREFIX = "random:"
+BUILT_IN = {
+    "built-in:shapes_world": pathlib.Path(__file__).parent.parent / "shapes_world/clip.safetensors"
+}
+"""Weights that come with the package; maft_jax.cli.train_tiny_clip made them."""
 
 
 def load_pretrained(
@@ -37,8 +42,8 @@ def open_pretrained(
     """Weights whose values are not read yet, with how they were tuned where that was noted.
 
     Args:
-        source: path of weights in a format of convert.formats, or "random:SIZE" with a name of
-            CLIP_SIZES.
+        source: path of weights in a format of convert.formats, a name of BUILT_IN, or
+            "random:SIZE" with a name of CLIP_SIZES.
         activation, head_width: what the weights do not tell; see formats.read_weights.
         needs_text: whether an image tower alone is refused.
 
@@ -46,7 +51,8 @@ def open_pretrained(
         ValueError: the file is absent, damaged or of another architecture; the size is unknown.
     """
     if not source.startswith(RANDOM_PREFIX):
-        weights = read_weights(source, activation=activation, head_width=head_width)
+        path = BUILT_IN.get(source, source)
+        weights = read_weights(path, activation=activation, head_width=head_width)
         if needs_text and weights.config.text is None:
             raise ValueError(
                 f"{source}: an image tower without a text tower, which embeds the class names; "

@@ -153,7 +153,7 @@ def _sines_and_cosines(side: int, width: int) -> Float[np.ndarray, "patches widt
 def _optimizer(config: ClipTrainingConfig) -> optax.GradientTransformation:
     """AdamW; vectors and the token embedding, most of whose rows are never read, do not decay."""
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, max(config.num_steps, 1)
+        0.0, config.learning_rate, min(config.warmup_steps, config.num_steps // 4), config.num_steps
     )
 
     def decays(parameters: Mapping) -> dict:
@@ -191,10 +191,13 @@ def _encode(visual: Mapping, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b
 
 
 def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:
+    """The state has the curve in it, so that the two always belong together."""
+    text = json.dumps(curve) + "\n"
+    kept = {"state": serialization.to_state_dict(jax.device_get(state)), "curve": text}
     with written_aside(workdir / STATE_FILE) as aside:
-        aside.write_bytes(serialization.to_bytes(jax.device_get(state)))
+        aside.write_bytes(serialization.msgpack_serialize(kept))
     with written_aside(workdir / CURVE_FILE) as aside:
-        aside.write_text(json.dumps(curve) + "\n")
+        aside.write_text(text)
 
 
 def _resumed(
@@ -204,11 +207,12 @@ def _resumed(
     settings = dataclasses.asdict(config)
     if not (workdir / STATE_FILE).exists():
         return state, {"settings": settings, "loss": [], "quiz": []}
-    curve = json.loads((workdir / CURVE_FILE).read_text())
+    kept = serialization.msgpack_restore((workdir / STATE_FILE).read_bytes())
+    curve = json.loads(kept["curve"])
     if curve["settings"] != settings:
         raise ValueError(
             f"{workdir}: expected an empty folder or a run with the settings {settings}, got one "
             f"with {curve['settings']}; choose another --workdir"
         )
     logger.info("going on after step %d", len(curve["loss"]))
-    return serialization.from_bytes(state, (workdir / STATE_FILE).read_bytes()), curve
+    return serialization.from_state_dict(state, kept["state"]), curve

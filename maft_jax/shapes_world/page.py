@@ -18,7 +18,18 @@ from input_pipeline.shapes_world.vocabulary import (
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
-from maft_jax.shapes_world.figures import METRICS, TITLES, Estimate, Results, Row, best_step
+from maft_jax.shapes_world.study_results import (
+    METRICS,
+    TITLES,
+    Estimate,
+    Results,
+    Row,
+    best_step,
+    gain,
+    row_panels,
+    step_panels,
+    value,
+)
 from maft_jax.whole_files import written_aside
 
 PAGE_FILE = "shapes_world.md"
@@ -70,8 +81,8 @@ def write_page(
     drawings: dict[str, Callable[[], bytes]] = {
         "clip": lambda: figures.draw_clip_training(curve),
         "splits": lambda: figures.draw_splits(results.measured("main")),
-        "steps": lambda: figures.draw_steps(figures.step_panels(results), results.num_steps),
-        "ablations": lambda: figures.draw_ablations(figures.row_panels(results)),
+        "steps": lambda: figures.draw_steps(step_panels(results), results.num_steps),
+        "ablations": lambda: figures.draw_ablations(row_panels(results)),
     }
     for name, draw in drawings.items():
         if _figure_file(name) in text:
@@ -100,7 +111,8 @@ def _introduction(study: Mapping) -> list[str]:
             f"second is the study: {len(different)} runs, {minutes:.0f} minutes in total. "
             "`maft_jax.shapes_world.page` made this page of "
             "[runs.json](shapes_world/runs.json) and "
-            "[clip.json](../maft_jax/shapes_world/clip.json), which these commands wrote; no result is typed by hand."
+            "[clip.json](../maft_jax/shapes_world/clip.json), which these commands wrote; no "
+            "result is typed by hand."
         ),
         _paragraph(f"Machine: {study['machine']}. Versions: {versions}."),
     ]
@@ -183,7 +195,7 @@ def _main(results: Results) -> list[str]:
         [row.experiment.row, str(run["seed"]), *(_change(run, metric) for metric in METRICS)]
         for row, run in runs
     ]
-    rose = sum(figures.gain(run, "unseen") > 0 for _, run in runs)
+    rose = sum(gain(run, "unseen") > 0 for _, run in runs)
     return [
         _rows_table(rows),
         *_incomplete(results, "main"),
@@ -197,7 +209,7 @@ def _main(results: Results) -> list[str]:
 
 def _ablations(results: Results) -> list[str]:
     parts = ["## Ablations", "Each changes one thing of the recipe."]
-    if figures.row_panels(results):
+    if row_panels(results):
         parts.append(_figure("ablations", "Seen and unseen mIoU of every row of the tables below"))
     for table in results.ablations:
         parts += [f"### {TITLES[table]}", *_ablation(results, table)]
@@ -373,8 +385,8 @@ def _incomplete(results: Results, table: str) -> list[str]:
 
 
 def _change(run: Mapping, metric: str) -> str:
-    frozen, tuned = (100 * figures.value(run, index, metric) for index in (0, -1))
-    return f"{frozen:.1f} → {tuned:.1f} ({100 * figures.gain(run, metric):+.1f})"
+    frozen, tuned = (100 * value(run, index, metric) for index in (0, -1))
+    return f"{frozen:.1f} → {tuned:.1f} ({100 * gain(run, metric):+.1f})"
 
 
 def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -16,11 +16,11 @@ import jax
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
 from maft_jax.configs.shapes_world import get_config
+from maft_jax.convert.pretrained import BUILT_IN
 from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
-from maft_jax.shapes_world import CLIP_WEIGHTS
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
@@ -84,7 +84,7 @@ def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> p
         "versions": versions(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
     }
-    curve = json.loads(CLIP_WEIGHTS.with_suffix(".json").read_text())
+    curve = json.loads(_clip().with_suffix(".json").read_text())
     numbers = folder / DATASET / "runs.json"
     numbers.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(numbers) as aside:
@@ -156,10 +156,12 @@ def _mask(split: int):
 def _name(experiment: Experiment, seed: int) -> str:
     """Of the files of a run; equal for rows of different tables that are the same run."""
     settings = dataclasses.asdict(experiment) | {"recipe": get_config().to_dict()}
-    settings["recipe"]["model"]["pretrained"] = hashlib.sha256(
-        CLIP_WEIGHTS.read_bytes()
-    ).hexdigest()
     for irrelevant in ("table", "row", "seeds"):
         del settings[irrelevant]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{digest}-seed-{seed}"
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(_clip().read_bytes())
+    return f"{digest.hexdigest()[:8]}-seed-{seed}"
+
+
+def _clip() -> pathlib.Path:
+    return BUILT_IN[get_config().model.pretrained]

@@ -19,9 +19,10 @@ from open_clip.model import build_model_from_openai_state_dict
 import maft_jax
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS, object_class
+from maft_jax.convert.pretrained import BUILT_IN
 from maft_jax.models.preprocess import normalised
 from maft_jax.models.tokenizer import tokenize
-from maft_jax.shapes_world import CLIP_WEIGHTS, clip_training
+from maft_jax.shapes_world import clip_training
 from maft_jax.shapes_world.caption_pairs import Quiz
 from maft_jax.shapes_world.clip_training import train_clip
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
@@ -224,11 +225,11 @@ def test_positions_begin_as_different_sines_of_unit_height():
 
 
 def test_clip_of_the_package_is_small_whole_and_made_with_the_default_settings():
-    assert CLIP_WEIGHTS.stat().st_size < 12_000_000
-    clip = maft_jax.load(CLIP_WEIGHTS)
+    assert BUILT_IN["built-in:shapes_world"].stat().st_size < 12_000_000
+    clip = maft_jax.load(BUILT_IN["built-in:shapes_world"])
     assert clip.config == clip_training.CLIP
     assert clip.parameters["text"]["token_embedding"].shape == (49408, 64)
-    curve = json.loads(CLIP_WEIGHTS.with_suffix(".json").read_text())
+    curve = json.loads(BUILT_IN["built-in:shapes_world"].with_suffix(".json").read_text())
     assert curve["settings"] == dataclasses.asdict(ClipTrainingConfig())
     assert len(curve["loss"]) == ClipTrainingConfig().num_steps
     assert curve["quiz"][-1]["step"] == ClipTrainingConfig().num_steps

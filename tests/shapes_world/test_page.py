@@ -8,10 +8,10 @@ import statistics
 import pytest
 from PIL import Image
 
-from maft_jax.shapes_world import CLIP_WEIGHTS
+from maft_jax.convert.pretrained import BUILT_IN
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
-from maft_jax.shapes_world.figures import TITLES, Estimate, Results
 from maft_jax.shapes_world.page import PAGE_FILE, PAPER, render_page, write_page
+from maft_jax.shapes_world.study_results import TITLES, Estimate, Results
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 SEEDS = (0, 1, 2)
@@ -306,7 +306,7 @@ def test_every_table_of_the_study_has_a_title():
 
 def test_committed_page_is_made_of_the_committed_runs():
     study = json.loads((DOCS / "shapes_world" / "runs.json").read_text())
-    curve = json.loads(CLIP_WEIGHTS.with_suffix(".json").read_text())
+    curve = json.loads(BUILT_IN["built-in:shapes_world"].with_suffix(".json").read_text())
     page = (DOCS / PAGE_FILE).read_text(encoding="utf-8")
     assert page == render_page(study, curve)
     for name in ("clip", "splits", "steps", "ablations"):

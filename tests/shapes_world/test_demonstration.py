@@ -1,0 +1,90 @@
+"""The main job in a small world: all is written, a stopped one goes on, a second call is free."""
+
+import json
+import logging
+import os
+import signal
+
+import pytest
+from maft_jax.configs.shapes_world import get_config
+from PIL import Image
+
+from input_pipeline.shapes_world.folder import write_shapes_world
+from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.evaluators.results import read_result
+from maft_jax.shapes_world import demonstration, worlds
+from maft_jax.stop_signals import TrainingInterrupted
+
+pytestmark = pytest.mark.slow
+
+
+def short_config():
+    config = get_config()
+    config.update_from_flattened_dict(
+        {"num_steps": 4, "batch_size": 8, "log_every_steps": 1, "checkpointing.every_steps": 2}
+    )
+    return config
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """With a world of a few pictures, which `demonstrate` finds as if it had drawn it."""
+    write_shapes_world(tmp_path / "demo" / "data", seed=3, num_train=24, num_val=8)
+    monkeypatch.setattr(worlds, "get_config", short_config)
+    return tmp_path / "demo"
+
+
+def test_demonstration_writes_table_pictures_and_weights(workdir, caplog):
+    said = demonstration.demonstrate(workdir, seed=3, split=1)
+    frozen, tuned = (
+        read_result(workdir / "evaluation" / f"step_{step}" / "shapes_world.json")
+        for step in (0, 4)
+    )
+    assert [tuned.class_names[index] for index in tuned.unseen_classes] == list(unseen_classes(1))
+    for result in (frozen, tuned):
+        assert result.num_images == 8
+        assert f"{100 * result.zero_shot.unseen_miou:.2f}" in said
+    assert "score against IoU" in said and "--config=configs/folder.py" in said
+    for name in ("evaluation/shapes_world.png", "diagnosis/score_against_iou.png"):
+        with Image.open(workdir / name) as picture:
+            assert min(picture.size) > 100
+    assert (workdir / "tuned.safetensors").stat().st_size > 1_000_000
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "maft_jax"):
+        demonstration.demonstrate(workdir, seed=3, split=1)
+    assert "nothing to do: all 4 steps are done" in caplog.text
+
+
+def test_interrupted_demonstration_goes_on(workdir, monkeypatch):
+    write = demonstration.train_and_evaluate
+
+    def interrupted(config, folder):
+        from maft_jax import train_loop
+
+        fetch = train_loop._fetch
+
+        def fetch_and_stop(*arguments):
+            fetch(*arguments)
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr(train_loop, "_fetch", fetch)
+
+        monkeypatch.setattr(train_loop, "_fetch", fetch_and_stop)
+        return write(config, folder)
+
+    monkeypatch.setattr(demonstration, "train_and_evaluate", interrupted)
+    with pytest.raises(TrainingInterrupted):
+        demonstration.demonstrate(workdir, seed=3)
+    monkeypatch.setattr(demonstration, "train_and_evaluate", write)
+    demonstration.demonstrate(workdir, seed=3)
+    steps = [
+        json.loads(line)["step"]
+        for line in (workdir / "metrics.jsonl").read_text().split("\n")
+        if line
+    ]
+    assert max(steps) == 4
+
+
+def test_other_seed_in_the_same_folder_is_refused(workdir):
+    demonstration.demonstrate(workdir, seed=3)
+    with pytest.raises(ValueError, match="seed"):
+        demonstration.demonstrate(workdir, seed=4)

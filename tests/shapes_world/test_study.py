@@ -1,0 +1,90 @@
+"""The study: which runs there are, what they read, and that finished ones are not repeated."""
+
+import json
+
+import pytest
+from maft_jax.configs.shapes_world import get_config
+
+from input_pipeline.shapes_world.folder import write_shapes_world
+from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.evaluators.results import read_result
+from maft_jax.shapes_world import study, worlds
+from maft_jax.shapes_world.experiments import EXPERIMENTS, SEEDS, Experiment
+
+
+def draw_small_worlds(folder):
+    for seed in (0, 1, study.DEVELOPMENT_SEED):
+        write_shapes_world(folder / "worlds" / f"seed_{seed}", seed, num_train=16, num_val=6)
+
+
+def test_main_table_has_three_seeds_of_three_splits():
+    main = [one for one in EXPERIMENTS if one.table == "main"]
+    assert {one.split for one in main} == {0, 1, 2}
+    assert all(one.seeds == SEEDS and len(SEEDS) >= 3 and not one.changes for one in main)
+
+
+def test_every_experiment_is_a_valid_configuration(tmp_path):
+    for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
+        (tmp_path / "worlds" / f"seed_{seed}").mkdir(parents=True)
+    for experiment in EXPERIMENTS:
+        config = study.experiment_config(experiment, 0, tmp_path)
+        assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
+        assert config.evaluation.num_pictures == 0
+
+
+def test_settings_are_chosen_without_the_unseen_classes_and_on_other_pictures(tmp_path):
+    draw_small_worlds(tmp_path)
+    experiment = next(one for one in EXPERIMENTS if one.table == "steps_held_out")
+    config = study.experiment_config(experiment, 0, tmp_path)
+    held_out = unseen_classes(experiment.held_out_split)
+    assert set(config.data.unseen_classes) == {*unseen_classes(0), *held_out}
+    assert config.data.root != config.evaluation.roots.shapes_world
+
+
+def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
+    recipe = Experiment("main", "split 0")
+    assert study._name(recipe, 0) == study._name(Experiment("losses", "both", seeds=(0,)), 0)
+    others = [
+        study._name(recipe, 1),
+        study._name(Experiment("main", "split 1", split=1), 0),
+        study._name(Experiment("main", "split 0", {"num_steps": 7}), 0),
+        study._name(Experiment("main", "split 0", every_steps=5), 0),
+    ]
+    assert len({study._name(recipe, 0), *others}) == 5
+
+
+def test_unknown_table_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"tables \['mian'\]: expected some of"):
+        study.run_study(tmp_path, ["mian"])
+
+
+@pytest.mark.slow
+def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_path, monkeypatch):
+    draw_small_worlds(tmp_path)
+
+    def short_config():
+        config = get_config()
+        config.update_from_flattened_dict({"num_steps": 2, "batch_size": 8})
+        return config
+
+    monkeypatch.setattr(worlds, "get_config", short_config)
+    experiments = (
+        Experiment("steps_held_out", "held out", seeds=(0,), every_steps=1, held_out_split=1),
+        Experiment("main", "split 0", seeds=(0,)),
+        Experiment("losses", "both", seeds=(0,)),
+    )
+    monkeypatch.setattr(study, "EXPERIMENTS", experiments)
+    held_out, main, both = study.run_study(tmp_path)
+    assert [score["step"] for score in held_out["scores"]] == [0, 1, 2]
+    assert [score["step"] for score in main["scores"]] == [0, 2]
+    assert main | {"table": "losses", "row": "both"} == both
+    folder = tmp_path / "runs" / study._name(experiments[1], 0) / "evaluation"
+    result = read_result(folder / "step_2" / "shapes_world.json")
+    assert main["scores"][1]["unseen"] == result.zero_shot.unseen_miou
+    folder = tmp_path / "runs" / study._name(experiments[0], 0) / "evaluation"
+    result = read_result(folder / "step_1" / "shapes_world.json")
+    names = dict(zip(result.class_names, result.metrics.iou, strict=True))
+    present = [names[name] for name in unseen_classes(1) if names[name] == names[name]]
+    assert held_out["scores"][1]["held_out"] == pytest.approx(sum(present) / len(present))
+    monkeypatch.setattr(study, "train_and_evaluate", None)
+    assert json.dumps(study.run_study(tmp_path)) == json.dumps([held_out, main, both])
