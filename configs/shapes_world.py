@@ -17,8 +17,8 @@ def get_config():
     config = preset("official")
     config.update_from_flattened_dict(
         {
-            "num_steps": 200,
-            "log_every_steps": 10,
+            "num_steps": 50,
+            "log_every_steps": 5,
             "model.pretrained": "built-in:shapes_world",
             "model.mask_start_layer": 2,
             "model.image_size": 128,

@@ -6,7 +6,6 @@ from typing import Any
 
 SEEDS = (0, 1, 2)
 """Of pictures, proposals and their order; the CLIP is the same."""
-_TWO = SEEDS[:2]
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,6 @@ class Experiment:
     seeds: tuple[int, ...] = SEEDS
     split: int = 0
     """Which zero-shot split is left out of training."""
-    every_steps: int = 0
-    """Steps between evaluations; 0 = before the first and after the last."""
     held_out_split: int | None = None
     """Its classes are seen ones, but left out of training too, and measured on other pictures: to
     choose settings by, without a look at the unseen ones."""
@@ -30,25 +27,22 @@ class Experiment:
 def _variants(table: str, setting: str, rows: Mapping[str, Any]) -> tuple[Experiment, ...]:
     """A table over values of one setting; None is the recipe's own."""
     return tuple(
-        Experiment(table, row, {} if value is None else {setting: value}, seeds=_TWO)
+        Experiment(table, row, {} if value is None else {setting: value})
         for row, value in rows.items()
     )
 
 
 EXPERIMENTS = (
-    Experiment(
-        "steps_held_out",
-        "held-out seen classes",
-        {"num_steps": 400},
-        every_steps=50,
-        held_out_split=1,
+    *(
+        Experiment("steps_held_out", str(steps), {"num_steps": steps}, held_out_split=1)
+        for steps in (25, 50, 100, 200, 400)
     ),
     Experiment("main", "split 0"),
     Experiment("main", "split 1", split=1),
     Experiment("main", "split 2", split=2),
     Experiment("losses", "both"),
     Experiment("losses", "mask-aware alone", {"loss.distillation_weight": 0.0}),
-    Experiment("losses", "distillation alone", {"loss.mask_aware_weight": 0.0}, seeds=_TWO),
+    Experiment("losses", "distillation alone", {"loss.mask_aware_weight": 0.0}),
     *_variants(
         "mask_start_layer",
         "model.mask_start_layer",
@@ -57,7 +51,7 @@ EXPERIMENTS = (
     *_variants(
         "distillation_weight", "loss.distillation_weight", {"0.1": None, "1": 1.0, "10": 10.0}
     ),
-    *_variants("steps", "num_steps", {"50": 50, "100": 100, "200": None, "400": 400}),
+    *_variants("steps", "num_steps", {"25": 25, "50": None, "100": 100, "200": 200, "400": 400}),
     *_variants(
         "trainable",
         "optimizer.trainable",
@@ -75,9 +69,7 @@ EXPERIMENTS = (
     ),
     *_variants("temperature", "loss.temperature", {"20": 20.0, "100": None}),
     *_variants("proposal_number", "proposals.num_proposals", {"8": 8, "24": None, "48": 48}),
-    Experiment("proposal_quality", "mixed", seeds=_TWO),
-    Experiment("proposal_quality", "true regions", {"proposals.kinds": ("regions",)}, seeds=_TWO),
-    Experiment(
-        "proposal_quality", "superpixels", {"proposals.generator": "superpixels"}, seeds=_TWO
-    ),
+    Experiment("proposal_quality", "mixed"),
+    Experiment("proposal_quality", "true regions", {"proposals.kinds": ("regions",)}),
+    Experiment("proposal_quality", "superpixels", {"proposals.generator": "superpixels"}),
 )

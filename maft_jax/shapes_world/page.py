@@ -18,6 +18,7 @@ from input_pipeline.shapes_world.vocabulary import (
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
+from maft_jax.shapes_world.paper_claims import CLAIMS, PAPER, verdict
 from maft_jax.shapes_world.study_results import (
     METRICS,
     TITLES,
@@ -33,18 +34,6 @@ from maft_jax.shapes_world.study_results import (
 from maft_jax.whole_files import written_aside
 
 PAGE_FILE = "shapes_world.md"
-
-PAPER = {
-    "main": "Tuning raises unseen mIoU: COCO 42.2 to 50.4, VOC 78.6 to 81.8, ADE-Full 4.4 to 8.7.",
-    "losses": "The mask-aware loss brings the gain; self-distillation keeps what CLIP can transfer "
-    "to unseen classes.",
-    "distillation_weight": "The weight is 1; in the released code it is 0.1.",
-    "mask_start_layer": "Masks from a middle layer on (8 of 12) are best.",
-    "trainable": "Training attention and LayerNorms alone is best; training everything is worse.",
-    "loss_kind": "SmoothL1 is best, and the others are close.",
-    "steps": "Too many steps harm unseen classes.",
-}
-"""What arXiv 2310.00240 found, for the tables that repeat an experiment of it."""
 
 
 def render_page(
@@ -90,6 +79,19 @@ def write_page(
                 aside.write_bytes(draw())
     with written_aside(folder / PAGE_FILE) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def headline(study: Mapping, experiments: Sequence[Experiment] = EXPERIMENTS) -> str:
+    """The main table in one line, for the README."""
+    results = Results(study["runs"], experiments, study["num_steps"])
+    runs = [run for row in results.measured("main") for run in row.runs]
+    means = ", ".join(
+        f"{metric} {Estimate.of([value(run, 0, metric) for run in runs])} → "
+        f"{Estimate.of([value(run, -1, metric) for run in runs])}"
+        for metric in METRICS
+    )
+    rose = sum(gain(run, "unseen") > 0 for run in runs)
+    return f"{means}; unseen rises in {rose} of {len(runs)} runs"
 
 
 def _introduction(study: Mapping) -> list[str]:
@@ -163,8 +165,9 @@ def _tiny_clip(curve: Mapping) -> list[str]:
 
 
 def _held_out(results: Results) -> list[str]:
-    (row,) = results.measured("steps_held_out")
-    harmonic, chosen = row.points("hIoU"), results.num_steps
+    metrics = ("seen", "held-out", "hIoU")
+    points = {metric: results.step_points("steps_held_out", metric) for metric in metrics}
+    harmonic, chosen = points["hIoU"], results.num_steps
     best = best_step(harmonic)
     if chosen == best:
         verdict = f"`config.num_steps` is {chosen}: this table chose it."
@@ -174,14 +177,14 @@ def _held_out(results: Results) -> list[str]:
             words = harmonic[best].compared(harmonic[chosen], f"that of step {chosen}")
             verdict += f", whose harmonic mean is {words}"
         verdict += "."
+    seeds = min(len(row.runs) for row in results.measured("steps_held_out"))
     return [
         _paragraph(
             "Chosen without a look at unseen classes: those of another split are left out of "
-            "training, too, and measured on pictures of another world. The learning rate falls "
-            "to 0 at the last step of the table, so that a run of fewer steps is not quite the "
-            f"same. Seeds: {len(row.runs)}."
+            "training, too, and measured on pictures of another world. Each line is a run of its "
+            f"own; step 0 is the frozen CLIP. Seeds: {seeds}."
         ),
-        _steps_table(row, ("seen", "held-out", "hIoU"), best),
+        _steps_table(points, best),
         *_incomplete(results, "steps_held_out"),
         _paragraph(verdict),
         _figure("steps", "mIoU against steps"),
@@ -219,22 +222,14 @@ def _ablations(results: Results) -> list[str]:
 
 
 def _ablation(results: Results, table: str) -> list[str]:
-    rows = results.measured(table)
-    if on_its_way := rows[0].experiment.every_steps > 0:
-        parts = [_steps_table(rows[0], METRICS, best_step(rows[0].points("hIoU")))]
-    else:
-        parts = [_rows_table(rows)]
-    parts += _incomplete(results, table)
-    recipe, leaders = results.recipe(), []
-    for metric in ("unseen", "hIoU"):
-        if on_its_way:
-            named = {f"step {step}": found for step, found in rows[0].points(metric).items()}
-            leaders.append(_leader(metric, named, *list(named.items())[-1]))
-        elif recipe is not None:
-            named = {row.label: row.tuned(metric) for row in rows}
-            own = next((row for row in rows if row.is_recipe), recipe)
-            leaders.append(_leader(metric, named, own.label, own.tuned(metric)))
+    rows, recipe = results.measured(table), results.recipe()
+    leaders = []
+    for metric in ("unseen", "hIoU") if recipe is not None else ():
+        named = {row.label: row.tuned(metric) for row in rows}
+        own = next((row for row in rows if row.is_recipe), recipe)
+        leaders.append(_leader(metric, named, own.label, own.tuned(metric)))
     sentence = "; ".join(leaders) or "runs of the recipe to compare with are missing"
+    parts = [_rows_table(rows), *_incomplete(results, table)]
     parts.append(_paragraph(f"{sentence[0].upper()}{sentence[1:]}."))
     if table in PAPER:
         parts.append(_paragraph(f"In the paper: {PAPER[table]}"))
@@ -256,13 +251,13 @@ def _leader(metric: str, named: Mapping[str, Estimate], name: str, reference: Es
 
 def _findings(results: Results) -> list[str]:
     lines = []
-    for claim, metric, compare in _CLAIMS:
+    for claim, metric, compare in CLAIMS:
         found = compare(results, metric)
         named: dict[str, Estimate] = {}
         for higher, high, lower, low in found:
             named |= {higher: high, lower: low}
         numbers = ", ".join(f"{name} {estimate}" for name, estimate in named.items())
-        lines.append([claim, f"{metric}: {numbers}" if found else "not measured", _verdict(found)])
+        lines.append([claim, f"{metric}: {numbers}" if found else "not measured", verdict(found)])
     return [
         "## The paper's findings, here",
         _paragraph(
@@ -275,86 +270,6 @@ def _findings(results: Results) -> list[str]:
     ]
 
 
-Comparison = tuple[str, Estimate, str, Estimate]
-"""What should be higher, and than what."""
-
-
-def _tuned_above_frozen(results: Results, metric: str) -> list[Comparison]:
-    return [
-        (f"{name} tuned", row.tuned(metric), f"{name} frozen", row.frozen(metric))
-        for row in results.measured("main")
-        for name in [row.experiment.row]
-    ]
-
-
-def _mask_aware_above_distillation(results: Results, metric: str) -> list[Comparison]:
-    return [
-        (one.label, one.tuned(metric), other.label, other.tuned(metric))
-        for one in _changing(results, "losses", "loss.distillation_weight")
-        for other in _changing(results, "losses", "loss.mask_aware_weight")
-    ]
-
-
-def _both_above_mask_aware(results: Results, metric: str) -> list[Comparison]:
-    rows = _changing(results, "losses", "loss.distillation_weight")
-    return _recipe_above(results, metric, rows)
-
-
-def _recipe_best_of(table: str) -> Callable[[Results, str], list[Comparison]]:
-    return lambda results, metric: _recipe_above(results, metric, results.measured(table))
-
-
-def _recipe_above_everything(results: Results, metric: str) -> list[Comparison]:
-    trained = _changing(results, "trainable", "optimizer.trainable")
-    rows = [row for row in trained if ".*" in row.experiment.changes["optimizer.trainable"]]
-    return _recipe_above(results, metric, rows)
-
-
-def _best_step_above_last(results: Results, metric: str) -> list[Comparison]:
-    points = results.step_points("steps", metric) if "steps" in results.tables else {}
-    earlier = {step: found for step, found in points.items() if 0 < step < max(points)}
-    if not earlier:
-        return []
-    best, last = best_step(earlier), max(points)
-    return [(f"step {best}", points[best], f"step {last}", points[last])]
-
-
-_CLAIMS = (
-    ("Tuning raises unseen mIoU.", "unseen", _tuned_above_frozen),
-    ("The mask-aware loss brings the gain.", "unseen", _mask_aware_above_distillation),
-    ("Self-distillation keeps transferability.", "unseen", _both_above_mask_aware),
-    ("Masks from a middle layer on are best.", "hIoU", _recipe_best_of("mask_start_layer")),
-    ("Training attention and LayerNorms alone is best.", "hIoU", _recipe_best_of("trainable")),
-    ("Training everything is worse.", "unseen", _recipe_above_everything),
-    ("SmoothL1 is the best mask-aware loss.", "hIoU", _recipe_best_of("loss_kind")),
-    ("Too many steps harm unseen classes.", "unseen", _best_step_above_last),
-)
-"""Claim, metric that decides it, and what it compares."""
-
-
-def _changing(results: Results, table: str, setting: str) -> list[Row]:
-    return [row for row in results.measured(table) if setting in row.experiment.changes]
-
-
-def _recipe_above(results: Results, metric: str, rows: Sequence[Row]) -> list[Comparison]:
-    recipe = results.recipe()
-    if recipe is None:
-        return []
-    return [
-        ("recipe", recipe.tuned(metric), row.label, row.tuned(metric))
-        for row in rows
-        if not row.is_recipe
-    ]
-
-
-def _verdict(comparisons: Sequence[Comparison]) -> str:
-    outcomes = {high.is_above(low) for _, high, _, low in comparisons}
-    for decisive in ("no", "one seed", "within the spread", "yes"):
-        if decisive in outcomes:
-            return decisive
-    return "-"
-
-
 def _rows_table(rows: Sequence[Row]) -> str:
     lines = [
         [row.label, str(len(row.runs))]
@@ -365,14 +280,14 @@ def _rows_table(rows: Sequence[Row]) -> str:
     return _table(["", "seeds", *METRICS, "gain of unseen"], lines)
 
 
-def _steps_table(row: Row, metrics: Sequence[str], best: int) -> str:
-    points = {metric: row.points(metric) for metric in metrics}
+def _steps_table(points: Mapping[str, Mapping[int, Estimate]], best: int) -> str:
+    """`points` by metric and step."""
     lines = [
         [f"**{step}** (best hIoU)" if step == best else str(step)]
         + [str(found[step]) for found in points.values()]
         for step in points["hIoU"]
     ]
-    return _table(["step", *metrics], lines)
+    return _table(["step", *points], lines)
 
 
 def _incomplete(results: Results, table: str) -> list[str]:

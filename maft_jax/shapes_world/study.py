@@ -119,7 +119,6 @@ def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -
     draw_world(data, seed)
     unseen = unseen_classes(experiment.split)
     changes = {
-        "evaluation.every_steps": experiment.every_steps,
         "evaluation.num_pictures": 0,
         **experiment.changes,
     }

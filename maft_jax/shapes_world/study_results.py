@@ -104,14 +104,6 @@ class Row:
         """Tuned less frozen, seed by seed."""
         return Estimate.of([gain(run, metric) for run in self.runs])
 
-    def points(self, metric: str) -> dict[int, Estimate]:
-        """By step; step 0 is the frozen CLIP."""
-        steps = [score["step"] for score in self.runs[0]["scores"]]
-        return {
-            step: Estimate.of([value(run, index, metric) for run in self.runs])
-            for index, step in enumerate(steps)
-        }
-
 
 class Results:
     """The runs, by the experiments that they belong to.
@@ -159,17 +151,15 @@ class Results:
         return next((row for row in self.measured("main") if row.is_recipe), None)
 
     def step_points(self, table: str, metric: str) -> dict[int, Estimate]:
-        """By step: of runs that were evaluated on their way, or of runs of several lengths."""
+        """By step, of runs of several lengths; step 0 is the frozen CLIP."""
         rows = self.measured(table)
-        if rows[0].experiment.every_steps:
-            return rows[0].points(metric)
         ends = {row.runs[0]["scores"][-1]["step"]: row.tuned(metric) for row in rows}
         return {0: rows[0].frozen(metric)} | dict(sorted(ends.items()))
 
     def _find(self, experiment: Experiment, seed: int) -> Mapping | None:
         """The run of this row, or one of another table that is the same run."""
         own = self._runs.get((experiment.table, experiment.row, seed))
-        if own is not None or experiment.every_steps or experiment.held_out_split is not None:
+        if own is not None or experiment.held_out_split is not None:
             return own
         wanted = (_plain(experiment.changes), experiment.split, seed)
         for run in self._runs.values():
@@ -203,9 +193,8 @@ def best_step(points: Mapping[int, Estimate]) -> int:
 
 
 def row_panels(results: Results) -> dict[str, list[Row]]:
-    """Rows of the ablations by title, for `draw_ablations`; without those that are curves."""
-    tables = {TITLES[table]: results.measured(table) for table in results.ablations}
-    return {title: rows for title, rows in tables.items() if not rows[0].experiment.every_steps}
+    """Rows of the ablations by title, for `draw_ablations`."""
+    return {TITLES[table]: results.measured(table) for table in results.ablations}
 
 
 def step_panels(results: Results) -> dict[str, dict[str, dict[int, Estimate]]]:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from maft_jax.convert.pretrained import BUILT_IN
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
-from maft_jax.shapes_world.page import PAGE_FILE, PAPER, render_page, write_page
+from maft_jax.shapes_world.page import PAGE_FILE, headline, render_page, write_page
+from maft_jax.shapes_world.paper_claims import PAPER
 from maft_jax.shapes_world.study_results import TITLES, Estimate, Results
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -18,10 +19,15 @@ SEEDS = (0, 1, 2)
 NOISE = {0: -0.01, 1: 0.0, 2: 0.015}
 """Added to all tuned scores of a seed."""
 
-LONG = Experiment("steps", "long", {"num_steps": 300}, every_steps=100)
-HELD_OUT = Experiment("steps_held_out", "held out", {"num_steps": 200}, SEEDS, 0, 100, 1)
+STEPS_SCORES = {200: (0.3, 0.2), 300: (0.3, 0.12)}
+HELD_OUT_SCORES = {100: (0.3, 0.3), 200: (0.4, 0.2)}
+STEPS = tuple(Experiment("steps", str(n), {"num_steps": n}) for n in STEPS_SCORES)
+HELD_OUT = tuple(
+    Experiment("steps_held_out", str(n), {"num_steps": n}, held_out_split=1)
+    for n in HELD_OUT_SCORES
+)
 EXAMPLES = (
-    HELD_OUT,
+    *HELD_OUT,
     Experiment("main", "split 0"),
     Experiment("main", "split 1", split=1),
     Experiment("losses", "distillation alone", {"loss.mask_aware_weight": 0.0}),
@@ -29,7 +35,7 @@ EXAMPLES = (
     Experiment("losses", "both"),
     Experiment("trainable", "as in the paper"),
     Experiment("trainable", "everything", {"optimizer.trainable": (".*",)}),
-    LONG,
+    *STEPS,
     Experiment("temperature", "20", {"loss.temperature": 20.0}, seeds=(0,)),
 )
 TUNED = {
@@ -60,12 +66,14 @@ def score(step: int, seen: float, second: float, name: str = "unseen") -> dict:
 
 def make_run(experiment: Experiment, seed: int) -> dict:
     noise = NOISE[seed]
-    if experiment is HELD_OUT:
-        values = {0: (0.1, 0.1), 100: (0.3 + noise, 0.3 + noise), 200: (0.4 + noise, 0.2 + noise)}
-        scores = [score(step, *value, "held_out") for step, value in values.items()]
-    elif experiment is LONG:
-        values = {0: 0.1, 100: 0.22 + noise, 200: 0.2 + noise, 300: 0.12 + noise}
-        scores = [score(step, 0.3, value) for step, value in values.items()]
+    if experiment in HELD_OUT:
+        step = experiment.changes["num_steps"]
+        tuned = (value + noise for value in HELD_OUT_SCORES[step])
+        scores = [score(0, 0.1, 0.1, "held_out"), score(step, *tuned, "held_out")]
+    elif experiment in STEPS:
+        step = experiment.changes["num_steps"]
+        seen, unseen = STEPS_SCORES[step]
+        scores = [score(0, 0.1, 0.1), score(step, seen, unseen + noise)]
     else:
         seen, unseen = TUNED[experiment.row]
         scores = [score(0, 0.1, 0.1), score(100, seen + noise, unseen + noise)]
@@ -312,3 +320,8 @@ def test_committed_page_is_made_of_the_committed_runs():
     for name in ("clip", "splits", "steps", "ablations"):
         figure = f"shapes_world_{name}.png"
         assert (figure in page) <= (DOCS / figure).is_file()
+
+
+def test_readme_says_what_the_runs_say():
+    study = json.loads((DOCS / "shapes_world" / "runs.json").read_text())
+    assert headline(study) in (DOCS.parent / "README.md").read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
         study._name(recipe, 1),
         study._name(Experiment("main", "split 1", split=1), 0),
         study._name(Experiment("main", "split 0", {"num_steps": 7}), 0),
-        study._name(Experiment("main", "split 0", every_steps=5), 0),
+        study._name(Experiment("main", "split 0", held_out_split=1), 0),
     ]
     assert len({study._name(recipe, 0), *others}) == 5
 
@@ -69,20 +69,20 @@ def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_pa
 
     monkeypatch.setattr(worlds, "get_config", short_config)
     experiments = (
-        Experiment("steps_held_out", "held out", seeds=(0,), every_steps=1, held_out_split=1),
+        Experiment("steps_held_out", "held out", seeds=(0,), held_out_split=1),
         Experiment("main", "split 0", seeds=(0,)),
         Experiment("losses", "both", seeds=(0,)),
     )
     monkeypatch.setattr(study, "EXPERIMENTS", experiments)
     held_out, main, both = study.run_study(tmp_path)
-    assert [score["step"] for score in held_out["scores"]] == [0, 1, 2]
+    assert [score["step"] for score in held_out["scores"]] == [0, 2]
     assert [score["step"] for score in main["scores"]] == [0, 2]
     assert main | {"table": "losses", "row": "both"} == both
     folder = tmp_path / "runs" / study._name(experiments[1], 0) / "evaluation"
     result = read_result(folder / "step_2" / "shapes_world.json")
     assert main["scores"][1]["unseen"] == result.zero_shot.unseen_miou
     folder = tmp_path / "runs" / study._name(experiments[0], 0) / "evaluation"
-    result = read_result(folder / "step_1" / "shapes_world.json")
+    result = read_result(folder / "step_2" / "shapes_world.json")
     names = dict(zip(result.class_names, result.metrics.iou, strict=True))
     present = [names[name] for name in unseen_classes(1) if names[name] == names[name]]
     assert held_out["scores"][1]["held_out"] == pytest.approx(sum(present) / len(present))
