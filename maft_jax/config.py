@@ -46,7 +46,7 @@ GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
 @dataclass(frozen=True)
 class ModelConfig:
     pretrained: str = setting(
-        "", "weights: OpenAI, open_clip, transformers, MAFT, ...; or random:tiny"
+        "", "weights: OpenAI, open_clip, transformers, ...; or random:tiny, built-in:shapes_world"
     )
     mask_start_layer: int = setting(
         8,

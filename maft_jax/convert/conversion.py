@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights
-from maft_jax.convert.pretrained import RANDOM_PREFIX, load_pretrained
+from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, load_pretrained
 from maft_jax.convert.training_run import is_training_run, read_training_run
 from maft_jax.models.clip import ClipConfig
 
@@ -40,9 +40,8 @@ def open_source(
         _refuse_settings(source, "a training run", of_files)
         return read_training_run(source, **of_runs)
     _refuse_settings(source, "not a training run's workdir", of_runs)
-    return read_weights(
-        source, activation=activation, head_width=head_width, format_name=format_name
-    )
+    path = BUILT_IN.get(source, source)
+    return read_weights(path, activation=activation, head_width=head_width, format_name=format_name)
 
 
 def _refuse_settings(source: str, kind: str, settings: dict) -> None:

@@ -27,10 +27,11 @@ def result(dataset, confusion=FROZEN, **changes):
 
 def test_order_of_papers_then_own_folders():
     names = ["folder", "zoo", "coco_stuff", "voc2012", "ade20k_full", "pascal_context_59"]
-    names += ["ade20k_150", "pascal_context_459"]
+    names += ["ade20k_150", "shapes_world", "pascal_context_459"]
     rows = format_table([result(name) for name in names]).splitlines()[2:]
     assert [row.split("  ")[0].strip() for row in rows] == [
-        *("A-847", "PC-459", "A-150", "PC-59", "VOC-20 (PAS-20)", "COCO-171", "folder", "zoo")
+        *("A-847", "PC-459", "A-150", "PC-59", "VOC-20 (PAS-20)", "COCO-171"),
+        *("Shapes-42", "folder", "zoo"),
     ]
 
 

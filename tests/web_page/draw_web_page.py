@@ -1,8 +1,9 @@
 """Draws docs/web_page.png: the page in a browser, with weights that learned the drawn examples.
 
-    python -m maft_jax.cli.demo --workdir=runs/demo
+    python -c "from input_pipeline.sample_folder import write_sample_folder as write; \\
+        write('drawings', num_images=24)"
     python -m maft_jax.main --config=configs/folder.py:tiny --workdir=runs/shapes \\
-        --config.data.root=runs/demo/data --config.model.pretrained=random:tiny \\
+        --config.data.root=drawings --config.model.pretrained=random:tiny \\
         --config.num_steps=1000 --config.loss.distillation_weight=0.0
     cp runs/shapes/tuned.safetensors .
     python -m tests.web_page.draw_web_page tuned.safetensors docs/web_page.png
