@@ -1,6 +1,7 @@
 """What the step must be indifferent to, and what it must notice."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -103,3 +104,26 @@ def test_other_losses_train(kind):
     gradient, metrics = run(trainable)
     assert np.isfinite(metrics["loss"]) and metrics["mask_aware_loss"] > 0
     assert any(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_weights_of_the_losses_scale_their_parts():
+    visual, batch = tiny_visual(), tiny_batch(2)
+    tuned = jax.tree.map(lambda leaf: 1.1 * leaf, visual)
+    trainable = tree_rules.select(OPTIMIZER.trainable, tuned, where="test")
+
+    def gradients(mask_aware, distillation):
+        loss = LossConfig(mask_aware_weight=mask_aware, distillation_weight=distillation)
+        run = jax.jit(
+            lambda t: train_step.gradients(tiny_spec(loss), t, visual, tiny_text(), batch)
+        )
+        gradient, metrics = run(trainable)
+        return jax.flatten_util.ravel_pytree(gradient)[0], metrics
+
+    alone, of_mask_aware = gradients(1.0, 0.0)
+    other, of_distillation = gradients(0.0, 1.0)
+    both, together = gradients(2.0, 3.0)
+    assert of_distillation["mask_aware_loss"] == 0 and of_distillation["distillation_loss"] > 0
+    assert of_mask_aware["mask_aware_loss"] > 0 and of_mask_aware["distillation_loss"] == 0
+    np.testing.assert_allclose(both, 2 * alone + 3 * other, atol=1e-5 * np.abs(both).max())
+    expected = 2 * of_mask_aware["loss"] + 3 * of_distillation["loss"]
+    np.testing.assert_allclose(together["loss"], expected, rtol=1e-5)

@@ -18,7 +18,7 @@ from input_pipeline.shapes_world.vocabulary import (
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
-from maft_jax.shapes_world.paper_claims import CLAIMS, PAPER, verdict
+from maft_jax.shapes_world.paper_claims import CLAIMS, HERE, PAPER, verdict
 from maft_jax.shapes_world.study_results import (
     METRICS,
     TITLES,
@@ -233,6 +233,8 @@ def _ablation(results: Results, table: str) -> list[str]:
     parts.append(_paragraph(f"{sentence[0].upper()}{sentence[1:]}."))
     if table in PAPER:
         parts.append(_paragraph(f"In the paper: {PAPER[table]}"))
+    if table in HERE:
+        parts.append(_paragraph(HERE[table]))
     return parts
 
 

@@ -226,7 +226,7 @@ def test_positions_begin_as_different_sines_of_unit_height():
 
 def test_clip_of_the_package_is_small_whole_and_made_with_the_default_settings():
     assert BUILT_IN["built-in:shapes_world"].stat().st_size < 12_000_000
-    clip = maft_jax.load(BUILT_IN["built-in:shapes_world"])
+    clip = maft_jax.load("built-in:shapes_world")
     assert clip.config == clip_training.CLIP
     assert clip.parameters["text"]["token_embedding"].shape == (49408, 64)
     curve = json.loads(BUILT_IN["built-in:shapes_world"].with_suffix(".json").read_text())
