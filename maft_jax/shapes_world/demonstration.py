@@ -16,7 +16,7 @@ from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.train_loop import train_and_evaluate
 
 _NUM_DIAGNOSED = 40
-_NUM_PICTURES = 6
+_NUM_PICTURES = 4
 
 logger = logging.getLogger(__name__)
 
