@@ -183,8 +183,8 @@ def _held_out(results: Results) -> list[str]:
             "Chosen without a look at unseen classes: those of another split are left out of "
             "training, too, and measured on pictures of another world. Each line is a run of its "
             f"own; step 0 is the frozen CLIP. Seeds: {seeds}. The learning rate was chosen in the "
-            "same way among 1e-5, 3e-5, 1e-4 and 3e-4, before the rest, with one seed and a CLIP whose "
-            "training was not finished; those runs are not among the recorded ones."
+            "same way among 1e-5, 3e-5, 1e-4 and 3e-4, before the rest, with one seed and a CLIP "
+            "whose training was not finished; those runs are not among the recorded ones."
         ),
         _steps_table(points, best),
         *_incomplete(results, "steps_held_out"),
