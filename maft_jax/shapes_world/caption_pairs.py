@@ -1,5 +1,6 @@
 """Pictures with captions in memory: what the tiny CLIP is trained on, and quizzed with."""
 
+import functools
 import logging
 import multiprocessing
 import time
@@ -95,21 +96,11 @@ def _drawn(draw: Callable, seed: int, count: int) -> Iterator:
     """What `draw(seed, number)` gives for every number, in order, with progress."""
     started = reported = time.monotonic()
     with multiprocessing.get_context("spawn").Pool() as pool:
-        arguments = ((seed, number) for number in range(count))
-        for done, result in enumerate(pool.imap(_Star(draw), arguments, _CHUNK), start=1):
+        results = pool.imap(functools.partial(draw, seed), range(count), _CHUNK)
+        for done, result in enumerate(results, start=1):
             yield result
             now = time.monotonic()
             if now - reported > _SECONDS_BETWEEN_REPORTS or done == count:
                 left = (now - started) / done * (count - done)
                 logger.info("drawn %d of %d pictures, %.0f s left", done, count, left)
                 reported = now
-
-
-@dataclass(frozen=True)
-class _Star:
-    """A function of a tuple, for `imap`."""
-
-    function: Callable
-
-    def __call__(self, arguments: tuple) -> object:
-        return self.function(*arguments)

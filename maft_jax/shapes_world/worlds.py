@@ -1,5 +1,6 @@
 """Worlds on disk, and the configuration that trains on one of them."""
 
+import json
 import logging
 import pathlib
 import time
@@ -17,8 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 def draw_world(root: pathlib.Path, seed: int) -> None:
-    """Draws the pictures of a seed into `root` unless it is there, with progress."""
+    """Draws the pictures of a seed into `root` unless they are there, with progress.
+
+    Raises:
+        ValueError: `root` holds the pictures of another seed.
+    """
     if root.exists():
+        drawn = json.loads((root / "world.json").read_text())["seed"]
+        if drawn != seed:
+            raise ValueError(
+                f"{root}: expected the world of seed {seed}, it is that of seed {drawn}; choose "
+                "another folder, or give the seed that it was drawn with"
+            )
         return
     started = reported = time.monotonic()
 

@@ -25,7 +25,9 @@ def test_main_table_has_three_seeds_of_three_splits():
 
 def test_every_experiment_is_a_valid_configuration(tmp_path):
     for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
-        (tmp_path / "worlds" / f"seed_{seed}").mkdir(parents=True)
+        world = tmp_path / "worlds" / f"seed_{seed}"
+        world.mkdir(parents=True)
+        (world / "world.json").write_text(json.dumps({"seed": seed}))
     for experiment in EXPERIMENTS:
         config = study.experiment_config(experiment, 0, tmp_path)
         assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
@@ -51,6 +53,13 @@ def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
         study._name(Experiment("main", "split 0", held_out_split=1), 0),
     ]
     assert len({study._name(recipe, 0), *others}) == 5
+
+
+def test_world_of_another_seed_is_refused(tmp_path):
+    write_shapes_world(tmp_path / "data", 3, num_train=1, num_val=1)
+    worlds.draw_world(tmp_path / "data", 3)
+    with pytest.raises(ValueError, match="expected the world of seed 4, it is that of seed 3"):
+        worlds.draw_world(tmp_path / "data", 4)
 
 
 def test_unknown_table_is_refused(tmp_path):
