@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from input_pipeline.shapes_world.folder import write_shapes_world
+from input_pipeline.shapes_world.splits import WORLD_VERSION
 from maft_jax.config import Config, from_config_dict
 from maft_jax.configs.shapes_world import get_config
 
@@ -21,15 +22,10 @@ def draw_world(root: pathlib.Path, seed: int) -> None:
     """Draws the pictures of a seed into `root` unless they are there, with progress.
 
     Raises:
-        ValueError: `root` holds the pictures of another seed.
+        ValueError: `root` holds something else, also pictures of another seed or version.
     """
     if root.exists():
-        drawn = json.loads((root / "world.json").read_text())["seed"]
-        if drawn != seed:
-            raise ValueError(
-                f"{root}: expected the world of seed {seed}, it is that of seed {drawn}; choose "
-                "another folder, or give the seed that it was drawn with"
-            )
+        _check_is_world(root, seed)
         return
     started = reported = time.monotonic()
 
@@ -42,6 +38,18 @@ def draw_world(root: pathlib.Path, seed: int) -> None:
             reported = now
 
     write_shapes_world(root, seed, progress=report)
+
+
+def _check_is_world(root: pathlib.Path, seed: int) -> None:
+    description = root / "world.json"
+    world = json.loads(description.read_text()) if description.exists() else {}
+    drawn = world.get("seed"), world.get("world_version")
+    if drawn != (seed, WORLD_VERSION):
+        raise ValueError(
+            f"{root}: expected the world of seed {seed}, version {WORLD_VERSION}, there is "
+            f"{f'that of seed {drawn[0]}, version {drawn[1]}' if world else 'something else'}; "
+            "choose another folder, or give the seed that it was drawn with"
+        )
 
 
 def world_config(

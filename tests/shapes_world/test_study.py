@@ -6,6 +6,7 @@ import pytest
 from maft_jax.configs.shapes_world import get_config
 
 from input_pipeline.shapes_world.folder import write_shapes_world
+from input_pipeline.shapes_world.splits import WORLD_VERSION
 from input_pipeline.shapes_world.vocabulary import unseen_classes
 from maft_jax.evaluators.results import read_result
 from maft_jax.shapes_world import study, worlds
@@ -27,7 +28,9 @@ def test_every_experiment_is_a_valid_configuration(tmp_path):
     for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
         world = tmp_path / "worlds" / f"seed_{seed}"
         world.mkdir(parents=True)
-        (world / "world.json").write_text(json.dumps({"seed": seed}))
+        (world / "world.json").write_text(
+            json.dumps({"seed": seed, "world_version": WORLD_VERSION})
+        )
     for experiment in EXPERIMENTS:
         config = study.experiment_config(experiment, 0, tmp_path)
         assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
@@ -58,8 +61,11 @@ def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
 def test_world_of_another_seed_is_refused(tmp_path):
     write_shapes_world(tmp_path / "data", 3, num_train=1, num_val=1)
     worlds.draw_world(tmp_path / "data", 3)
-    with pytest.raises(ValueError, match="expected the world of seed 4, it is that of seed 3"):
+    with pytest.raises(ValueError, match=r"expected the world of seed 4.*that of seed 3"):
         worlds.draw_world(tmp_path / "data", 4)
+    (tmp_path / "data" / "world.json").unlink()
+    with pytest.raises(ValueError, match="there is something else; choose another folder"):
+        worlds.draw_world(tmp_path / "data", 3)
 
 
 def test_unknown_table_is_refused(tmp_path):
