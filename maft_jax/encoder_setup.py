@@ -2,14 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from maft_jax.config import ModelConfig
 from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.ip_clip import IPClip
 
 
-def make_encoder(model: ModelConfig, vision: VisionConfig) -> IPClip:
+def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip:
     """The image tower of these weights; start layer and image size must not be left to them.
+
+    `mesh` says what it will run on, which need not be there: dtypes follow its devices.
 
     Raises:
         ValueError: the start layer or the image size does not suit the weights.
@@ -18,7 +21,7 @@ def make_encoder(model: ModelConfig, vision: VisionConfig) -> IPClip:
         vision.grid(model.image_size, model.image_size)
         return IPClip(
             vision,
-            dtype=compute_dtype(model.compute_dtype),
+            dtype=compute_dtype(model.compute_dtype, mesh.devices.flat[0].platform),
             remat=model.remat,
             mask_start_layer=model.mask_start_layer,
         )
@@ -29,8 +32,8 @@ def make_encoder(model: ModelConfig, vision: VisionConfig) -> IPClip:
         ) from error
 
 
-def compute_dtype(name: str):
+def compute_dtype(name: str, platform: str | None = None):
     """The dtype of matrix products; auto is bfloat16 wherever there is an accelerator."""
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     return jnp.dtype(name)

@@ -10,16 +10,15 @@ from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline.examples import PreparedSource
-from maft_jax import metric_logging, optimizer, sharding, train_step
+from maft_jax import metric_logging, sharding
 from maft_jax.checkpointing import Checkpoints
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, open_pretrained
-from maft_jax.encoder_setup import make_encoder
 from maft_jax.models.clip import ClipConfig, resolve_tuning
-from maft_jax.objective import StepSpec
 from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.step_setup import make_step_setup
 from maft_jax.text_embeddings import cached_class_embeddings
-from maft_jax.train_state import TrainState, init_train_state
+from maft_jax.train_state import TrainState
 from maft_jax.training_data import describe_data, open_training_data
 from maft_jax.workdir import check_free_space, make_writable
 
@@ -68,11 +67,8 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         config, model=dataclasses.replace(config.model, **dataclasses.asdict(tuning))
     )
     visual = parameters["visual"]
-    encoder = make_encoder(config.model, clip.vision)
-    image_size = (tuning.image_size, tuning.image_size)
-    spec = StepSpec(encoder, config.loss, image_size, config.optimizer.accumulation_steps)
-    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    state = init_train_state(visual, config.optimizer.trainable, tx)
+    setup = make_step_setup(config, clip.vision, mesh)
+    state = setup.init_state(visual)
     num_kept = config.checkpointing.keep_newest + config.checkpointing.keep_best + 1
     check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
@@ -95,7 +91,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         parameters=parameters,
         pretrained=_place(visual, mesh),
         text=jax.device_put(text, sharding.replicated(mesh)),
-        step=train_step.make_train_step(spec, tx, mesh, state, visual),
+        step=setup.jitted(state, visual),
         checkpoints=Checkpoints(workdir, config.checkpointing),
         evaluation=evaluation,
         belongs_to={

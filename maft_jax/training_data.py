@@ -11,6 +11,7 @@ from input_pipeline.examples import PreparedSource
 from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
+from maft_jax.array_types import Batch
 from maft_jax.config import Config, DataConfig
 from maft_jax.pictures.sheets import contact_sheet
 from maft_jax.proposals.precompute import precompute
@@ -81,6 +82,24 @@ def describe_data(source: RecordSource) -> dict[str, int | str]:
 def train_geometry(data: DataConfig) -> TrainGeometry:
     """How config.data says that examples become training squares."""
     return TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment)
+
+
+def batch_shapes(config: Config, max_classes_per_image: int) -> Batch:
+    """What a step reads, as shapes; without any data."""
+    size = config.data.crop_size
+    grid = train_geometry(config.data).proposal_grid
+    num_proposals = config.proposals.num_proposals
+
+    def shape(dtype, *dimensions: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *dimensions), dtype)
+
+    return Batch(
+        image=shape(np.uint8, size, size, 3),
+        label_map=shape(np.int32, size, size),
+        present_classes=shape(np.int32, max_classes_per_image),
+        proposals=shape(np.uint8, num_proposals, *grid),
+        proposal_valid=shape(bool, num_proposals),
+    )
 
 
 def draw_training_data(

@@ -26,6 +26,7 @@ LEVELS = {
         "maft_jax.optimizer",
         "maft_jax.objective",
         "maft_jax.train_step",
+        "maft_jax.step_setup",
         "maft_jax.inference",
         "maft_jax.encoder_setup",
         "maft_jax.text_embeddings",

@@ -1,0 +1,49 @@
+"""The train step of a configuration: what training runs, planning compiles, benchmarks time."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import optax
+from jax.sharding import Mesh
+
+from maft_jax import optimizer, train_step
+from maft_jax.config import Config
+from maft_jax.encoder_setup import make_encoder
+from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.objective import StepSpec
+from maft_jax.train_state import TrainState, init_train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSetup:
+    """All of a step but its weights, which may be arrays or, to plan with, their shapes."""
+
+    spec: StepSpec
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    trainable: tuple[str, ...]
+
+    def init_state(self, visual: Mapping) -> TrainState:
+        """Step 0 of tuning this image tower."""
+        return init_train_state(visual, self.trainable, self.optimizer)
+
+    def jitted(self, state: TrainState, visual: Mapping) -> Callable:
+        """The step, sharded over the mesh; both arguments give shapes alone."""
+        return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, visual)
+
+
+def make_step_setup(config: Config, vision: VisionConfig, mesh: Mesh) -> StepSetup:
+    """`config.model` must not leave start layer and image size to the weights.
+
+    Raises:
+        ValueError: the start layer or the image size does not suit the weights.
+    """
+    size = config.model.image_size
+    spec = StepSpec(
+        make_encoder(config.model, vision, mesh),
+        config.loss,
+        (size, size),
+        config.optimizer.accumulation_steps,
+    )
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
+    return StepSetup(spec, tx, mesh, config.optimizer.trainable)
