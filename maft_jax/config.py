@@ -61,6 +61,11 @@ class ModelConfig:
         "of matrix products; auto = bfloat16, on a CPU float32",
         choices=("auto", "bfloat16", "float32"),
     )
+    attention: str = setting(
+        "auto",
+        "how it is computed; auto = the fused kernel of the device: pallas on TPUs, cudnn on GPUs",
+        choices=("auto", "xla", "pallas", "cudnn"),
+    )
     remat: bool = setting(False, "recompute blocks in the backward pass: less memory, more time")
 
     @property

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from maft_jax.config import ModelConfig
+from maft_jax.models.attention import choose_attention
 from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.ip_clip import IPClip
 
@@ -19,9 +20,13 @@ def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip
     """
     try:
         vision.grid(model.image_size, model.image_size)
+        dtype = compute_dtype(model.compute_dtype, mesh.devices.flat[0].platform)
         return IPClip(
             vision,
-            dtype=compute_dtype(model.compute_dtype, mesh.devices.flat[0].platform),
+            dtype=dtype,
+            attention=choose_attention(
+                model.attention, mesh, vision.heads, vision.head_width, dtype
+            ),
             remat=model.remat,
             mask_start_layer=model.mask_start_layer,
         )

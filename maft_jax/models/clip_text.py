@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from maft_jax.models.attention import XlaAttention
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 
@@ -45,7 +46,7 @@ class TextTransformer(nn.Module):
             nn.initializers.normal(0.01),
             (config.context_length, config.width),
         )
-        self.blocks = make_blocks(config.layers, config.block, self.dtype)
+        self.blocks = make_blocks(config.layers, config.block, self.dtype, XlaAttention())
         self.ln_final = LayerNorm(jnp.float32)
         self.proj = self.param("proj", fan_in_init(config.width), (config.width, config.embed_dim))
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from maft_jax.models.attention import Attention, XlaAttention
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
@@ -77,6 +78,7 @@ class VisionTransformer(nn.Module):
 
     config: VisionConfig
     dtype: DTypeLike = jnp.float32
+    attention: Attention = XlaAttention()
     remat: bool = False
 
     def setup(self):
@@ -92,7 +94,9 @@ class VisionTransformer(nn.Module):
             self.patch_bias = self.param("patch_bias", nn.initializers.zeros, (config.width,))
         if config.has_ln_pre:
             self.ln_pre = LayerNorm(self.dtype, config.norm_epsilon)
-        self.blocks = make_blocks(config.layers, config.block, self.dtype, remat=self.remat)
+        self.blocks = make_blocks(
+            config.layers, config.block, self.dtype, self.attention, remat=self.remat
+        )
         self.ln_post = LayerNorm(jnp.float32, config.norm_epsilon)
         self.proj = self.param("proj", init, (config.width, config.embed_dim))
         if config.has_proj_bias:

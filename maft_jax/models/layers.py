@@ -12,11 +12,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.models.masked_attention import (
-    matmul_precision,
-    proposal_attention,
-    self_attention,
-)
+from maft_jax.models.attention import Attended, Attention, Projected
+from maft_jax.models.masked_attention import matmul_precision
 
 HEAD_WIDTH = 64
 """Of OpenAI's towers and of most others."""
@@ -96,9 +93,10 @@ class QkvProjection(nn.Module):
 
     heads: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], parts: str) -> list[Float[Array, "b a t h"]]:
+    def __call__(self, x: Float[Array, "b t d"], parts: str) -> Projected:
         """The `parts` asked for, a run of letters of "qkv"; only those are computed."""
         width = x.shape[-1]
         shape = (3, self.heads, width // self.heads)
@@ -106,45 +104,41 @@ class QkvProjection(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         first = "qkv".index(parts)
         chosen = slice(first, first + len(parts))
-        projected = jnp.einsum(
-            "btd,dsah->sbath",
+        return self.attention.project(
             x.astype(self.dtype),
             kernel[:, chosen].astype(self.dtype),
-            precision=matmul_precision(self.dtype),
+            bias[chosen].astype(self.dtype),
         )
-        bias = bias[chosen, None, :, None].astype(self.dtype)
-        return list(projected + bias)
 
 
 class OutProjection(nn.Module):
     """Heads back to the residual width; kernel [heads, head width, d]."""
 
+    heads: int
+    width: int
     dtype: DTypeLike
+    attention: Attention
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b a t h"]) -> Float[Array, "b t d"]:
-        heads, head_width = x.shape[1], x.shape[3]
-        width = heads * head_width
-        kernel = self.param("kernel", fan_in_init(width), (heads, head_width, width))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
-        projected = jnp.einsum(
-            "bath,ahd->btd",
-            x,
-            kernel.astype(self.dtype),
-            precision=matmul_precision(self.dtype),
-        )
-        return projected + bias.astype(self.dtype)
+    def __call__(self, attended: Attended) -> Float[Array, "b t d"]:
+        shape = (self.heads, self.width // self.heads, self.width)
+        kernel = self.param("kernel", fan_in_init(self.width), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        merged = self.attention.merge(attended, kernel.astype(self.dtype))
+        return merged + bias.astype(self.dtype)
 
 
-class Attention(nn.Module):
+class Projections(nn.Module):
     """The two projections of multi-head attention; the block decides who attends to whom."""
 
     config: BlockConfig
     dtype: DTypeLike
+    attention: Attention
 
     def setup(self):
-        self.in_proj = QkvProjection(self.config.heads, self.dtype)
-        self.out_proj = OutProjection(self.dtype)
+        heads = self.config.heads
+        self.in_proj = QkvProjection(heads, self.dtype, self.attention)
+        self.out_proj = OutProjection(heads, self.config.width, self.dtype, self.attention)
 
 
 class Mlp(nn.Module):
@@ -172,11 +166,12 @@ class Block(nn.Module):
 
     config: BlockConfig
     dtype: DTypeLike
+    attention: Attention
 
     def setup(self):
         epsilon = self.config.norm_epsilon
         self.ln_1 = LayerNorm(self.dtype, epsilon)
-        self.attn = Attention(self.config, self.dtype)
+        self.attn = Projections(self.config, self.dtype, self.attention)
         self.ln_2 = LayerNorm(self.dtype, epsilon)
         self.mlp = Mlp(self.config, self.dtype)
 
@@ -184,8 +179,8 @@ class Block(nn.Module):
         self, tokens: Float[Array, "b t d"], allowed: Bool[Array, "t t"] | None = None
     ) -> Float[Array, "b t d"]:
         """Every token attends to every token, or to those that `allowed` [query, key] grants."""
-        q, k, v = self.attn.in_proj(self.ln_1(tokens), "qkv")
-        return self._finish(tokens, self_attention(q, k, v, allowed))
+        projected = self.attn.in_proj(self.ln_1(tokens), "qkv")
+        return self._finish(tokens, self.attention.attend(projected, allowed))
 
     def with_proposals(
         self,
@@ -194,12 +189,11 @@ class Block(nn.Module):
         allowed: Bool[Array, "b n t"],
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b t d"]]:
         """Patches attend to patches; each proposal to itself and its allowed patches."""
-        q, k, v = self.attn.in_proj(self.ln_1(patches), "qkv")
-        attended = proposal_attention(*self._own_qkv(proposals), k, v, allowed)
-        return (
-            self._finish(proposals, attended),
-            self._finish(patches, self_attention(q, k, v)),
+        projected = self.attn.in_proj(self.ln_1(patches), "qkv")
+        of_proposals, of_patches = self.attention.attend_both(
+            self._own_qkv(proposals), projected, allowed
         )
+        return self._finish(proposals, of_proposals), self._finish(patches, of_patches)
 
     def read_patches(
         self,
@@ -211,8 +205,8 @@ class Block(nn.Module):
 
         Without `allowed` every patch may be read: then one proposal is the plain class token.
         """
-        k, v = self.attn.in_proj(self.ln_1(patches), "kv")
-        attended = proposal_attention(*self._own_qkv(proposals), k, v, allowed)
+        projected = self.attn.in_proj(self.ln_1(patches), "kv")
+        attended = self.attention.read(self._own_qkv(proposals), projected, allowed)
         return self._finish(proposals, attended)
 
     def _own_qkv(self, proposals):
@@ -226,7 +220,9 @@ class Block(nn.Module):
 BLOCK_METHODS = ("__call__", "with_proposals", "read_patches")
 
 
-def make_blocks(layers: int, config: BlockConfig, dtype, *, remat: bool = False) -> list[Block]:
+def make_blocks(
+    layers: int, config: BlockConfig, dtype, attention: Attention, *, remat: bool = False
+) -> list[Block]:
     """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
     block = nn.remat(Block, methods=BLOCK_METHODS) if remat else Block
-    return [block(config, dtype) for _ in range(layers)]
+    return [block(config, dtype, attention) for _ in range(layers)]
