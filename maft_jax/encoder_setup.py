@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from maft_jax.config import ModelConfig
 from maft_jax.models.attention import choose_attention
+from maft_jax.models.block_stack import BlockLoop
 from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.ip_clip import IPClip
 
@@ -20,7 +21,8 @@ def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip
     """
     try:
         vision.grid(model.image_size, model.image_size)
-        dtype = compute_dtype(model.compute_dtype, mesh.devices.flat[0].platform)
+        platform = mesh.devices.flat[0].platform
+        dtype = compute_dtype(model.compute_dtype, platform)
         return IPClip(
             vision,
             dtype=dtype,
@@ -28,6 +30,7 @@ def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip
                 model.attention, mesh, vision.heads, vision.head_width, dtype
             ),
             remat=model.remat,
+            loop=BlockLoop.UNROLLED if platform == "cpu" else BlockLoop.SCANNED,
             mask_start_layer=model.mask_start_layer,
         )
     except ValueError as error:

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from maft_jax.models.attention import Attention, XlaAttention
+from maft_jax.models.block_stack import BlockLoop, through_blocks
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.masked_attention import matmul_precision
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
@@ -80,6 +81,7 @@ class VisionTransformer(nn.Module):
     dtype: DTypeLike = jnp.float32
     attention: Attention = XlaAttention()
     remat: bool = False
+    loop: BlockLoop = BlockLoop.UNROLLED
 
     def setup(self):
         config = self.config
@@ -104,10 +106,11 @@ class VisionTransformer(nn.Module):
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
         """L2-normalised embedding of whole, normalised images."""
-        tokens = self.embed(images)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        return self.read_class_token(tokens)
+        return self.read_class_token(self.run(self.embed(images), 0, self.config.layers - 1))
+
+    def run(self, tokens: Float[Array, "b t d"], first: int, last: int) -> Float[Array, "b t d"]:
+        """Through the plain layers first, ..., last - 1."""
+        return through_blocks(self.blocks[first:last], lambda block, x: block(x), tokens, self.loop)
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
         """Class token followed by patches in row-major order, positions added, normalised."""

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from maft_jax.array_types import Masks
+from maft_jax.models.block_stack import through_blocks
 from maft_jax.models.clip_vit import VisionTransformer
 from maft_jax.models.preprocess import patch_mask
 
@@ -43,22 +44,22 @@ class IPClip(VisionTransformer):
             return self._unmasked_proposals(whole, masks), whole
         tokens = self._trunk(images)
         proposals = self._masked_layers(tokens, images, masks)
-        for block in self.blocks[self.mask_start_layer : -1]:
-            tokens = block(tokens)
+        tokens = self.run(tokens, self.mask_start_layer, self.config.layers - 1)
         return proposals, self.read_class_token(tokens)
 
     def _trunk(self, images):
-        tokens = self.embed(images)
-        for block in self.blocks[: self.mask_start_layer]:
-            tokens = block(tokens)
-        return tokens
+        return self.run(self.embed(images), 0, self.mask_start_layer)
 
     def _masked_layers(self, tokens, images, masks):
         allowed = patch_mask(masks, self.config.grid(*images.shape[1:3]))
         class_token, patches = tokens[:, :1], tokens[:, 1:]
         proposals = jnp.repeat(class_token, masks.shape[1], axis=1)
-        for block in self.blocks[self.mask_start_layer : -1]:
-            proposals, patches = block.with_proposals(proposals, patches, allowed)
+        proposals, patches = through_blocks(
+            self.blocks[self.mask_start_layer : -1],
+            lambda block, streams: block.with_proposals(*streams, allowed),
+            (proposals, patches),
+            self.loop,
+        )
         return self.project(self.blocks[-1].read_patches(proposals, patches, allowed))
 
     def _unmasked_proposals(self, whole, masks):

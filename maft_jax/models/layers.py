@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -104,11 +105,12 @@ class QkvProjection(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         first = "qkv".index(parts)
         chosen = slice(first, first + len(parts))
-        return self.attention.project(
+        projected = self.attention.project(
             x.astype(self.dtype),
             kernel[:, chosen].astype(self.dtype),
             bias[chosen].astype(self.dtype),
         )
+        return checkpoint_name(projected, "projected")
 
 
 class OutProjection(nn.Module):
@@ -158,7 +160,8 @@ class Mlp(nn.Module):
         self.c_proj = nn.Dense(width, **dense)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        return self.c_proj(ACTIVATIONS[self.config.activation](self.c_fc(x)))
+        hidden = checkpoint_name(self.c_fc(x), "hidden")
+        return self.c_proj(ACTIVATIONS[self.config.activation](hidden))
 
 
 class Block(nn.Module):
@@ -213,9 +216,13 @@ class Block(nn.Module):
         return self.attn.in_proj(self.ln_1(proposals), "qkv")
 
     def _finish(self, tokens, attended):
-        tokens = tokens + self.attn.out_proj(attended)
+        attended = checkpoint_name(attended, "attended")
+        tokens = checkpoint_name(tokens + self.attn.out_proj(attended), "middle")
         return tokens + self.mlp(self.ln_2(tokens))
 
+
+SAVED = ("projected", "attended", "middle", "hidden")
+"""What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""
 
 BLOCK_METHODS = ("__call__", "with_proposals", "read_patches")
 

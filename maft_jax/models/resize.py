@@ -3,13 +3,16 @@
 `jax.image.resize` antialiases when it shrinks, has no align_corners and uses another cubic
 kernel (a = -0.5), so it cannot reproduce CLIP as the official code runs it. Everything here is
 separable: taps (indices and weights) are computed on the host, in float32 as torch does, and
-gathered along one axis after the other, the last axis first.
+gathered along one axis after the other, the last axis first. On TPUs, where gathering pixels moves
+twenty times as many bytes, the taps are the rows of a matrix instead.
 """
 
+import functools
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 Method = Literal["bilinear", "bicubic"]
@@ -30,7 +33,12 @@ def resize(
         source = x.shape[axis]
         if source != target:
             indices, weights = taps(source, target, method=method, align_corners=align_corners)
-            x = _gather(x, axis, indices, weights)
+            matrix = _as_matrix(indices, weights, source)
+            x = lax.platform_dependent(
+                x,
+                tpu=functools.partial(_multiply, axis=axis, matrix=matrix),
+                default=functools.partial(_gather, axis=axis, indices=indices, weights=weights),
+            )
     return x
 
 
@@ -55,8 +63,12 @@ def taps(
 def bilinear_matrix(source: int, target: int, *, align_corners: bool) -> np.ndarray:
     """The [target, source] matrix of bilinear resampling."""
     indices, weights = taps(source, target, method="bilinear", align_corners=align_corners)
-    matrix = np.zeros((target, source), np.float32)
-    np.add.at(matrix, (np.arange(target)[:, None], indices), weights)
+    return _as_matrix(indices, weights, source)
+
+
+def _as_matrix(indices: np.ndarray, weights: np.ndarray, source: int) -> np.ndarray:
+    matrix = np.zeros((len(indices), source), np.float32)
+    np.add.at(matrix, (np.arange(len(indices))[:, None], indices), weights)
     return matrix
 
 
@@ -77,6 +89,13 @@ def _cubic_weights(t: np.ndarray) -> np.ndarray:
         return ((_CUBIC_A * x - 5 * _CUBIC_A) * x + 8 * _CUBIC_A) * x - 4 * _CUBIC_A
 
     return np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], axis=1)
+
+
+def _multiply(x, axis: int, matrix: np.ndarray):
+    product = jnp.tensordot(
+        x.astype(jnp.float32), matrix, axes=(axis, 1), precision=lax.Precision.HIGHEST
+    )
+    return jnp.moveaxis(product, -1, axis)
 
 
 def _gather(x, axis: int, indices: np.ndarray, weights: np.ndarray):
