@@ -18,6 +18,7 @@ from maft_jax.losses.mask_aware import (
     soft_iou,
 )
 from maft_jax.models.ip_clip import IPClip
+from maft_jax.models.layers import in_compute_dtype
 from maft_jax.models.preprocess import clip_input, coarse_masks_on_grid, patch_mask
 from maft_jax.train_state import overlay
 
@@ -49,7 +50,9 @@ def losses(
     `num_terms` and `num_images` count the whole batch that a step sees, of which this one may be
     a part: so the shares of the parts add up to the loss of the whole.
     """
-    student = {"params": overlay(pretrained, trainable)}
+    dtype = spec.encoder.dtype
+    pretrained = in_compute_dtype(pretrained, dtype)
+    student = {"params": overlay(pretrained, in_compute_dtype(trainable, dtype))}
     images = clip_input(batch.image, spec.image_size)
     masks = _masks_on_grid(spec, batch)
     if spec.loss.distillation_weight:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maft_jax.models.layers import SAVED, Block
+from maft_jax.models.layers import SAVED, Block, in_compute_dtype
 
 Carry = TypeVar("Carry", bound=Any)
 
@@ -38,7 +38,7 @@ def through_blocks(
         for block in blocks:
             carry = step(block, carry)
         return carry
-    weights = [_in_compute_dtype(block.variables["params"], block.dtype) for block in blocks]
+    weights = [in_compute_dtype(block.variables["params"], block.dtype) for block in blocks]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
     detached = blocks[0].clone(parent=None)
 
@@ -48,12 +48,3 @@ def through_blocks(
     policy = jax.checkpoint_policies.save_only_these_names(*SAVED)
     carry, _ = lax.scan(jax.checkpoint(body, policy=policy, prevent_cse=False), carry, stacked)
     return carry
-
-
-def _in_compute_dtype(params, dtype):
-    """Matrices as the products read them, before they are stacked: half the bytes in bfloat16."""
-
-    def cast(path, leaf):
-        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params)

@@ -10,7 +10,7 @@ gradient of the output.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ from jaxtyping import Array
 from maft_jax.models.masked_attention import matmul_precision
 
 LANES = 128
-_SCORE_BYTES = 2**20
-"""Of one chunk's float32 scores of one head; several such arrays live at once."""
+_CHUNK = 128
+"""Queries whose scores are computed at once."""
 _VMEM_BYTES = 64 * 2**20
 _NEVER = -1e30
 
@@ -110,10 +110,13 @@ def _forward(call: AttentionCall, *refs) -> None:
     allowed = next(refs) if call.is_masked else None
     key, value = _columns(patches, call.patch_parts - 2), _columns(patches, call.patch_parts - 1)
     if call.patches_attend:
-        attended = next(refs)
-        for rows in _chunks(patches.shape[1], len(key)):
-            query = patches[0, rows, :LANES]
-            attended[0, rows, :] = _attend(call, query, key, value).astype(attended.dtype)
+        of_patches = next(refs)
+
+        def attend(rows):
+            result = _attend(call, patches[0, rows, :LANES], key, value)
+            of_patches[0, rows, :] = result.astype(of_patches.dtype)
+
+        _in_chunks(patches.shape[1], attend)
     if call.has_proposals:
         query, *own = (_columns(proposals, part) for part in range(3))
         mask = None if allowed is None else allowed[0] != 0
@@ -135,10 +138,13 @@ def _backward(call: AttentionCall, *refs) -> None:
     value_gradient[...] = jnp.zeros(value_gradient.shape, jnp.float32)
     sums = key_gradient, value_gradient
     if call.patches_attend:
-        for rows in _chunks(patches.shape[1], len(key)):
+
+        def attend_backward(rows):
             query, gradient = patches[0, rows, :LANES], of_patches[0, rows, :]
             result = _attend_backward(call, query, key, value, gradient, sums)
             patches_gradient[0, rows, :LANES] = result[0].astype(patches_gradient.dtype)
+
+        _in_chunks(patches.shape[1], attend_backward)
     if call.has_proposals:
         query, *own = (_columns(proposals, part) for part in range(3))
         mask = None if allowed is None else allowed[0] != 0
@@ -157,10 +163,16 @@ def _columns(ref, part: int):
     return ref[0, :, part * LANES : (part + 1) * LANES]
 
 
-def _chunks(rows: int, keys: int) -> Iterator[slice]:
-    """Slices of queries, a multiple of 16 rows each, whose scores fit _SCORE_BYTES."""
-    size = max(16, min(256, _SCORE_BYTES // (4 * keys) // 16 * 16))
-    return (slice(first, min(first + size, rows)) for first in range(0, rows, size))
+def _in_chunks(rows: int, work: Callable[[pl.Slice | slice], None]) -> None:
+    """Calls `work` with slices of all rows: a loop, compiled once, and what is left over."""
+    whole = rows // _CHUNK
+
+    @pl.loop(0, whole)
+    def _(index):
+        work(pl.ds(pl.multiple_of(index * _CHUNK, _CHUNK), _CHUNK))
+
+    if whole * _CHUNK < rows:
+        work(slice(whole * _CHUNK, rows))
 
 
 def _attend(call, query, key, value, allowed=None, own=()):

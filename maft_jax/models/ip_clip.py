@@ -43,23 +43,35 @@ class IPClip(VisionTransformer):
             whole = self(images)
             return self._unmasked_proposals(whole, masks), whole
         tokens = self._trunk(images)
-        proposals = self._masked_layers(tokens, images, masks)
-        tokens = self.run(tokens, self.mask_start_layer, self.config.layers - 1)
-        return proposals, self.read_class_token(tokens)
+        streams, allowed = self._streams(tokens, images, masks)
+
+        def step(block, carry):
+            streams, tokens = carry
+            return block.with_proposals(*streams, allowed), block(tokens)
+
+        streams, tokens = self._upper_layers(step, (streams, tokens))
+        return self._read(*streams, allowed), self.read_class_token(tokens)
 
     def _trunk(self, images):
         return self.run(self.embed(images), 0, self.mask_start_layer)
 
     def _masked_layers(self, tokens, images, masks):
+        streams, allowed = self._streams(tokens, images, masks)
+        streams = self._upper_layers(
+            lambda block, streams: block.with_proposals(*streams, allowed), streams
+        )
+        return self._read(*streams, allowed)
+
+    def _streams(self, tokens, images, masks):
+        """Proposals and patches as they enter the masked layers, and who reads whom."""
         allowed = patch_mask(masks, self.config.grid(*images.shape[1:3]))
         class_token, patches = tokens[:, :1], tokens[:, 1:]
-        proposals = jnp.repeat(class_token, masks.shape[1], axis=1)
-        proposals, patches = through_blocks(
-            self.blocks[self.mask_start_layer : -1],
-            lambda block, streams: block.with_proposals(*streams, allowed),
-            (proposals, patches),
-            self.loop,
-        )
+        return (jnp.repeat(class_token, masks.shape[1], axis=1), patches), allowed
+
+    def _upper_layers(self, step, carry):
+        return through_blocks(self.blocks[self.mask_start_layer : -1], step, carry, self.loop)
+
+    def _read(self, proposals, patches, allowed):
         return self.project(self.blocks[-1].read_patches(proposals, patches, allowed))
 
     def _unmasked_proposals(self, whole, masks):

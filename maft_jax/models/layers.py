@@ -5,6 +5,7 @@ Matrix products run in `dtype`; parameters, LayerNorm and softmax stay in float3
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +226,20 @@ SAVED = ("projected", "attended", "middle", "hidden")
 """What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""
 
 BLOCK_METHODS = ("__call__", "with_proposals", "read_patches")
+
+
+def in_compute_dtype(params: Mapping, dtype: DTypeLike) -> Mapping:
+    """Weights of projections and MLPs as the products read them; all else as it is.
+
+    Done once, outside of what uses a weight several times, gradients of the uses add up before
+    devices exchange them.
+    """
+
+    def cast(path, leaf):
+        names = {entry.key for entry in path}
+        return leaf.astype(dtype) if names & {"attn", "mlp"} else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def make_blocks(
