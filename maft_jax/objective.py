@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from maft_jax.array_types import Batch
@@ -19,6 +18,7 @@ from maft_jax.losses.mask_aware import (
 )
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.models.layers import in_compute_dtype
+from maft_jax.models.masked_attention import head_precision
 from maft_jax.models.preprocess import clip_input, coarse_masks_on_grid, patch_mask
 from maft_jax.train_state import overlay
 
@@ -83,8 +83,9 @@ def losses(
 
 
 def _class_logits(spec: StepSpec, features, text):
-    similarities = jnp.einsum("...e,ce->...c", features, text, precision=lax.Precision.HIGHEST)
-    return spec.loss.temperature * similarities
+    flat = features.reshape(-1, features.shape[-1])
+    similarities = jnp.dot(flat, text.T, precision=head_precision(spec.encoder.dtype))
+    return spec.loss.temperature * similarities.reshape(*features.shape[:-1], len(text))
 
 
 def _iou_target(batch: Batch):
