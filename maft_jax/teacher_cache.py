@@ -1,7 +1,8 @@
 """The teacher's class probabilities on disk: a row for every example of a record set, in parts.
 
-A part is a .npy file with a digest behind the array, over it and over everything that the
-probabilities depend on. It is written aside and renamed, and any process can add missing ones.
+A part is a .npy file with a digest behind the array: of the array, of which examples it is about,
+and of everything that the probabilities depend on. It is written aside and renamed, and any
+process can add missing ones.
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ class TeacherCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         array, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if self._digest(array) != digest:
+        if self._digest(part, array) != digest:
             logger.warning("%s is damaged; as good as missing", path)
             return None
         return np.load(io.BytesIO(array), allow_pickle=False)
@@ -76,7 +77,7 @@ class TeacherCache:
         array = io.BytesIO()
         np.save(array, rows, allow_pickle=False)
         content = array.getvalue()
-        write_aside(self._path(part), content + self._digest(content))
+        write_aside(self._path(part), content + self._digest(part, content))
 
     def missing_parts(self, parts: Sequence[int] | None = None) -> list[int]:
         """Which of the given parts, or of all, are missing or damaged."""
@@ -121,8 +122,9 @@ class TeacherCache:
     def _key(self):
         return hashlib.sha256(json.dumps(dict(self.description), sort_keys=True).encode())
 
-    def _digest(self, array: bytes) -> bytes:
-        """Bound to the description, so that a part in a folder where it does not belong fails."""
+    def _digest(self, part: int, array: bytes) -> bytes:
+        """Bound to its place, so that a part under a name where it does not belong fails."""
         digest = self._key
+        digest.update(repr(self.examples_of(part)).encode())
         digest.update(array)
         return digest.digest()
