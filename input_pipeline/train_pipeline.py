@@ -6,7 +6,7 @@ the seed, how it is augmented, so that resuming at any step is exact and costs n
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 
 import numpy as np
@@ -29,6 +29,7 @@ def make_train_batches(
     num_workers: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
+    per_example: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process's rows of the global batches of start_step, start_step + 1, ...
 
@@ -39,6 +40,9 @@ def make_train_batches(
     proposal_valid    bool  [b, n], false where `proposals` is padding or nothing of a proposal is
                       left in the crop; such proposals are zeros
 
+    and of each array of `per_example`, which has a row for every example of the source, the rows
+    of these examples, under the same name.
+
     `num_workers` examples are read and transformed at a time, as many as there are CPUs unless
     given. A ValueError of the source reaches the caller unchanged; the same is raised for an
     example that contradicts itself or its source.
@@ -46,28 +50,54 @@ def make_train_batches(
     check_batching(source, global_batch_size, process_index, process_count)
     if start_step < 0:
         raise ValueError(f"start_step: expected 0 or more, got {start_step}")
+    per_example = per_example or {}
+    for name, rows in per_example.items():
+        if len(rows) != len(source):
+            raise ValueError(
+                f"per_example: expected a row of {name} for each of the {len(source)} examples, "
+                f"got {len(rows)}"
+            )
     local_batch_size = global_batch_size // process_count
 
     def work(step: int) -> BatchWork:
         arrays = _empty_batch(source, local_batch_size, geometry)
         first = step * global_batch_size + process_index * local_batch_size
+        indices = example_index(first + np.arange(local_batch_size), len(source), seed)
+        arrays |= {name: rows[indices] for name, rows in per_example.items()}
 
         def fill_row(row: int) -> None:
-            example = source[int(example_index(first + row, len(source), seed))]
-            check_example(example, source)
-            out = TransformedExample(*(arrays[key][row] for key in TransformedExample._fields))
-            transform_example(example, (seed, first + row), geometry, out)
-            classes = _classes_present(out.label_map, len(source.class_names))
-            if len(classes) > source.max_classes_per_image:
-                raise ValueError(
-                    f"{example.example_id}: has {len(classes)} classes, but its source says that "
-                    f"no example has more than {source.max_classes_per_image}"
-                )
-            arrays["present_classes"][row, : len(classes)] = classes
+            _fill_row(arrays, row, source, int(indices[row]), (seed, first + row), geometry)
 
         return BatchWork(arrays, local_batch_size, fill_row)
 
     return computed_ahead(map(work, count(start_step)), num_workers or os.cpu_count() or 1)
+
+
+def make_unaugmented_batches(
+    source: PreparedSource,
+    index_batches: Iterable[Sequence[int]],
+    *,
+    geometry: TrainGeometry,
+    num_workers: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the examples at given indices as they are in every epoch without augmentation.
+
+    Keys and ValueErrors are those of `make_train_batches`, and ValueError where `geometry` says
+    to augment.
+    """
+    if geometry.augment:
+        raise ValueError("geometry: expected augment=False, with it every epoch is another")
+
+    def work(indices: Sequence[int]) -> BatchWork:
+        arrays = _empty_batch(source, len(indices), geometry)
+
+        def fill_row(row: int) -> None:
+            # Nothing is drawn, so that any seed will do.
+            _fill_row(arrays, row, source, int(indices[row]), (0, 0), geometry)
+
+        return BatchWork(arrays, len(indices), fill_row)
+
+    return computed_ahead(map(work, index_batches), num_workers or os.cpu_count() or 1)
 
 
 def example_ids_at(
@@ -90,6 +120,28 @@ def _empty_batch(
         "proposals": np.zeros((rows, source.num_proposals, *geometry.proposal_grid), np.uint8),
         "proposal_valid": np.zeros((rows, source.num_proposals), bool),
     }
+
+
+def _fill_row(
+    arrays: dict[str, np.ndarray],
+    row: int,
+    source: PreparedSource,
+    index: int,
+    seed: tuple[int, int],
+    geometry: TrainGeometry,
+) -> None:
+    """Reads and transforms the example at an index into a row of `_empty_batch`."""
+    example = source[index]
+    check_example(example, source)
+    out = TransformedExample(*(arrays[key][row] for key in TransformedExample._fields))
+    transform_example(example, seed, geometry, out)
+    classes = _classes_present(out.label_map, len(source.class_names))
+    if len(classes) > source.max_classes_per_image:
+        raise ValueError(
+            f"{example.example_id}: has {len(classes)} classes, but its source says that no "
+            f"example has more than {source.max_classes_per_image}"
+        )
+    arrays["present_classes"][row, : len(classes)] = classes
 
 
 def _classes_present(

@@ -39,3 +39,5 @@ class Batch:
     """[b, n, h', w'], Masks: the grid's corners lie on the label map's corner pixels."""
     proposal_valid: Leaf
     """[b, n] bool: False marks padding."""
+    teacher_probabilities: Leaf | None = None
+    """[b, c] float32: how the frozen CLIP classifies the whole images; None: the step asks it."""

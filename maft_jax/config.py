@@ -127,6 +127,9 @@ class LossConfig:
     mask_aware_weight: float = setting(1.0, "0 leaves distillation alone, for ablations", low=0)
     distillation_weight: float = setting(0.1, "0.1 in the official code, 1 in the paper", low=0)
     temperature: float = setting(100.0, "factor of similarities before the softmax", low=1e-6)
+    cached_teacher: bool = setting(
+        False, "compute distillation's teacher once, not in every step; for data.augment=False"
+    )
 
 
 @dataclass(frozen=True)
@@ -381,6 +384,12 @@ def _validate_training(config: Config) -> None:
         raise ValueError(
             f"config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: expected "
             f"a divisor of config.batch_size={config.batch_size}"
+        )
+    if config.loss.cached_teacher and (config.data.augment or not config.loss.distillation_weight):
+        raise ValueError(
+            "config.loss.cached_teacher: expected config.data.augment=False, where an image always "
+            "looks the same to the teacher, and a config.loss.distillation_weight above 0; got "
+            f"{config.data.augment} and {config.loss.distillation_weight}"
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")

@@ -32,8 +32,11 @@ def official_step_flops(size: EncoderSize) -> int:
     return plain + masked + teacher + backward + weights
 
 
-def step_flops(size: EncoderSize) -> int:
-    """Of this framework: one trunk, two heads above it, and the last layers for queries only."""
+def step_flops(size: EncoderSize, teacher: bool = True) -> int:
+    """Of this framework: one trunk, two heads above it, and the last layers for queries only.
+
+    Without `teacher` where its probabilities are cached (config.loss.cached_teacher).
+    """
     tokens = 1 + size.num_patches
     trunk_layers = min(size.mask_start_layer, size.layers - 1)
     upper_layers = size.layers - 1 - trunk_layers
@@ -42,8 +45,10 @@ def step_flops(size: EncoderSize) -> int:
     masked_head = 0
     if size.mask_start_layer < size.layers:
         masked_head = upper_layers * _masked_layer(size) + _reading_layer(size, size.num_proposals)
-    student, teacher = trunk + plain_head + masked_head, trunk + plain_head
-    return student + teacher + student + _trained_weight_gradients(size, trunk_layers, upper_layers)
+    forward = backward = trunk + plain_head + masked_head
+    if teacher:
+        forward += trunk + plain_head
+    return forward + backward + _trained_weight_gradients(size, trunk_layers, upper_layers)
 
 
 def _trained_weight_gradients(size: EncoderSize, trunk_layers: int, upper_layers: int) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -57,10 +58,10 @@ def losses(
     masks = _masks_on_grid(spec, batch)
     if spec.loss.distillation_weight:
         proposals, whole = spec.encoder.apply(student, images, masks, method=IPClip.encode_both)
-        teacher = spec.encoder.apply({"params": pretrained}, images)
-        distillation = distillation_terms(
-            _class_logits(spec, whole, text), _class_logits(spec, teacher, text)
-        )
+        teacher = batch.teacher_probabilities
+        if teacher is None:
+            teacher = teacher_probabilities(spec, pretrained, text, images)
+        distillation = distillation_terms(_class_logits(spec, whole, text), teacher)
     else:
         proposals = spec.encoder.apply(student, images, masks, method=IPClip.encode_proposals)
         distillation = jnp.zeros(len(batch.image))
@@ -80,6 +81,17 @@ def losses(
         "num_empty": _count_empty(masks, batch.proposal_valid),
     }
     return mask_aware_loss + distillation_loss, metrics
+
+
+def teacher_probabilities(
+    spec: StepSpec,
+    pretrained: Mapping,
+    text: Float[Array, "c e"],
+    images: Float[Array, "b h w 3"],
+) -> Float[Array, "b c"]:
+    """How the frozen CLIP classifies whole images, given as `clip_input` makes them."""
+    teacher = spec.encoder.apply({"params": pretrained}, images)
+    return jax.nn.softmax(_class_logits(spec, teacher, text), axis=-1)
 
 
 def _class_logits(spec: StepSpec, features, text):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -17,6 +18,7 @@ from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.models.clip import ClipConfig, resolve_tuning
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.step_setup import make_step_setup
+from maft_jax.teacher import Teacher, cached_probabilities
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.train_state import TrainState
 from maft_jax.training_data import describe_data, open_training_data
@@ -43,6 +45,8 @@ class Run:
     """Class embeddings [c, e]."""
     step: Callable
     checkpoints: Checkpoints
+    per_example: dict[str, np.ndarray]
+    """What batches have beside the source's examples: fields of Batch, a row for each example."""
     evaluation: Any
     """A TrainingEvaluation, or None where there is no data set to evaluate."""
     belongs_to: dict[str, Any]
@@ -74,6 +78,10 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
 
     source = open_training_data(config)
+    per_example = {}
+    if config.loss.cached_teacher:
+        teacher = Teacher(config, clip, parameters, source, mesh)
+        per_example["teacher_probabilities"] = cached_probabilities(teacher)
     evaluation = _set_up_evaluation(config, clip, parameters, mesh)
     text = cached_class_embeddings(
         clip.text,
@@ -93,6 +101,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         text=jax.device_put(text, sharding.replicated(mesh)),
         step=setup.jitted(state, visual),
         checkpoints=Checkpoints(workdir, config.checkpointing),
+        per_example=per_example,
         evaluation=evaluation,
         belongs_to={
             "pretrained": fingerprint(visual),

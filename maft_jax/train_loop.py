@@ -135,6 +135,7 @@ def _batches(run: Run, first_step: int) -> GlobalBatches:
         geometry=train_geometry(run.config.data),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        per_example=run.per_example,
     )
     return GlobalBatches(host_batches, sharding.batch_sharding(run.mesh))
 

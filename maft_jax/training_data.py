@@ -29,7 +29,6 @@ def open_training_data(config: Config) -> RecordSource:
     Raises:
         ValueError: files are missing, damaged or contradict the configuration.
     """
-    folder = records_folder(config)
     if not config.data.records:
         if jax.process_count() > 1:
             raise ValueError(
@@ -37,6 +36,16 @@ def open_training_data(config: Config) -> RecordSource:
                 "make it first with python -m maft_jax.cli.precompute_proposals"
             )
         precompute(job_from_config(config))
+    return open_records(config)
+
+
+def open_records(config: Config) -> RecordSource:
+    """The records of config.data.records, or those in the cache, as training reads them.
+
+    Raises:
+        ValueError: files are missing, damaged or contradict the configuration.
+    """
+    folder = records_folder(config)
     description = read_dataset_file(folder)
     source = RecordSource(folder, unseen_classes(config.data, description))
     logger.info(
@@ -84,8 +93,19 @@ def train_geometry(data: DataConfig) -> TrainGeometry:
     return TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment)
 
 
-def batch_shapes(config: Config, max_classes_per_image: int) -> Batch:
-    """What a step reads, as shapes; without any data."""
+def batch_shapes(
+    config: Config, max_classes_per_image: int, num_classes: int | None = None
+) -> Batch:
+    """What a step reads, as shapes; without any data.
+
+    Raises:
+        ValueError: `num_classes` is not given, and config.loss.cached_teacher needs it.
+    """
+    if config.loss.cached_teacher and num_classes is None:
+        raise ValueError(
+            "num_classes: config.loss.cached_teacher needs it, a batch has a probability for "
+            "each class then"
+        )
     size = config.data.crop_size
     grid = train_geometry(config.data).proposal_grid
     num_proposals = config.proposals.num_proposals
@@ -99,6 +119,9 @@ def batch_shapes(config: Config, max_classes_per_image: int) -> Batch:
         present_classes=shape(np.int32, max_classes_per_image),
         proposals=shape(np.uint8, num_proposals, *grid),
         proposal_valid=shape(bool, num_proposals),
+        teacher_probabilities=(
+            shape(np.float32, num_classes) if config.loss.cached_teacher else None
+        ),
     )
 
 

@@ -114,6 +114,8 @@ def test_every_field_can_be_set_on_the_command_line(name, field):
     more = {"data.max_long_side": 4000} if name == "data.short_sides" else {}
     if name == "checkpointing.keep_every_steps":
         more = {"checkpointing.every_steps": 400}
+    if name == "loss.cached_teacher":
+        more = {"data.augment": False}
     if name in ("task", "checkpoint", "evaluation.every_steps", "evaluation.frozen"):
         more = {"task": "evaluate", "evaluation.roots.folder": "photos"}
     check_override(f"--config.{name}={value}")

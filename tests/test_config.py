@@ -135,6 +135,14 @@ WRONG_VALUES = {
         {"optimizer.accumulation_steps": 3},
         r"config\.optimizer\.accumulation_steps=3: expected a divisor of config\.batch_size=16",
     ),
+    "teacher of augmented images": (
+        {"loss.cached_teacher": True},
+        r"config\.loss\.cached_teacher: expected config\.data\.augment=False.*got True and 0\.1",
+    ),
+    "teacher without distillation": (
+        {"loss.cached_teacher": True, "data.augment": False, "loss.distillation_weight": 0},
+        r"config\.loss\.cached_teacher: .*distillation_weight above 0; got False and 0\.0",
+    ),
     "mesh": ({"mesh.data": 0}, r"config\.mesh\.data: expected -1 or at least 1, got 0"),
     "no size": ({"data.short_sides": ()}, r"config\.data\.short_sides: expected at least one"),
     "long side": (

@@ -22,7 +22,7 @@ B16 = EncoderSize(width=768, layers=12, mask_start_layer=8, num_patches=900, num
 TERA = 1e12
 
 
-def lowered_step(batch_size=1):
+def lowered_step(batch_size=1, teacher=True):
     clip = CLIP_SIZES["ViT-B-16"]
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
     spec = StepSpec(IPClip(clip.vision), LossConfig(), (480, 480))
@@ -39,6 +39,7 @@ def lowered_step(batch_size=1):
         present_classes=shape(24),
         proposals=shape(100, 160, 160, dtype=jnp.uint8),
         proposal_valid=shape(100, dtype=bool),
+        teacher_probabilities=None if teacher else shape(171, dtype=jnp.float32),
     )
     text = jax.ShapeDtypeStruct((171, 512), jnp.float32)
     step = train_step.make_train_step(spec, tx, mesh, state, visual)
@@ -54,6 +55,11 @@ def test_formula_of_this_step_is_at_most_067_of_it():
     assert step_flops(B16) <= 0.67 * official_step_flops(B16)
 
 
+def test_formula_with_a_cached_teacher_is_at_most_half_of_it():
+    np.testing.assert_allclose(step_flops(B16, teacher=False) / TERA, 0.5145, rtol=1e-4)
+    assert step_flops(B16, teacher=False) <= 0.50 * official_step_flops(B16)
+
+
 def test_formula_by_literal_numbers():
     size = EncoderSize(width=1, layers=2, mask_start_layer=1, num_patches=3, num_proposals=2)
     layer = 24 * 4 + 4 * 16  # four tokens
@@ -65,6 +71,7 @@ def test_formula_by_literal_numbers():
     weights = 8 * 4 + (8 + 4 * 3) + (16 + 4 * 3)
     student = layer + read_one + read_two
     assert step_flops(size) == 2 * student + layer + read_one + weights
+    assert step_flops(size, teacher=False) == 2 * student + weights
 
 
 def test_start_layer_at_the_end_has_no_masked_part():
@@ -77,6 +84,12 @@ def test_compiler_counts_within_15_percent_of_the_formula():
     counted = lowered_step().cost_analysis()["flops"]
     np.testing.assert_allclose(counted / TERA, 0.7309, rtol=0.01)
     assert abs(counted / step_flops(B16) - 1) < 0.15
+
+
+def test_compiler_counts_within_15_percent_of_the_formula_with_a_cached_teacher():
+    counted = lowered_step(teacher=False).cost_analysis()["flops"]
+    np.testing.assert_allclose(counted / TERA, 0.5593, rtol=0.01)
+    assert abs(counted / step_flops(B16, teacher=False) - 1) < 0.15
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, so
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.objective import StepSpec
 from maft_jax.text_embeddings import embed_classes
-from maft_jax.train_state import TrainState
+from maft_jax.train_state import TrainState, overlay
 from tests.golden_files import MASK_START_LAYER, golden, maft_small
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, weight_decay=1e-2)
@@ -141,6 +141,23 @@ def test_padding_changes_neither_losses_nor_gradients():
     )(golden_trainable(), visual)
     expected = golden("maft_small")["step0/mask_aware_loss"]
     np.testing.assert_allclose(metrics["mask_aware_loss"], expected, atol=1e-6, rtol=0)
+    assert_golden_gradient(as_openai(gradient))
+
+
+def test_official_teacher_can_be_given_and_is_not_asked_again():
+    """Of the weights that only the teacher would read, none is a number."""
+    arrays, tuned = golden("maft_small"), golden_trainable()
+    pretrained = overlay(maft_small()[1]["visual"], jax.tree.map(lambda x: x * np.nan, tuned))
+    batch = golden_batch().replace(
+        teacher_probabilities=jax.nn.softmax(jnp.asarray(arrays["teacher_logits"][:, :7]))
+    )
+    gradient, metrics = jax.jit(
+        lambda trainable, pretrained, text, batch: train_step.gradients(
+            golden_spec(), trainable, pretrained, text, batch
+        )
+    )(tuned, pretrained, jnp.asarray(arrays["text_features"][:7]), batch)
+    expected = arrays["step0/distillation_loss_weighted"]
+    np.testing.assert_allclose(metrics["distillation_loss"], expected, atol=1e-8, rtol=0)
     assert_golden_gradient(as_openai(gradient))
 
 

@@ -40,11 +40,13 @@ LEVELS = {
     3: [
         "maft_jax.proposals",
         "maft_jax.pictures",
+        "maft_jax.teacher_cache",
         "maft_jax.prediction.result",
         "maft_jax.prediction.vocabulary",
     ],
     4: [
         "maft_jax.training_data",
+        "maft_jax.teacher",
         "maft_jax.evaluators",
         "maft_jax.run_setup",
         "maft_jax.train_loop",

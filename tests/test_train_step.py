@@ -1,5 +1,7 @@
 """What the step must be indifferent to, and what it must notice."""
 
+import functools
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -8,7 +10,9 @@ import pytest
 
 from maft_jax import train_step, tree_rules
 from maft_jax.config import LossConfig, OptimizerConfig
-from tests.tiny_models import tiny_batch, tiny_spec, tiny_text, tiny_visual
+from maft_jax.models.preprocess import clip_input
+from maft_jax.objective import teacher_probabilities
+from tests.tiny_models import NUM_CLASSES, tiny_batch, tiny_spec, tiny_text, tiny_visual
 
 OPTIMIZER = OptimizerConfig()
 
@@ -92,6 +96,51 @@ def test_without_distillation_there_is_no_teacher_pass():
         return run.lower(trainable).cost_analysis()["flops"]
 
     assert flops(0.0) < 0.75 * flops(0.1)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_cached_teacher_changes_no_number(accumulation_steps):
+    spec = tiny_spec(LossConfig(temperature=10.0), accumulation_steps)
+    visual, batch = tiny_visual(), tiny_batch(4)
+    tuned = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), visual
+    )
+    weights = (
+        tree_rules.select(OPTIMIZER.trainable, tuned, where="test"),
+        visual,
+        tiny_text(),
+    )
+    run = jax.jit(lambda weights, batch: train_step.gradients(spec, *weights, batch))
+    answer = jax.jit(functools.partial(teacher_probabilities, spec))
+    teacher = answer(visual, tiny_text(), clip_input(batch.image, spec.image_size))
+    expected, metrics = run(weights, batch)
+    ours, ours_metrics = run(weights, batch.replace(teacher_probabilities=teacher))
+    assert metrics["distillation_loss"] > 1e-4, "large enough to compare"
+    largest = max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest), ours, expected
+    )
+    for name in ("loss", "distillation_loss", "mask_aware_loss"):
+        np.testing.assert_allclose(ours_metrics[name], metrics[name], rtol=0, atol=1e-6)
+    other = batch.replace(teacher_probabilities=jnp.full((4, NUM_CLASSES), 1 / NUM_CLASSES))
+    assert abs(run(weights, other)[1]["distillation_loss"] - metrics["distillation_loss"]) > 1e-4
+
+
+def test_with_a_cached_teacher_there_is_no_teacher_pass():
+    spec, visual, batch = tiny_spec(), tiny_visual(), tiny_batch(2)
+    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+
+    def flops_of(function, *arguments):
+        return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+    def gradients(trainable, batch):
+        return train_step.gradients(spec, trainable, visual, tiny_text(), batch)
+
+    cached = batch.replace(teacher_probabilities=jnp.ones((2, NUM_CLASSES)))
+    images = clip_input(batch.image, spec.image_size)
+    teacher = flops_of(lambda x: teacher_probabilities(spec, visual, tiny_text(), x), images)
+    saved = flops_of(gradients, trainable, batch) - flops_of(gradients, trainable, cached)
+    np.testing.assert_allclose(saved, teacher, rtol=0.01)
 
 
 @pytest.mark.parametrize(

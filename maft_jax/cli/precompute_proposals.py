@@ -5,12 +5,16 @@
 
 Without config.data.records the records go to the cache, where training finds them by the same
 settings. The same command goes on after Ctrl-C, a crash or a kill, and computes again only what
-changed. No CLIP weights are needed. docs/precompute.md tells more.
+changed. Proposals need no CLIP weights. docs/precompute.md tells more.
 
 Several machines that share the folder: the same command on each, with --process_count=P and
 --process_index=0 ... P-1. Dataflow, Flink or Spark: --engine=beam, with Beam's options after --
 
     python -m maft_jax.cli.precompute_proposals --config=... --engine=beam -- --runner=...
+
+With --config.loss.cached_teacher=True also what the frozen CLIP says of every image, for training
+that does not ask it in every step; this needs --config.model.pretrained and, for large sets, an
+accelerator.
 
 Exit codes: 0 done, 1 failed or (--verify) damaged, 2 wrong input, 130 and 143 interrupted.
 
@@ -59,6 +63,12 @@ class DamagedRecords(Exception):
     exit_code = 1
 
 
+class RecordsUnfinished(Exception):
+    """Other processes still compute proposals, which must all be there before the teacher is."""
+
+    exit_code = 1
+
+
 def main(config: Config) -> int:
     """Computes or checks records, and returns the exit code."""
     log_to_stderr()
@@ -77,6 +87,11 @@ def _compute(config: Config) -> None:
     from maft_jax.proposals.precompute_job import job_from_config
 
     _check_flags()
+    if config.loss.cached_teacher and not config.model.pretrained:
+        raise ValueError(
+            "config.loss.cached_teacher: expected the weights of the teacher; give "
+            "--config.model.pretrained=ViT-B-16.pt"
+        )
     if _DOWNLOAD.value:
         from input_pipeline.downloads import download_dataset
 
@@ -93,6 +108,27 @@ def _compute(config: Config) -> None:
         f"\n{summary.describe()}\n"
         f"time                 {time.monotonic() - start:,.1f} s\n"
         f"records              {job.folder}"
+    )
+    if config.loss.cached_teacher:
+        if summary.num_shards < summary.total_shards:
+            raise RecordsUnfinished(
+                f"{summary.num_shards} of {summary.total_shards} shards are finished; when the "
+                "other commands have ended, give all of them again to compute the teacher"
+            )
+        _compute_teacher(config)
+
+
+def _compute_teacher(config: Config) -> None:
+    from maft_jax.teacher import compute_missing, open_teacher
+
+    start = time.monotonic()
+    teacher = open_teacher(config)
+    compute_missing(teacher, _PROCESS_INDEX.value, _PROCESS_COUNT.value)
+    cache = teacher.cache
+    print(
+        f"teacher              {cache.num_parts - len(cache.missing_parts())} of "
+        f"{cache.num_parts} parts, {time.monotonic() - start:,.1f} s\n"
+        f"                     {cache.folder}"
     )
 
 

@@ -8,9 +8,11 @@ from maft_jax.losses.mask_aware import smooth_l1
 
 
 def distillation_terms(
-    student_logits: Float[Array, "b c"], teacher_logits: Float[Array, "b c"]
+    student_logits: Float[Array, "b c"], teacher: Float[Array, "b c"]
 ) -> Float[Array, " b"]:
-    """Each image's SmoothL1 between the two class distributions, mean over classes."""
+    """Each image's SmoothL1 between the two class distributions, mean over classes.
+
+    `teacher` are probabilities, for they are what may have been computed before.
+    """
     student = jax.nn.softmax(student_logits, axis=-1)
-    teacher = jax.nn.softmax(teacher_logits, axis=-1)
     return jnp.mean(smooth_l1(student, teacher), axis=-1)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
+from input_pipeline.permutation import example_index
+from input_pipeline.train_pipeline import (
+    TrainGeometry,
+    example_ids_at,
+    make_train_batches,
+    make_unaugmented_batches,
+)
 from tests.input_pipeline.tiny_source import TinySource
 
 GEOMETRY = TrainGeometry(32, short_sides=(24, 40), max_long_side=200)
@@ -104,6 +110,48 @@ def test_arithmetic_names_the_examples_of_a_step():
     ids = example_ids_at(source, step=3, global_batch_size=4, seed=7)
     for name, valid in zip(ids, batch["proposal_valid"], strict=True):
         assert valid.sum() == source.example_ids.index(name)  # As many proposals as its index.
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("start_step", [0, 10_000_000])
+def test_without_augmentation_an_example_depends_on_nothing_but_itself(seed, start_step):
+    source, geometry = TinySource(), TrainGeometry(32, augment=False)
+    options = {"geometry": geometry, "seed": seed, "start_step": start_step, "count": 3}
+    batches = _batches(source, **options)
+    indices = example_index(4 * start_step + np.arange(12), len(source), seed).reshape(3, 4)
+    by_index = make_unaugmented_batches(source, indices.tolist(), geometry=geometry, num_workers=2)
+    for expected, ours in zip(batches, by_index, strict=True):
+        _assert_equal(expected, ours)
+
+
+def test_examples_by_index_are_not_augmented():
+    with pytest.raises(ValueError, match="geometry: expected augment=False"):
+        make_unaugmented_batches(TinySource(), [[0]], geometry=GEOMETRY)
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_rows_per_example_go_with_their_examples(process_count):
+    source = TinySource()
+    numbers = np.arange(5, dtype=np.float32)
+    for step in (0, 10_000_000):
+        parts = [
+            _batches(
+                source,
+                start_step=step,
+                per_example={"number": numbers},
+                process_index=i,
+                process_count=process_count,
+            )[0]["number"]
+            for i in range(process_count)
+        ]
+        ids = example_ids_at(source, step, global_batch_size=4, seed=7)
+        expected = [source.example_ids.index(name) for name in ids]
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_rows_per_example_must_be_as_many_as_examples():
+    with pytest.raises(ValueError, match="a row of number for each of the 5 examples, got 4"):
+        _batches(per_example={"number": np.zeros(4)})
 
 
 def test_an_epoch_reads_every_example_once():
