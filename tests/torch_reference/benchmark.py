@@ -19,6 +19,8 @@ import torch
 
 from maft_jax import optimizer, sharding, train_step
 from maft_jax.array_types import Batch
+from maft_jax.benchmarks.pytorch.official_step import OfficialStep
+from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 from maft_jax.config import LossConfig, MeshConfig, OptimizerConfig
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
@@ -27,8 +29,6 @@ from maft_jax.models.preprocess import clip_input
 from maft_jax.models.resize import resize
 from maft_jax.objective import StepSpec
 from maft_jax.train_state import init_train_state
-from tests.torch_reference.official_step import OfficialStep
-from tests.torch_reference.openai_clip import clip_from_state_dict
 
 CROP, NUM_CLASSES, MASK_START_LAYER, NUM_STEPS = 640, 171, 8, 1000
 

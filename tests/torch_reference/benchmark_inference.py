@@ -94,8 +94,8 @@ def make_ours(options, num_classes: int, parameters=None) -> Callable[[], np.nda
 def make_torch(options, num_classes: int, tower=None) -> Callable[[], np.ndarray]:
     import torch
 
-    from tests.torch_reference.official_inference import segment
-    from tests.torch_reference.openai_clip import ImageTower
+    from maft_jax.benchmarks.pytorch.official_inference import segment
+    from maft_jax.benchmarks.pytorch.openai_clip import ImageTower
 
     if tower is None:  # memory does not depend on what the weights are
         tower = ImageTower(width=768, layers=12, patch_size=16, image_size=224, embed_dim=512)
@@ -124,9 +124,9 @@ def same_weights(options):
     import jax
     import torch
 
+    from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
     from maft_jax.convert.openai import to_openai
     from maft_jax.models.clip import CLIP_SIZES, random_parameters
-    from tests.torch_reference.openai_clip import clip_from_state_dict
 
     parameters = jax.tree.map(np.asarray, random_parameters(CLIP_SIZES[options.size]))
     tensors = {name: torch.tensor(value) for name, value in to_openai(parameters).items()}

@@ -1,4 +1,4 @@
-"""The rendition in this folder gives the numbers of the official code, recorded in tests/golden.
+"""The plain PyTorch rendition gives the numbers of the official code, recorded in tests/golden.
 
 A missing golden file is a failure. Absolute tolerances: losses and features 1e-5, the distillation
 loss 1e-8 at first (it is 1.7e-6) and 1e-7 later, gradients 2e-5 of the largest entry, parameters
@@ -14,8 +14,12 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from . import official_step
-from .openai_clip import clip_from_state_dict, random_clip, resize_position_embedding
+from maft_jax.benchmarks.pytorch import official_step
+from maft_jax.benchmarks.pytorch.openai_clip import (
+    clip_from_state_dict,
+    random_clip,
+    resize_position_embedding,
+)
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 STEPS = dict(learning_rate=1e-4, total_steps=10, weight_decay=1e-2, distillation_weight=0.1)
