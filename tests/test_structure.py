@@ -73,6 +73,7 @@ TORCH_FILES = [
     "maft_jax/benchmarks/torch_step.py",
     "maft_jax/benchmarks/torch_inference.py",
     "maft_jax/benchmarks/torch_device.py",
+    "maft_jax/benchmarks/torch_alone.py",
 ]
 RENDITION = "maft_jax.benchmarks.pytorch"
 RENDITION_FILES = "maft_jax/benchmarks/pytorch/*.py"

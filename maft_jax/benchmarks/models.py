@@ -35,6 +35,10 @@ class BenchmarkModel:
         """One of those that are measured, which are all of one kind."""
         return self.mesh.devices.flat[0]
 
+    def peak_bytes(self) -> int | None:
+        """Most memory that was in use on `device`; None where it does not tell, as on CPUs."""
+        return (self.device.memory_stats() or {}).get("peak_bytes_in_use")
+
     def on_devices(self, visual: dict) -> dict:
         """The image tower, spread over the mesh as in training."""
         return jax.device_put(visual, sharding.tree_shardings(visual, self.mesh))

@@ -88,7 +88,7 @@ class StepProgram:
 
 
 def measure_step(model: BenchmarkModel, options: BenchmarkOptions) -> dict:
-    """Measures the step, and with options.compare_torch the rendition of the official one beside it.
+    """Measures the step, with options.compare_torch beside the rendition of the official one.
 
     Raises:
         ValueError: data or settings cannot work, or there is nothing to compare with.
@@ -107,7 +107,7 @@ def measure_step(model: BenchmarkModel, options: BenchmarkOptions) -> dict:
     # Before PyTorch, which would add to what the process needs.
     memory = {
         "compiled_bytes_per_device": program.memory(),
-        "device_peak_bytes": device_peak_bytes(model.device),
+        "device_peak_bytes": model.peak_bytes(),
         "process_peak_bytes": process_peak_bytes(),
     }
     compared = {}
@@ -136,11 +136,6 @@ def measure_step(model: BenchmarkModel, options: BenchmarkOptions) -> dict:
         "memory": memory,
         **compared,
     }
-
-
-def device_peak_bytes(device: jax.Device) -> int | None:
-    """Most memory that was in use on a device; None where it does not tell, as CPUs."""
-    return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def _beside_torch(program, model, data, options, first_loss) -> tuple[Timings, dict]:

@@ -66,5 +66,3 @@ def describe_torch(device: str, compute_dtype: str) -> dict:
         "attention": "scaled_dot_product_attention",
         "device_peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
     }
-
-

@@ -58,9 +58,7 @@ class OfficialProgram:
         self._compute_dtype = model.config.model.compute_dtype
         torch_device.use_exact_float32()
         tensors = {n: torch.tensor(value) for n, value in to_openai(model.parameters).items()}
-        student, teacher = (
-            clip_from_state_dict(tensors).visual.to(self._device) for _ in range(2)
-        )
+        student, teacher = (clip_from_state_dict(tensors).visual.to(self._device) for _ in range(2))
         text = np.concatenate([text, text[:1]])  # the non-object row, never used
         config = model.config
         self._step = OfficialStep(
