@@ -182,7 +182,12 @@ def peaks_of_processes(model: BenchmarkModel) -> dict[str, int | None]:
     theirs = peak_bytes_alone(
         arrays,
         {name: getattr(vision, name) for name in tower},
-        inputs | {"clip_size": (size, size), "start_layer": config.model.mask_start_layer},
+        inputs
+        | {
+            "clip_size": (size, size),
+            "start_layer": config.model.mask_start_layer,
+            "bfloat16": config.model.compute_dtype == "bfloat16",
+        },
     )
     return {"this": ours, "torch": theirs}
 

@@ -35,6 +35,11 @@ class BenchmarkModel:
         """One of those that are measured, which are all of one kind."""
         return self.mesh.devices.flat[0]
 
+    @property
+    def devices(self) -> tuple[str, str, int]:
+        """Their platform, their kind, and how many."""
+        return self.device.platform, self.device.device_kind, self.mesh.size
+
     def peak_bytes(self) -> int | None:
         """Most memory that was in use on `device`; None where it does not tell, as on CPUs."""
         return (self.device.memory_stats() or {}).get("peak_bytes_in_use")

@@ -13,7 +13,9 @@ def describe(results: Mapping) -> str:
     sections = [_provenance(results["provenance"])]
     for part, write in zip(_PARTS, writers, strict=True):
         if part in results:
-            sections.append(f"{part}\n" + "\n".join(f"  {line}" for line in write(results[part])))
+            sections.append(
+                f"{part}\n" + "\n".join(f"  {line}".rstrip() for line in write(results[part]))
+            )
     return "\n\n".join(sections)
 
 

@@ -19,7 +19,7 @@ class Timings:
 
     seconds: tuple[float, ...]
 
-    def percentile(self, percent: float) -> float:
+    def percentile(self, percent: int) -> float:
         """Linear between the two nearest runs."""
         return float(np.percentile(self.seconds, percent))
 

@@ -20,7 +20,7 @@ _ARRAYS, _SIZES = "arrays.npz", "sizes.json"
 
 
 def peak_bytes_alone(arrays: Mapping[str, np.ndarray], tower: Mapping, sizes: Mapping) -> int:
-    """Most memory of a process that labels an image twice, on a CPU in float32.
+    """Most memory of a process that labels an image twice, on a CPU.
 
     Args:
         arrays: image, proposals and text, as `segment` reads them.

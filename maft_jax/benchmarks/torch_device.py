@@ -1,15 +1,12 @@
 """Where the rendition in PyTorch runs: on the device that jax uses, or not at all."""
 
-from maft_jax.benchmarks.models import BenchmarkModel
 
-
-def matching_device(model: BenchmarkModel) -> str:
-    """PyTorch's name of the device that jax measures.
+def matching_device(platform: str, device_kind: str, num_devices: int) -> str:
+    """PyTorch's name of the device that jax measures, as jax describes it.
 
     Raises:
         ValueError: PyTorch is not installed or cannot use that device, or there are several.
     """
-    platform = model.device.platform
     try:
         import torch
     except ImportError as error:
@@ -20,17 +17,17 @@ def matching_device(model: BenchmarkModel) -> str:
         return "cpu"
     if platform != "gpu":
         raise ValueError(
-            f"--compare=torch: jax runs on {model.device.device_kind}, which PyTorch does not; "
+            f"--compare=torch: jax runs on {device_kind}, which PyTorch does not; "
             "compare on an NVIDIA GPU or with JAX_PLATFORMS=cpu"
         )
-    if model.mesh.size > 1:
+    if num_devices > 1:
         raise ValueError(
-            f"--compare=torch: jax uses {model.mesh.size} GPUs, and the rendition one; choose one "
+            f"--compare=torch: jax uses {num_devices} GPUs, and the rendition one; choose one "
             "with CUDA_VISIBLE_DEVICES=0"
         )
     if not torch.cuda.is_available():
         raise ValueError(
-            f"--compare=torch: jax runs on {model.device.device_kind}, but PyTorch "
+            f"--compare=torch: jax runs on {device_kind}, but PyTorch "
             f"{torch.__version__} finds no CUDA device; install a PyTorch with CUDA, or compare on "
             "the CPU with JAX_PLATFORMS=cpu"
         )

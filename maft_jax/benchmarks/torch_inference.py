@@ -31,7 +31,7 @@ def check_comparable(model: BenchmarkModel) -> None:
                 f"--compare=torch: config.{name}={ours!r}, but the rendition of the official "
                 f"inference has {official!r}; benchmark that, or leave --compare away"
             )
-    torch_device.matching_device(model)
+    torch_device.matching_device(*model.devices)
 
 
 def official_inputs(example: Mapping[str, np.ndarray]) -> dict:
@@ -60,7 +60,7 @@ class OfficialInference:
 
         from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 
-        self._device = torch_device.matching_device(model)
+        self._device = torch_device.matching_device(*model.devices)
         torch_device.use_exact_float32()
         tensors = {n: torch.tensor(value) for n, value in to_openai(model.parameters).items()}
         self._tower = clip_from_state_dict(tensors).visual.to(self._device)

@@ -37,7 +37,7 @@ def check_comparable(model: BenchmarkModel) -> None:
             "--compare=torch: config.loss.distillation_weight=0, but the official step distils; "
             "benchmark that, or leave --compare away"
         )
-    torch_device.matching_device(model)
+    torch_device.matching_device(*model.devices)
 
 
 class OfficialProgram:
@@ -54,7 +54,7 @@ class OfficialProgram:
         from maft_jax.benchmarks.pytorch.official_step import OfficialStep
         from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 
-        self._device = torch_device.matching_device(model)
+        self._device = torch_device.matching_device(*model.devices)
         self._compute_dtype = model.config.model.compute_dtype
         torch_device.use_exact_float32()
         tensors = {n: torch.tensor(value) for n, value in to_openai(model.parameters).items()}
