@@ -38,7 +38,7 @@ def use_exact_float32() -> None:
     """No TensorFloat-32, which rounds float32 products to ten bits; jax uses none here either."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
 
 

@@ -191,3 +191,20 @@ def test_any_number_of_proposals_and_images_without_classes(tiny, bfloat16):
     assert all(np.isfinite(float(value)) for value in result.values())
     for name, value in student.state_dict().items():
         assert torch.equal(value, before[name]) == (name not in trainer.trainable), name
+
+
+def test_attention_is_the_fused_one(tiny, monkeypatch):
+    """Three passes of three layers each, so that benchmarks compare with what PyTorch is good at."""
+    fused, calls = F.scaled_dot_product_attention, []
+
+    def spy(*arguments, **options):
+        calls.append(arguments)
+        return fused(*arguments, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    text = F.normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(3)), dim=-1)
+    student = copy.deepcopy(tiny.visual)
+    trainer = official_step.OfficialStep(student, tiny.visual, 1, text, **STEPS)
+    masks = torch.ones(1, 2, 32, 32)
+    trainer.step(torch.zeros(1, 3, 32, 32), masks, [torch.tensor([0])], [masks[0, :1] > 0])
+    assert len(calls) == 3 * 3
