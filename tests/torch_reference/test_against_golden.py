@@ -194,7 +194,7 @@ def test_any_number_of_proposals_and_images_without_classes(tiny, bfloat16):
 
 
 def test_attention_is_the_fused_one(tiny, monkeypatch):
-    """Three passes of three layers each, so that benchmarks compare with what PyTorch is good at."""
+    """Three passes of three layers: benchmarks compare with what PyTorch is good at."""
     fused, calls = F.scaled_dot_product_attention, []
 
     def spy(*arguments, **options):
