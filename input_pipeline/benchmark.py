@@ -39,6 +39,7 @@ STAGES: dict[str, tuple[ModuleType, str]] = {
 REST = "batching, padding, all else"
 
 _START_STEP = 10_000_000
+_DEFAULT_GEOMETRY = TrainGeometry()
 
 
 def main() -> None:
@@ -62,7 +63,13 @@ def main() -> None:
         Path(flags.json).write_text(json.dumps(results, indent=2) + "\n")
 
 
-def measure(folder: str, batch_size: int, num_batches: int, num_workers: int) -> dict:
+def measure(
+    folder: str,
+    batch_size: int,
+    num_batches: int,
+    num_workers: int,
+    geometry: TrainGeometry = _DEFAULT_GEOMETRY,
+) -> dict:
     """The numbers of `describe`; times of stages are of one thread, in CPU time."""
     started = time.monotonic()
     source = RecordSource(folder)
@@ -74,7 +81,7 @@ def measure(folder: str, batch_size: int, num_batches: int, num_workers: int) ->
             global_batch_size=batch_size,
             seed=0,
             start_step=_START_STEP,
-            geometry=TrainGeometry(),
+            geometry=geometry,
             num_workers=workers,
         )
 

@@ -84,3 +84,8 @@ def _weight_gradient(size: EncoderSize, tokens: int) -> int:
 
 def _reading_weight_gradient(size: EncoderSize, queries: int) -> int:
     return (8 * queries + 4 * size.num_patches) * size.width**2
+
+
+def model_flops_utilization(flops: int, seconds: float, peak: float) -> float:
+    """Share of the devices' `peak` operations per second that `flops` in `seconds` make use of."""
+    return flops / seconds / peak

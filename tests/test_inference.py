@@ -10,6 +10,7 @@ import torch
 
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
 from maft_jax import inference, sharding
+from maft_jax.benchmarks.pytorch.official_inference import segment
 from maft_jax.config import MeshConfig
 from maft_jax.inference import IGNORE, InferenceSpec, Segmenter, classify
 from maft_jax.models.ip_clip import IPClip
@@ -22,7 +23,6 @@ from tests.models.test_freeseg_golden import VISION as OFFICIAL_VISION
 from tests.models.test_freeseg_golden import official_student
 from tests.models.test_ip_clip import ours, torch_clip
 from tests.tiny_models import NUM_CLASSES, VISION, tiny_text, tiny_visual
-from tests.torch_reference.official_inference import segment
 
 GEOMETRY = EvalGeometry(short_side=40, max_long_side=60, divisor=8)
 SIZE = (64, 64)

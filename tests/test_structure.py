@@ -60,6 +60,7 @@ LEVELS = {
         "maft_jax.prediction",
         "maft_jax.web_page",
         "maft_jax.diagnosis",
+        "maft_jax.benchmarks",
         "maft_jax.shapes_world",
         "maft_jax.__init__",
     ],
@@ -71,11 +72,17 @@ TORCH_FILES = [
     "maft_jax/convert/state_dict_io.py",
     "maft_jax/convert/library_embeddings.py",
     "maft_jax/proposals/transformers_models.py",
+    "maft_jax/benchmarks/torch_step.py",
+    "maft_jax/benchmarks/torch_inference.py",
+    "maft_jax/benchmarks/torch_device.py",
+    "maft_jax/benchmarks/torch_alone.py",
 ]
+RENDITION = "maft_jax.benchmarks.pytorch"
+RENDITION_FILES = "maft_jax/benchmarks/pytorch/*.py"
 ONLY_IN = {
     "tensorflow": ["input_pipeline/builders/*.py"],
     "tensorflow_datasets": ["input_pipeline/builders/*.py"],
-    "torch": TORCH_FILES,
+    "torch": [*TORCH_FILES, RENDITION_FILES],
     "transformers": TORCH_FILES,
     "ml_collections": ["maft_jax/config.py", "maft_jax/cli/config_flags.py", CONFIG_FILES],
     "clu": ["maft_jax/metric_logging.py"],
@@ -240,6 +247,22 @@ def test_torch_is_imported_inside_functions_alone(path):
     imports = imports_of(REPOSITORY / path)
     at_top = [top for name, top in imports if name.split(".")[0] in ("torch", "transformers")]
     assert at_top and not any(at_top)
+
+
+def test_the_rendition_in_pytorch_is_loaded_by_functions_alone():
+    """Its modules import torch at once, so others import them when they are needed."""
+    found = []
+    for module in (m for m in MODULES if not m.startswith(f"{RENDITION}.")):
+        found += [top for name, top in imports_of(MODULES[module]) if name.startswith(RENDITION)]
+    assert found and not any(found)
+
+
+def test_the_rendition_in_pytorch_knows_nothing_else_of_ours():
+    renditions = [m for m in MODULES if m.startswith(f"{RENDITION}.")]
+    assert len(renditions) == 4
+    for module in renditions:
+        ours = {our_module(name) for name, _ in imports_of(MODULES[module])} - {None}
+        assert ours <= set(renditions), module
 
 
 def test_gradio_is_an_extra_that_is_imported_inside_functions_alone():

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from maft_jax import text_embeddings
+from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import from_openai
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.tokenizer import tokenize
 from maft_jax.text_embeddings import cached_class_embeddings, embed_classes
-from tests.torch_reference.openai_clip import random_clip
 
 CONFIG = CLIP_SIZES["tiny"].text
 TEMPLATES = ("a photo of a {}.", "There is {} in the scene", "{}")

@@ -55,7 +55,7 @@ class Evaluation:
         """config.model must not leave start layer and image size to the weights."""
         self._config = config
         self._mesh = mesh
-        self._segmenter = Segmenter(_inference_spec(config, clip, mesh), mesh)
+        self._segmenter = Segmenter(inference_spec(config, clip, mesh), mesh)
         self._geometry = EvalGeometry(config.evaluation.short_side, config.evaluation.max_long_side)
         self._text_tower = fingerprint(text_tower)
         found = find_evaluation_data(config)
@@ -274,7 +274,8 @@ class Evaluation:
                 )
 
 
-def _inference_spec(config: Config, clip: ClipConfig, mesh: Mesh) -> InferenceSpec:
+def inference_spec(config: Config, clip: ClipConfig, mesh: Mesh) -> InferenceSpec:
+    """What config.evaluation, config.model and config.loss say of inference."""
     return InferenceSpec(
         encoder=make_encoder(config.model, clip.vision, mesh),
         image_size=(config.model.image_size, config.model.image_size),

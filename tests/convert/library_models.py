@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.torch_reference.openai_clip import random_clip
+from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
 declare_missing_operators()  # before anything makes transformers or open_clip import torchvision

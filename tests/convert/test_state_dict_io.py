@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 
 from maft_jax import tree_rules
+from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import from_openai, to_openai
 from maft_jax.convert.pretrained import fingerprint, load_pretrained
 from maft_jax.convert.state_dict_io import load_state_dict, save_state_dict
-from tests.torch_reference.openai_clip import random_clip
 
 # PyTorch discourages TorchScript, but OpenAI's released weights are TorchScript archives.
 pytestmark = [

@@ -13,6 +13,8 @@ from etils import epath
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.sample_folder import write_sample_folder
 from maft_jax import tree_rules
+from maft_jax.benchmarks.pytorch.official_step import proposal_features
+from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 from maft_jax.config import Config, MeshConfig, from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.convert.openai import to_openai
@@ -24,8 +26,6 @@ from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.tokenizer import tokenize
 from maft_jax.sharding import make_mesh
 from maft_jax.stop_signals import StopSignals
-from tests.torch_reference.official_step import proposal_features
-from tests.torch_reference.openai_clip import clip_from_state_dict
 
 SETTINGS = {
     "task": "evaluate",

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from maft_jax.benchmarks.pytorch.official_step import image_features, proposal_features
+from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import from_openai
 from maft_jax.models.clip_text import TextTransformer
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.models.tokenizer import tokenize
 from tests.tiny_models import VISION, tiny_batch, tiny_spec, tiny_visual
-from tests.torch_reference.official_step import image_features, proposal_features
-from tests.torch_reference.openai_clip import random_clip
 
 
 def torch_clip(patch_size=16, layers=3, image_size=64):

@@ -1,4 +1,4 @@
-"""The rendition in this folder gives the numbers of the official code, recorded in tests/golden.
+"""The plain PyTorch rendition gives the numbers of the official code, recorded in tests/golden.
 
 A missing golden file is a failure. Absolute tolerances: losses and features 1e-5, the distillation
 loss 1e-8 at first (it is 1.7e-6) and 1e-7 later, gradients 2e-5 of the largest entry, parameters
@@ -14,8 +14,12 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from . import official_step
-from .openai_clip import clip_from_state_dict, random_clip, resize_position_embedding
+from maft_jax.benchmarks.pytorch import official_step
+from maft_jax.benchmarks.pytorch.openai_clip import (
+    clip_from_state_dict,
+    random_clip,
+    resize_position_embedding,
+)
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 STEPS = dict(learning_rate=1e-4, total_steps=10, weight_decay=1e-2, distillation_weight=0.1)
@@ -187,3 +191,20 @@ def test_any_number_of_proposals_and_images_without_classes(tiny, bfloat16):
     assert all(np.isfinite(float(value)) for value in result.values())
     for name, value in student.state_dict().items():
         assert torch.equal(value, before[name]) == (name not in trainer.trainable), name
+
+
+def test_attention_is_the_fused_one(tiny, monkeypatch):
+    """Three passes of three layers: benchmarks compare with what PyTorch is good at."""
+    fused, calls = F.scaled_dot_product_attention, []
+
+    def spy(*arguments, **options):
+        calls.append(arguments)
+        return fused(*arguments, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    text = F.normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(3)), dim=-1)
+    student = copy.deepcopy(tiny.visual)
+    trainer = official_step.OfficialStep(student, tiny.visual, 1, text, **STEPS)
+    masks = torch.ones(1, 2, 32, 32)
+    trainer.step(torch.zeros(1, 3, 32, 32), masks, [torch.tensor([0])], [masks[0, :1] > 0])
+    assert len(calls) == 3 * 3

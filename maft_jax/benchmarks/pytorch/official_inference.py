@@ -1,7 +1,7 @@
 """Inference as the official code computes it, in plain PyTorch, one image at a time.
 
 Deliberately not the fast way: masks at full resolution for the encoder, and the scores of all
-classes at all pixels. What it computes must stay independent of `maft_jax`.
+classes at all pixels. What it computes must stay independent of the rest of `maft_jax`.
 """
 
 import torch
@@ -17,7 +17,8 @@ PIXEL_STD = torch.tensor([68.5005327, 66.6321579, 70.3231630])
 
 def padded_image(image: Tensor, padded_size: tuple[int, int]) -> Tensor:
     """uint8 [h, w, 3], normalised, then padded right and below with zeros: [1, 3, H, W]."""
-    image = ((image.float() - PIXEL_MEAN) / PIXEL_STD).permute(2, 0, 1)[None]
+    mean, std = PIXEL_MEAN.to(image.device), PIXEL_STD.to(image.device)
+    image = ((image.float() - mean) / std).permute(2, 0, 1)[None]
     return pad_to(image, padded_size)
 
 
@@ -42,10 +43,15 @@ def clip_probabilities(
     masks: Tensor,
     clip_size: tuple[int, int],
     start_layer: int,
+    bfloat16: bool = False,
 ) -> Tensor:
-    """[n, classes] of a padded image [1, 3, H, W] and masks [1, n, H, W]."""
+    """[n, classes] of a padded image [1, 3, H, W] and masks [1, n, H, W].
+
+    `bfloat16` runs the encoder under autocast.
+    """
     image = F.interpolate(image, clip_size, mode="bilinear", align_corners=False)
-    features = proposal_features(tower, image, masks, start_layer)[0]
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
+        features = proposal_features(tower, image, masks, start_layer)[0]
     return (TEMPERATURE * features @ text.T).softmax(-1)
 
 
@@ -72,10 +78,11 @@ def segment(
     *,
     clip_size: tuple[int, int],
     start_layer: int,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Score and class of every pixel, from a resized uint8 image and its stored proposals."""
     image_size = (image.shape[0], image.shape[1])
     masks = padded_masks(proposals, image_size, padded_size)
     image = padded_image(image, padded_size)
-    probabilities = clip_probabilities(tower, text, image, masks, clip_size, start_layer)
+    probabilities = clip_probabilities(tower, text, image, masks, clip_size, start_layer, bfloat16)
     return tuple(class_scores(probabilities, masks, image_size, original_size).max(dim=0))

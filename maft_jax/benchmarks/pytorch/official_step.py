@@ -2,8 +2,8 @@
 
 Deliberately not the fast way: three passes through the image tower, class tokens concatenated with
 the patches under one large attention bias, masks copied once per class. What it computes must stay
-independent of `maft_jax`, whose tests and benchmarks compare against it. Unlike the official code
-it takes any number of proposals, any batch, and images without classes.
+independent of the rest of `maft_jax`, whose tests and benchmarks compare against it. Unlike the
+official code it takes any number of proposals, any batch, and images without classes.
 """
 
 import math

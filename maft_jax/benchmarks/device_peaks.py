@@ -1,0 +1,42 @@
+"""Published peaks of matrix products, by the names that devices give themselves in jax.
+
+Dense bfloat16 with float32 accumulation, without sparsity and at boost clock; float16 on V100 and
+T4, whose tensor cores know no bfloat16. TPUs: <https://docs.cloud.google.com/tpu/docs/v4>, v5e,
+v5p, v6e and tpu7x alike, of one chip, except that a chip of tpu7x shows as two devices. GPUs:
+NVIDIA's data sheets (<https://www.nvidia.com/en-us/data-center/h100/>, a100, l4, v100, tesla-t4),
+where the figures with sparsity are twice as large.
+"""
+
+import re
+
+_TERA = 1e12
+
+_PEAKS = (
+    (r"TPU v4", 275 * _TERA),
+    (r"TPU v5e|TPU v5 lite", 197 * _TERA),
+    (r"TPU v5p?", 459 * _TERA),
+    (r"TPU v6e|TPU v6 lite", 918 * _TERA),
+    (r"TPU7x", 1153.5 * _TERA),
+    (r"NVIDIA B200", 2250 * _TERA),
+    (r"NVIDIA (H100 .*HBM3|H200|GH200 .*)", 989 * _TERA),
+    (r"NVIDIA H100 NVL", 835 * _TERA),
+    (r"NVIDIA H100 PCIe", 756 * _TERA),
+    (r"NVIDIA A100.*", 312 * _TERA),
+    (r"NVIDIA L4", 121 * _TERA),
+    (r"Tesla V100-SXM.*", 125 * _TERA),
+    (r"Tesla V100-PCIE.*", 112 * _TERA),
+    (r"Tesla T4", 65 * _TERA),
+)
+
+
+def peak_flops(device_kind: str, compute_dtype: str) -> float | None:
+    """Operations per second of one device, or None where no peak is known.
+
+    Peaks are of half precision, so that other dtypes have none.
+    """
+    if compute_dtype != "bfloat16":
+        return None
+    for pattern, peak in _PEAKS:
+        if re.fullmatch(pattern, device_kind):
+            return peak
+    return None

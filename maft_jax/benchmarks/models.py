@@ -1,0 +1,91 @@
+"""The model that a configuration benchmarks, for which neither weights nor data need be there."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from maft_jax import sharding
+from maft_jax.config import Config
+from maft_jax.convert.formats import ClipWeights
+from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, open_pretrained
+from maft_jax.encoder_setup import compute_dtype
+from maft_jax.models.clip import CLIP_SIZES, ClipConfig, resolve_tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkModel:
+    """A configuration without anything left open, and its weights."""
+
+    config: Config
+    """With model.mask_start_layer, model.image_size and model.compute_dtype as they are used."""
+    mesh: Mesh
+    clip: ClipConfig
+    parameters: dict
+    """The whole CLIP on the host."""
+    weights: str
+    """In words."""
+
+    @property
+    def device(self) -> jax.Device:
+        """One of those that are measured, which are all of one kind."""
+        return self.mesh.devices.flat[0]
+
+    @property
+    def devices(self) -> tuple[str, str, int]:
+        """Their platform, their kind, and how many."""
+        return self.device.platform, self.device.device_kind, self.mesh.size
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that was in use on `device`; None where it does not tell, as on CPUs."""
+        return (self.device.memory_stats() or {}).get("peak_bytes_in_use")
+
+    def on_devices(self, visual: dict) -> dict:
+        """The image tower, spread over the mesh as in training."""
+        return jax.device_put(visual, sharding.tree_shardings(visual, self.mesh))
+
+
+def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> BenchmarkModel:
+    """Reads the weights and arranges the devices, all of them unless given.
+
+    Raises:
+        ValueError: weights, mesh or settings of the model cannot work.
+    """
+    mesh = sharding.make_mesh(config.mesh, devices)
+    weights, described = open_weights_or_random(config.model.pretrained)
+    clip = weights.config
+    tuning = resolve_tuning(clip.vision, weights.tuning, *config.model.given_tuning)
+    dtype = compute_dtype(config.model.compute_dtype, mesh.devices.flat[0].platform)
+    model = dataclasses.replace(
+        config.model, **dataclasses.asdict(tuning), compute_dtype=jnp.dtype(dtype).name
+    )
+    config = dataclasses.replace(config, model=model)
+    return BenchmarkModel(config, mesh, clip, weights.parameters(), described)
+
+
+def open_weights_or_random(pretrained: str) -> tuple[ClipWeights, str]:
+    """The weights, or where there is no such file random ones of the size that its name says.
+
+    The time of a step does not depend on the values. The second result says what it is.
+
+    Raises:
+        ValueError: neither a file nor the name of a published size, or a damaged file.
+    """
+    known = pretrained.startswith(RANDOM_PREFIX) or pretrained in BUILT_IN
+    if known or os.path.exists(pretrained):
+        return open_pretrained(pretrained), pretrained
+    size = pathlib.PurePath(pretrained).stem.removesuffix("px")
+    if size not in CLIP_SIZES:
+        raise ValueError(
+            f"config.model.pretrained={pretrained}: there is no such file, and its name is not "
+            f"that of a size to draw random weights of, {sorted(CLIP_SIZES)}; give one of them "
+            f"as {RANDOM_PREFIX}SIZE"
+        )
+    return (
+        open_pretrained(f"{RANDOM_PREFIX}{size}"),
+        f"random {size}, since there is no file {pretrained}",
+    )

@@ -1,0 +1,236 @@
+"""The training step, as training compiles, shards and donates it: time, arithmetic, memory."""
+
+import dataclasses
+import itertools
+import time
+
+import jax
+import numpy as np
+
+from input_pipeline.device_batches import GlobalBatches
+from input_pipeline.train_pipeline import make_train_batches
+from maft_jax import sharding
+from maft_jax.array_types import Batch
+from maft_jax.benchmarks import torch_step
+from maft_jax.benchmarks.device_peaks import peak_flops
+from maft_jax.benchmarks.drawn_data import draw_batch, draw_text, num_classes
+from maft_jax.benchmarks.models import BenchmarkModel
+from maft_jax.benchmarks.options import BenchmarkOptions
+from maft_jax.benchmarks.timing import (
+    Timings,
+    process_peak_bytes,
+    ratio_of_neighbours,
+    time_in_turns,
+    time_runs,
+)
+from maft_jax.config import Config, OptimizerConfig
+from maft_jax.flops import EncoderSize, model_flops_utilization, step_flops
+from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.step_setup import make_step_setup
+from maft_jax.text_embeddings import cached_class_embeddings
+from maft_jax.training_data import open_training_data, train_geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class StepData:
+    """What a step reads beside the weights, on the host or on the devices."""
+
+    batch: Batch
+    text: np.ndarray | jax.Array
+    """Class embeddings [c, e]."""
+    described: str
+
+
+class StepProgram:
+    """The compiled step with its state, which every call moves one step on."""
+
+    def __init__(self, model: BenchmarkModel, data: StepData):
+        visual = model.parameters["visual"]
+        setup = make_step_setup(model.config, model.clip.vision, model.mesh)
+        state = setup.init_state(visual)
+        step = setup.jitted(state, visual)
+        self._state = jax.device_put(state, sharding.tree_shardings(state, model.mesh))
+        self._inputs = (
+            model.on_devices(visual),
+            jax.device_put(data.text, sharding.replicated(model.mesh)),
+            jax.device_put(data.batch, sharding.batch_sharding(model.mesh)),
+        )
+        started = time.perf_counter()
+        self._compiled = step.lower(self._state, *self._inputs).compile()
+        self.compile_seconds = time.perf_counter() - started
+
+    def dispatch(self) -> dict:
+        """Starts a step, and returns its metrics while it may still run."""
+        self._state, metrics = self._compiled(self._state, *self._inputs)
+        return metrics
+
+    def run(self) -> dict:
+        """A step from its start to its end on the devices."""
+        metrics = self.dispatch()
+        jax.block_until_ready((self._state, metrics))
+        return metrics
+
+    def run_many(self, count: int) -> None:
+        """Steps that are started as fast as the devices take them, as in training."""
+        for _ in range(count):
+            metrics = self.dispatch()
+        jax.block_until_ready((self._state, metrics))
+
+    def memory(self) -> dict:
+        """Bytes per device, by the compiler."""
+        found = self._compiled.memory_analysis()
+        parts = {
+            name: getattr(found, f"{name}_size_in_bytes")
+            for name in ("argument", "output", "alias", "temp")
+        }
+        total = parts["argument"] + parts["output"] - parts["alias"] + parts["temp"]
+        return {**parts, "total": total}
+
+
+def measure_step(model: BenchmarkModel, options: BenchmarkOptions) -> dict:
+    """Measures the step, with options.compare_torch beside the rendition of the official one.
+
+    Raises:
+        ValueError: data or settings cannot work, or there is nothing to compare with.
+    """
+    config = model.config
+    sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, model.mesh)
+    if options.compare_torch:
+        torch_step.check_comparable(model)
+    model = dataclasses.replace(model, config=_long_enough(config, options))
+    data = _configured_data(model) if options.configured_data else _drawn_data(model)
+    program = StepProgram(model, data)
+    first_loss = float(program.run()["loss"])
+    for _ in range(options.warmup):
+        program.run()
+    pipelined = time_runs(lambda: program.run_many(options.steps), 1).seconds[0] / options.steps
+    # Before PyTorch, which would add to what the process needs.
+    memory = {
+        "compiled_bytes_per_device": program.memory(),
+        "device_peak_bytes": model.peak_bytes(),
+        "process_peak_bytes": process_peak_bytes(),
+    }
+    compared = {}
+    if options.compare_torch:
+        blocked, compared = _beside_torch(program, model, data, options, first_loss)
+    else:
+        blocked = time_runs(program.run, options.steps)
+    return {
+        "weights": model.weights,
+        "data": data.described,
+        "batch_size": config.batch_size,
+        "num_proposals": data.batch.proposals.shape[1],
+        "image_size": config.model.image_size,
+        "mask_start_layer": config.model.mask_start_layer,
+        "compute_dtype": config.model.compute_dtype,
+        "mesh": dict(model.mesh.shape),
+        "compile_seconds": program.compile_seconds,
+        "first_loss": first_loss,
+        "blocked": blocked.summary(config.batch_size),
+        "pipelined": {
+            "seconds_per_step": pipelined,
+            "images_per_second": config.batch_size / pipelined,
+            "steps": options.steps,
+        },
+        "arithmetic": _arithmetic(model, data, blocked, pipelined, options.peak_flops),
+        "memory": memory,
+        **compared,
+    }
+
+
+def _beside_torch(program, model, data, options, first_loss) -> tuple[Timings, dict]:
+    official = torch_step.OfficialProgram(model, data.batch, data.text)
+    loss = official.run()
+    for _ in range(options.warmup):
+        official.run()
+    ours, theirs = time_in_turns(program.run, official.run, options.steps)
+    return ours, {
+        "torch": {
+            **official.describe(),
+            "blocked": theirs.summary(model.config.batch_size),
+            "ratio": ratio_of_neighbours(ours, theirs),
+            "first_loss": loss,
+            "loss_difference": abs(first_loss - loss),
+        }
+    }
+
+
+def _long_enough(config: Config, options: BenchmarkOptions) -> Config:
+    """With a schedule that does not end before the benchmark does."""
+    num_steps = max(config.num_steps, 2 * (1 + options.warmup + options.steps))
+    return dataclasses.replace(config, num_steps=num_steps)
+
+
+def _drawn_data(model: BenchmarkModel) -> StepData:
+    count = num_classes(model.config)
+    text = draw_text(count, model.clip.vision.embed_dim)
+    return StepData(draw_batch(model.config), text, f"random, {count} classes")
+
+
+def _configured_data(model: BenchmarkModel) -> StepData:
+    """The first batch that training would read."""
+    config = model.config
+    source = open_training_data(config)
+    text = cached_class_embeddings(
+        model.clip.text,
+        model.parameters["text"],
+        source.class_names,
+        config.data.templates,
+        cache_dir(config.data),
+    )
+    batches = GlobalBatches(
+        make_train_batches(
+            source,
+            global_batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=0,
+            geometry=train_geometry(config.data),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        sharding.batch_sharding(model.mesh),
+    )
+    batch = Batch(**next(itertools.islice(batches, 1)))
+    batches.close()
+    described = f"{config.data.dataset} {config.data.split}, {len(source.class_names)} classes"
+    return StepData(batch, text, described)
+
+
+def _arithmetic(
+    model: BenchmarkModel,
+    data: StepData,
+    blocked: Timings,
+    pipelined: float,
+    given_peak: float | None,
+) -> dict:
+    """By formula; null where it does not count the step that is configured."""
+    config, device = model.config, model.device
+    peak = given_peak or peak_flops(device.device_kind, config.model.compute_dtype)
+    if not config.loss.distillation_weight or (
+        config.optimizer.trainable != OptimizerConfig().trainable
+    ):
+        flops = None
+    else:
+        grid = model.clip.vision.grid(config.model.image_size, config.model.image_size)
+        flops = step_flops(
+            EncoderSize(
+                width=model.clip.vision.width,
+                layers=model.clip.vision.layers,
+                mask_start_layer=config.model.mask_start_layer,
+                num_patches=grid[0] * grid[1],
+                num_proposals=data.batch.proposals.shape[1],
+            )
+        )
+
+    def utilization(seconds: float) -> float | None:
+        if flops is None or peak is None:
+            return None
+        total = flops * config.batch_size
+        return model_flops_utilization(total, seconds, peak * model.mesh.size)
+
+    return {
+        "flops_per_image": flops,
+        "peak_flops_per_device": peak,
+        "mfu_blocked": utilization(blocked.percentile(50)),
+        "mfu_pipelined": utilization(pipelined),
+    }

@@ -1,0 +1,49 @@
+"""Weights of a benchmark: the file, or random ones of the size that its name says."""
+
+import pytest
+
+from maft_jax.benchmarks.models import load_model, open_weights_or_random
+from maft_jax.convert.pretrained import open_pretrained
+from maft_jax.models.clip import CLIP_SIZES
+from tests.runs import small_config
+
+
+def test_a_name_without_a_file_gives_random_weights_of_its_size(tmp_path):
+    weights, described = open_weights_or_random(str(tmp_path / "tiny.safetensors"))
+    assert weights.config == CLIP_SIZES["tiny"]
+    assert described == f"random tiny, since there is no file {tmp_path / 'tiny.safetensors'}"
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16.pt", "ViT-L-14.pt", "ViT-L-14-336px.pt"])
+def test_names_of_published_files_say_their_size(name, monkeypatch):
+    asked, tiny = [], open_pretrained("random:tiny")
+    monkeypatch.setattr(
+        "maft_jax.benchmarks.models.open_pretrained", lambda source: asked.append(source) or tiny
+    )
+    open_weights_or_random(name)
+    assert asked == [f"random:{name.removesuffix('.pt').removesuffix('px')}"]
+
+
+def test_weights_that_are_there_are_read():
+    weights, described = open_weights_or_random("built-in:shapes_world")
+    assert weights.config.vision.width == 128
+    assert described == "built-in:shapes_world"
+
+
+def test_a_damaged_file_is_an_error_and_not_replaced(tmp_path):
+    (tmp_path / "ViT-B-16.pt").write_text("no weights")
+    with pytest.raises(ValueError, match=r"ViT-B-16\.pt"):
+        open_weights_or_random(str(tmp_path / "ViT-B-16.pt"))
+
+
+def test_a_name_that_says_no_size_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"my_clip\.pt: there is no such file.*'tiny'.*random:SIZE"
+    ):
+        open_weights_or_random("my_clip.pt")
+
+
+def test_nothing_is_left_open():
+    config = small_config({"data.root": "unused"}, model__mask_start_layer=-1, model__image_size=0)
+    model = load_model(config).config.model
+    assert (model.mask_start_layer, model.image_size, model.compute_dtype) == (2, 480, "float32")
