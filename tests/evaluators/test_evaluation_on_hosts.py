@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 
 import numpy as np
@@ -15,6 +14,7 @@ from tests.evaluators.small_evaluations import (
     make_evaluation_data,
     set_up,
 )
+from tests.hosts import free_port
 from tests.runs import REPOSITORY, finish, start
 
 
@@ -26,12 +26,6 @@ def settings(tmp_path_factory):
     one_host, _ = set_up(evaluation_config(data))
     shutil.copytree(one_host.data_sets[0].folder, folder / "records/folder")
     return data | {"evaluation.roots.folder": "", "evaluation.records": str(folder / "records")}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
 
 
 @pytest.mark.slow
