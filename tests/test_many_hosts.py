@@ -72,6 +72,14 @@ def assert_same_training(workdir, expected, step):
         np.testing.assert_allclose(tuned[name], value, rtol=0, atol=2e-6)
 
 
+def evaluation_command(data, workdir, checkpoint):
+    """Without the settings of a training run, which its workdir has itself."""
+    words = command(data, workdir, checkpoint=checkpoint)
+    of_training = ("--config=", "--config.model.", "--config.data.records", "--config.data.crop")
+    words = [word for word in words if not word.startswith(of_training)]
+    return [*words, "--config=configs/eval_only.py"]
+
+
 def counts_of(workdir, step):
     return read_result(workdir / f"evaluation/step_{step}/folder.json").confusion
 
@@ -116,9 +124,7 @@ def test_checkpoint_of_one_layout_goes_on_in_the_other(evaluated_data, one_proce
     train_and_evaluate(small_config(evaluated_data, **longer), tmp_path / "expected")
     assert_same_training(in_two, tmp_path / "expected", step=4)
 
-    evaluation = command(evaluated_data, tmp_path / "of_run", task="evaluate", checkpoint=in_two)
-    of_training = ("--config.model.", "--config.data.records")
-    evaluation = [word for word in evaluation if not word.startswith(of_training)]
+    evaluation = evaluation_command(evaluated_data, tmp_path / "of_run", in_two)
     first, second = on_hosts(evaluation, tmp_path / "logs", num_devices=2).finish()
     assert "mIoU" in first and "mIoU" not in second
     of_run = read_result(tmp_path / "of_run/evaluation/folder.json")
