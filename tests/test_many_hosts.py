@@ -75,9 +75,9 @@ def assert_same_training(workdir, expected, step):
 def evaluation_command(data, workdir, checkpoint):
     """Without the settings of a training run, which its workdir has itself."""
     words = command(data, workdir, checkpoint=checkpoint)
-    of_training = ("--config=", "--config.model.", "--config.data.records", "--config.data.crop")
+    of_training = ("--config.model.", "--config.data.records", "--config.data.crop")
     words = [word for word in words if not word.startswith(of_training)]
-    return [*words, "--config=configs/eval_only.py"]
+    return [word.replace("folder.py", "eval_only.py") for word in words]
 
 
 def counts_of(workdir, step):
@@ -179,3 +179,19 @@ def test_what_one_process_cannot_read_stops_all_with_its_reason(data, tmp_path):
     first, second = hosts.finish(2, 2, timeout=100)
     assert "process 1 of 2 stopped: nowhere" in first
     assert "nowhere" in second and "Traceback" not in first + second
+
+
+def test_workdir_of_which_each_host_has_its_own_is_refused(data, tmp_path):
+    own = [[f"--workdir={tmp_path / name}"] for name in ("first", "second")]
+    hosts = on_hosts(command(data, tmp_path), tmp_path, own_flags=own)
+    for output in hosts.finish(2, 2, timeout=100):
+        assert "expected a folder that all hosts share" in output
+        assert "on process 1" in output and "Traceback" not in output
+    assert not list(tmp_path.glob("*/checkpoints"))
+
+
+def test_processes_with_other_settings_are_refused(data, tmp_path):
+    own = [[], ["--config.seed=3"]]
+    hosts = on_hosts(command(data, tmp_path / "run"), tmp_path, own_flags=own)
+    for output in hosts.finish(2, 2, timeout=100):
+        assert "seed: process 1 has another one than process 0" in output

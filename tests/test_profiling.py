@@ -1,6 +1,7 @@
 """A trace of a few steps, as TensorBoard's profile plugin reads it."""
 
 import pytest
+from etils import epath
 
 from maft_jax.profiling import StepProfile
 from maft_jax.train_loop import train_and_evaluate
@@ -35,7 +36,7 @@ def test_trace_ends_with_training(data, tmp_path, caplog):
 def test_trace_is_written_when_training_fails_in_its_middle(tmp_path):
     with (
         pytest.raises(RuntimeError, match="diverged"),
-        StepProfile(tmp_path, 1) as profile,
+        StepProfile(epath.Path(tmp_path), 1) as profile,
         profile.before(1),
     ):
         raise RuntimeError("diverged")
@@ -43,7 +44,7 @@ def test_trace_is_written_when_training_fails_in_its_middle(tmp_path):
 
 
 def test_no_trace_unless_asked_for(tmp_path):
-    with StepProfile(tmp_path, 0) as profile:
+    with StepProfile(epath.Path(tmp_path), 0) as profile:
         for step in (1, 2):
             with profile.before(step):
                 pass
