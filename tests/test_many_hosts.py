@@ -181,6 +181,7 @@ def test_what_one_process_cannot_read_stops_all_with_its_reason(data, tmp_path):
     assert "nowhere" in second and "Traceback" not in first + second
 
 
+@pytest.mark.slow
 def test_workdir_of_which_each_host_has_its_own_is_refused(data, tmp_path):
     own = [[f"--workdir={tmp_path / name}"] for name in ("first", "second")]
     hosts = on_hosts(command(data, tmp_path), tmp_path, own_flags=own)
@@ -188,10 +189,3 @@ def test_workdir_of_which_each_host_has_its_own_is_refused(data, tmp_path):
         assert "expected a folder that all hosts share" in output
         assert "on process 1" in output and "Traceback" not in output
     assert not list(tmp_path.glob("*/checkpoints"))
-
-
-def test_processes_with_other_settings_are_refused(data, tmp_path):
-    own = [[], ["--config.seed=3"]]
-    hosts = on_hosts(command(data, tmp_path / "run"), tmp_path, own_flags=own)
-    for output in hosts.finish(2, 2, timeout=100):
-        assert "seed: process 1 has another one than process 0" in output
