@@ -3,9 +3,13 @@
 Only this file knows orbax. A checkpoint holds the train state (trainable leaves, moments, step)
 and a record of what it belongs to: weights, data, seed, batch size, and a digest of the arrays,
 because orbax restores files with flipped bytes without complaint.
+
+Of several processes each writes its part, and all of them restore the same checkpoint or none: they
+read without orbax's barriers, at which a process that can read would wait for one that cannot.
 """
 
 import contextlib
+import functools
 import logging
 from typing import Any
 
@@ -16,6 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from maft_jax import agreement
 from maft_jax.config import CheckpointingConfig
 from maft_jax.train_state import TrainState
 
@@ -79,24 +84,17 @@ class Checkpoints:
         Raises:
             ValueError: a checkpoint belongs to other weights, data or settings, or all are broken.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            record, problem = self._read(step, data=ocp.args.JsonRestore())
-            if problem is None:
-                self._check_belongs(step, record.data, belongs_to)
-                target = ocp.args.StandardRestore(abstract_state)
-                restored, problem = self._read(step, state=target)
-            if problem is None and digest(restored.state) != record.data[_DIGEST]:
+        while (step := self._newest_of_all()) is not None:
+            with agreement.all_or_none():
+                state, record, problem = self._read(step, abstract_state, belongs_to)
+            problem = agreement.any_problem(problem)
+            if problem is None and digest(state) != record[_DIGEST]:
                 problem = "the arrays are not those that were saved: their digest differs"
             if problem is None:
-                return restored.state
+                return state
             self._put_aside(step, problem)
-        if self._aside.exists():
-            broken = sorted((int(path.name) for path in self._aside.iterdir()), reverse=True)
-            raise ValueError(
-                f"{self._directory}: no whole checkpoint is left; broken ones {broken} are in "
-                f"{self._aside}; delete that folder to start from step 0, or use another workdir"
-            )
+        with agreement.all_or_none():
+            self._check_none_broken()
         return None
 
     def newest_step(self) -> int | None:
@@ -117,16 +115,32 @@ class Checkpoints:
         """Stops the background threads without waiting for success."""
         self._manager.close()
 
-    def _read(self, step: int, **items) -> tuple[Any, str | None]:
-        """Some items of a checkpoint, or why they cannot be read."""
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items)), None
-        except (PermissionError, MemoryError):  # nothing is wrong with the checkpoint
-            raise
-        except Exception as error:
-            while error.__cause__ is not None:  # orbax wraps the reason several times
-                error = error.__cause__
-            return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    def _newest_of_all(self) -> int | None:
+        """As the first process sees it, which alone moves checkpoints."""
+        newest = max(self._manager.all_steps(), default=-1)
+        newest = int(agreement.of_first_process(newest))
+        return None if newest < 0 else newest
+
+    def _read(
+        self, step: int, abstract_state: TrainState, belongs_to: dict[str, Any]
+    ) -> tuple[TrainState | None, dict | None, str | None]:
+        """State and record of a checkpoint, or why they cannot be read."""
+        with _reader(self._directory) as reader:
+            record, problem = _restored(reader, step, data=ocp.args.JsonRestore())
+            if problem is not None:
+                return None, None, problem
+            self._check_belongs(step, record.data, belongs_to)
+            target = ocp.args.StandardRestore(abstract_state)
+            restored, problem = _restored(reader, step, state=target)
+        return None if restored is None else restored.state, record.data, problem
+
+    def _check_none_broken(self):
+        if self._aside.exists():
+            broken = sorted((int(path.name) for path in self._aside.iterdir()), reverse=True)
+            raise ValueError(
+                f"{self._directory}: no whole checkpoint is left; broken ones {broken} are in "
+                f"{self._aside}; delete that folder to start from step 0, or use another workdir"
+            )
 
     def _check_belongs(self, step, record, belongs_to):
         for name, expected in belongs_to.items():
@@ -141,11 +155,13 @@ class Checkpoints:
         logger.warning(
             "checkpoint of step %d is broken (%s); trying the one before it", step, problem
         )
-        self._aside.mkdir(parents=True, exist_ok=True)
-        target = self._aside / str(step)
-        if target.exists():
-            target.rmtree()
-        (self._directory / str(step)).rename(target)
+        with agreement.all_or_none():
+            if jax.process_index() == 0:
+                self._aside.mkdir(parents=True, exist_ok=True)
+                target = self._aside / str(step)
+                if target.exists():
+                    target.rmtree()
+                (self._directory / str(step)).rename(target)
         self._manager.reload()
 
     @contextlib.contextmanager
@@ -178,9 +194,7 @@ def read_checkpoint(
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise ValueError(f"{workdir}: expected the workdir of a run; there is no {directory}")
-    with ocp.CheckpointManager(
-        directory, options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager:
+    with _reader(directory) as manager:
         steps = sorted(manager.all_steps())
         if not steps or step not in (None, *steps):
             wanted = "any checkpoint" if step is None else f"a checkpoint of step {step}"
@@ -213,13 +227,42 @@ def read_checkpoint(
     return state
 
 
-@jax.jit
-def _checksums(tree):
+def _reader(directory: epath.Path) -> ocp.CheckpointManager:
+    """Reads as if this process were alone, also into arrays of which it holds a part."""
+    own = jax.process_index()
+    return ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+            read_only=True,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
+            ),
+        ),
+    )
+
+
+def _restored(reader: ocp.CheckpointManager, step: int, **items) -> tuple[Any, str | None]:
+    """Some items of a checkpoint, or why they cannot be read."""
+    try:
+        return reader.restore(step, args=ocp.args.Composite(**items)), None
+    except (PermissionError, MemoryError):  # nothing is wrong with the checkpoint
+        raise
+    except Exception as error:
+        while error.__cause__ is not None:  # orbax wraps the reason several times
+            error = error.__cause__
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@functools.cache
+def _checksums_on(sharding: jax.sharding.Sharding):
     def checksum(leaf):
         bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
         return jnp.sum(bits * (2 * jnp.arange(len(bits), dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
-    return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
+    def checksums(tree):
+        return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+    return jax.jit(checksums, out_shardings=sharding)
 
 
 def digest(state: TrainState) -> str:
@@ -227,7 +270,8 @@ def digest(state: TrainState) -> str:
 
     Every element's weight is odd, so a change of any single element changes the sum modulo 2^32.
     """
-    return np.asarray(_checksums(state)).astype(">u4").tobytes().hex()
+    # The step is whole on every device, so that every process can read what lies like it.
+    return np.asarray(_checksums_on(state.step.sharding)(state)).astype(">u4").tobytes().hex()
 
 
 def _loss(metrics: dict[str, float]) -> float:

@@ -11,24 +11,8 @@ from typing import Any
 
 import ml_collections
 
+from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.settings import build, field_names, setting
-
-PROMPT_TEMPLATES = (
-    "a photo of a {}.",
-    "This is a photo of a {}",
-    "There is a {} in the scene",
-    "There is the {} in the scene",
-    "a photo of a {} in the scene",
-    "a photo of a small {}.",
-    "a photo of a medium {}.",
-    "a photo of a large {}.",
-    "This is a photo of a small {}.",
-    "This is a photo of a medium {}.",
-    "This is a photo of a large {}.",
-    "There is a small {} in the scene.",
-    "There is a medium {} in the scene.",
-    "There is a large {} in the scene.",
-)
 
 DATASETS = (
     "folder",
@@ -222,6 +206,9 @@ class Config:
     batch_size: int = setting(16, "images per step over all devices", low=1)
     num_steps: int = setting(1000, "length of training", low=1)
     log_every_steps: int = setting(20, "steps between fetching and writing metrics", low=1)
+    profile_at_step: int = setting(
+        0, "trace five steps from this one on into WORKDIR/profile; 0 = none", low=0
+    )
     model: ModelConfig = dataclasses.field(
         default=ModelConfig(), metadata={"help": "CLIP and how it is run"}
     )

@@ -10,6 +10,10 @@ from collections.abc import Callable
 
 from absl import logging as absl_logging
 
+from maft_jax.exit_codes import DONE, exit_code_of, message_of
+
+_PACKAGES = ("maft_jax", "input_pipeline")
+
 
 def log_to_stderr() -> None:
     """Our own progress with the time of day; from libraries only what they warn about."""
@@ -19,7 +23,7 @@ def log_to_stderr() -> None:
     _quiet_orbax()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for package in ("maft_jax", "input_pipeline"):
+    for package in _PACKAGES:
         logger = logging.getLogger(package)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
@@ -34,17 +38,25 @@ def run_and_report(work: Callable[[], object]) -> int:
     signal.signal(signal.SIGTERM, _leave)  # until the training loop takes over, and saves first
     try:
         work()
-    except ValueError as error:
-        return failed(error, 2)
-    except OSError as error:
-        return failed(error, 1)
-    except KeyboardInterrupt:
-        return failed("stopped by SIGINT; what was finished is kept, the same command goes on", 130)
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
+    except (Exception, KeyboardInterrupt) as error:
+        code = exit_code_of(error)
+        if code is None:
             raise
-        return failed(error, error.exit_code)
-    return 0
+        return failed(message_of(error), code)
+    return DONE
+
+
+def speak_as_process(index: int) -> None:
+    """Of several processes the first alone tells its progress, the others what they warn about."""
+    if index == 0:
+        return
+    for package in _PACKAGES:
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.WARNING)
+        for handler in logger.handlers:
+            handler.setFormatter(
+                logging.Formatter(f"%(asctime)s [process {index}] %(message)s", "%H:%M:%S")
+            )
 
 
 def _leave(number: int, frame: types.FrameType | None) -> None:

@@ -9,17 +9,22 @@ Training evaluates too, on the data sets of config.evaluation: before its first 
 config.evaluation.every_steps and at its end. The second command evaluates alone, and with
 --config.evaluation.frozen=True the CLIP that the checkpoint was tuned from (docs/evaluation.md).
 
+Several hosts: the same command on each. On TPU VMs and under srun the processes find each other;
+elsewhere say how with --coordinator_address, --num_processes, --process_id (docs/many_hosts.md).
+
 The same command resumes a run that was stopped; Ctrl-C and SIGTERM save first.
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted and saved.
 
 Every setting can be given as --config.NAME=VALUE:
 """
 
+import os
+
 from absl import flags
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.console import log_to_stderr, run_and_report, speak_as_process
 from maft_jax.settings import describe_fields
 
 __doc__ += describe_fields(Config, "--config.")
@@ -27,23 +32,48 @@ __doc__ += describe_fields(Config, "--config.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder of checkpoints, metrics, config.json and results of evaluation"
 )
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "several processes: HOST:PORT, a free port of the first one's host"
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "several processes: how many", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "several processes: which one this is, from 0 on", lower_bound=0
+)
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout", 60, "seconds after which a silent process counts as dead", lower_bound=10
+)
 
 
 def main(config: Config) -> int:
     """Trains, or evaluates alone, and returns the exit code."""
     log_to_stderr()
 
-    def train():
-        from maft_jax.train_loop import train_and_evaluate
+    def work():
+        from maft_jax.distributed import choose_launch, joined
 
-        train_and_evaluate(config, _WORKDIR.value)
+        launch = choose_launch(
+            _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value, os.environ
+        )
+        with joined(launch, _HEARTBEAT_TIMEOUT.value) as process:
+            speak_as_process(process)
+            if config.task == "evaluate":
+                _evaluate(config, process)
+            else:
+                from maft_jax.train_loop import train_and_evaluate
 
-    def evaluate():
-        from maft_jax.evaluators.checkpoint import evaluate_checkpoint
+                train_and_evaluate(config, _WORKDIR.value)
 
-        print(evaluate_checkpoint(config, _WORKDIR.value).table())
+    return run_and_report(work)
 
-    return run_and_report(evaluate if config.task == "evaluate" else train)
+
+def _evaluate(config: Config, process: int) -> None:
+    from maft_jax.evaluators.checkpoint import evaluate_checkpoint
+
+    report = evaluate_checkpoint(config, _WORKDIR.value)
+    if process == 0:
+        print(report.table())
 
 
 def run() -> None:

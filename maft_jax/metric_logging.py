@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from clu import metric_writers, parameter_overview
 from etils import epath
@@ -26,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def make_writer(workdir: epath.Path, num_steps: int) -> MetricWriter:
-    """TensorBoard events, progress lines and JSON lines of one run."""
+    """TensorBoard events, progress lines and JSON lines of one run; the first process's alone."""
+    if jax.process_index() != 0:
+        return metric_writers.MultiWriter([])
     return metric_writers.MultiWriter(
         [
             metric_writers.SummaryWriter(str(workdir)),

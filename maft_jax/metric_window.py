@@ -5,7 +5,7 @@ import time
 import jax
 import numpy as np
 
-_RUN_AHEAD = 2
+from maft_jax.agreement import RUN_AHEAD
 
 
 class NonFiniteLoss(Exception):
@@ -36,8 +36,8 @@ class MetricWindow:
         batches on the device.
         """
         self._pending.append((step, metrics))
-        if len(self._pending) > _RUN_AHEAD:
-            jax.block_until_ready(self._pending[-1 - _RUN_AHEAD][1]["loss"])
+        if len(self._pending) > RUN_AHEAD:
+            jax.block_until_ready(self._pending[-1 - RUN_AHEAD][1]["loss"])
 
     def fetch(self) -> None:
         """Brings pending metrics to the host.

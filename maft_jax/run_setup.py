@@ -1,4 +1,7 @@
-"""What a run needs before its first step: everything that can be checked is checked here."""
+"""What a run needs before its first step: everything that can be checked is checked here.
+
+Of several processes each reads weights and data by itself; if one cannot, none begins.
+"""
 
 import dataclasses
 import logging
@@ -11,18 +14,18 @@ from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline.examples import PreparedSource
-from maft_jax import metric_logging, sharding
+from maft_jax import agreement, metric_logging, sharding
 from maft_jax.checkpointing import Checkpoints
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.models.clip import ClipConfig, resolve_tuning
 from maft_jax.proposals.precompute_job import cache_dir
-from maft_jax.step_setup import make_step_setup
+from maft_jax.step_setup import StepSetup, make_step_setup
 from maft_jax.teacher import Teacher, cached_probabilities
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.train_state import TrainState
 from maft_jax.training_data import describe_data, open_training_data
-from maft_jax.workdir import check_free_space, make_writable
+from maft_jax.workdir import check_free_space, check_shared, make_writable
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class Run:
     step: Callable
     checkpoints: Checkpoints
     per_example: dict[str, np.ndarray]
-    """What batches have beside the source's examples: fields of Batch, a row for each example."""
+    """Further fields of a Batch, one row for each example of the source."""
     evaluation: Any
     """A TrainingEvaluation, or None where there is no data set to evaluate."""
     belongs_to: dict[str, Any]
@@ -59,6 +62,54 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     Raises:
         ValueError: the configuration, weights, data or workdir cannot work.
     """
+    with agreement.all_or_none():
+        loaded = _load(config, workdir)
+    config, visual, mesh = loaded.config, loaded.parameters["visual"], loaded.mesh
+    belongs_to = {
+        "pretrained": fingerprint(visual),
+        "architecture": repr(loaded.clip.vision),
+        **describe_data(loaded.source),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "trainable": list(config.optimizer.trainable),
+    }
+    agreement.check_same(belongs_to | {"settings": repr(config)})
+    check_shared(workdir)
+    run = Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        source=loaded.source,
+        clip=loaded.clip,
+        parameters=loaded.parameters,
+        pretrained=sharding.place(visual, mesh),
+        text=sharding.place_whole(agreement.of_first_process(loaded.text), mesh),
+        step=loaded.setup.jitted(loaded.state, visual),
+        checkpoints=Checkpoints(workdir, config.checkpointing),
+        per_example=loaded.per_example,
+        evaluation=loaded.evaluation,
+        belongs_to=belongs_to,
+    )
+    return run, sharding.place(loaded.state, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """What a process has on its host before it talks to others."""
+
+    config: Config
+    mesh: Mesh
+    clip: ClipConfig
+    parameters: dict
+    setup: StepSetup
+    state: TrainState
+    source: PreparedSource
+    per_example: dict[str, np.ndarray]
+    evaluation: Any
+    text: np.ndarray
+
+
+def _load(config: Config, workdir: epath.Path) -> _Loaded:
     make_writable(workdir, "--workdir")
     make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
     mesh = sharding.make_mesh(config.mesh)
@@ -90,29 +141,9 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         config.data.templates,
         cache_dir(config.data),
     )
-    run = Run(
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        source=source,
-        clip=clip,
-        parameters=parameters,
-        pretrained=_place(visual, mesh),
-        text=jax.device_put(text, sharding.replicated(mesh)),
-        step=setup.jitted(state, visual),
-        checkpoints=Checkpoints(workdir, config.checkpointing),
-        per_example=per_example,
-        evaluation=evaluation,
-        belongs_to={
-            "pretrained": fingerprint(visual),
-            "architecture": repr(clip.vision),
-            **describe_data(source),
-            "seed": config.seed,
-            "batch_size": config.batch_size,
-            "trainable": list(config.optimizer.trainable),
-        },
+    return _Loaded(
+        config, mesh, clip, parameters, setup, state, source, per_example, evaluation, text
     )
-    return run, _place(state, mesh)
 
 
 def _set_up_evaluation(config: Config, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
@@ -123,10 +154,6 @@ def _set_up_evaluation(config: Config, clip: ClipConfig, parameters: Mapping, me
     )
 
     return TrainingEvaluation(config, clip, parameters, mesh)
-
-
-def _place(tree: Mapping | TrainState, mesh: Mesh):
-    return jax.device_put(tree, sharding.tree_shardings(tree, mesh))
 
 
 def _num_bytes(tree) -> int:

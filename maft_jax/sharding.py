@@ -7,11 +7,14 @@ mesh is needed.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from maft_jax.config import MeshConfig
 
@@ -33,8 +36,10 @@ TENSOR_PARALLEL_RULES = (
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges the devices (default: all) as data x fsdp x model.
 
+    Of several slices each is a part of the data axis, so that fsdp and model stay inside of one.
+
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices, or slices cannot share data.
     """
     devices = jax.devices() if devices is None else list(devices)
     inner = config.fsdp * config.model
@@ -44,17 +49,84 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x model={config.model} does "
             f"not make {len(devices)}, the number of devices"
         )
-    return jax.make_mesh(
-        (data, config.fsdp, config.model),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        devices=devices,
-    )
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if data % num_slices:
+        raise ValueError(
+            f"config.mesh: data={data} must be a multiple of the {num_slices} slices, so that fsdp="
+            f"{config.fsdp} and model={config.model} stay inside of a slice"
+        )
+    shape = (data // num_slices, config.fsdp, config.model)
+    if num_slices > 1:
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            shape, (num_slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    else:
+        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading dimension over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def rows_of_process(mesh: Mesh, process_index: int, batch_size: int) -> tuple[int, ...]:
+    """Rows of a global batch that lie on the devices of a process, ascending."""
+    rows: set[int] = set()
+    for device, (part,) in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+        if device.process_index == process_index:
+            rows.update(range(batch_size)[part])
+    return tuple(sorted(rows))
+
+
+def share_of_process(mesh: Mesh, process_index: int, batch_size: int) -> tuple[int, int]:
+    """Which share of every batch a process reads, and how many equal shares there are.
+
+    Processes read the same share if the devices of one model are spread over them.
+
+    Raises:
+        ValueError: processes would need parts of each other's shares.
+    """
+    shares = _shares(mesh, batch_size)
+    return shares.index(rows_of_process(mesh, process_index, batch_size)), len(shares)
+
+
+def positions_of_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " b"]:
+    """Which of the batch's examples, in the order of reading, each row of the global batch has.
+
+    On a torus the mesh weaves the hosts' devices into each other, and so the rows that they read.
+    """
+    rows = np.concatenate([np.array(share) for share in _shares(mesh, batch_size)])
+    return np.argsort(rows)
+
+
+def _shares(mesh: Mesh, batch_size: int) -> list[tuple[int, ...]]:
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    shares = sorted({rows_of_process(mesh, process, batch_size) for process in processes})
+    if max(Counter(row for share in shares for row in share).values()) > 1:
+        raise ValueError(
+            f"config.mesh={dict(mesh.shape)}: processes would need parts of each other's images; "
+            "choose fsdp and model so that the devices of a process hold whole models, or that "
+            "whole processes hold one"
+        )
+    return shares
+
+
+def place(tree, mesh: Mesh):
+    """Puts arrays of the host, which all processes have alike, where `tree_shardings` says."""
+
+    def put(leaf, sharding):
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree, tree_shardings(tree, mesh))
+
+
+def place_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """The same, a copy on every device."""
+    return jax.make_array_from_callback(
+        array.shape, replicated(mesh), lambda index: np.asarray(array)[index]
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

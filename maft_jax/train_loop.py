@@ -8,31 +8,31 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from input_pipeline.device_batches import GlobalBatches
 from input_pipeline.train_pipeline import example_ids_at, make_train_batches
-from maft_jax import metric_logging, optimizer, sharding
+from maft_jax import agreement, metric_logging, optimizer, sharding, tuned_weights
 from maft_jax.array_types import Batch
 from maft_jax.config import Config
-from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.metric_logging import MetricWriter
 from maft_jax.metric_window import MetricWindow, NonFiniteLoss
-from maft_jax.models.clip import Tuning
+from maft_jax.profiling import StepProfile
 from maft_jax.run_setup import Run, set_up_run
 from maft_jax.stop_signals import EvaluationInterrupted, StopSignals, TrainingInterrupted
-from maft_jax.train_state import TrainState, overlay
+from maft_jax.train_state import TrainState
 from maft_jax.training_data import draw_training_data, train_geometry
 from maft_jax.workdir import describe_run, save_picture
 
 logger = logging.getLogger(__name__)
 
-TUNED_WEIGHTS = "tuned.safetensors"
 DATA_PICTURE = "training_data.png"
 
 
 def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState:
     """Trains to `config.num_steps`, resuming from `workdir` if it holds checkpoints.
+
+    Every process of the run calls this, and they do the same at the same time, but for reading
+    data; files other than checkpoints are the first one's.
 
     Raises:
         ValueError: the configuration, weights, data or workdir cannot work; before any step.
@@ -47,16 +47,18 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
         if restored is not None:
             state = restored
             logger.info("resuming from the checkpoint of step %d", int(state.step))
-        describe_run(run.workdir, run.config)
-        metric_logging.forget_metrics_after(run.workdir, int(state.step))
+        with agreement.all_or_none():
+            if jax.process_index() == 0:
+                describe_run(run.workdir, run.config)
+                metric_logging.forget_metrics_after(run.workdir, int(state.step))
         done = int(state.step) == config.num_steps
         if not done:
             with StopSignals() as signals:
                 state = _train(run, state, signals)
-        if done and (run.workdir / TUNED_WEIGHTS).exists():
+        if tuned_weights.are_written(run) and done:
             logger.info("nothing to do: all %d steps are done", config.num_steps)
         else:
-            _export(run, state)
+            tuned_weights.export(run, state)
         _evaluate_last(run, state)
         return state
     finally:
@@ -67,6 +69,7 @@ class TrainingDiverged(RuntimeError):
     """Training diverged; the message has the step, the examples and the last good checkpoint."""
 
     exit_code = 1
+    agreed = True
 
 
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
@@ -76,7 +79,7 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
     step = _compile(run, state, batch)
     writer = metric_logging.make_writer(run.workdir, run.config.num_steps)
     try:
-        if first == 0:
+        if first == 0 and jax.process_index() == 0:
             _draw_data(run, writer)
         if run.evaluation is not None and (first == 0 or run.evaluation.is_due(first)):
             _evaluate(run, state, writer, signals)
@@ -85,7 +88,7 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
         batches.close()
         writer.close()
     if done < run.config.num_steps:
-        raise TrainingInterrupted(signals.received, done)
+        raise TrainingInterrupted(signals.agreed(), done)
     logger.info("done: %d steps; checkpoints in %s", done, run.workdir / "checkpoints")
     return state
 
@@ -102,39 +105,45 @@ def _take_steps(
     """Steps until the last one or a signal, whose state is saved; returns it and its number."""
     config = run.config
     window = MetricWindow()
-    for done in range(int(state.step) + 1, config.num_steps + 1):
-        state, metrics = step(state, run.pretrained, run.text, batch)
-        window.add(done, metrics)
-        last = done == config.num_steps or signals.received is not None
-        if last or done % config.log_every_steps == 0:
-            _fetch(run, window, writer)
-            _write_metrics(run, writer, window, done)
-        evaluated = run.evaluation is not None and run.evaluation.is_due(done)
-        if last or evaluated or done % config.checkpointing.every_steps == 0:
-            _fetch(run, window, writer)
-            run.checkpoints.save(state, run.belongs_to, window.take_loss())
-            writer.flush()
-        if last:
-            break
-        if evaluated:
-            started = time.monotonic()
-            _evaluate(run, state, writer, signals)
-            window.leave_out(time.monotonic() - started)
-        batch = Batch(**batches.next_during(metrics["loss"]))
-        window.seconds_waited = batches.seconds_waited
+    with StepProfile(run.workdir, config.profile_at_step) as profile:
+        for done in range(int(state.step) + 1, config.num_steps + 1):
+            with profile.before(done):
+                state, metrics = step(state, run.pretrained, run.text, batch)
+            window.add(done, metrics)
+            last = done == config.num_steps or signals.agreed() is not None
+            profile.after(done, last, metrics)
+            if last or done % config.log_every_steps == 0:
+                _fetch(run, window, writer)
+                _write_metrics(run, writer, window, done)
+            evaluated = run.evaluation is not None and run.evaluation.is_due(done)
+            if last or evaluated or done % config.checkpointing.every_steps == 0:
+                _fetch(run, window, writer)
+                run.checkpoints.save(state, run.belongs_to, window.take_loss())
+                writer.flush()
+            if last:
+                break
+            if evaluated:
+                started = time.monotonic()
+                _evaluate(run, state, writer, signals)
+                window.leave_out(time.monotonic() - started)
+            batch = Batch(**batches.next_during(metrics["loss"]))
+            window.seconds_waited = batches.seconds_waited
     run.checkpoints.wait()
     return state, done
 
 
 def _batches(run: Run, first_step: int) -> GlobalBatches:
+    share, num_shares = sharding.share_of_process(
+        run.mesh, jax.process_index(), run.config.batch_size
+    )
     host_batches = make_train_batches(
         run.source,
         global_batch_size=run.config.batch_size,
         seed=run.config.seed,
         start_step=first_step,
         geometry=train_geometry(run.config.data),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=num_shares,
         per_example=run.per_example,
     )
     return GlobalBatches(host_batches, sharding.batch_sharding(run.mesh))
@@ -159,6 +168,7 @@ def _fetch(run: Run, window: MetricWindow, writer: MetricWriter) -> None:
             _write_metrics(run, writer, window, error.step - 1)
         step_index = error.step - 1
         ids = example_ids_at(run.source, step_index, run.config.batch_size, run.config.seed)
+        ids = [ids[i] for i in sharding.positions_of_rows(run.mesh, run.config.batch_size)]
         blamed = [name for name, fine in zip(ids, error.example_finite, strict=True) if not fine]
         good = run.checkpoints.newest_step()
         raise TrainingDiverged(
@@ -190,7 +200,7 @@ def _evaluate(run: Run, state: TrainState, writer: MetricWriter, signals: StopSi
     except EvaluationInterrupted as error:
         run.checkpoints.wait()
         logger.warning("%s", error)
-        raise TrainingInterrupted(signals.received, int(state.step)) from error
+        raise TrainingInterrupted(error.signal_number, int(state.step)) from error
 
 
 def _evaluate_last(run: Run, state: TrainState) -> None:
@@ -202,25 +212,6 @@ def _evaluate_last(run: Run, state: TrainState) -> None:
             _evaluate(run, state, writer, signals)
     finally:
         writer.close()
-
-
-def _export(run: Run, state: TrainState) -> None:
-    """Writes the tuned CLIP for PyTorch and for maft_jax.load: in OpenAI's layout if it fits."""
-    if "://" in str(run.workdir):
-        logger.info("%s is not local: the tuned weights are in its checkpoints", run.workdir)
-        return
-    if jax.process_count() > 1:
-        trainable = multihost_utils.process_allgather(state.trainable, tiled=True)
-    else:
-        trainable = jax.device_get(state.trainable)
-    tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
-    if jax.process_index() == 0:
-        path = run.workdir / TUNED_WEIGHTS
-        model = run.config.model
-        tuning = Tuning(model.mask_start_layer, model.image_size)
-        weights = ClipWeights.of(run.clip, tuned, tuning)
-        write_weights(weights, path, default_format(path, run.clip))
-        logger.info("tuned weights, for PyTorch too: %s", path)
 
 
 def _abstract(state: TrainState) -> TrainState:

@@ -33,7 +33,9 @@ def open_training_data(config: Config) -> RecordSource:
         if jax.process_count() > 1:
             raise ValueError(
                 "config.data.records: several hosts need a folder of records that all can read; "
-                "make it first with python -m maft_jax.cli.precompute_proposals"
+                "make it first, on one host or several (docs/precompute.md), with python -m "
+                "maft_jax.cli.precompute_proposals and the same --config and settings, and "
+                "--config.data.records=FOLDER, then train with that, too"
             )
         precompute(job_from_config(config))
     return open_records(config)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 
 from etils import epath
@@ -14,7 +15,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[epath.Path]:
     If writing fails, nothing is left and an older file of that name stays as it was.
     """
     path = epath.Path(path)
-    aside = path.parent / f".{path.name}.{os.getpid()}"
+    aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"  # other hosts may write it, too
     try:
         yield aside
         aside.replace(path)

@@ -7,8 +7,10 @@ import json
 import logging
 import pathlib
 import platform
+import secrets
 import shutil
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
+from maft_jax import agreement
 from maft_jax.config import Config
 from maft_jax.whole_files import written_aside
 
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
+_SECONDS_UNTIL_SEEN = 10.0
 _PACKAGES = (
     "maft_jax",
     "jax",
@@ -51,6 +55,44 @@ def make_writable(folder: epath.Path, setting: str) -> None:
         raise ValueError(
             f"{setting}={folder}: cannot write there ({error}); choose another folder"
         ) from error
+
+
+def check_shared(workdir: epath.Path) -> None:
+    """Refuses a folder of which the hosts have one each: checkpoints need a common one.
+
+    Every process must call this.
+
+    Raises:
+        ValueError: a process does not see what the first one wrote.
+    """
+    if jax.process_count() == 1:
+        return
+    nonce = int(agreement.of_first_process(np.int64(secrets.randbits(62))))
+    probe = workdir / f".shared.{nonce:x}"
+    first = jax.process_index() == 0
+    with agreement.all_or_none():
+        if first:
+            probe.write_text("")
+    problem = None if first or _appears(probe) else "the first process's file is not there"
+    problem = agreement.any_problem(problem)
+    if first:
+        probe.unlink(missing_ok=True)
+    with agreement.all_or_none():
+        if problem is not None:
+            raise ValueError(
+                f"--workdir={workdir}: expected a folder that all hosts share, such as gs://... or "
+                f"one on NFS ({problem}); checkpoints of several hosts need one"
+            )
+
+
+def _appears(path: epath.Path) -> bool:
+    """Network file systems may show a new file seconds later."""
+    give_up = time.monotonic() + _SECONDS_UNTIL_SEEN
+    while not path.exists():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def describe_run(workdir: epath.Path, config: Config) -> None:

@@ -54,19 +54,28 @@ def command(data: dict, workdir: pathlib.Path, **changes) -> list[str]:
     ]
 
 
-def start(arguments: list[str], **options) -> subprocess.Popen:
+def start(
+    arguments: list[str],
+    stdout=subprocess.PIPE,
+    environment: dict[str, str] | None = None,
+    **options,
+) -> subprocess.Popen:
     """Starts a command from the repository, on one CPU device, with the shared compile cache."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-        "PYTHONPATH": str(REPOSITORY),
-    }
+    environment = (
+        os.environ
+        | (environment or {})
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".jax_cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+    )
     return subprocess.Popen(
         arguments,
         cwd=REPOSITORY,
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         **options,

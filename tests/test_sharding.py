@@ -1,6 +1,8 @@
 """Meshes change where numbers are computed, not the numbers: eight fake devices, golden values."""
 
 import dataclasses
+import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from maft_jax import optimizer, sharding, train_step
 from maft_jax.config import MeshConfig, OptimizerConfig
 from maft_jax.train_state import TrainState, init_train_state
 from tests.golden_files import golden, maft_small
+from tests.runs import finish, start
 from tests.test_golden_step import (
     OPTIMIZER,
     as_openai,
@@ -120,3 +123,83 @@ def test_impossible_meshes_are_refused():
         sharding.leaf_partition("in_proj/kernel", (128, 3, 2, 64), mesh_of((2, 1, 4)))
     with pytest.raises(ValueError, match="expected a multiple of 16"):
         sharding.check_batch_size(24, 2, mesh_of((8, 1, 1)))
+
+
+TPU_MESHES = """
+import json, sys
+from jax.experimental import topologies
+from maft_jax import sharding
+from maft_jax.config import MeshConfig
+
+def described(mesh, batch_size):
+    devices = mesh.devices.reshape(len(mesh.devices), -1)
+    num_processes = 1 + max(device.process_index for device in mesh.devices.flat)
+    rows = [sharding.rows_of_process(mesh, i, batch_size) for i in range(num_processes)]
+    return {
+        "slices": [sorted({getattr(one, "slice_index", 0) for one in row}) for row in devices],
+        "rows": rows,
+        "shares": [sharding.share_of_process(mesh, i, batch_size) for i in range(num_processes)],
+        "positions": sharding.positions_of_rows(mesh, batch_size).tolist(),
+    }
+
+def topology(name, **options):
+    return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+
+two_slices = topology("v5e:4x4", num_slices=2)
+try:
+    sharding.make_mesh(MeshConfig(data=1, fsdp=32), two_slices)
+except ValueError as error:
+    refused = str(error)
+print(json.dumps({
+    "one slice": described(sharding.make_mesh(MeshConfig(), topology("v5e:4x4")), 16),
+    "two slices": described(sharding.make_mesh(MeshConfig(fsdp=4, model=2), two_slices), 64),
+    "one model": described(sharding.make_mesh(MeshConfig(model=16), topology("v5e:4x4")), 2),
+    "split torus": described(sharding.make_mesh(MeshConfig(fsdp=8), topology("v5p:2x2x2")), 8),
+    "refused": refused,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def tpu_meshes():
+    """Of real topologies, described by the TPU compiler in a process of its own."""
+    environment = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    output = finish(start([sys.executable, "-c", TPU_MESHES], environment=environment))
+    return json.loads(output.splitlines()[-1])
+
+
+def test_slices_are_the_outermost_part_of_the_data_axis(tpu_meshes):
+    assert tpu_meshes["two slices"]["slices"] == [[0], [0], [1], [1]]
+    assert "data=1 must be a multiple of the 2 slices" in tpu_meshes["refused"]
+
+
+def test_hosts_of_a_torus_read_woven_rows(tpu_meshes):
+    found = tpu_meshes["one slice"]
+    assert sorted(row for rows in found["rows"] for row in rows) == list(range(16))
+    assert any(rows != list(range(rows[0], rows[0] + 4)) for rows in found["rows"])
+    assert sorted(found["shares"]) == [[i, 4] for i in range(4)]
+    for rows, (share, _) in zip(found["rows"], found["shares"], strict=True):
+        assert [found["positions"][row] for row in rows] == list(range(4 * share, 4 * share + 4))
+
+
+def test_hosts_that_hold_one_model_together_read_the_same_rows(tpu_meshes):
+    assert tpu_meshes["one model"]["rows"] == [[0, 1]] * 4
+    assert tpu_meshes["one model"]["shares"] == [[0, 1]] * 4
+    assert tpu_meshes["one model"]["positions"] == [0, 1]
+
+
+def test_axis_may_be_a_part_of_a_torus_axis(tpu_meshes):
+    found = tpu_meshes["split torus"]
+    assert sorted(row for rows in found["rows"] for row in rows) == list(range(8))
+
+
+def test_placed_arrays_are_whole_or_split_as_the_rules_say():
+    mesh, visual = mesh_of((2, 2, 2)), tiny_visual()
+    placed = sharding.place(visual, mesh)
+    jax.tree.map(np.testing.assert_array_equal, placed, visual)
+    expected = sharding.tree_shardings(visual, mesh)
+    assert jax.tree.map(lambda leaf: leaf.sharding, placed) == expected
+    text = np.arange(6.0).reshape(2, 3)
+    whole = sharding.place_whole(text, mesh)
+    assert whole.sharding.is_fully_replicated
+    np.testing.assert_array_equal(whole, text)

@@ -18,6 +18,8 @@ LEVELS = {
         "maft_jax.tree_rules",
         "maft_jax.flops",
         "maft_jax.whole_files",
+        "maft_jax.prompts",
+        "maft_jax.exit_codes",
     ],
     1: ["maft_jax.models", "maft_jax.losses"],
     2: [
@@ -36,6 +38,9 @@ LEVELS = {
         "maft_jax.workdir",
         "maft_jax.stop_signals",
         "maft_jax.metric_window",
+        "maft_jax.agreement",
+        "maft_jax.distributed",
+        "maft_jax.profiling",
     ],
     3: [
         "maft_jax.proposals",
@@ -50,6 +55,7 @@ LEVELS = {
         "maft_jax.evaluators",
         "maft_jax.run_setup",
         "maft_jax.train_loop",
+        "maft_jax.tuned_weights",
     ],
     5: [
         "maft_jax.main",

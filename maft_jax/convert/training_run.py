@@ -53,7 +53,7 @@ def read_student(
     visual = parameters["visual"]
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     abstract = jax.eval_shape(lambda: init_train_state(visual, config.optimizer.trainable, tx))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 from etils import epath
 
-from maft_jax import sharding
+from maft_jax import agreement, sharding
 from maft_jax.config import Config
 from maft_jax.evaluators.data_sets import check_roots
 from maft_jax.evaluators.evaluation import Evaluation
@@ -53,20 +53,20 @@ def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> Evaluatio
         ValueError: the configuration, weights or data cannot work.
         EvaluationInterrupted: SIGINT or SIGTERM came; what was counted is kept.
     """
-    check_roots(config)
     base = epath.Path(workdir) / RESULTS_FOLDER
-    make_writable(base, "--workdir")
-    make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
-    mesh = make_mesh(config.mesh)
-    weights = read_evaluated_weights(config)
-    frozen = weights.origin["frozen"]
-    folder = base / FROZEN_FOLDER if frozen else base
-    evaluation = Evaluation(weights.config, weights.clip, weights.parameters["text"], mesh)
-    if jax.process_index() == 0:
-        make_writable(folder, "--workdir")
-        describe_run(folder, weights.config)
-    visual = weights.parameters["visual"]
-    visual = jax.device_put(visual, sharding.tree_shardings(visual, mesh))
+    with agreement.all_or_none():
+        check_roots(config)
+        make_writable(base, "--workdir")
+        make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
+        mesh = make_mesh(config.mesh)
+        weights = read_evaluated_weights(config)
+        frozen = weights.origin["frozen"]
+        folder = base / FROZEN_FOLDER if frozen else base
+        evaluation = Evaluation(weights.config, weights.clip, weights.parameters["text"], mesh)
+        if jax.process_index() == 0:
+            make_writable(folder, "--workdir")
+            describe_run(folder, weights.config)
+    visual = sharding.place(weights.parameters["visual"], mesh)
     with StopSignals() as signals:
         results = evaluation.evaluate(visual, weights.origin, folder, signals)
     logger.info("results: %s", folder)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
+from maft_jax import agreement
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint
 from maft_jax.evaluators.data_sets import EvaluationSet
@@ -74,13 +74,13 @@ class TrainingEvaluation:
         results, student = self._frozen, pretrained
         if step > 0:
             student = overlay(pretrained, state.trainable)
-            on_host = overlay(self._host_visual, _to_host(state.trainable))
+            on_host = overlay(self._host_visual, agreement.to_host(state.trainable))
             results = self._results(workdir, step, student, on_host, signals)
         if step == 0:
             logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))
         else:
             logger.info("step %d:\n%s", step, format_table(results, baseline=self._frozen))
-        if _is_written(workdir, step):
+        if agreement.of_first_process(_is_written(workdir, step)):
             return
         scalars = {
             f"{_PREFIX}/{result.dataset}/{name}": value
@@ -136,12 +136,6 @@ def _comparison(data: EvaluationSet, frozen, tuned) -> UInt8[np.ndarray, "h w 3"
         data.source.class_names,
         [example.example_id for example in examples],
     )
-
-
-def _to_host(tree: Mapping) -> Mapping:
-    if jax.process_count() > 1:
-        return multihost_utils.process_allgather(tree, tiled=True)
-    return jax.device_get(tree)
 
 
 def _is_written(workdir: epath.Path, step: int) -> bool:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32
 
@@ -21,7 +20,7 @@ from input_pipeline.device_batches import GlobalBatches
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
 from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
-from maft_jax import sharding
+from maft_jax import agreement, sharding
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint
 from maft_jax.encoder_setup import make_encoder
@@ -63,7 +62,8 @@ class Evaluation:
         templates, cache = config.data.templates, cache_dir(config.data)
         # All names before any proposals: hours lie between them.
         texts = [embed(data.class_names, templates, cache) for data in found]
-        self._texts = dict(zip((data.name for data in found), texts, strict=True))
+        self._host_texts = dict(zip((data.name for data in found), texts, strict=True))
+        self._texts: dict[str, jax.Array] = {}
         self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
         self._check_ensemble()
         self._count = jax.jit(
@@ -92,6 +92,7 @@ class Evaluation:
             ValueError: a record is damaged.
         """
         results = []
+        agreement.check_same({data.name: self._key(data, origin) for data in self.data_sets})
         for data in self.data_sets:
             results.append(self._evaluate_set(data, visual, origin, folder, signals))
             if jax.process_index() == 0:
@@ -105,12 +106,11 @@ class Evaluation:
         """Predictions for the first images, at their own sizes, on every process."""
         first = ExampleRange(data.source, 0, min(num_images, len(data.source)))
         maps: list[np.ndarray] = []
+        order = np.argsort(sharding.positions_of_rows(self._mesh, self._batch_size))
         with self.batches(data, first) as batches:
             for batch in batches:
                 predicted = self._predict(data, visual, batch)
-                if jax.process_count() > 1:
-                    predicted = multihost_utils.process_allgather(predicted, tiled=True)
-                maps += list(np.asarray(predicted))
+                maps += list(np.asarray(agreement.to_host(predicted))[order])
         sizes = first.image_sizes.tolist()
         return [maps[i][:height, :width] for i, (height, width) in enumerate(sizes)]
 
@@ -176,12 +176,12 @@ class Evaluation:
                 counts.add(matrix, num_pixels)
                 num_done = min(done * self._batch_size, num_images)
                 progress.show(num_done)
-                stopped = signals is not None and signals.received is not None
+                stopped = None if signals is None else signals.agreed()
                 if jax.process_index() == 0 and num_done < num_images:
-                    save = unfinished.save if stopped else unfinished.save_now_and_then
+                    save = unfinished.save if stopped is not None else unfinished.save_now_and_then
                     save(done, counts)
-                if stopped and num_done < num_images:
-                    raise EvaluationInterrupted(signals.received, data.name, num_done, num_images)
+                if stopped is not None and num_done < num_images:
+                    raise EvaluationInterrupted(stopped, data.name, num_done, num_images)
         return counts
 
     def _count_batch(self, data, visual, batch) -> tuple[Array, int]:
@@ -196,10 +196,16 @@ class Evaluation:
         """Of the proposals of one of `batches`; zeros for those that do not count."""
         seen = np.ones(len(data.source.class_names), bool)
         seen[list(data.unseen_classes)] = False
-        text = self._texts[data.name]
         return self._segmenter.class_probabilities(
-            visual, jnp.asarray(text), batch, jnp.asarray(seen)
+            visual, self._text(data), batch, sharding.place_whole(seen, self._mesh)
         )
+
+    def _text(self, data: EvaluationSet) -> Float[Array, "c e"]:
+        """Class embeddings on the mesh, which are those of the first process."""
+        if data.name not in self._texts:
+            text = agreement.of_first_process(self._host_texts[data.name])
+            self._texts[data.name] = sharding.place_whole(text, self._mesh)
+        return self._texts[data.name]
 
     def _predict(self, data, visual, batch) -> Int32[Array, "b h w"]:
         probabilities = self.class_probabilities(data, visual, batch)
@@ -209,12 +215,13 @@ class Evaluation:
     def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:
         """Batches of a part of a data set on the devices, closed in the end."""
         ensemble = self._config.evaluation.ensemble_weight > 0
+        share = sharding.share_of_process(self._mesh, jax.process_index(), self._batch_size)
         on_host = make_eval_batches(
             source,
             global_batch_size=self._batch_size,
             geometry=self._geometry,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share[0],
+            process_count=share[1],
             num_generator_classes=data.num_generator_classes if ensemble else 0,
         )
         batches = GlobalBatches(on_host, sharding.batch_sharding(self._mesh))
@@ -325,13 +332,9 @@ def _of_first_process(num_batches: int, counts: ConfusionTotal) -> tuple[int, Co
     """So that all processes go on from the same batch, whether or not they share a disk."""
     if jax.process_count() == 1:
         return num_batches, counts
-    numbers = np.concatenate([[num_batches], counts.confusion.ravel()]).astype(np.int64)
-    # Bytes, because int64 becomes int32 on the way.
-    numbers = multihost_utils.broadcast_one_to_all(numbers.view(np.uint8))
-    first, *rest = np.asarray(numbers).view(np.int64).tolist()
-    size = counts.num_classes
-    confusion = np.array(rest, np.int64).reshape(size + 1, size + 1)
-    return first, ConfusionTotal.from_state({"confusion": confusion}, size)
+    first = int(agreement.of_first_process(num_batches))
+    confusion = agreement.of_first_process(counts.confusion)
+    return first, ConfusionTotal.from_state({"confusion": confusion}, counts.num_classes)
 
 
 def _sha256(text: str) -> str:

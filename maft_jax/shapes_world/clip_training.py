@@ -97,7 +97,7 @@ def _train(
         state, loss = _step(optimizer, state, batch)
         curve["loss"].append(loss)
         done = step + 1
-        last = done == config.num_steps or signals.received is not None
+        last = done == config.num_steps or signals.agreed() is not None
         if done % _LOG_EVERY == 0:
             left = (time.monotonic() - started) / (done - first) * (config.num_steps - done)
             mean = float(np.mean(jax.device_get(curve["loss"][-_LOG_EVERY:])))
@@ -107,8 +107,8 @@ def _train(
             curve["quiz"].append({"step": done} | quiz_accuracy(state.parameters, quiz))
             logger.info("quiz: %s", curve["quiz"][-1])
             _keep(state, curve, workdir)
-        if signals.received is not None:
-            raise TrainingInterrupted(signals.received, done)
+        if signals.agreed() is not None:
+            raise TrainingInterrupted(signals.agreed(), done)
     return state
 
 

@@ -6,7 +6,9 @@ FOLDER holds settings.json, and gets counts and predictions of each process.
 """
 
 import json
+import os
 import pathlib
+import signal
 import sys
 
 import jax
@@ -24,15 +26,18 @@ if __name__ == "__main__":
     from etils import epath
 
     from maft_jax.evaluators.checkpoint import evaluate_checkpoint
-    from maft_jax.stop_signals import EvaluationInterrupted
-    from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
+    from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
+    from tests.evaluators.small_evaluations import evaluation_config, set_up
 
     config = evaluation_config(json.loads((FOLDER / "settings.json").read_text()))
     own = FOLDER / f"process_{PROCESS}"
     evaluation, weights = set_up(config, PROCESSES * DEVICES, fsdp=config.mesh.fsdp)
     visual = weights.parameters["visual"]
     try:
-        evaluation.evaluate(visual, weights.origin, epath.Path(own), StopAfter(1))
+        with StopSignals() as signals:
+            if PROCESS == 1:  # both stop three batches later
+                os.kill(os.getpid(), signal.SIGTERM)
+            evaluation.evaluate(visual, weights.origin, epath.Path(own), signals)
         raise AssertionError("the evaluation was not interrupted")
     except EvaluationInterrupted as error:
         print(error)

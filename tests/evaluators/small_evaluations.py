@@ -96,8 +96,7 @@ class StopAfter(StopSignals):
         self._number = number
         self._left = num_batches
 
-    @property
-    def received(self) -> int | None:
+    def agreed(self) -> int | None:
         """StopSignals has the same."""
         self._left -= 1
         return self._number if self._left < 1 else None

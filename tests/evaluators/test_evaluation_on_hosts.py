@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 
 import numpy as np
@@ -15,23 +14,18 @@ from tests.evaluators.small_evaluations import (
     make_evaluation_data,
     set_up,
 )
+from tests.hosts import free_port
 from tests.runs import REPOSITORY, finish, start
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Seven images, whose records are where all hosts can read them."""
+    """Fifteen images, whose records are where all hosts can read them."""
     folder = tmp_path_factory.mktemp("evaluation_on_hosts")
-    data = make_evaluation_data(folder, num_images=7)
+    data = make_evaluation_data(folder, num_images=15)
     one_host, _ = set_up(evaluation_config(data))
     shutil.copytree(one_host.data_sets[0].folder, folder / "records/folder")
     return data | {"evaluation.roots.folder": "", "evaluation.records": str(folder / "records")}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -47,13 +41,13 @@ def test_two_processes_count_what_one_counts_also_after_an_interruption(settings
     expected = confusion_of(evaluation_config(settings), tmp_path / "one_process")
     one, weights = set_up(evaluation_config(settings))
     maps = np.stack(one.label_maps(one.data_sets[0], weights.parameters["visual"], 5))
-    assert expected.sum() == 7 * 120 * 160
+    assert expected.sum() == 15 * 120 * 160
     for i in range(2):
         with np.load(tmp_path / f"{i}.npz") as found:
             np.testing.assert_array_equal(found["confusion"], expected)
             np.testing.assert_array_equal(found["of_report"], expected)
             np.testing.assert_array_equal(found["maps"], maps)
-        assert "after 4 of 7 images of folder" in outputs[i]
+        assert "SIGTERM after 12 of 15 images of folder" in outputs[i]
     assert sorted(os.listdir(tmp_path / "process_0")) == [
         "folder.json",
         "folder_classes.csv",

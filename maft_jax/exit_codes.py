@@ -1,0 +1,28 @@
+"""What a command's exit code and last message say about how it ended; see docs/many_hosts.md."""
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """The code of an error that its message alone explains; None if it needs its traceback.
+
+    Exceptions of ours other than ValueError and OSError say their code in `exit_code`.
+    """
+    if isinstance(error, ValueError):
+        return WRONG_INPUT
+    if isinstance(error, OSError):
+        return FAILED
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAILED
+    return getattr(error, "exit_code", None)
+
+
+def message_of(error: BaseException) -> str:
+    """What to print of an error that has an exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by SIGINT; what was finished is kept, the same command goes on"
+    if isinstance(error, SystemExit):
+        return f"stopped with exit code {error.code} before there was anything to save"
+    return str(error)

@@ -1,0 +1,40 @@
+"""The file with the tuned CLIP that training leaves behind."""
+
+import logging
+
+import jax
+
+from maft_jax import agreement
+from maft_jax.convert.formats import ClipWeights, default_format, write_weights
+from maft_jax.models.clip import Tuning
+from maft_jax.run_setup import Run
+from maft_jax.train_state import TrainState, overlay
+
+TUNED_WEIGHTS = "tuned.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+def are_written(run: Run) -> bool:
+    """As the first process sees it; every process must call this."""
+    return bool(agreement.of_first_process((run.workdir / TUNED_WEIGHTS).exists()))
+
+
+def export(run: Run, state: TrainState) -> None:
+    """Writes the tuned CLIP for PyTorch and for maft_jax.load: in OpenAI's layout if it fits.
+
+    Every process must call this; the first one writes.
+    """
+    if "://" in str(run.workdir):
+        logger.info("%s is not local: the tuned weights are in its checkpoints", run.workdir)
+        return
+    trainable = agreement.to_host(state.trainable)
+    if jax.process_index() != 0:
+        return
+    tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
+    path = run.workdir / TUNED_WEIGHTS
+    model = run.config.model
+    tuning = Tuning(model.mask_start_layer, model.image_size)
+    weights = ClipWeights.of(run.clip, tuned, tuning)
+    write_weights(weights, path, default_format(path, run.clip))
+    logger.info("tuned weights, for PyTorch too: %s", path)

@@ -1,0 +1,71 @@
+"""What processes agree on: real ones, of which one has other values, problems and signals."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from maft_jax import agreement
+from tests.hosts import Hosts, free_port
+
+PROGRAM = """
+import sys
+import jax
+import numpy as np
+from maft_jax import agreement
+from maft_jax.distributed import choose_launch, joined
+
+address, count, process = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def attempt(work):
+    try:
+        with agreement.all_or_none():
+            work()
+        print("done")
+    except Exception as error:
+        print(type(error).__name__, getattr(error, "exit_code", None), error.agreed, error)
+
+def work():
+    if process == 1:
+        raise ValueError("no such file")
+
+def check():
+    try:
+        agreement.check_same({"seed": 3, "data": process == 0})
+    except Exception as error:
+        print(type(error).__name__, error)
+
+with joined(choose_launch(address, count, process, {}), heartbeat_seconds=10):
+    attempt(lambda: None)
+    attempt(work)
+    check()
+    print(agreement.any_problem("broken" if process == 1 else None), agreement.any_problem(None))
+    print(agreement.of_first_process(np.array([2**40 + process, -1])).tolist())
+    shared = agreement.SharedMaximum()
+    print([shared.put(value) for value in ([0, 0, 0, 0, 0], [0, 15, 15, 15, 15])[process]])
+"""
+
+
+def test_processes_agree(tmp_path):
+    port = free_port()
+    commands = [[sys.executable, "-c", PROGRAM, f"localhost:{port}", "2", str(i)] for i in range(2)]
+    first, second = Hosts(commands, tmp_path, num_devices=2).finish(timeout=100)
+    for output in (first, second):
+        lines = [line for line in output.splitlines() if "Gloo" not in line]
+        assert lines[0] == "done"
+        assert lines[-3] == "broken, on process 1 None"
+        assert lines[-2] == f"[{2**40}, -1]"
+        assert lines[-1] == "[0, 0, 0, 15, 15]", "the value of the second call at the fourth"
+    assert "OtherProcessFailed 2 True process 1 of 2 stopped: no such file" in first
+    assert "ValueError None True no such file" in second
+    for output in (first, second):
+        assert "data: process 1 has another one than process 0" in output
+
+
+def test_one_process_agrees_with_itself():
+    value = np.array([2**40, -1])
+    np.testing.assert_array_equal(agreement.of_first_process(value), value)
+    assert agreement.any_problem("broken") == "broken"
+    agreement.check_same({"seed": 3})
+    with pytest.raises(OSError, match="full"), agreement.all_or_none():
+        raise OSError("full")
