@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from maft_jax.config import MeshConfig
@@ -33,8 +34,11 @@ TENSOR_PARALLEL_RULES = (
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges the devices (default: all) as data x fsdp x model.
 
+    Of several slices, `data` alone goes from one to the next: the network between them is slow.
+
     Raises:
-        ValueError: the sizes do not multiply to the number of devices.
+        ValueError: the sizes do not multiply to the number of devices, or `data` is no multiple of
+            the number of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     inner = config.fsdp * config.model
@@ -44,12 +48,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x model={config.model} does "
             f"not make {len(devices)}, the number of devices"
         )
-    return jax.make_mesh(
-        (data, config.fsdp, config.model),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        devices=devices,
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        sizes = (data, config.fsdp, config.model)
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices)
+    if data % slices:
+        raise ValueError(
+            f"config.mesh: data={data} is not a multiple of the number of slices, {slices}; fsdp x "
+            "model must divide the devices of one slice"
+        )
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        (data // slices, config.fsdp, config.model),
+        (slices, 1, 1),
+        devices,
+        allow_split_physical_axes=True,
     )
+    return Mesh(arranged, MESH_AXES, axis_types=axis_types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
