@@ -58,6 +58,7 @@ LEVELS = {
         "maft_jax.prediction",
         "maft_jax.web_page",
         "maft_jax.diagnosis",
+        "maft_jax.planning",
         "maft_jax.shapes_world",
         "maft_jax.__init__",
     ],
