@@ -10,6 +10,8 @@ import json
 import math
 import re
 
+import numpy as np
+
 from maft_jax.planning.hlo_text import Computation, Instruction, Module
 
 _NO_WORK = {
@@ -104,7 +106,7 @@ def _flops(module: Module, computation: Computation, instruction: Instruction) -
     if instruction.opcode == "dot":
         return 2.0 * size * _contracted(computation, instruction)
     if instruction.opcode == "convolution":
-        return 2.0 * size * _window(computation, instruction)
+        return 2.0 * _convolution_products(computation, instruction)
     if instruction.opcode == "reduce":
         return float(computation[instruction.operands[0]].shapes[0].size)
     return float(size) if instruction.opcode in _ELEMENTWISE else 0.0
@@ -116,11 +118,46 @@ def _contracted(computation: Computation, dot: Instruction) -> int:
     return math.prod(left[axis] for axis in axes)
 
 
-def _window(computation: Computation, convolution: Instruction) -> float:
-    """Multiplications per element of the result: the kernel's size without its outputs."""
-    kernel = computation[convolution.operands[1]].shapes[0].dimensions
-    labels = re.search(r"dim_labels=\w+_(\w+)->", convolution.attributes)[1]
-    return math.prod(kernel) / kernel[labels.index("o")]
+def _convolution_products(computation: Computation, convolution: Instruction) -> float:
+    """Multiplications that fall on elements of the image, not on padding or between dilated ones.
+
+    On TPUs matrix products are convolutions, batch dimensions becoming windows that are mostly
+    padding.
+    """
+    image, kernel = (computation[name].shapes[0].dimensions for name in convolution.operands[:2])
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)
+    result = dict(zip(labels[3], convolution.shapes[0].dimensions, strict=True))
+    kernel_sizes = dict(zip(labels[2], kernel, strict=True))
+    image_sizes = dict(zip(labels[1], image, strict=True))
+    window = _window(convolution)
+    products = result["b"] * kernel_sizes["i"] * kernel_sizes["o"]
+    products /= int(convolution.attribute("batch_group_count") or 1)
+    for axis in range(len(image) - 2):
+        name = str(axis)
+        products *= _valid_positions(image_sizes[name], result[name], window, axis)
+    return products
+
+
+def _window(convolution: Instruction) -> dict[str, list[str]]:
+    """{"size": ["3", "3"], "pad": ["1_1", "0_0"], ...} of window={size=3x3 pad=1_1x0_0 ...}."""
+    text = (convolution.attribute("window") or "{}").strip("{}")
+    return {
+        name: value.split("x") for name, value in (part.split("=") for part in text.split() if part)
+    }
+
+
+def _valid_positions(image: int, result: int, window: dict[str, list[str]], axis: int) -> int:
+    """Pairs of a position in the result and one in the kernel that meet an element."""
+
+    def of(name: str) -> int:
+        return int(window[name][axis]) if name in window else 1
+
+    padding = int(window["pad"][axis].split("_")[0]) if "pad" in window else 0
+    start = np.arange(result)[:, None] * of("stride") - padding
+    position = start + np.arange(of("size"))[None, :] * of("rhs_dilate")
+    spread = (image - 1) * of("lhs_dilate") + 1
+    valid = (position >= 0) & (position < spread) & (position % of("lhs_dilate") == 0)
+    return int(valid.sum())
 
 
 def _kernel_estimate(instruction: Instruction) -> dict[str, float]:
