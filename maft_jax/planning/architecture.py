@@ -23,15 +23,24 @@ def resolve_config(config: Config) -> tuple[Config, ClipConfig, list[str]]:
     Raises:
         ValueError: the weights are of an unknown architecture, or there is no train step.
     """
-    if config.task != "train":
-        raise ValueError(
-            f"config.task={config.task}: there is no train step to plan; this configuration "
-            "evaluates alone. Plan one that trains, such as --config=configs/coco.py"
-        )
+    check_trains(config.task)
     clip, noted, assumption = clip_architecture(config.model.pretrained)
     tuning = resolve_tuning(clip.vision, noted, *config.model.given_tuning)
     model = dataclasses.replace(config.model, **dataclasses.asdict(tuning))
     return dataclasses.replace(config, model=model), clip, [assumption] if assumption else []
+
+
+def check_trains(task: str) -> None:
+    """Refuses a config.task that only evaluates.
+
+    Raises:
+        ValueError: it does.
+    """
+    if task != "train":
+        raise ValueError(
+            f"config.task={task}: there is no train step to plan, since this configuration only "
+            "evaluates; plan one that trains, such as --config=configs/coco.py"
+        )
 
 
 def clip_architecture(pretrained: str) -> tuple[ClipConfig, Tuning | None, str]:

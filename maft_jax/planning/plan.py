@@ -191,34 +191,40 @@ def alternatives(config: Config, topology: Topology, failed: Plan) -> Iterator[t
         plan = make_plan(changed, topology, images)
         if plan.costs.fits:
             yield name, plan
-    smaller = largest_batch(lambda n: make_plan(config, topology, n), parts, images)
+    smaller = largest_batch(
+        lambda n: make_plan(config, topology, n),
+        parts,
+        start=_expected(failed) if "temporaries" in failed.costs.hbm else images // 2,
+        too_large=images,
+    )
     if smaller is not None:
         yield f"--batch_per_device={smaller.batch_per_device}", smaller
 
 
 def largest_batch(
-    plan_of: Callable[[int], Plan], step: int, too_large: int | None = None
+    plan_of: Callable[[int], Plan], step: int, *, start: int, too_large: int | None = None
 ) -> Plan | None:
     """The plan with the most images per device that fits, or None if not even `step` does.
 
-    Doubles from `step` on, then halves the interval, in multiples of `step`; where the memory that
-    the largest plan so far takes tells what to expect, it goes there at once.
+    From `start` on, in multiples of `step`, it goes where the memory of the largest plan that fits
+    tells to look, at most four times further at once, and halves where that tells nothing.
 
     Args:
         too_large: images per device that are known not to fit.
     """
-    best, low, high = None, 0, None if too_large is None else too_large // step
+    best, low = None, 0
+    high = None if too_large is None else math.ceil(too_large / step)
+    guess = max(1, start // step)
     while high is None or high - low > 1:
-        guess = _expected(best) // step if best else low + 1
-        if high is None:
-            guess = max(min(guess, 4 * low), low + 1)
-        else:
-            guess = min(max(guess, low + 1), high - 1) if best else max(high // 2, 1)
+        if high is not None:
+            guess = min(guess, high - 1)
         plan = plan_of(guess * step)
         if plan.costs.fits:
             best, low = plan, guess
+            guess = min(max(_expected(plan) // step, low + 1), 4 * low)
         else:
             high = guess
+            guess = (low + high) // 2
     return best
 
 

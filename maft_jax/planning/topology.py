@@ -17,6 +17,7 @@ from maft_jax.planning.chips import ALIASES, CHIPS, Chip
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # without a TPU its entries cannot be read again
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_WORKER_ID": "0",
