@@ -108,7 +108,7 @@ def _draw(plans: list) -> None:
 
 
 def _prepare(config) -> None:
-    """Of a ConfigDict: data need not be there, and a configuration that only evaluates is told so first."""
+    """Data need not be there; a configuration that only evaluates is told so first."""
     parse_topology(_TOPOLOGY.value)
     for flag in (_JSON, _ROOFLINE):
         if flag.value and not pathlib.Path(flag.value).absolute().parent.is_dir():

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,15 +28,13 @@ class Collective:
     """Of KINDS, or BETWEEN_SLICES."""
     payload_bytes: float
     """Of the whole array, once: what is reduced, or what a gather makes; what a device sends."""
+    elements: float
+    """Numbers in it."""
     groups: tuple[tuple[int, ...], ...]
     """Partitions that take part together; empty for BETWEEN_SLICES."""
     times: int
     """How often a step runs it."""
     op_name: str
-
-    @property
-    def total_bytes(self) -> float:
-        return self.times * self.payload_bytes
 
 
 def find_collectives(module: Module) -> list[Collective]:
@@ -54,15 +51,16 @@ def find_collectives(module: Module) -> list[Collective]:
         if opcode == "all-reduce" and computation.startswith(_FUSED_REDUCE_SCATTER):
             kind = "reduce-scatter"
         operands = instruction.operands[:1] if between_slices else instruction.operands
-        sent = sum(module.computations[computation][name].num_bytes for name in operands)
+        arrays = [module.computations[computation][name] for name in operands]
+        sent, elements = sum(a.num_bytes for a in arrays), sum(a.size for a in arrays)
         groups = () if between_slices else _groups(instruction, module.num_partitions)
         if not between_slices and max(map(len, groups), default=0) < 2:
             continue  # nothing leaves a device
         if kind == "all-gather":
-            sent *= len(groups[0])
+            sent, elements = sent * len(groups[0]), elements * len(groups[0])
         previous = found.get((kind, channel))
         times = max(repetitions[computation], previous.times if previous else 0)
-        found[kind, channel] = Collective(kind, sent, groups, times, instruction.op_name)
+        found[kind, channel] = Collective(kind, sent, elements, groups, times, instruction.op_name)
     return list(found.values())
 
 
@@ -120,11 +118,3 @@ def _braced(text: str) -> list[tuple[int, ...]]:
 
 def _rows(groups: np.ndarray) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(map(int, group)) for group in groups)
-
-
-def total_by_kind(found: Sequence[Collective]) -> dict[str, float]:
-    """Bytes of a step."""
-    totals: dict[str, float] = {}
-    for collective in found:
-        totals[collective.kind] = totals.get(collective.kind, 0) + collective.total_bytes
-    return totals

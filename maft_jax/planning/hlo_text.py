@@ -73,6 +73,11 @@ class Instruction:
         return sum(shape.num_bytes for shape in self.shapes)
 
     @property
+    def size(self) -> int:
+        """Elements of all of them."""
+        return sum(shape.size for shape in self.shapes)
+
+    @property
     def called(self) -> tuple[str, ...]:
         """Names of the computations it refers to."""
         names = _CALLED.findall(self.attributes)

@@ -115,8 +115,8 @@ def _program(plan: Plan) -> list[str]:
 
 def _traffic(one: Traffic) -> tuple[str, str]:
     where = "slices" if one.kind == BETWEEN_SLICES else "devices"
-    name = f"{one.kind}, {one.operations} operations"
-    return name, f"{one.payload_bytes / 1e6:10.2f} MB over {one.group_size} {where}"
+    sent = f"{one.payload_bytes / 1e6:10.2f} MB, {one.elements:,.0f} numbers"
+    return f"{one.kind}, {one.operations} operations", f"{sent}, over {one.group_size} {where}"
 
 
 def _bounds(plan: Plan) -> list[str]:

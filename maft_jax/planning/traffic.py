@@ -21,6 +21,8 @@ class Traffic:
     kind: str
     payload_bytes: float
     """Of a step: what is reduced, or what gathers make."""
+    elements: float
+    """Numbers in it, of whatever type."""
     operations: int
     """Executed in a step."""
     group_size: int
@@ -61,14 +63,18 @@ class Traffic:
 
 def sum_traffic(found: Sequence[Collective], mesh: Mesh, chip: Chip) -> tuple[Traffic, ...]:
     """The collectives of a program for this mesh, largest first."""
-    sums: dict[Traffic, tuple[float, int]] = {}
+    sums: dict[Traffic, tuple[float, float, int]] = {}
     for collective in found:
         form = _form(collective, mesh, chip)
-        payload, operations = sums.get(form, (0.0, 0))
-        sums[form] = (payload + collective.total_bytes, operations + collective.times)
+        payload, elements, operations = sums.get(form, (0.0, 0.0, 0))
+        sums[form] = (
+            payload + collective.times * collective.payload_bytes,
+            elements + collective.times * collective.elements,
+            operations + collective.times,
+        )
     traffic = [
-        dataclasses.replace(form, payload_bytes=payload, operations=operations)
-        for form, (payload, operations) in sums.items()
+        dataclasses.replace(form, payload_bytes=payload, elements=elements, operations=operations)
+        for form, (payload, elements, operations) in sums.items()
     ]
     return tuple(sorted(traffic, key=lambda one: -one.payload_bytes))
 
@@ -79,7 +85,7 @@ def _form(collective: Collective, mesh: Mesh, chip: Chip) -> Traffic:
     slices = {place[0] for place in chips}
     per_chip = len(devices) // len(chips)
     if collective.kind == BETWEEN_SLICES:
-        return Traffic(collective.kind, 0, 0, len(slices), 1, len(slices), per_chip, 0)
+        return Traffic(collective.kind, 0, 0, 0, len(slices), 1, len(slices), per_chip, 0)
     members = [_place(devices[index]) for index in collective.groups[0]]
     member_chips, member_slices = set(members), {place[0] for place in members}
     here = {place[1] for place in member_chips if place[0] == members[0][0]}
@@ -87,6 +93,7 @@ def _form(collective: Collective, mesh: Mesh, chip: Chip) -> Traffic:
     return Traffic(
         kind=collective.kind,
         payload_bytes=0,
+        elements=0,
         operations=0,
         group_size=len(members),
         chips=len(here),
