@@ -62,8 +62,8 @@ def step_bounds(
     return StepBounds(
         compute=max(flops, model_flops) / chip.device_flops,
         memory=hbm_bytes / chip.device_hbm_bandwidth,
-        links=sum(one.link_seconds(chip) for one in traffic),
-        dcn=sum(one.dcn_seconds(chip) for one in traffic),
+        links=float(sum(one.link_seconds(chip) for one in traffic)),
+        dcn=float(sum(one.dcn_seconds(chip) for one in traffic)),
         model_flops=model_flops,
         peak_flops=chip.device_flops,
     )

@@ -54,7 +54,7 @@ class Chip:
         return self.hbm_bandwidth / self.devices_per_chip
 
 
-def _gigabit(rate: float) -> float:
+def _gigabit(rate: int) -> float:
     return rate * 1e9 / 8
 
 

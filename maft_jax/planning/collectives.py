@@ -28,7 +28,7 @@ class Collective:
     """Of KINDS, or BETWEEN_SLICES."""
     payload_bytes: float
     """Of the whole array, once: what is reduced, or what a gather makes; what a device sends."""
-    elements: float
+    elements: int
     """Numbers in it."""
     groups: tuple[tuple[int, ...], ...]
     """Partitions that take part together; empty for BETWEEN_SLICES."""
@@ -52,7 +52,8 @@ def find_collectives(module: Module) -> list[Collective]:
             kind = "reduce-scatter"
         operands = instruction.operands[:1] if between_slices else instruction.operands
         arrays = [module.computations[computation][name] for name in operands]
-        sent, elements = sum(a.num_bytes for a in arrays), sum(a.size for a in arrays)
+        sent = float(sum(array.num_bytes for array in arrays))
+        elements = sum(array.size for array in arrays)
         groups = () if between_slices else _groups(instruction, module.num_partitions)
         if not between_slices and max(map(len, groups), default=0) < 2:
             continue  # nothing leaves a device

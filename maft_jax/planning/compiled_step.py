@@ -51,7 +51,7 @@ class StepCosts:
 
     @property
     def hbm_needed(self) -> float:
-        return sum(self.hbm.values())
+        return float(sum(self.hbm.values()))
 
 
 def compile_step(

@@ -51,7 +51,7 @@ class ArrayShape:
     @property
     def num_bytes(self) -> float:
         """Without the padding of tiles."""
-        return self.size * BYTES.get(self.dtype, 0)
+        return float(self.size * BYTES.get(self.dtype, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Instruction:
 
     @property
     def num_bytes(self) -> float:
-        return sum(shape.num_bytes for shape in self.shapes)
+        return float(sum(shape.num_bytes for shape in self.shapes))
 
     @property
     def size(self) -> int:

@@ -49,7 +49,7 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.flops + other.flops, self.num_bytes + other.num_bytes)
 
-    def __mul__(self, times: float) -> "Cost":
+    def __mul__(self, times: int) -> "Cost":
         return Cost(times * self.flops, times * self.num_bytes)
 
 
@@ -97,7 +97,7 @@ def computation_cost(module: Module, name: str) -> Cost:
 def _flops(module: Module, computation: Computation, instruction: Instruction) -> float:
     if instruction.opcode == "fusion":
         inner = module.computations[instruction.called[0]]
-        return sum(_flops(module, inner, one) for one in inner.values())
+        return float(sum(_flops(module, inner, one) for one in inner.values()))
     if instruction.opcode == "custom-call":
         return _kernel_estimate(instruction).get("flops", 0.0)
     if not instruction.shapes:
@@ -171,9 +171,9 @@ def _bytes_touched(module: Module, computation: Computation, instruction: Instru
     if "bytes_accessed" in estimate:
         return estimate["bytes_accessed"]
     if instruction.opcode == "dynamic-slice":
-        return 2 * instruction.num_bytes
+        return 2.0 * instruction.num_bytes
     if instruction.opcode == "dynamic-update-slice":
-        return 2 * computation[instruction.operands[1]].num_bytes
+        return 2.0 * computation[instruction.operands[1]].num_bytes
     read = sum(computation[name].num_bytes for name in instruction.operands)
     written = instruction.num_bytes
     if instruction.opcode == "fusion":
@@ -181,7 +181,7 @@ def _bytes_touched(module: Module, computation: Computation, instruction: Instru
         parameters = [one for one in inner.values() if one.opcode == "parameter"]
         read = sum(_read_of_parameter(inner, parameter) for parameter in parameters)
         written = sum(_written(inner, root) for root in _roots(inner))
-    return read + written
+    return float(read + written)
 
 
 def _read_of_parameter(inner: Computation, parameter: Instruction) -> float:
@@ -191,7 +191,7 @@ def _read_of_parameter(inner: Computation, parameter: Instruction) -> float:
         and one.operands[0] == parameter.name
         for one in users
     ):
-        return sum(one.num_bytes for one in users if one.opcode == "dynamic-slice")
+        return float(sum(one.num_bytes for one in users if one.opcode == "dynamic-slice"))
     return parameter.num_bytes
 
 

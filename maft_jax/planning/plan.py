@@ -183,7 +183,8 @@ def alternatives(config: Config, topology: Topology, failed: Plan) -> Iterator[t
         optimizer = dataclasses.replace(config.optimizer, accumulation_steps=finer)
         name = f"--config.optimizer.accumulation_steps={finer}"
         changes[name] = dataclasses.replace(config, optimizer=optimizer)
-    fsdp = math.gcd(LARGEST_FSDP, topology.num_devices // topology.num_slices)
+    devices = topology.num_devices // topology.num_slices // config.mesh.model
+    fsdp = math.gcd(LARGEST_FSDP, devices)
     if config.mesh.fsdp == 1 and config.mesh.data == -1 and fsdp > 1:
         mesh = dataclasses.replace(config.mesh, fsdp=fsdp)
         changes[f"--config.mesh.fsdp={fsdp}"] = dataclasses.replace(config, mesh=mesh)
@@ -191,33 +192,34 @@ def alternatives(config: Config, topology: Topology, failed: Plan) -> Iterator[t
         plan = make_plan(changed, topology, images)
         if plan.costs.fits:
             yield name, plan
-    smaller = largest_batch(
-        lambda n: make_plan(config, topology, n),
-        parts,
-        start=_expected(failed) if "temporaries" in failed.costs.hbm else images // 2,
-        too_large=images,
-    )
+    smaller = _smaller_batch(config, topology, failed)
     if smaller is not None:
         yield f"--batch_per_device={smaller.batch_per_device}", smaller
 
 
-def largest_batch(
-    plan_of: Callable[[int], Plan], step: int, *, start: int, too_large: int | None = None
-) -> Plan | None:
+def _smaller_batch(config: Config, topology: Topology, failed: Plan) -> Plan | None:
+    """With the first batch that fits of what is expected to, half of it and so on."""
+    parts = failed.accumulation_steps
+    expected = _expected(failed) if "temporaries" in failed.costs.hbm else failed.batch_per_device
+    guess = min(expected, failed.batch_per_device - 1) // parts
+    while guess:
+        plan = make_plan(config, topology, guess * parts)
+        if plan.costs.fits:
+            return plan
+        guess //= 2
+    return None
+
+
+def largest_batch(plan_of: Callable[[int], Plan], step: int, *, start: int) -> Plan | None:
     """The plan with the most images per device that fits, or None if not even `step` does.
 
     From `start` on, in multiples of `step`, it goes where the memory of the largest plan that fits
-    tells to look, at most four times further at once, and halves where that tells nothing.
-
-    Args:
-        too_large: images per device that are known not to fit.
+    tells to look, at most four times further at once, and halves where that tells nothing. It ends
+    with less than a 32nd left to find.
     """
-    best, low = None, 0
-    high = None if too_large is None else math.ceil(too_large / step)
+    best, low, high = None, 0, None
     guess = max(1, start // step)
-    while high is None or high - low > 1:
-        if high is not None:
-            guess = min(guess, high - 1)
+    while high is None or high - low > max(1, low // 32):
         plan = plan_of(guess * step)
         if plan.costs.fits:
             best, low = plan, guess
@@ -225,6 +227,8 @@ def largest_batch(
         else:
             high = guess
             guess = (low + high) // 2
+        if high is not None:
+            guess = min(guess, high - 1)
     return best
 
 

@@ -21,7 +21,7 @@ class Traffic:
     kind: str
     payload_bytes: float
     """Of a step: what is reduced, or what gathers make."""
-    elements: float
+    elements: int
     """Numbers in it, of whatever type."""
     operations: int
     """Executed in a step."""
@@ -51,7 +51,7 @@ class Traffic:
     def _passed(self, members: int) -> float:
         if self.kind == "collective-permute":
             return float(members > 1)
-        return _PASSES.get(self.kind, 1) * (members - 1) / members
+        return float(_PASSES.get(self.kind, 1) * (members - 1) / members)
 
     def link_seconds(self, chip: Chip) -> float:
         """At the peak of the links that the groups can use."""
@@ -63,10 +63,10 @@ class Traffic:
 
 def sum_traffic(found: Sequence[Collective], mesh: Mesh, chip: Chip) -> tuple[Traffic, ...]:
     """The collectives of a program for this mesh, largest first."""
-    sums: dict[Traffic, tuple[float, float, int]] = {}
+    sums: dict[Traffic, tuple[float, int, int]] = {}
     for collective in found:
         form = _form(collective, mesh, chip)
-        payload, elements, operations = sums.get(form, (0.0, 0.0, 0))
+        payload, elements, operations = sums.get(form, (0.0, 0, 0))
         sums[form] = (
             payload + collective.times * collective.payload_bytes,
             elements + collective.times * collective.elements,
@@ -85,14 +85,14 @@ def _form(collective: Collective, mesh: Mesh, chip: Chip) -> Traffic:
     slices = {place[0] for place in chips}
     per_chip = len(devices) // len(chips)
     if collective.kind == BETWEEN_SLICES:
-        return Traffic(collective.kind, 0, 0, 0, len(slices), 1, len(slices), per_chip, 0)
+        return Traffic(collective.kind, 0.0, 0, 0, len(slices), 1, len(slices), per_chip, 0)
     members = [_place(devices[index]) for index in collective.groups[0]]
     member_chips, member_slices = set(members), {place[0] for place in members}
     here = {place[1] for place in member_chips if place[0] == members[0][0]}
     whole = {place[1] for place in chips if place[0] == members[0][0]}
     return Traffic(
         kind=collective.kind,
-        payload_bytes=0,
+        payload_bytes=0.0,
         elements=0,
         operations=0,
         group_size=len(members),
