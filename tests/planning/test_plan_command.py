@@ -21,11 +21,31 @@ REDUCED_TWICE = 2 * 128 * 128 + 2 * 128
 itself are reduced apart, since each is bfloat16 and their sum float32."""
 
 
-def run(*arguments: str, exit_code: int = 0) -> tuple[str, str]:
+FAKE = """
+import sys
+from maft_jax.cli import plan as command
+command.prepare_environment()
+command.prepare_environment = lambda: None
+from maft_jax.planning import plan
+from tests.planning.plans import make_costs, make_plan
+def fake(config, topology, batch_per_device=None):
+    images = batch_per_device or 20
+    if images == {interrupted_at}:
+        raise KeyboardInterrupt
+    gib = 0.1 if config.model.remat else 1.0
+    costs = make_costs(3 + gib * images <= 15.75, gib, images)
+    return make_plan(topology.name, costs, images)
+plan.make_plan = fake
+command.run()
+"""
+"""The command on a step of 3 GiB and 1 GiB per image, 0.1 with remat, without compiling."""
+
+
+def run(*arguments: str, exit_code: int = 0, program=("-m", "maft_jax.cli.plan")):
     """Runs the command and returns what it printed to stdout and stderr."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     finished = subprocess.run(
-        [sys.executable, "-m", "maft_jax.cli.plan", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=REPOSITORY,
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -86,16 +106,16 @@ def test_two_slices_send_what_each_chip_has_reduced(tmp_path):
     for one in traffic:
         elements[one["kind"]] += one["elements"]
     reduced = elements["all-reduce"] + elements.get("reduce-scatter", 0)
-    assert reduced == pytest.approx(TRAINABLE, rel=0.1)
+    assert reduced == pytest.approx(TRAINABLE + REDUCED_TWICE, rel=0.01)  # padded to tiles
     assert TRAINABLE / 4 < elements["send between slices"] < 1.5 * TRAINABLE
 
 
 @pytest.mark.slow
 def test_fsdp_gathers_parameters_and_divides_their_memory(tmp_path):
-    costs = planned(tmp_path, *tiny("v5p:2x2x2", mesh__fsdp=8))["costs"]
+    costs = planned(tmp_path, *tiny("v5e:4x4", mesh__fsdp=4))["costs"]
     assert costs["hbm"]["trainable parameters"] < 4 * TRAINABLE / 3
-    kinds = {one["kind"] for one in costs["traffic"]}
-    assert {"all-gather", "reduce-scatter"} <= kinds
+    groups = {one["kind"]: one["group_size"] for one in costs["traffic"]}
+    assert (groups["all-gather"], groups["reduce-scatter"]) == (4, 4)
 
 
 @pytest.mark.slow
@@ -149,3 +169,38 @@ def test_help_lists_flags_and_settings():
     printed, _ = run("--help")
     for option in ("--topology", "--batch_per_device", "--config.mesh.fsdp"):
         assert option in printed
+
+
+def run_fake(*arguments: str, exit_code: int, interrupted_at: int = 0) -> tuple[str, str]:
+    program = ("-c", FAKE.format(interrupted_at=interrupted_at))
+    return run(*tiny("v5e:2x2"), *arguments, exit_code=exit_code, program=program)
+
+
+def test_a_sweep_prints_its_table_and_the_largest(tmp_path):
+    file = tmp_path / "plans.json"
+    printed, _ = run_fake("--sweep", f"--json={file}", exit_code=0)
+    table = printed.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["1", "4", "12", "13"]
+    assert "does not fit" in table[-1] and "largest: 12 images per device" in printed
+    assert [plan["batch_per_device"] for plan in json.loads(file.read_text())] == [1, 4, 12, 13]
+
+
+def test_an_interrupted_sweep_leaves_what_is_finished(tmp_path):
+    file = tmp_path / "plans.json"
+    printed, _ = run_fake("--sweep", f"--json={file}", exit_code=130, interrupted_at=12)
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["1", "4"]
+    assert len(json.loads(file.read_text())) == 2
+
+
+def test_a_step_that_does_not_fit_ends_with_what_would(tmp_path):
+    file = tmp_path / "plans.json"
+    printed, _ = run_fake(f"--json={file}", exit_code=1)
+    assert "does not fit: at least 23.00 of 15.75 GiB" in printed
+    suggested = printed.partition("instead of it fits")[2].splitlines()[1:]
+    assert [line.split()[0] for line in suggested] == [
+        "--config.model.remat=True",
+        "--batch_per_device=12",
+    ]
+    assert [plan["costs"]["fits"] for plan in json.loads(file.read_text())] == [False, True, True]
+    printed, _ = run_fake("--noalternatives", exit_code=1)
+    assert "instead" not in printed
