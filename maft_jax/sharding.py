@@ -48,23 +48,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"config.mesh: data={config.data} x fsdp={config.fsdp} x model={config.model} does "
             f"not make {len(devices)}, the number of devices"
         )
-    axis_types = (AxisType.Auto,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", None) for device in devices})
-    if slices == 1:
-        sizes = (data, config.fsdp, config.model)
-        return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices)
     if data % slices:
         raise ValueError(
             f"config.mesh: data={data} is not a multiple of the number of slices, {slices}; fsdp x "
             "model must divide the devices of one slice"
         )
-    arranged = mesh_utils.create_hybrid_device_mesh(
-        (data // slices, config.fsdp, config.model),
-        (slices, 1, 1),
-        devices,
-        allow_split_physical_axes=True,
-    )
-    return Mesh(arranged, MESH_AXES, axis_types=axis_types)
+    sizes = (data // slices, config.fsdp, config.model)
+    options = {"allow_split_physical_axes": True}  # or fsdp=8 is refused on a torus of 16 x 16
+    if slices == 1:
+        arranged = mesh_utils.create_device_mesh(sizes, devices, **options)
+    else:
+        arranged = mesh_utils.create_hybrid_device_mesh(sizes, (slices, 1, 1), devices, **options)
+    return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
