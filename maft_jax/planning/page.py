@@ -153,9 +153,10 @@ def _reading() -> list[str]:
             "of an Ironwood chip share its links.",
             "**slices**: the same between slices, at the network's rate per chip, for what each "
             "chip holds after its slice has reduced.",
-            "**step** is a lower bound: all of these at the same time. **images/s** and **MFU** "
-            "(FLOPs by formula over the peak) are therefore upper bounds, **hours** and "
-            "**chip-hours** for the configuration's number of steps lower ones.",
+            "**step** is all of these at the same time: a lower bound, as far as the count of "
+            "traffic is right. **images/s** and **MFU** (FLOPs by formula over the peak) are "
+            "therefore upper bounds, **hours** and **chip-hours** for the configuration's number "
+            "of steps lower ones.",
         ),
     ]
 

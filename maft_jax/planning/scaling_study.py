@@ -40,9 +40,8 @@ class Experiment:
         return from_config_dict(config)
 
 
-LARGE = ("v5e:16x16", "2xv5e:16x16", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8", "tpu7x:4x4x4")
-EIGHT_CHIPS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "v4:2x2x2")
-IRONWOOD = ("tpu7x:2x2x2", "tpu7x:8x8x8")
+LARGE = ("v5e:16x16", "2xv5e:16x16", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8", "tpu7x:8x8x8")
+EIGHT_CHIPS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "v4:2x2x2", "tpu7x:2x2x2")
 
 EXPERIMENTS = (
     Experiment(
@@ -51,7 +50,7 @@ EXPERIMENTS = (
         coco.get_config,
         {},
         batch_per_device=16,
-        topologies=(*EIGHT_CHIPS, *LARGE, *IRONWOOD),
+        topologies=(*EIGHT_CHIPS, *LARGE),
     ),
     Experiment(
         "coco:l14",

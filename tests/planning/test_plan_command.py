@@ -204,3 +204,23 @@ def test_a_step_that_does_not_fit_ends_with_what_would(tmp_path):
     assert [plan["costs"]["fits"] for plan in json.loads(file.read_text())] == [False, True, True]
     printed, _ = run_fake("--noalternatives", exit_code=1)
     assert "instead" not in printed
+
+
+def test_meshes_of_machines_that_are_not_there():
+    """fsdp may split an axis of the torus; data alone goes from one slice to the next."""
+    script = """
+from maft_jax.planning.topology import parse_topology, prepare_environment
+prepare_environment()
+from maft_jax import sharding
+from maft_jax.config import MeshConfig
+def mesh_of(name, **sizes):
+    return sharding.make_mesh(MeshConfig(**sizes), parse_topology(name).devices())
+for name in ("v6e:16x16", "v4:8x8x8", "v5p:4x4x8", "tpu7x:8x8x8"):
+    for size in (2, 4, 8):
+        assert mesh_of(name, fsdp=size).shape["fsdp"] == size
+mesh = mesh_of("2xv6e:2x4", fsdp=2, model=2)
+assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "model": 2}
+for index, row in enumerate(mesh.devices):
+    assert {device.slice_index for device in row.flat} == {index // 2}
+"""
+    run(program=("-c", script))
