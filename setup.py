@@ -9,6 +9,8 @@ JAX = "0.10.2,<0.13"
 TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
+# The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
+LIBTPU = f"jax[tpu]>={JAX}"
 
 setup(
     name="maft_jax",
@@ -55,10 +57,11 @@ setup(
     ],
     extras_require={
         "cpu": [],
-        "tpu": [f"jax[tpu]>={JAX}"],
+        "tpu": [LIBTPU],
         "cuda": [f"jax[cuda12]>={JAX}"],
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
+        "plan": [LIBTPU],
         "beam": [BEAM],
         "demo": [GRADIO],
         "browser": [GRADIO, "playwright>=1.60"],
@@ -74,6 +77,7 @@ setup(
             "transformers>=5",
             BEAM,
             GRADIO,
+            LIBTPU,
             TORCH,
         ],
     },

@@ -67,6 +67,7 @@ LEVELS = {
         "maft_jax.web_page",
         "maft_jax.diagnosis",
         "maft_jax.benchmarks",
+        "maft_jax.planning",
         "maft_jax.shapes_world",
         "maft_jax.__init__",
     ],

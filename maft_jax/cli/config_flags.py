@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from maft_jax.config import Config, check_override, from_config_dict
 from maft_jax.console import failed
@@ -15,29 +15,39 @@ from maft_jax.console import failed
 _CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
 
 
-def run(main: Callable[[Config], int], require_weights: bool = True) -> None:
+def run(
+    main: Callable[[Config], int],
+    require_weights: bool = True,
+    prepare: Callable[[ConfigDict], None] | None = None,
+) -> None:
     """Parses the command line, calls `main` with the configuration, and exits with its code.
 
     The module that calls this prints its docstring for --help; it should end with what
     `settings.describe_fields` makes. Without `require_weights`, config.model.pretrained may be
-    empty.
+    empty. `prepare` may check or fill in settings before they are validated.
     """
     sys.argv = [sys.argv[0], *map(find_config, sys.argv[1:])]
     if {"--help", "-help", "-h"} & set(sys.argv):
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)  # absl itself would end with 1
     flags.register_validator("config", bool, "expected a Python file: --config=configs/folder.py")
-    parse = functools.partial(parse_command_line, require_weights=require_weights)
+    parse = functools.partial(parse_command_line, require_weights=require_weights, prepare=prepare)
     app.run(main, flags_parser=parse)
 
 
-def parse_command_line(argv: list[str], require_weights: bool) -> Config:
+def parse_command_line(
+    argv: list[str],
+    require_weights: bool,
+    prepare: Callable[[ConfigDict], None] | None = None,
+) -> Config:
     """What absl, ml_collections or we refuse becomes a short message and exit code 2."""
     try:
         for argument in argv[1:]:
             check_override(argument)
         if unexpected := flags.FLAGS(argv)[1:]:
             raise ValueError(f"unexpected {unexpected}; settings look like --config.NAME=VALUE")
+        if prepare is not None:
+            prepare(_CONFIG.value)
         return from_config_dict(_CONFIG.value, require_weights)
     except (flags.Error, ValueError, OSError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).strip()

@@ -1,0 +1,48 @@
+"""Compiles the train step of every configuration for TPUs up to 512 chips, and writes the page.
+
+    pip install 'maft_jax[plan]'
+    python -m maft_jax.cli.scaling_page --workdir=runs/scaling --page=docs
+
+Half an hour on two CPU cores, without a TPU. Plans that WORKDIR holds are not made again, so that
+the command goes on where it was stopped; Ctrl-C waits for the end of a compilation. PAGE then has
+scaling.md, its picture, and what they are made of, scaling/plans.json.
+maft_jax/planning/scaling_study.py says what is compiled. After a change of the step use a folder
+that does not exist yet.
+
+Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
+"""
+
+import pathlib
+
+from absl import flags
+
+from maft_jax.cli import command_line
+from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.planning.topology import prepare_environment
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/scaling", "folder of the plans")
+_PAGE = flags.DEFINE_string("page", "runs/scaling/page", "folder to write the page to")
+
+
+def main(arguments: list[str]) -> int:
+    """Makes the plans, writes their page, and returns the exit code."""
+    del arguments
+    log_to_stderr()
+
+    def work():
+        from maft_jax.planning.page import write_page
+        from maft_jax.planning.scaling_study import run_study
+
+        print(write_page(run_study(pathlib.Path(_WORKDIR.value)), pathlib.Path(_PAGE.value)))
+
+    return run_and_report(work)
+
+
+def run() -> None:
+    """Parses the command line and exits with main's code."""
+    prepare_environment()
+    command_line.run(main, command_line.flags_alone)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""Plans a training run on TPUs without a TPU, by compiling its step for them."""

@@ -1,0 +1,87 @@
+"""What a plan must know of weights and data, which need not be there: architecture and sizes."""
+
+import dataclasses
+import pathlib
+
+from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
+from input_pipeline.class_lists import load_class_list
+from input_pipeline.dataset_specs import SPECS
+from maft_jax.config import Config, DataConfig
+from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, open_pretrained
+from maft_jax.models.clip import CLIP_SIZES, ClipConfig, Tuning, resolve_tuning
+from maft_jax.training_data import unseen_classes
+
+FOLDER_CLASSES = 150
+"""Assumed of a folder whose list of classes is not there."""
+CLASSES_PER_IMAGE = 24
+"""Assumed: the most classes of an image; records tell the true number, which matters little."""
+
+
+def resolve_config(config: Config) -> tuple[Config, ClipConfig, list[str]]:
+    """The configuration with start layer and image size as training uses them, and assumptions.
+
+    Raises:
+        ValueError: the weights are of an unknown architecture, or there is no train step.
+    """
+    check_trains(config.task)
+    clip, noted, assumption = clip_architecture(config.model.pretrained)
+    tuning = resolve_tuning(clip.vision, noted, *config.model.given_tuning)
+    model = dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+    return dataclasses.replace(config, model=model), clip, [assumption] if assumption else []
+
+
+def check_trains(task: str) -> None:
+    """Refuses a config.task that only evaluates.
+
+    Raises:
+        ValueError: it does.
+    """
+    if task != "train":
+        raise ValueError(
+            f"config.task={task}: there is no train step to plan, since this configuration only "
+            "evaluates; plan one that trains, such as --config=configs/coco.py"
+        )
+
+
+def clip_architecture(pretrained: str) -> tuple[ClipConfig, Tuning | None, str]:
+    """Architecture, tuning if the weights note one, and what was assumed.
+
+    Raises:
+        ValueError: `pretrained` is no file and no name of CLIP_SIZES.
+    """
+    if pretrained in BUILT_IN or (pretrained and pathlib.Path(pretrained).exists()):
+        weights = open_pretrained(pretrained)
+        return weights.config, weights.tuning, ""
+    size = pretrained.removeprefix(RANDOM_PREFIX)
+    if size not in CLIP_SIZES:
+        size = pathlib.PurePath(size).stem.removesuffix("px")  # OpenAI's ViT-L-14-336px.pt
+    if size not in CLIP_SIZES:
+        raise ValueError(
+            f"config.model.pretrained={pretrained!r}: no such file, and no architecture of that "
+            f"name; expected weights that exist, a file name such as ViT-B-16.pt of "
+            f"{list(CLIP_SIZES)}, random:SIZE, or one of {list(BUILT_IN)}"
+        )
+    assumption = ""
+    if not pretrained.startswith(RANDOM_PREFIX):
+        assumption = f"{pretrained} is not here: taken for {size}, as its name says"
+    return CLIP_SIZES[size], None, assumption
+
+
+def num_classes(data: DataConfig) -> tuple[int, str]:
+    """Classes that training reads text embeddings of, and what was assumed.
+
+    Raises:
+        ValueError: the list of classes is damaged, or "published" of a data set without a split.
+    """
+    if data.dataset in SPECS:
+        spec = SPECS[data.dataset]
+        unseen = unseen_classes(
+            data, {"dataset": data.dataset, "unseen_classes": spec.unseen_classes}
+        )
+        return spec.num_classes - len(unseen), ""
+    listed = pathlib.Path(data.root, data.classes)
+    if data.classes in CLASS_LISTS or listed.is_file():
+        source = data.classes if data.classes in CLASS_LISTS else listed
+        names = load_class_list(source, data.ignore_labels).names
+        return len(names) - len(data.unseen_classes), ""
+    return FOLDER_CLASSES, f"{FOLDER_CLASSES} classes, since {listed} is not here"

@@ -1,0 +1,87 @@
+"""Lower bounds of a step's time: what its arithmetic and its bytes take at published peaks."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from maft_jax.flops import EncoderSize, step_flops
+from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.planning.chips import Chip
+from maft_jax.planning.traffic import Traffic
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBounds:
+    """Seconds that a step takes at least, by what limits it, and what follows."""
+
+    compute: float
+    memory: float
+    links: float
+    """Interconnect within a slice."""
+    dcn: float
+    """Network between slices."""
+    model_flops: float
+    """Of a device and step, by formula; the numerator of MFU."""
+    peak_flops: float
+    """Of a device."""
+
+    @property
+    def overlapped(self) -> float:
+        """Everything at the same time: no step of this program can be shorter."""
+        return max(self.compute, self.memory, self.links, self.dcn)
+
+    @property
+    def not_overlapped(self) -> float:
+        """Collectives wait for everything else."""
+        return max(self.compute, self.memory) + self.links + self.dcn
+
+    @property
+    def limit(self) -> str:
+        """What the overlapped bound is."""
+        limits = {
+            "compute": self.compute,
+            "memory": self.memory,
+            "interconnect": self.links,
+            "network between slices": self.dcn,
+        }
+        return max(limits, key=limits.get)
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP utilisation, at most."""
+        return self.model_flops / (self.overlapped * self.peak_flops)
+
+
+def step_bounds(
+    chip: Chip, *, flops: float, hbm_bytes: float, traffic: Sequence[Traffic], model_flops: float
+) -> StepBounds:
+    """Of a program with these costs per device, on a device of this chip.
+
+    Compute takes the larger of the compiler's count and the formula's: kernels that do not say what
+    they cost are missing from the former.
+    """
+    return StepBounds(
+        compute=max(flops, model_flops) / chip.device_flops,
+        memory=hbm_bytes / chip.device_hbm_bandwidth,
+        links=float(sum(one.link_seconds(chip) for one in traffic)),
+        dcn=float(sum(one.dcn_seconds(chip) for one in traffic)),
+        model_flops=model_flops,
+        peak_flops=chip.device_flops,
+    )
+
+
+def image_flops(
+    vision: VisionConfig, *, image_size: int, mask_start_layer: int, num_proposals: int
+) -> int:
+    """Of training on one image, by the formula of maft_jax.flops."""
+    height, width = vision.grid(image_size, image_size)
+    return step_flops(
+        EncoderSize(vision.width, vision.layers, mask_start_layer, height * width, num_proposals)
+    )
+
+
+def scaling_efficiency(small: StepBounds, large: StepBounds) -> float:
+    """Images per second and chip on the larger machine, of those on the smaller.
+
+    At the same batch per chip, with collectives that overlap with nothing, the worst case.
+    """
+    return small.not_overlapped / large.not_overlapped

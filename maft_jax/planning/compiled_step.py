@@ -1,0 +1,167 @@
+"""Compiles the train step of a configuration for a topology and measures the program."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from maft_jax.array_types import Batch
+from maft_jax.config import Config
+from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.planning.chips import Chip
+from maft_jax.planning.collectives import find_collectives
+from maft_jax.planning.hlo_text import parse_module
+from maft_jax.planning.loop_costs import cost_of_repetitions
+from maft_jax.planning.traffic import Traffic, sum_traffic
+from maft_jax.sharding import batch_sharding, replicated, tree_shardings
+from maft_jax.step_setup import make_step_setup
+from maft_jax.training_data import batch_shapes
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCosts:
+    """What the compiler says of the step's program, per device; numbers alone, fit for JSON."""
+
+    fits: bool
+    hbm: Mapping[str, float]
+    """Bytes by part. The parts add up to what is allocated; of a program that does not fit, those
+    that the compiler did not tell are missing."""
+    trainable_parameters: int
+    """Of the whole model."""
+    trainable_bytes: float
+    """Of a device, as float32."""
+    donated_bytes: float = 0.0
+    """Of the train state, which the new one takes the place of."""
+    flops: float = 0.0
+    """By the compiler's count, loops with all their iterations."""
+    hbm_bytes: float = 0.0
+    """Read and written, likewise."""
+    traffic: tuple[Traffic, ...] = ()
+    compile_seconds: float = 0.0
+    error: str = ""
+    """The compiler's, of a program that does not fit."""
+
+    @property
+    def hbm_needed(self) -> float:
+        return float(sum(self.hbm.values()))
+
+
+def compile_step(
+    config: Config,
+    clip: ClipConfig,
+    mesh: Mesh,
+    chip: Chip,
+    *,
+    num_classes: int,
+    classes_per_image: int,
+) -> StepCosts:
+    """The very step that training runs: function, shardings and donation of `make_step_setup`.
+
+    Args:
+        config: with start layer and image size resolved, and a batch that suits the mesh.
+
+    Raises:
+        ValueError: the configuration does not suit the architecture.
+    """
+    visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
+    setup = make_step_setup(config, clip.vision, mesh)
+    state = jax.eval_shape(setup.init_state, visual)
+    batch = batch_shapes(config, classes_per_image)
+    text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
+    parts = _argument_bytes(mesh, state, visual, text, batch)
+    trainable = {
+        "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
+        "trainable_bytes": parts["trainable parameters"],
+    }
+    start = time.monotonic()
+    lowered = setup.jitted(state, visual).lower(state, visual, text, batch)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        parts |= needed_by_message(str(error), parts)
+        return StepCosts(
+            False,
+            parts,
+            **trainable,
+            compile_seconds=time.monotonic() - start,
+            error=str(error).partition("\n")[0],
+        )
+    seconds = time.monotonic() - start
+    return _measured(compiled, parts, mesh, chip, trainable | {"compile_seconds": seconds})
+
+
+def _measured(
+    compiled, parts: dict[str, float], mesh: Mesh, chip: Chip, known: Mapping[str, Any]
+) -> StepCosts:
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    module = parse_module(compiled.as_text())
+    repeated = cost_of_repetitions(module)
+    return StepCosts(
+        fits=True,
+        hbm=parts | _memory_parts(memory, sum(parts.values())),
+        donated_bytes=float(memory.alias_size_in_bytes),
+        flops=costs["flops"] + repeated.flops,
+        hbm_bytes=costs["bytes accessed"] + repeated.num_bytes,
+        traffic=sum_traffic(find_collectives(module), mesh, chip),
+        **known,
+    )
+
+
+def _memory_parts(memory, of_arguments: float) -> dict[str, float]:
+    """What the compiler adds to the arguments.
+
+    Its temporaries are 0 in some programs whose peak is not; the larger of the two counts.
+    """
+    arguments = memory.argument_size_in_bytes
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = memory.peak_memory_in_bytes - arguments - outputs
+    return {
+        "padding of arguments": max(0.0, float(arguments - of_arguments)),
+        "outputs that are not donated": float(outputs),
+        "temporaries": float(max(memory.temp_size_in_bytes, peak)),
+        "generated code": float(memory.generated_code_size_in_bytes),
+    }
+
+
+def _argument_bytes(mesh: Mesh, state, visual, text, batch: Batch) -> dict[str, float]:
+    """Bytes of a device, by the step's own shardings."""
+
+    def of(tree, shardings) -> float:
+        return float(
+            sum(
+                math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                for leaf, sharding in zip(
+                    jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True
+                )
+            )
+        )
+
+    state_shardings = tree_shardings(state, mesh)
+    over_batch = jax.tree.map(lambda _: batch_sharding(mesh), batch)
+    return {
+        "pretrained tower (frozen, the teacher)": of(visual, tree_shardings(visual, mesh)),
+        "trainable parameters": of(state.trainable, state_shardings.trainable),
+        "optimizer moments": of(state.opt_state, state_shardings.opt_state),
+        "class embeddings": of(text, replicated(mesh)),
+        "batch": of(batch, over_batch),
+    }
+
+
+def needed_by_message(message: str, parts: Mapping[str, float]) -> dict[str, float]:
+    """{"temporaries": bytes} as a RESOURCE_EXHAUSTED message tells them, or nothing."""
+    if found := re.search(r"HLO temporaries \(([\d.]+)([KMGT]?)\)", message):
+        return {"temporaries": float(found[1]) * _UNITS[found[2]]}
+    if found := re.search(r"Used ([\d.]+)([KMGT]?) of", message):
+        used = float(found[1]) * _UNITS[found[2]]
+        return {"temporaries": max(0.0, used - sum(parts.values()))}
+    return {}
