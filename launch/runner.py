@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import IO, Protocol
 
 
 class LaunchError(RuntimeError):
@@ -72,11 +72,11 @@ class SubprocessRunner:
         path.write_bytes(content)
 
 
-def _start(argv: Sequence[str], stdin: str, stack: contextlib.ExitStack) -> tuple:
+def _start(
+    argv: Sequence[str], stdin: str, stack: contextlib.ExitStack
+) -> tuple[subprocess.Popen, IO[bytes], IO[bytes]]:
     """Output goes to files: nobody reads several pipes at once."""
-    given = stack.enter_context(tempfile.TemporaryFile())
-    out = stack.enter_context(tempfile.TemporaryFile())
-    err = stack.enter_context(tempfile.TemporaryFile())
+    given, out, err = (stack.enter_context(_temporary_file()) for _ in range(3))
     given.write(stdin.encode())
     given.seek(0)
     try:
@@ -88,7 +88,15 @@ def _start(argv: Sequence[str], stdin: str, stack: contextlib.ExitStack) -> tupl
     return process, out, err
 
 
-def _finish(process, out, err, deadline: float, timeout: float) -> Completed:
+@contextlib.contextmanager
+def _temporary_file() -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as file:
+        yield file
+
+
+def _finish(
+    process: subprocess.Popen, out: IO[bytes], err: IO[bytes], deadline: float, timeout: float
+) -> Completed:
     try:
         exit_code = process.wait(max(0.0, deadline - time.monotonic()))
         exit_code = 128 - exit_code if exit_code < 0 else exit_code  # as a shell has it
