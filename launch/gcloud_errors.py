@@ -55,6 +55,11 @@ _RULES = [
         "Sign in: gcloud auth login",
     ),
     _Rule(
+        r"required property \[(?:core/)?project\]|attribute \[project\]|\[project\] .*required",
+        Kind.OTHER,
+        "Say which project: --project=PROJECT, or gcloud config set project PROJECT",
+    ),
+    _Rule(
         r"SERVICE_DISABLED|has not been used in project|API .*not enabled",
         Kind.OTHER,
         "Switch the API on: gcloud services enable tpu.googleapis.com{project}",
@@ -79,11 +84,6 @@ _RULES = [
         "See the zones with TPUs: gcloud compute tpus locations list",
     ),
     _Rule(r"NOT_FOUND|was not found|not found", Kind.NOT_FOUND, "Check --name and --zone"),
-    _Rule(
-        r"required property \[(?:core/)?project\]|\[project\] .*required",
-        Kind.OTHER,
-        "Say which project: --project=PROJECT, or gcloud config set project PROJECT",
-    ),
     _Rule(
         r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|ABORTED|\b50[0234]\b|[Cc]onnection|"
         r"[Tt]imed? ?out|no answer within|[Nn]etwork is unreachable|name resolution",

@@ -42,6 +42,12 @@ TARGET = Target("maft", "us-east5-b", "mine")
             "gcloud auth login",
         ),
         (
+            "Error parsing [queued_resource].\nThe [queued_resource] resource is not properly "
+            "specified.\nFailed to find attribute [project]. The attribute can be set ...",
+            Kind.OTHER,
+            "--project=PROJECT",
+        ),
+        (
             "The required property [project] is not currently set.",
             Kind.OTHER,
             "gcloud config set project",
