@@ -15,7 +15,7 @@ class DryRunner:
     def __init__(self, target: Target | None = None, request: Request | None = None):
         self._target, self._request = target, request
         self._exists = request is None
-        self._runs = False
+        self._runs = request is None  # a command about what is there already
 
     def run(self, argv: Sequence[str], *, stdin: str = "", timeout: float = 600) -> Completed:
         if argv[0] == "git":  # reads this machine alone, and what it lists is needed

@@ -176,6 +176,8 @@ class Lifecycle:
         if failures >= self.max_attempts:
             raise LaunchError(f"gave up after {failures} attempts (--max_attempts); {reason}")
         pause = min(self.resource.retry_seconds * 2 ** (failures - 1), _LONGEST_PAUSE)
+        if renew:
+            self._require_undeleted(self.resource.describe())
         what = f"asking for new machines for {name}" if renew else "starting it again"
         if renew and self.request.capacity == "flex_start":
             raise LaunchError(
@@ -188,18 +190,30 @@ class Lifecycle:
         self.resource.clock.sleep(pause)
 
     def _require_alive(self) -> None:
-        found = self.resource.describe()
-        if found is None or found.state in DEAD | {DELETING}:
-            state = "gone" if found is None else found.state
-            raise ResourceLost(f"{self.resource.target.name} is {state}")
+        found = self._require_undeleted(self.resource.describe())
+        if found.state in DEAD:
+            raise ResourceLost(f"{self.resource.target.name} is {found.state}")
+
+    def _require_undeleted(self, found: Description | None) -> Description:
+        """Google suspends what it takes away; what is deleted, somebody does not want any more."""
+        if found is None or found.state == DELETING:
+            raise LaunchError(
+                f"somebody deleted {self.resource.target.name}; no other one is asked for. The "
+                "same command does, and resumes"
+            )
+        return found
 
     def _end(self, job: RemoteJob) -> Outcome:
         """Of all workers, once they have left; keeps their logs."""
+        misses = 0
         for _ in range(_LEAVING_POLLS):
             states = job.ask_all()
-            if len(states) == job.total_workers and all(s.state != "running" for s in states):
+            misses += len(states) < job.total_workers
+            complete = len(states) == job.total_workers
+            if misses == _MAX_MISSES or (complete and all(s.state != "running" for s in states)):
                 break
             self.resource.clock.sleep(self.resource.poll_seconds)
+            self._require_alive()
         else:
             self.resource.progress.say("some workers do not leave; ending their training")
             states = job.signal("kill")

@@ -14,6 +14,8 @@ from launch.runner import Completed, LaunchError
 _NUM_TRIES = 3
 _SSH_FAILED = 255
 _TIMED_OUT = 124
+_REFUSED = 3
+"""Of the scripts in launch/vm, when another training is in the way."""
 _STATE_LINE = re.compile(
     r"^maft_jax host=(\S+) job=(\S+) state=(\w+) code=(-|\d+) \| ?(.*)$", re.MULTILINE
 )
@@ -156,7 +158,7 @@ class RemoteJob:
             if done.exit_code
         ]
         message = f"{what} failed on " + ("; ".join(failed) or "a worker that did not answer")
-        if not last:
+        if not last and not any(_REFUSED in _codes(done) for done in results):
             self.resource.progress.say(f"{message}; trying again ({tried} of {_NUM_TRIES})")
             self.resource.clock.sleep(self.resource.retry_seconds * tried)
             return
@@ -178,9 +180,13 @@ def _describe_failure(done: Completed) -> str:
 
 def _is_unreachable(done: Completed) -> bool:
     """By ssh's own exit code, not by that of what was to run; gcloud's own errors count, too."""
-    codes = [int(code) for _, code in _FAILED_WORKER.findall(done.stderr)] or [done.exit_code]
     gcloud_failed = "ERROR: (gcloud." in done.stderr
-    return gcloud_failed or all(code in (_SSH_FAILED, _TIMED_OUT) for code in codes)
+    return gcloud_failed or all(code in (_SSH_FAILED, _TIMED_OUT) for code in _codes(done))
+
+
+def _codes(done: Completed) -> list[int]:
+    """Of the workers that failed."""
+    return [int(code) for _, code in _FAILED_WORKER.findall(done.stderr)] or [done.exit_code]
 
 
 def _read_states(results: list[Completed]) -> list[WorkerState]:

@@ -25,7 +25,7 @@ exit "$worst"
 """
 PYTHON = f"""\
 #!{sys.executable} -SE
-import json, os, signal, sys
+import json, os, signal, sys, time
 task = int(os.environ["SLURM_PROCID"])
 with open(os.environ["CALLS"] + "/trainings", "a") as file:
     record = {{"argv": sys.argv[1:], "task": task, "token": os.environ.get("TOKEN")}}
@@ -35,6 +35,9 @@ code = json.loads(os.environ["CODES"])[task]
 if code == "TERM":  # SLURM tells all processes of a task; training saves, and leaves with 143
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.3)
+    with open(os.environ["CALLS"] + "/scontrol", "a") as file:
+        file.write("saved\\n")
     code = 143
 sys.exit(code)
 """
@@ -156,7 +159,13 @@ def test_one_task_per_node_has_all_gpus(cluster):
     assert '"devices": "0,1,2,3"' in cluster.read("trainings")
 
 
-@pytest.mark.parametrize("codes", ["[143, 143]", "[134, 137]", '["TERM", "TERM"]'])
+def test_shell_of_a_task_waits_for_training_to_save(cluster):
+    cluster.submit("--gpus_per_node=2")
+    cluster.run('["TERM", "TERM"]')
+    assert cluster.read("scontrol") == "saved\nsaved\nrequeue 7\n"
+
+
+@pytest.mark.parametrize("codes", ["[143, 143]", "[134, 137]"])
 def test_interrupted_training_goes_back_into_the_queue(cluster, codes):
     cluster.submit("--gpus_per_node=2")
     done = cluster.run(codes)

@@ -10,6 +10,7 @@ import pytest
 from launch.runner import SubprocessRunner
 from launch.secrets_file import check_secrets_file
 from launch.source_archive import list_sources, pack
+from launch.tpu import COMMANDS
 from tests.launch.fake_cloud import FOREVER, QUICK, RENTING, TARGET, TRAINING
 
 UP = ["up", *TARGET, *QUICK, *RENTING]
@@ -55,6 +56,17 @@ def test_training_outlives_the_command_that_started_it_and_ends_by_stop(make_clo
     cloud.launch("stop")
     ended = cloud.launch("watch", arguments=TRAINING)
     assert ended.returncode == 143, ended.stderr
+
+
+def test_every_command_has_a_dry_run(make_cloud):
+    cloud = make_cloud()
+    for command in COMMANDS:
+        flags = RENTING if command in ("create", "up") else []
+        arguments = TRAINING if command in ("run", "watch", "up") else []
+        done = cloud.launch(command, *flags, "--dry-run", arguments=arguments)
+        assert done.returncode == 0, done.stderr
+        assert "gcloud compute tpus" in done.stdout
+    assert cloud.calls == []
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,17 @@ def test_resource_is_kept_if_asked_to(make_cloud):
     assert "To stop paying: python -m launch.tpu delete" in done.stderr
 
 
+def test_resource_that_somebody_deletes_is_not_asked_for_again(make_cloud):
+    """Whoever stops paying must not be made to pay again."""
+    cloud = make_cloud(training=[[FOREVER]])
+    process = cloud.start("up", *TARGET, *QUICK, *RENTING, "--", *TRAINING)
+    cloud.wait_for("trainings.jsonl", 2)
+    assert cloud.launch("delete").returncode == 0
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1 and "somebody deleted maft" in stderr
+    assert cloud.life.count("create") == 1 and not cloud.exists
+
+
 def test_flex_start_is_not_asked_for_again_when_its_hours_are_over(make_cloud):
     cloud = make_cloud(states=[["ACTIVE", "SUSPENDED"]], training=[[FOREVER]])
     flags = ["--accelerator_type=v5litepod-16", "--capacity=flex_start", "--max_run_duration=12h"]
