@@ -21,7 +21,7 @@ from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.models.clip import ClipConfig, resolve_tuning
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.step_setup import StepSetup, make_step_setup
-from maft_jax.teacher import Teacher, cached_probabilities
+from maft_jax.teacher import teacher_fields
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.train_state import TrainState
 from maft_jax.training_data import describe_data, open_training_data
@@ -129,10 +129,7 @@ def _load(config: Config, workdir: epath.Path) -> _Loaded:
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
 
     source = open_training_data(config)
-    per_example = {}
-    if config.loss.cached_teacher:
-        teacher = Teacher(config, clip, parameters, source, mesh)
-        per_example["teacher_probabilities"] = cached_probabilities(teacher)
+    per_example = teacher_fields(config, clip, parameters, source, mesh)
     evaluation = _set_up_evaluation(config, clip, parameters, mesh)
     text = cached_class_embeddings(
         clip.text,

@@ -122,6 +122,20 @@ def open_teacher(config: Config) -> Teacher:
     return Teacher(config, weights.config, weights.parameters(), open_records(config), mesh)
 
 
+def teacher_fields(
+    config: Config, clip: ClipConfig, parameters: dict, source: RecordSource, mesh: Mesh
+) -> dict[str, Float32[np.ndarray, "examples c"]]:
+    """Fields of a Batch by name, a row for each example; none without config.loss.cached_teacher.
+
+    Raises:
+        ValueError: see cached_probabilities.
+    """
+    if not config.loss.cached_teacher:
+        return {}
+    teacher = Teacher(config, clip, parameters, source, mesh)
+    return {"teacher_probabilities": cached_probabilities(teacher)}
+
+
 def cached_probabilities(teacher: Teacher) -> Float32[np.ndarray, "examples c"]:
     """The answers for all examples, computing those that are missing.
 

@@ -95,19 +95,8 @@ def train_geometry(data: DataConfig) -> TrainGeometry:
     return TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment)
 
 
-def batch_shapes(
-    config: Config, max_classes_per_image: int, num_classes: int | None = None
-) -> Batch:
-    """What a step reads, as shapes; without any data.
-
-    Raises:
-        ValueError: `num_classes` is not given, and config.loss.cached_teacher needs it.
-    """
-    if config.loss.cached_teacher and num_classes is None:
-        raise ValueError(
-            "num_classes: config.loss.cached_teacher needs it, a batch has a probability for "
-            "each class then"
-        )
+def batch_shapes(config: Config, max_classes_per_image: int, num_classes: int) -> Batch:
+    """What a step reads, as shapes; without any data."""
     size = config.data.crop_size
     grid = train_geometry(config.data).proposal_grid
     num_proposals = config.proposals.num_proposals

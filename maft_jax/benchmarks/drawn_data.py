@@ -1,5 +1,6 @@
 """Data that is drawn on the spot: benchmarks need the shapes of real data, not its content."""
 
+import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 
@@ -35,7 +36,7 @@ def draw_text(count: int, embed_dim: int) -> Float32[np.ndarray, "c e"]:
 def draw_batch(config: Config) -> Batch:
     """A training batch on the host: noise, and four classes in the quarters of every image."""
     rng = np.random.default_rng(0)
-    shapes = batch_shapes(config, MAX_CLASSES_PER_IMAGE)
+    shapes = batch_shapes(config, MAX_CLASSES_PER_IMAGE, num_classes(config))
     batch_size, size, _ = shapes.label_map.shape
     y, x = np.mgrid[:size, :size] >= size // 2
     present = np.full(shapes.present_classes.shape, -1, np.int32)
@@ -46,7 +47,15 @@ def draw_batch(config: Config) -> Batch:
         present_classes=present,
         proposals=rng.integers(0, 256, shapes.proposals.shape, np.uint8),
         proposal_valid=np.ones(shapes.proposal_valid.shape, bool),
+        teacher_probabilities=_draw_probabilities(rng, shapes.teacher_probabilities),
     )
+
+
+def _draw_probabilities(rng: np.random.Generator, shape: jax.ShapeDtypeStruct | None):
+    """Of the frozen CLIP, where they are read instead of computed."""
+    if shape is None:
+        return None
+    return rng.dirichlet(np.ones(shape.shape[1]), shape.shape[0]).astype(np.float32)
 
 
 def draw_example(config: Config) -> PreparedExample:

@@ -27,6 +27,7 @@ from maft_jax.config import Config, OptimizerConfig
 from maft_jax.flops import EncoderSize, model_flops_utilization, step_flops
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.step_setup import make_step_setup
+from maft_jax.teacher import teacher_fields
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.training_data import open_training_data, train_geometry
 
@@ -187,6 +188,7 @@ def _configured_data(model: BenchmarkModel) -> StepData:
             geometry=train_geometry(config.data),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            per_example=teacher_fields(config, model.clip, model.parameters, source, model.mesh),
         ),
         sharding.batch_sharding(model.mesh),
     )
@@ -219,7 +221,8 @@ def _arithmetic(
                 mask_start_layer=config.model.mask_start_layer,
                 num_patches=grid[0] * grid[1],
                 num_proposals=data.batch.proposals.shape[1],
-            )
+            ),
+            teacher=not config.loss.cached_teacher,
         )
 
     def utilization(seconds: float) -> float | None:

@@ -70,12 +70,18 @@ def step_bounds(
 
 
 def image_flops(
-    vision: VisionConfig, *, image_size: int, mask_start_layer: int, num_proposals: int
+    vision: VisionConfig,
+    *,
+    image_size: int,
+    mask_start_layer: int,
+    num_proposals: int,
+    teacher: bool = True,
 ) -> int:
     """Of training on one image, by the formula of maft_jax.flops."""
     height, width = vision.grid(image_size, image_size)
     return step_flops(
-        EncoderSize(vision.width, vision.layers, mask_start_layer, height * width, num_proposals)
+        EncoderSize(vision.width, vision.layers, mask_start_layer, height * width, num_proposals),
+        teacher=teacher,
     )
 
 

@@ -74,7 +74,7 @@ def compile_step(
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
     setup = make_step_setup(config, clip.vision, mesh)
     state = jax.eval_shape(setup.init_state, visual)
-    batch = batch_shapes(config, classes_per_image)
+    batch = batch_shapes(config, classes_per_image, num_classes)
     text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
     parts = _argument_bytes(mesh, state, visual, text, batch)
     trainable = {

@@ -134,6 +134,7 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
             image_size=config.model.image_size,
             mask_start_layer=config.model.mask_start_layer,
             num_proposals=config.proposals.num_proposals,
+            teacher=not config.loss.cached_teacher,
         ),
         costs=costs,
         assumptions=tuple(assumptions),

@@ -91,7 +91,7 @@ def test_drawn_batches_have_the_shapes_of_training():
     shapes = jax.tree.map(
         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), draw_batch(config)
     )
-    assert shapes == batch_shapes(config, 24)
+    assert shapes == batch_shapes(config, 24, 20)
     assert num_classes(config) == 20
     batch = draw_batch(config)
     for label_map, present in zip(batch.label_map, batch.present_classes, strict=True):
