@@ -123,7 +123,7 @@ def open_teacher(config: Config) -> Teacher:
 
 
 def teacher_fields(
-    config: Config, clip: ClipConfig, parameters: dict, source: RecordSource, mesh: Mesh
+    config: Config, clip: ClipConfig, parameters: dict, source: PreparedSource, mesh: Mesh
 ) -> dict[str, Float32[np.ndarray, "examples c"]]:
     """Fields of a Batch by name, a row for each example; none without config.loss.cached_teacher.
 

@@ -95,26 +95,37 @@ class CudnnAttention(XlaAttention):
 
 
 def choose_attention(name: str, mesh: Mesh, heads: int, head_width: int, dtype) -> Attention:
-    """The implementation of this name; auto takes the fused one of the mesh's devices, if it can.
+    """The implementation of this name for the devices of a mesh; see resolve_name.
 
     Raises:
         ValueError: the one that is asked for cannot run this tower there.
     """
     platform = mesh.devices.flat[0].platform
-    why_not = flash_attention.why_not(heads, head_width, mesh.shape["model"])
+    name = resolve_name(name, platform, mesh.shape["model"], heads, head_width, dtype)
+    if name == "pallas":
+        return flash_attention.FlashAttention(mesh, head_width, interpret=platform != "tpu")
+    return CudnnAttention() if name == "cudnn" else XlaAttention()
+
+
+def resolve_name(
+    name: str, platform: str, model_devices: int, heads: int, head_width: int, dtype
+) -> str:
+    """xla, pallas or cudnn; auto takes the fused one of the platform, if it can run the tower.
+
+    Raises:
+        ValueError: the one that is asked for cannot.
+    """
+    why_not = flash_attention.why_not(heads, head_width, model_devices)
+    cudnn_can = platform in ("gpu", "cuda") and dtype != jnp.float32
     if name == "pallas" and why_not:
         raise ValueError(f"attention=pallas: {why_not}; use xla or auto")
-    if name == "cudnn" and (platform not in ("gpu", "cuda") or dtype == jnp.float32):
+    if name == "cudnn" and not cudnn_can:
         raise ValueError(
             f"attention=cudnn: expected an NVIDIA GPU and compute_dtype=bfloat16, got {platform} "
             f"and {jnp.dtype(dtype).name}; use xla or auto"
         )
-    if name == "auto":
-        name = "xla"
-        if platform == "tpu" and not why_not:
-            name = "pallas"
-        if platform in ("gpu", "cuda") and dtype != jnp.float32:
-            name = "cudnn"
-    if name == "pallas":
-        return flash_attention.FlashAttention(mesh, head_width, interpret=platform != "tpu")
-    return CudnnAttention() if name == "cudnn" else XlaAttention()
+    if name != "auto":
+        return name
+    if platform == "tpu" and not why_not:
+        return "pallas"
+    return "cudnn" if cudnn_can else "xla"

@@ -44,7 +44,9 @@ class FlashAttention:
         product = jnp.dot(x, _pack(kernel), precision=matmul_precision(x.dtype))
         return product + _pack(bias[None])[0]
 
-    def attend(self, tokens: Array, allowed: None = None) -> Float[Array, "b t d"]:
+    def attend(
+        self, tokens: Array, allowed: Bool[Array, "q k"] | None = None
+    ) -> Float[Array, "b t d"]:
         if allowed is not None:
             raise ValueError("attention=pallas: patches attend to all patches; use xla")
         return _attention(self, True, (tokens, None, None))[0]
@@ -117,7 +119,7 @@ def _present(operands) -> list[Array]:
     return [x for x in operands if x is not None]
 
 
-def _on_each_device(mesh: Mesh, function, arrays: list[Array]) -> list[Array]:
+def _on_each_device(mesh: Mesh, function, arrays: list[Array]) -> tuple[Array, ...]:
     """XLA cannot split a kernel by itself: images over data and fsdp, heads over model."""
     by_heads = PartitionSpec(("data", "fsdp"), None, "model")
     shared = PartitionSpec(("data", "fsdp"), None, None)

@@ -49,19 +49,19 @@ class AttentionCall:
     def patch_parts(self) -> int:
         return 3 if self.patches_attend else 2
 
-    def forward(self, *operands: Array) -> list[Array]:
+    def forward(self, *operands: Array) -> tuple[Array, ...]:
         """Attended patches [b, t, d] if they attend, then attended proposals [b, n, d]."""
         widths = [LANES] * (self.patches_attend + self.has_proposals)
         queries = operands[not self.patches_attend : 1 + self.has_proposals]
         return self._call(_forward, operands, queries, widths, 2)
 
-    def backward(self, operands: Sequence[Array], gradients: Sequence[Array]) -> list[Array]:
+    def backward(self, operands: Sequence[Array], gradients: Sequence[Array]) -> tuple[Array, ...]:
         """Gradients of the patches' projections, then of the proposals'."""
         widths = [self.patch_parts * LANES] + [3 * LANES] * self.has_proposals
         outputs = operands[: len(widths)]
         return self._call(_backward, [*operands, *gradients], outputs, widths, 5)
 
-    def _call(self, kernel, operands, outputs, widths, products: int) -> list[Array]:
+    def _call(self, kernel, operands, outputs, widths, products: int) -> tuple[Array, ...]:
         patches = operands[0]
         batch, tokens, columns = patches.shape
         groups = columns // (self.patch_parts * LANES)
@@ -78,7 +78,7 @@ class AttentionCall:
             transcendentals=pairs,
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in [*operands, *shapes]),
         )
-        return pl.pallas_call(
+        call = pl.pallas_call(
             functools.partial(kernel, self),
             grid=(batch, groups),
             in_specs=[_block(x, groups) for x in operands],
@@ -92,7 +92,8 @@ class AttentionCall:
             ),
             cost_estimate=cost,
             interpret=self.interpret,
-        )(*operands)
+        )
+        return tuple(call(*operands))
 
 
 def _block(x, groups: int) -> pl.BlockSpec:
@@ -165,14 +166,15 @@ def _columns(ref, part: int):
 
 def _in_chunks(rows: int, work: Callable[[pl.Slice | slice], None]) -> None:
     """Calls `work` with slices of all rows: a loop, compiled once, and what is left over."""
-    whole = rows // _CHUNK
+    whole = rows // _CHUNK * _CHUNK
+    if whole:
 
-    @pl.loop(0, whole)
-    def _(index):
-        work(pl.ds(pl.multiple_of(index * _CHUNK, _CHUNK), _CHUNK))
+        @pl.loop(0, whole, step=_CHUNK)
+        def _(first):
+            work(pl.ds(pl.multiple_of(first, _CHUNK), _CHUNK))
 
-    if whole * _CHUNK < rows:
-        work(slice(whole * _CHUNK, rows))
+    if whole < rows:
+        work(slice(whole, rows))
 
 
 def _attend(call, query, key, value, allowed=None, own=()):

@@ -49,7 +49,7 @@ EXPERIMENTS = (
         "ViT-B/16 on COCO-Stuff",
         coco.get_config,
         {},
-        batch_per_device=16,
+        batch_per_device=32,
         topologies=(*EIGHT_CHIPS, *LARGE),
     ),
     Experiment(
@@ -57,15 +57,7 @@ EXPERIMENTS = (
         "ViT-L/14 on COCO-Stuff",
         lambda: coco.get_config("l14"),
         {},
-        batch_per_device=4,
-        topologies=LARGE,
-    ),
-    Experiment(
-        "folder",
-        "ViT-B/16 on a folder of photos",
-        folder.get_config,
-        {"model.pretrained": "ViT-B-16.pt"},
-        batch_per_device=16,
+        batch_per_device=8,
         topologies=LARGE,
     ),
     Experiment(
@@ -74,6 +66,14 @@ EXPERIMENTS = (
         shapes_world.get_config,
         {},
         batch_per_device=16,
+        topologies=LARGE,
+    ),
+    Experiment(
+        "folder",
+        "ViT-B/16 on a folder of photos",
+        folder.get_config,
+        {"model.pretrained": "ViT-B-16.pt"},
+        batch_per_device=32,
         topologies=LARGE,
     ),
 )
