@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec
 
 from maft_jax import optimizer, sharding, train_step
 from maft_jax.config import MeshConfig, OptimizerConfig
+from maft_jax.models.block_stack import BlockLoop
+from maft_jax.models.flash_attention import FlashAttention
 from maft_jax.train_state import TrainState, init_train_state
 from tests.golden_files import golden, maft_small
 from tests.runs import finish, start
@@ -27,9 +29,9 @@ from tests.tiny_models import tiny_visual
 STEPS = range(3)
 
 
-def run_golden_steps(mesh, accumulation_steps=1, remat=False):
+def run_golden_steps(mesh, accumulation_steps=1, **encoder):
     """The golden batch four times over, whose means are those of the golden batch."""
-    spec = dataclasses.replace(golden_spec(remat=remat), accumulation_steps=accumulation_steps)
+    spec = dataclasses.replace(golden_spec(**encoder), accumulation_steps=accumulation_steps)
     visual, batch = maft_small()[1]["visual"], golden_batch()
     batch = jax.tree.map(lambda x: jnp.tile(x, (4,) + (1,) * (x.ndim - 1)), batch)
     tx = optimizer.make_optimizer(OPTIMIZER, num_steps=10)
@@ -73,6 +75,24 @@ def assert_golden(run):
 
 def test_all_three_axes_together_give_the_golden_numbers():
     assert_golden(run_golden_steps(mesh_of((2, 2, 2))))
+
+
+def as_on_tpus(mesh):
+    """The encoder that make_encoder chooses there, its kernels run as plain operations."""
+    attention = FlashAttention(mesh, maft_small()[0].vision.head_width, interpret=True)
+    return {"attention": attention, "loop": BlockLoop.SCANNED}
+
+
+def test_fused_attention_in_scanned_blocks_gives_the_golden_numbers():
+    mesh = mesh_of((2, 1, 1), jax.devices()[:2])
+    assert_golden(run_golden_steps(mesh, **as_on_tpus(mesh)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"remat": True}, {"accumulation_steps": 2}])
+def test_so_it_does_recomputed_and_accumulated(changes):
+    mesh = mesh_of((2, 1, 1), jax.devices()[:2])
+    assert_golden(run_golden_steps(mesh, **as_on_tpus(mesh), **changes))
 
 
 @pytest.mark.slow

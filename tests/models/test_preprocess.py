@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax import lax
 
 from maft_jax.models.clip_vit import resize_position_embedding
 from maft_jax.models.preprocess import (
@@ -68,10 +69,20 @@ def test_native_position_embedding_is_unchanged():
     )
 
 
+@pytest.fixture(params=["default", "tpu"])
+def platform(request, monkeypatch):
+    """The branch of lax.platform_dependent that is taken."""
+
+    def take(*operands, default, **branches):
+        return branches.get(request.param, default)(*operands)
+
+    monkeypatch.setattr(lax, "platform_dependent", take)
+
+
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(5, 11), (13, 29), (1, 1), (7, 8)])
-def test_resize_matches_torch(method, align_corners, size):
+def test_resize_matches_torch(platform, method, align_corners, size):
     x = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype(np.float32)
     ours = resize(jnp.asarray(x), size, axes=(1, 2), method=method, align_corners=align_corners)
     expected = torch.nn.functional.interpolate(

@@ -93,6 +93,20 @@ def test_step_of_a_data_parallel_run_on_tpus(tmp_path):
 
 
 @pytest.mark.slow
+def test_official_recipe_at_32_images_per_chip(tmp_path):
+    """What docs/performance.md says of ViT-B/16; the plain prototype moved 11.6 GB per image."""
+    recipe = ["--config=configs/coco.py", "--topology=v5e:2x2", "--batch_per_device=32"]
+    costs = planned(tmp_path, *recipe)["costs"]
+    assert costs["fits"] and costs["trainable_parameters"] == 28_386_816
+    assert costs["hbm_bytes"] / 32 == pytest.approx(4.26e9, rel=0.02)
+    assert costs["flops"] / 32 == pytest.approx(0.748e12, rel=0.01)
+    assert sum(costs["hbm"].values()) / 2**30 == pytest.approx(11.54, rel=0.02)
+    assert {one["kind"] for one in costs["traffic"]} == {"all-reduce"}
+    scalars = sum(one["elements"] for one in costs["traffic"]) - 28_386_816
+    assert 0 <= scalars < 200
+
+
+@pytest.mark.slow
 def test_two_slices_send_what_each_chip_has_reduced(tmp_path):
     traffic = planned(tmp_path, *tiny("2xv5e:2x2"))["costs"]["traffic"]
     elements = dict.fromkeys([one["kind"] for one in traffic], 0)
