@@ -66,6 +66,7 @@ setup(
         "demo": [GRADIO],
         "browser": [GRADIO, "playwright>=1.60"],
         "test": [
+            "pytest-xdist>=3.8",
             "pytest>=9.2",  # its caplog hears loggers that do not propagate
             "beartype>=0.20",
             "dill>=0.3.8",  # tensorflow_datasets.testing imports it without declaring it

@@ -16,8 +16,9 @@ first, with as many machines as you like: python -m maft_jax.cli.precompute_prop
 
 Hardware: the official run took 6 min 4 s (0.365 s a step, 1000 steps, batch 16) on 8 A100-80GB
 with its proposal generator inside the step. This framework has not been timed on an accelerator
-yet. Memory: batch 16 does not fit one 16 GiB accelerator at once; --config.model.remat=True or
---config.optimizer.accumulation_steps=4 make it fit.
+yet. Memory: compiled for TPU v5e, 32 images per 16 GiB chip fit for ViT-B/16
+(python -m maft_jax.cli.plan says what fits where); --config.model.remat=True or
+--config.optimizer.accumulation_steps=4 need less.
 
 Expected result with the official proposals (published, mIoU): MAFT ViT-B/16 10.25 on ADE-847,
 12.85 on PC-459, 29.14 on ADE-150, 53.33 on PC-59, 90.44 on VOC-20; ViT-L/14 12.12, 15.68, 32.05,

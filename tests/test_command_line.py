@@ -88,6 +88,7 @@ OTHER_VALUES = {
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,
     "mesh.data": 2,
+    "model.attention": "xla",
     "task": "evaluate",
     "evaluation.scales": (0.75, 1.0),
     "evaluation.ensemble_weight": 0.8,

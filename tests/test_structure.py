@@ -282,7 +282,7 @@ def test_gradio_is_an_extra_that_is_imported_inside_functions_alone():
 def test_configuration_loads_in_an_instant(module):
     for name, _ in imports_of(MODULES[module]):
         assert name.split(".")[0] not in {"jax", "flax", "optax", "numpy", "input_pipeline"}
-        assert our_module(name) in (None, "maft_jax.settings")
+        assert our_module(name) in (None, "maft_jax.settings", "maft_jax.prompts")
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=relative)

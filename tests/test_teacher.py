@@ -81,6 +81,7 @@ def test_each_row_is_a_distribution_of_its_image(empty):
 
 def test_second_time_nothing_is_computed(empty, caplog):
     first = cached_probabilities(empty)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "maft_jax"):
         second = cached_probabilities(
             dataclasses.replace(empty, source=Interrupting(empty.source, 0))

@@ -136,8 +136,11 @@ class CLIP(nn.Module):
         return x[torch.arange(len(x)), tokens.argmax(dim=1)] @ self.text_projection
 
 
-def resize_position_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[1 + s * s, width] to [1 + h * w, width]: bicubic with aligned corners, class row kept."""
+def resize_position_embedding(embedding: Tensor, grid: tuple) -> Tensor:
+    """[1 + s * s, width] to [1 + h * w, width]: bicubic with aligned corners, class row kept.
+
+    `grid` is (h, w), integers or, while TorchScript traces, tensors.
+    """
     side = math.isqrt(len(embedding) - 1)
     if grid == (side, side):
         return embedding
