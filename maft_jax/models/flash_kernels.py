@@ -120,7 +120,7 @@ def _forward(call: AttentionCall, *refs) -> None:
         _in_chunks(patches.shape[1], attend)
     if call.has_proposals:
         query, *own = (_columns(proposals, part) for part in range(3))
-        mask = None if allowed is None else allowed[0] != 0
+        mask = None if allowed is None else allowed[0].astype(jnp.int32) != 0
         attended = next(refs)
         attended[0] = _attend(call, query, key, value, mask, own).astype(attended.dtype)
 
@@ -148,7 +148,7 @@ def _backward(call: AttentionCall, *refs) -> None:
         _in_chunks(patches.shape[1], attend_backward)
     if call.has_proposals:
         query, *own = (_columns(proposals, part) for part in range(3))
-        mask = None if allowed is None else allowed[0] != 0
+        mask = None if allowed is None else allowed[0].astype(jnp.int32) != 0
         results = _attend_backward(call, query, key, value, of_proposals[0], sums, mask, own)
         proposals_gradient = next(refs)
         for part, result in enumerate(results):

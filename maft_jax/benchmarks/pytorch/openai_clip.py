@@ -72,7 +72,7 @@ class ImageTower(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(torch.zeros(width, embed_dim))
 
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple]:
         """Input of the first block, [1 + patches, batch, width], and the patch grid.
 
         `images` are [batch, 3, height, width], normalised, of any size.
