@@ -7,7 +7,6 @@ import pytest
 
 from tests.runs import REPOSITORY
 
-
 TOPOLOGIES = ["v5e:2x2"] + [
     pytest.param(name, marks=pytest.mark.slow)
     for name in ("v4:2x2x1", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
