@@ -123,6 +123,13 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
             f"command goes on where it was. The page is made of [plans.json]({PLANS_FILE}); no "
             f"number is typed by hand. Versions: {versions}."
         ),
+        _paragraph(
+            "For this page the compiler does not search for the fastest loops "
+            "(JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1), as it does in training and in "
+            "`maft_jax.cli.plan`: that takes a sixth of the time and changes neither memory nor "
+            "FLOPs nor collectives; the search adds copies between HBM and on-chip memory, which "
+            "the count of traffic then includes ([performance.md](performance.md) has both)."
+        ),
     ]
 
 
