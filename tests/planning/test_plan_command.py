@@ -44,7 +44,7 @@ def run(*arguments: str, exit_code: int = 0, program=("-m", "maft_jax.cli.plan")
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert finished.returncode == exit_code, finished.stdout + finished.stderr
     return finished.stdout, finished.stderr
