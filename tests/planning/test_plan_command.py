@@ -112,8 +112,8 @@ def test_two_slices_send_what_each_chip_has_reduced(tmp_path):
     elements = dict.fromkeys([one["kind"] for one in traffic], 0)
     for one in traffic:
         elements[one["kind"]] += one["elements"]
-    reduced = elements["all-reduce"] + elements.get("reduce-scatter", 0)
-    assert reduced == pytest.approx(TRAINABLE, rel=0.01)  # padded to tiles
+    # Padded to tiles. Of the one masked layer, which is in no loop, XLA also scatters the parts.
+    assert elements["all-reduce"] == pytest.approx(TRAINABLE, rel=0.01)
     assert TRAINABLE / 4 < elements["send between slices"] < 1.5 * TRAINABLE
 
 
