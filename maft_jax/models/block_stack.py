@@ -27,12 +27,13 @@ def through_blocks(
     step: Callable[[Block, Carry], Carry],
     carry: Carry,
     loop: BlockLoop,
+    remat: bool,
 ) -> Carry:
     """`step` applied with each block in turn.
 
     The scanned loop keeps, for the backward pass, its input and what is named in SAVED: all
-    products, so that only elementwise arithmetic is done again. Blocks that were made with remat
-    keep less by themselves.
+    products, so that only elementwise arithmetic is done again; with `remat` its input alone.
+    Unrolled blocks recompute what they were made to recompute.
     """
     if loop is BlockLoop.UNROLLED or len(blocks) < 2 or blocks[0].is_initializing():
         for block in blocks:
@@ -45,6 +46,7 @@ def through_blocks(
     def body(carry, params):
         return step(detached.bind({"params": params}), carry), None
 
-    policy = jax.checkpoint_policies.save_only_these_names(*SAVED)
+    saved = () if remat else SAVED
+    policy = jax.checkpoint_policies.save_only_these_names(*saved)
     carry, _ = lax.scan(jax.checkpoint(body, policy=policy, prevent_cse=False), carry, stacked)
     return carry

@@ -96,8 +96,10 @@ class VisionTransformer(nn.Module):
             self.patch_bias = self.param("patch_bias", nn.initializers.zeros, (config.width,))
         if config.has_ln_pre:
             self.ln_pre = LayerNorm(self.dtype, config.norm_epsilon)
+        # A scanned loop recomputes by itself; blocks inside of it must not do it once more.
+        remat = self.remat and self.loop is BlockLoop.UNROLLED
         self.blocks = make_blocks(
-            config.layers, config.block, self.dtype, self.attention, remat=self.remat
+            config.layers, config.block, self.dtype, self.attention, remat=remat
         )
         self.ln_post = LayerNorm(jnp.float32, config.norm_epsilon)
         self.proj = self.param("proj", init, (config.width, config.embed_dim))
@@ -110,7 +112,9 @@ class VisionTransformer(nn.Module):
 
     def run(self, tokens: Float[Array, "b t d"], first: int, last: int) -> Float[Array, "b t d"]:
         """Through the plain layers first, ..., last - 1."""
-        return through_blocks(self.blocks[first:last], lambda block, x: block(x), tokens, self.loop)
+        return through_blocks(
+            self.blocks[first:last], lambda block, x: block(x), tokens, self.loop, self.remat
+        )
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
         """Class token followed by patches in row-major order, positions added, normalised."""

@@ -69,7 +69,8 @@ class IPClip(VisionTransformer):
         return (jnp.repeat(class_token, masks.shape[1], axis=1), patches), allowed
 
     def _upper_layers(self, step, carry):
-        return through_blocks(self.blocks[self.mask_start_layer : -1], step, carry, self.loop)
+        blocks = self.blocks[self.mask_start_layer : -1]
+        return through_blocks(blocks, step, carry, self.loop, self.remat)
 
     def _read(self, proposals, patches, allowed):
         return self.project(self.blocks[-1].read_patches(proposals, patches, allowed))
