@@ -16,7 +16,7 @@ from maft_jax.proposals.worker_processes import run_tasks
 from tests.precompute_jobs import make_job
 
 REPOSITORY = pathlib.Path(__file__).parent.parent.parent
-NUM_EXAMPLES = 240
+EXAMPLES_PER_KILL = 40  # three workers of 0.06 s per example finish about ten between two kills
 
 PROGRAM = """
 import sys
@@ -24,14 +24,14 @@ from tests.precompute_jobs import make_job
 from maft_jax.proposals.precompute import precompute
 
 if __name__ == "__main__":
-    precompute(make_job(sys.argv[1], {}, seconds=float(sys.argv[2])), num_workers=3)
+    folder, num_examples, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    precompute(make_job(folder, num_examples, seconds=seconds), num_workers=3)
 """
 
 
-def start(folder, seconds: float) -> subprocess.Popen:
-    program = PROGRAM.format(NUM_EXAMPLES)
+def start(folder, seconds: float, num_examples: int = 240) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(seconds)],
+        [sys.executable, "-c", PROGRAM, str(folder), str(num_examples), str(seconds)],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,
@@ -83,12 +83,12 @@ def assert_final_names_are_whole(folder, expected: dict[str, bytes]):
             assert content == expected[name], name
 
 
-def kill_at_random(folder, rng: random.Random):
+def kill_at_random(folder, rng: random.Random, num_examples: int):
     """Starts the job and kills it, or one of its workers."""
-    process = start(folder, seconds=0.06)
+    process = start(folder, 0.06, num_examples)
     before = num_finished(folder)
     if rng.random() < 0.8:  # else maybe before there are workers
-        wait_until(lambda: num_finished(folder) > before)
+        wait_until(lambda: num_finished(folder) > before or process.poll() is not None)
     time.sleep(rng.uniform(0, 0.4))
     workers = workers_of(process)
     if workers and rng.random() < 0.3:
@@ -102,23 +102,24 @@ def kill_at_random(folder, rng: random.Random):
 
 @pytest.mark.parametrize("num_kills", [5, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_job_goes_on_and_ends_identical_to_an_undisturbed_one(tmp_path, num_kills):
-    precompute(make_job(tmp_path / "undisturbed", NUM_EXAMPLES), num_workers=1)
+    num_examples = EXAMPLES_PER_KILL * num_kills
+    precompute(make_job(tmp_path / "undisturbed", num_examples), num_workers=1)
     expected = contents(tmp_path / "undisturbed")
     folder = tmp_path / "killed"
     rng = random.Random(num_kills)
     finished, left_over = [0], 0
     for _ in range(num_kills):
-        kill_at_random(folder, rng)
+        kill_at_random(folder, rng, num_examples)
         assert_final_names_are_whole(folder, expected)
         finished.append(num_finished(folder))
         left_over += len(list(folder.glob("*.unfinished")))
     assert left_over > 0, "no kill hit a shard that was being written"
-    assert finished == sorted(finished) and 0 < finished[-1] < NUM_EXAMPLES // 2
-    process = start(folder, seconds=0)
+    assert finished == sorted(finished) and 0 < finished[-1] < num_examples // 2
+    process = start(folder, 0, num_examples)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 0, printed
     total = re.search(r"(\d+)/(\d+) \[", printed.splitlines()[-1])
-    assert int(total.group(2)) == NUM_EXAMPLES - 2 * finished[-1], "computed something again"
+    assert int(total.group(2)) == num_examples - 2 * finished[-1], "computed something again"
     assert contents(folder) == expected
 
 
