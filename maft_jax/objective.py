@@ -19,7 +19,7 @@ from maft_jax.losses.mask_aware import (
 )
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.models.layers import in_compute_dtype
-from maft_jax.models.masked_attention import head_precision
+from maft_jax.models.masked_attention import float32_precision
 from maft_jax.models.preprocess import clip_input, coarse_masks_on_grid, patch_mask
 from maft_jax.train_state import overlay
 
@@ -54,7 +54,7 @@ def losses(
     dtype = spec.encoder.dtype
     pretrained = in_compute_dtype(pretrained, dtype)
     student = {"params": overlay(pretrained, in_compute_dtype(trainable, dtype))}
-    images = clip_input(batch.image, spec.image_size)
+    images = clip_input(batch.image, spec.image_size, dtype)
     masks = _masks_on_grid(spec, batch)
     if spec.loss.distillation_weight:
         proposals, whole = spec.encoder.apply(student, images, masks, method=IPClip.encode_both)
@@ -96,7 +96,7 @@ def teacher_probabilities(
 
 def _class_logits(spec: StepSpec, features, text):
     flat = features.reshape(-1, features.shape[-1])
-    similarities = jnp.dot(flat, text.T, precision=head_precision(spec.encoder.dtype))
+    similarities = jnp.dot(flat, text.T, precision=float32_precision(spec.encoder.dtype))
     return spec.loss.temperature * similarities.reshape(*features.shape[:-1], len(text))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from maft_jax.models.attention import Attention, XlaAttention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
-from maft_jax.models.masked_attention import head_precision, matmul_precision
+from maft_jax.models.masked_attention import float32_precision, matmul_precision
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
 
@@ -136,12 +136,12 @@ class VisionTransformer(nn.Module):
 
     def project(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
         """ln_post, projection and L2 normalisation, in float32."""
-        flat = self.ln_post(tokens).reshape(-1, self.config.width)
-        features = jnp.dot(flat, self.proj, precision=head_precision(self.dtype))
-        features = features.reshape(*tokens.shape[:2], -1)
+        flat = tokens.reshape(-1, self.config.width)
+        features = jnp.dot(self.ln_post(flat), self.proj, precision=float32_precision(self.dtype))
         if self.config.has_proj_bias:
             features = features + self.proj_bias
-        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        return features.reshape(*tokens.shape[:2], -1)
 
     def _patchify(self, images):
         """The stride-p convolution, as one matrix product over whole patches."""

@@ -18,8 +18,8 @@ def matmul_precision(dtype) -> lax.Precision | None:
     return lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-def head_precision(dtype) -> lax.Precision:
-    """Of the float32 products after a tower whose own products are in `dtype`.
+def float32_precision(dtype) -> lax.Precision:
+    """Of the float32 products before and after a tower whose own products are in `dtype`.
 
     Three passes on a TPU after a bfloat16 tower, an error of 1e-5; six take twice as long, to
     compile as well.

@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.array_types import Images, Masks
+from maft_jax.models.masked_attention import float32_precision
 from maft_jax.models.resize import bilinear_matrix, resize
 
 PIXEL_MEAN = np.array([122.7709383, 116.7460125, 104.09373615], np.float32)
@@ -15,9 +17,14 @@ MASK_THRESHOLD = 0.5
 """A proposal reads a patch where its mask, resized to the patch grid, is at least this."""
 
 
-def clip_input(images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
-    """Normalises uint8 pixels (floats are taken as normalised) and resizes, aspect not kept."""
-    return resize(normalised(images), size, axes=(1, 2))
+def clip_input(
+    images: Images, size: tuple[int, int], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "b h2 w2 3"]:
+    """Normalises uint8 pixels (floats are taken as normalised) and resizes, aspect not kept.
+
+    The result is in float32, exact enough for a tower whose products are in `dtype`.
+    """
+    return resize(normalised(images), size, axes=(1, 2), precision=float32_precision(dtype))
 
 
 def normalised(images: Images) -> Float[Array, "b h w 3"]:

@@ -27,8 +27,12 @@ def resize(
     axes: tuple[int, int],
     method: Method = "bilinear",
     align_corners: bool = False,
+    precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, "..."]:
-    """Resizes the (height, width) `axes` of x to `size`; the same size returns x unchanged."""
+    """Resizes the (height, width) `axes` of x to `size`; the same size returns x unchanged.
+
+    `precision` is that of the matrix products on TPUs; elsewhere the arithmetic is float32.
+    """
     for axis, target in ((axes[1], size[1]), (axes[0], size[0])):
         source = x.shape[axis]
         if source != target:
@@ -36,7 +40,7 @@ def resize(
             matrix = _as_matrix(indices, weights, source)
             x = lax.platform_dependent(
                 x,
-                tpu=functools.partial(_multiply, axis=axis, matrix=matrix),
+                tpu=functools.partial(_multiply, axis=axis, matrix=matrix, precision=precision),
                 default=functools.partial(_gather, axis=axis, indices=indices, weights=weights),
             )
     return x
@@ -91,10 +95,8 @@ def _cubic_weights(t: np.ndarray) -> np.ndarray:
     return np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)], axis=1)
 
 
-def _multiply(x, axis: int, matrix: np.ndarray):
-    product = jnp.tensordot(
-        x.astype(jnp.float32), matrix, axes=(axis, 1), precision=lax.Precision.HIGHEST
-    )
+def _multiply(x, axis: int, matrix: np.ndarray, precision: lax.Precision):
+    product = jnp.tensordot(x.astype(jnp.float32), matrix, axes=(axis, 1), precision=precision)
     return jnp.moveaxis(product, -1, axis)
 
 
