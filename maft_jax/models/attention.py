@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models import flash_attention
@@ -18,6 +19,7 @@ from maft_jax.models.masked_attention import (
     proposal_attention,
     self_attention,
 )
+from maft_jax.models.token_rows import Reading, Readings
 
 Projected = Any
 Attended = Any
@@ -30,20 +32,24 @@ class Attention(Protocol):
     def project(
         self, x: Float[Array, "b t d"], kernel: Float[Array, "d p a h"], bias: Float[Array, "p a h"]
     ) -> Projected:
-        """Query, key and value, or key and value alone, of every token."""
+        """Query, key and value of every token, or queries alone, or keys and values."""
 
-    def attend(self, tokens: Projected, allowed: Bool[Array, "q k"] | None = None) -> Attended:
-        """Every token attends to every token, or to those that are allowed."""
-
-    def attend_both(
-        self, proposals: Projected, patches: Projected, allowed: Bool[Array, "b n t"]
-    ) -> tuple[Attended, Attended]:
-        """Proposals to themselves and their allowed patches, and patches to patches."""
-
-    def read(
-        self, proposals: Projected, patches: Projected, allowed: Bool[Array, "b n t"] | None
+    def attend(
+        self,
+        queries: Projected,
+        sources: Projected | None,
+        readings: Readings,
+        allowed: Bool[Array, "..."] | None,
     ) -> Attended:
-        """As attend_both for the proposals alone; `patches` are keys and values."""
+        """All queries, in their order.
+
+        Args:
+            queries: query, key and value of every token, or only queries.
+            sources: keys and values that only queries read; None where they have their own.
+            readings: who reads whom; covers every query, and every source.
+            allowed: what the one reading that is masked may read: [b, q, k] for queries that read
+                themselves, too, [q, k] for others.
+        """
 
     def merge(self, attended: Attended, kernel: Float[Array, "a h d"]) -> Float[Array, "b t d"]:
         """The output projection without its bias."""
@@ -60,15 +66,23 @@ class XlaAttention:
         projected = jnp.einsum("btd,dsah->sbath", x, kernel, precision=matmul_precision(x.dtype))
         return list(projected + bias[:, None, :, None])
 
-    def attend(self, tokens, allowed=None) -> Float[Array, "b a t h"]:
-        return self_attention(*tokens, allowed)
+    def attend(self, queries, sources, readings, allowed) -> Float[Array, "b a q h"]:
+        key, value = (queries if sources is None else sources)[-2:]
 
-    def attend_both(self, proposals, patches, allowed):
-        attended = proposal_attention(*proposals, *patches[1:], allowed)
-        return attended, self.attend(patches)
+        def attended(reading: Reading):
+            query = _rows(queries[0], reading.queries)
+            mask = allowed if reading.masked else None
+            read = _rows(key, reading.keys), _rows(value, reading.keys)
+            if reading.own is None:
+                return self.read(query, *read, mask)
+            own = _rows(key, reading.own), _rows(value, reading.own)
+            return proposal_attention(query, *own, *read, mask)
 
-    def read(self, proposals, patches, allowed) -> Float[Array, "b a t h"]:
-        return proposal_attention(*proposals, *patches, allowed)
+        return jnp.concatenate([attended(reading) for reading in readings], axis=2)
+
+    def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
+        """Of queries that read no key of their own."""
+        return self_attention(query, key, value, allowed)
 
     def merge(self, attended, kernel) -> Float[Array, "b t d"]:
         precision = matmul_precision(attended.dtype)
@@ -85,8 +99,10 @@ class CudnnAttention(XlaAttention):
     implementation: str = "cudnn"
     """Of jax.nn.dot_product_attention; "xla" gives the same without a GPU."""
 
-    def attend(self, tokens, allowed=None) -> Float[Array, "b a t h"]:
-        query, key, value = (jnp.swapaxes(x, 1, 2) for x in tokens)
+    def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
+        if query.shape != key.shape:  # a few queries alone, which is not what cuDNN is fast at
+            return super().read(query, key, value, allowed)
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
         mask = None if allowed is None else allowed[None, None]
         attended = jax.nn.dot_product_attention(
             query, key, value, mask=mask, implementation=self.implementation
@@ -100,22 +116,29 @@ def choose_attention(name: str, mesh: Mesh, heads: int, head_width: int, dtype) 
     Raises:
         ValueError: the one that is asked for cannot run this tower there.
     """
-    platform = mesh.devices.flat[0].platform
-    name = resolve_name(name, platform, mesh.shape["model"], heads, head_width, dtype)
+    device = mesh.devices.flat[0]
+    platform, model_devices = device.platform, mesh.shape["model"]
+    name = resolve_name(name, platform, model_devices, heads, head_width, dtype, device.device_kind)
     if name == "pallas":
         return flash_attention.FlashAttention(mesh, head_width, interpret=platform != "tpu")
     return CudnnAttention() if name == "cudnn" else XlaAttention()
 
 
 def resolve_name(
-    name: str, platform: str, model_devices: int, heads: int, head_width: int, dtype
+    name: str,
+    platform: str,
+    model_devices: int,
+    heads: int,
+    head_width: int,
+    dtype: DTypeLike,
+    device_kind: str = "",
 ) -> str:
     """xla, pallas or cudnn; auto takes the fused one of the platform, if it can run the tower.
 
     Raises:
         ValueError: the one that is asked for cannot.
     """
-    why_not = flash_attention.why_not(heads, head_width, model_devices)
+    why_not = flash_attention.why_not(heads, head_width, model_devices, dtype, device_kind)
     cudnn_can = platform in ("gpu", "cuda") and dtype != jnp.float32
     if name == "pallas" and why_not:
         raise ValueError(f"attention=pallas: {why_not}; use xla or auto")
@@ -129,3 +152,7 @@ def resolve_name(
     if platform == "tpu" and not why_not:
         return "pallas"
     return "cudnn" if cudnn_can else "xla"
+
+
+def _rows(x: Float[Array, "b a t h"], rows: range) -> Float[Array, "b a rows h"]:
+    return x[:, :, rows.start : rows.stop]

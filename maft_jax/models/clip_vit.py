@@ -14,6 +14,7 @@ from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_in
 from maft_jax.models.masked_attention import float32_precision, matmul_precision
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
+from maft_jax.models.token_rows import Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +132,8 @@ class VisionTransformer(nn.Module):
 
     def read_class_token(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b e"]:
         """Runs the last layer for the class token alone and projects it."""
-        class_token, patches = tokens[:, :1], tokens[:, 1:]
-        return self.project(self.blocks[-1].read_patches(class_token, patches))[:, 0]
+        readings = (Reading(range(1), range(tokens.shape[1])),)
+        return self.project(self.blocks[-1].read(tokens, readings))[:, 0]
 
     def project(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
         """ln_post, projection and L2 normalisation, in float32."""

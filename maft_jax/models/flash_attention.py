@@ -6,14 +6,23 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models.flash_kernels import LANES, AttentionCall
 from maft_jax.models.masked_attention import matmul_precision
+from maft_jax.models.token_rows import Readings
+
+_SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
+"""16 MiB: enough for the rows of an image in bfloat16 alone."""
 
 
-def why_not(heads: int, head_width: int, model_devices: int) -> str | None:
+def why_not(
+    heads: int, head_width: int, model_devices: int, dtype: DTypeLike, device_kind: str
+) -> str | None:
     """Why the kernels cannot run a tower, or None."""
+    if dtype == jnp.float32 and device_kind in _SMALL_VMEM:
+        return f"float32 on a {device_kind}; expected bfloat16, of which twice as much fits in VMEM"
     if LANES % head_width:
         return f"heads of width {head_width}; expected a divisor of {LANES}"
     if heads % (LANES // head_width * model_devices):
@@ -45,24 +54,18 @@ class FlashAttention:
         return product + _pack(bias[None])[0]
 
     def attend(
-        self, tokens: Array, allowed: Bool[Array, "q k"] | None = None
-    ) -> Float[Array, "b t d"]:
-        if allowed is not None:
-            raise ValueError("attention=pallas: patches attend to all patches; use xla")
-        return _attention(self, True, (tokens, None, None))[0]
-
-    def attend_both(
-        self, proposals: Array, patches: Array, allowed: Bool[Array, "b n t"]
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b t d"]]:
-        operands = patches, proposals, allowed.astype(jnp.int8)
-        of_patches, of_proposals = _attention(self, True, operands)
-        return of_proposals, of_patches
-
-    def read(
-        self, proposals: Array, patches: Array, allowed: Bool[Array, "b n t"] | None
-    ) -> Float[Array, "b n d"]:
-        allowed = None if allowed is None else allowed.astype(jnp.int8)
-        return _attention(self, False, (patches, proposals, allowed))[0]
+        self,
+        queries: Array,
+        sources: Array | None,
+        readings: Readings,
+        allowed: Bool[Array, "b n k"] | None,
+    ) -> Float[Array, "b q d"]:
+        masked = [reading for reading in readings if reading.masked]
+        if any(reading.own is None for reading in masked):
+            raise ValueError("attention=pallas: only proposals have a mask; use xla")
+        mask = allowed.astype(jnp.int8) if masked else None
+        call = AttentionCall(self.head_width, readings, sources is not None, self.interpret)
+        return _attention(self.mesh, call, (queries, sources, mask))
 
     def merge(self, attended: Array, kernel: Float[Array, "a h d"]) -> Float[Array, "b t d"]:
         kernel = kernel.reshape(-1, kernel.shape[-1])
@@ -77,42 +80,27 @@ def _pack(kernel: Float[Array, "d p a h"]) -> Float[Array, "d columns"]:
 
 
 _Operands = tuple[Array, Array | None, Array | None]
-"""Projections of the patches and of the proposals, and int8 which patches each proposal reads."""
+"""Queries, keys and values if these are apart, and int8 which keys each masked query reads."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(attention: FlashAttention, patches_attend: bool, operands: _Operands):
-    call = _call(attention, patches_attend, operands)
-    return _on_each_device(attention.mesh, call.forward, _present(operands))
+def _attention(mesh: Mesh, call: AttentionCall, operands: _Operands):
+    return _on_each_device(mesh, call.forward, _present(operands))[0]
 
 
-def _attention_forward(attention, patches_attend, operands):
-    return _attention(attention, patches_attend, operands), operands
+def _attention_forward(mesh, call, operands):
+    return _attention(mesh, call, operands), operands
 
 
-def _attention_backward(attention, patches_attend, operands, gradients):
-    call = _call(attention, patches_attend, operands)
-    present = _present(operands)
-
+def _attention_backward(mesh, call, operands, gradient):
     def backward(*arrays):
-        return call.backward(arrays[: len(present)], arrays[len(present) :])
+        return call.backward(arrays[:-1], arrays[-1])
 
-    results = _on_each_device(attention.mesh, backward, [*present, *gradients])
-    return ((*results, *[None] * (len(operands) - len(results))),)
+    queries, *rest = _on_each_device(mesh, backward, [*_present(operands), gradient])
+    return ((queries, rest[0] if rest else None, None),)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
-
-
-def _call(attention, patches_attend, operands) -> AttentionCall:
-    _, proposals, allowed = operands
-    return AttentionCall(
-        attention.head_width,
-        patches_attend,
-        has_proposals=proposals is not None,
-        is_masked=allowed is not None,
-        interpret=attention.interpret,
-    )
 
 
 def _present(operands) -> list[Array]:

@@ -10,7 +10,9 @@ gradient of the output.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +22,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from maft_jax.models.masked_attention import matmul_precision
+from maft_jax.models.token_rows import Reading, Readings
 
 LANES = 128
 _CHUNK = 128
 """Queries whose scores are computed at once."""
+_TILE_ROWS = 16
+"""Of bfloat16; float32 has 8."""
 _VMEM_BYTES = 64 * 2**20
 _NEVER = -1e30
 
@@ -32,47 +37,48 @@ _NEVER = -1e30
 class AttentionCall:
     """Which attention a kernel computes.
 
-    Operands are [b, t, groups * width] for the patches, width being LANES times the parts that the
-    patches have, then, with proposals, [b, n, groups * 3 * LANES] and perhaps int8 [b, n, t].
+    Operands are queries [b, q, groups * width], width being LANES times their parts; keys and
+    values [b, t, groups * 2 * LANES], unless the queries have these parts themselves; and, if a
+    reading is masked, int8 [b, masked queries, keys of that reading].
     """
 
     head_width: int
-    patches_attend: bool
-    """Patches have queries, too; else only keys and values."""
-    has_proposals: bool
-    is_masked: bool
-    """Proposals read only the patches that the mask allows."""
+    readings: Readings
+    """Those of the same keys follow each other."""
+    has_sources: bool = False
+    """Keys and values are an operand of their own, and the queries have one part, else three."""
     interpret: bool = False
     """Run as plain jax operations, where there is no TPU."""
 
-    @property
-    def patch_parts(self) -> int:
-        return 3 if self.patches_attend else 2
-
     def forward(self, *operands: Array) -> tuple[Array, ...]:
-        """Attended patches [b, t, d] if they attend, then attended proposals [b, n, d]."""
-        widths = [LANES] * (self.patches_attend + self.has_proposals)
-        queries = operands[not self.patches_attend : 1 + self.has_proposals]
-        return self._call(_forward, operands, queries, widths, 2)
+        """Attended values of the queries, [b, q, d], alone in a tuple."""
+        outputs = [(operands[0], LANES)]
+        scratch = [((1, n, LANES), operands[0].dtype) for n in self._unaligned]
+        return self._call(_forward, operands, outputs, scratch, 2)
 
-    def backward(self, operands: Sequence[Array], gradients: Sequence[Array]) -> tuple[Array, ...]:
-        """Gradients of the patches' projections, then of the proposals'."""
-        widths = [self.patch_parts * LANES] + [3 * LANES] * self.has_proposals
-        outputs = operands[: len(widths)]
-        return self._call(_backward, [*operands, *gradients], outputs, widths, 5)
+    def backward(self, operands: Sequence[Array], gradient: Array) -> tuple[Array, ...]:
+        """Gradients of the operands but the mask."""
+        parts = [1, 2] if self.has_sources else [3]
+        outputs = [(x, part * LANES) for x, part in zip(operands, parts, strict=False)]
+        scratch = [((1, n, LANES), gradient.dtype) for n in self._unaligned * 2]
+        most = max(len(reading.keys) for reading in self.readings)
+        scratch += [((most, LANES), jnp.float32)] * 2
+        return self._call(_backward, [*operands, gradient], outputs, scratch, 5)
 
-    def _call(self, kernel, operands, outputs, widths, products: int) -> tuple[Array, ...]:
-        patches = operands[0]
-        batch, tokens, columns = patches.shape
-        groups = columns // (self.patch_parts * LANES)
-        queries = tokens if self.patches_attend else 0
-        if self.has_proposals:
-            queries += operands[1].shape[1]
+    @property
+    def _unaligned(self) -> list[int]:
+        """The largest number of queries that are read in chunks and begin within a tile, if any."""
+        runs = [reading.queries for reading in self.readings if reading.own is None]
+        return sorted(len(rows) for rows in runs if rows.start % _TILE_ROWS)[-1:]
+
+    def _call(self, kernel, operands, outputs, scratch, products: int) -> tuple[Array, ...]:
+        queries = operands[0]
+        groups = queries.shape[2] // (LANES if self.has_sources else 3 * LANES)
         shapes = [
-            jax.ShapeDtypeStruct((batch, x.shape[1], groups * width), patches.dtype)
-            for x, width in zip(outputs, widths, strict=True)
+            jax.ShapeDtypeStruct((*x.shape[:2], groups * width), x.dtype) for x, width in outputs
         ]
-        pairs = batch * groups * (LANES // self.head_width) * queries * tokens
+        pairs = sum(len(reading.queries) * len(reading.keys) for reading in self.readings)
+        pairs *= len(queries) * groups * (LANES // self.head_width)
         cost = pl.CostEstimate(
             flops=2 * products * pairs * self.head_width,
             transcendentals=pairs,
@@ -80,13 +86,11 @@ class AttentionCall:
         )
         call = pl.pallas_call(
             functools.partial(kernel, self),
-            grid=(batch, groups),
+            grid=(len(queries), groups),
             in_specs=[_block(x, groups) for x in operands],
             out_specs=[_block(x, groups) for x in shapes],
             out_shape=shapes,
-            scratch_shapes=[pltpu.VMEM((tokens, LANES), jnp.float32)] * 2
-            if kernel is _backward
-            else [],
+            scratch_shapes=[pltpu.VMEM(shape, dtype) for shape, dtype in scratch],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=_VMEM_BYTES
             ),
@@ -105,76 +109,114 @@ def _block(x, groups: int) -> pl.BlockSpec:
 
 
 def _forward(call: AttentionCall, *refs) -> None:
-    refs = iter(refs)
-    patches = next(refs)
-    proposals = next(refs) if call.has_proposals else None
-    allowed = next(refs) if call.is_masked else None
-    key, value = _columns(patches, call.patch_parts - 2), _columns(patches, call.patch_parts - 1)
-    if call.patches_attend:
-        of_patches = next(refs)
-
-        def attend(rows):
-            result = _attend(call, patches[0, rows, :LANES], key, value)
-            of_patches[0, rows, :] = result.astype(of_patches.dtype)
-
-        _in_chunks(patches.shape[1], attend)
-    if call.has_proposals:
-        query, *own = (_columns(proposals, part) for part in range(3))
-        mask = None if allowed is None else allowed[0].astype(jnp.int32) != 0
-        attended = next(refs)
-        attended[0] = _attend(call, query, key, value, mask, own).astype(attended.dtype)
+    queries, sources, allowed, (attended, *copies) = _operands(call, refs)
+    for reading in call.readings:
+        key, value = _keys_and_values(sources, reading.keys)
+        query, result = (_Rows(ref, reading.queries) for ref in (queries, attended))
+        attend = functools.partial(_attend, call, key=key, value=value)
+        if reading.own is None:
+            _in_chunks([query], result, copies, attend)
+        else:
+            own = _keys_and_values(sources, reading.own)
+            result.store(attend(query.load(), allowed=_mask(reading, allowed), own=own))
 
 
 def _backward(call: AttentionCall, *refs) -> None:
-    *refs, key_gradient, value_gradient = refs
-    refs = iter(refs)
-    patches = next(refs)
-    proposals = next(refs) if call.has_proposals else None
-    allowed = next(refs) if call.is_masked else None
-    of_patches = next(refs) if call.patches_attend else None
-    of_proposals = next(refs) if call.has_proposals else None
-    patches_gradient = next(refs)
-    key, value = _columns(patches, call.patch_parts - 2), _columns(patches, call.patch_parts - 1)
-    key_gradient[...] = jnp.zeros(key_gradient.shape, jnp.float32)
-    value_gradient[...] = jnp.zeros(value_gradient.shape, jnp.float32)
-    sums = key_gradient, value_gradient
-    if call.patches_attend:
-
-        def attend_backward(rows):
-            query, gradient = patches[0, rows, :LANES], of_patches[0, rows, :]
-            result = _attend_backward(call, query, key, value, gradient, sums)
-            patches_gradient[0, rows, :LANES] = result[0].astype(patches_gradient.dtype)
-
-        _in_chunks(patches.shape[1], attend_backward)
-    if call.has_proposals:
-        query, *own = (_columns(proposals, part) for part in range(3))
-        mask = None if allowed is None else allowed[0].astype(jnp.int32) != 0
-        results = _attend_backward(call, query, key, value, of_proposals[0], sums, mask, own)
-        proposals_gradient = next(refs)
-        for part, result in enumerate(results):
-            columns = slice(part * LANES, (part + 1) * LANES)
-            proposals_gradient[0, :, columns] = result.astype(proposals_gradient.dtype)
-    for part, total in zip((-2, -1), sums, strict=True):
-        first = (call.patch_parts + part) * LANES
-        columns = slice(first, first + LANES)
-        patches_gradient[0, :, columns] = total[...].astype(patches_gradient.dtype)
+    queries, sources, allowed, (gradient, of_queries, *refs) = _operands(call, refs)
+    of_sources = refs.pop(0) if call.has_sources else of_queries
+    *copies, key_sum, value_sum = refs
+    for keys, readings in itertools.groupby(call.readings, lambda reading: reading.keys):
+        sums = [total.at[: len(keys), :] for total in (key_sum, value_sum)]
+        for total in sums:
+            total[...] = jnp.zeros(total.shape, jnp.float32)
+        key, value = _keys_and_values(sources, keys)
+        attend_backward = functools.partial(_attend_backward, call, key=key, value=value, sums=sums)
+        for reading in readings:
+            of_query = _Rows(of_queries, reading.queries)
+            operands = [_Rows(ref, reading.queries) for ref in (queries, gradient)]
+            if reading.own is None:
+                _in_chunks(operands, of_query, copies, attend_backward)
+                continue
+            mask, own = _mask(reading, allowed), _keys_and_values(sources, reading.own)
+            operands = [operand.load() for operand in operands]
+            result, *of_own = attend_backward(*operands, allowed=mask, own=own)
+            of_query.store(result)
+            _store_keys_and_values(of_sources, reading.own, of_own)
+        _store_keys_and_values(of_sources, keys, [total[...] for total in sums])
 
 
-def _columns(ref, part: int):
-    return ref[0, :, part * LANES : (part + 1) * LANES]
+def _operands(call: AttentionCall, refs):
+    """Queries, keys and values, the mask or None, and what else there is."""
+    queries, *refs = refs
+    sources = refs.pop(0) if call.has_sources else queries
+    masked = any(reading.masked for reading in call.readings)
+    return queries, sources, refs.pop(0) if masked else None, refs
 
 
-def _in_chunks(rows: int, work: Callable[[pl.Slice | slice], None]) -> None:
-    """Calls `work` with slices of all rows: a loop, compiled once, and what is left over."""
-    whole = rows // _CHUNK * _CHUNK
+def _mask(reading: Reading, allowed):
+    return allowed[0].astype(jnp.int32) != 0 if reading.masked else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows of a block, and the columns of its queries, keys or values."""
+
+    ref: Any
+    rows: range
+    part: int = 0
+
+    def load(self, first: int | Array = 0, number: int | None = None) -> Array:
+        """`number` rows from `first` on, counted from the first of these; else all."""
+        return self.ref[self._index(first, number or len(self.rows))]
+
+    def store(self, values: Array, first: int | Array = 0) -> None:
+        self.ref[self._index(first, len(values))] = values.astype(self.ref.dtype)
+
+    def _index(self, first, number: int):
+        start = self.rows.start + first
+        if not isinstance(first, int):
+            start = pl.multiple_of(start, _TILE_ROWS)
+        return 0, pl.ds(start, number), slice(self.part * LANES, (self.part + 1) * LANES)
+
+
+def _keys_and_values(ref, rows: range) -> list[Array]:
+    return [_Rows(ref, rows, part).load() for part in _last_two_parts(ref)]
+
+
+def _store_keys_and_values(ref, rows: range, pair) -> None:
+    for part, values in zip(_last_two_parts(ref), pair, strict=True):
+        _Rows(ref, rows, part).store(values)
+
+
+def _last_two_parts(ref) -> range:
+    parts = ref.shape[2] // LANES
+    return range(parts - 2, parts)
+
+
+def _in_chunks(operands: list[_Rows], result: _Rows, copies, work: Callable) -> None:
+    """result = work(*operands), a chunk at a time: a loop, compiled once, and what is left over.
+
+    A loop cannot read rows that begin within a tile; then it works in copies of the operands, the
+    first of which takes the result.
+    """
+    rows = result.rows
+    target = result
+    if rows.start % _TILE_ROWS:
+        copied = [_Rows(copy, range(len(rows))) for copy in copies]
+        for copy, operand in zip(copied, operands, strict=True):
+            copy.store(operand.load())
+        operands, target = copied, copied[0]
+
+    def work_on(first, number):
+        target.store(work(*[operand.load(first, number) for operand in operands]), first)
+
+    whole = len(rows) // _CHUNK * _CHUNK
     if whole:
-
-        @pl.loop(0, whole, step=_CHUNK)
-        def _(first):
-            work(pl.ds(pl.multiple_of(first, _CHUNK), _CHUNK))
-
-    if whole < rows:
-        work(slice(whole, rows))
+        pl.loop(0, whole, step=_CHUNK)(lambda first: work_on(first, _CHUNK))
+    if whole < len(rows):
+        work_on(whole, len(rows) - whole)
+    if target is not result:
+        result.store(target.load())
 
 
 def _attend(call, query, key, value, allowed=None, own=()):
@@ -189,8 +231,8 @@ def _attend(call, query, key, value, allowed=None, own=()):
     return attended
 
 
-def _attend_backward(call, query, key, value, gradient, sums, allowed=None, own=()):
-    """Gradients of query and, if there are, own key and value; adds those of the patches' to sums.
+def _attend_backward(call, query, gradient, key, value, sums, allowed=None, own=()):
+    """Gradient of the query; with own key and value a list with theirs. Adds those of keys to sums.
 
     With weights p = softmax(s) and their gradient g, that of s is p * (g - sum(p * g)).
     """
@@ -215,7 +257,7 @@ def _attend_backward(call, query, key, value, gradient, sums, allowed=None, own=
         results[0] = jnp.where(lanes, scale * of_query, results[0])
         sums[0][...] += _product(of_scores, scaled, (0, 0))
         sums[1][...] += _product(weights.astype(dtype), of_head, (0, 0))
-    return results
+    return results if own else results[0]
 
 
 def _heads(head_width: int) -> Iterator[Array]:

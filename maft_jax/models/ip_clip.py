@@ -7,6 +7,7 @@ from maft_jax.array_types import Masks
 from maft_jax.models.block_stack import through_blocks
 from maft_jax.models.clip_vit import VisionTransformer
 from maft_jax.models.preprocess import patch_mask
+from maft_jax.models.token_rows import MaskedRows
 
 
 class IPClip(VisionTransformer):
@@ -33,7 +34,7 @@ class IPClip(VisionTransformer):
         """L2-normalised embedding of each proposal of normalised images."""
         if self.mask_start_layer == self.config.layers:
             return self._unmasked_proposals(self(images), masks)
-        return self._masked_layers(self._trunk(images), images, masks)
+        return self._masked_layers(images, masks, has_whole=False)
 
     def encode_both(
         self, images: Float[Array, "b h w 3"], masks: Masks
@@ -42,38 +43,25 @@ class IPClip(VisionTransformer):
         if self.mask_start_layer == self.config.layers:
             whole = self(images)
             return self._unmasked_proposals(whole, masks), whole
-        tokens = self._trunk(images)
-        streams, allowed = self._streams(tokens, images, masks)
+        features = self._masked_layers(images, masks, has_whole=True)
+        return features[:, 1:], features[:, 0]
 
-        def step(block, carry):
-            streams, tokens = carry
-            return block.with_proposals(*streams, allowed), block(tokens)
-
-        streams, tokens = self._upper_layers(step, (streams, tokens))
-        return self._read(*streams, allowed), self.read_class_token(tokens)
-
-    def _trunk(self, images):
-        return self.run(self.embed(images), 0, self.mask_start_layer)
-
-    def _masked_layers(self, tokens, images, masks):
-        streams, allowed = self._streams(tokens, images, masks)
-        streams = self._upper_layers(
-            lambda block, streams: block.with_proposals(*streams, allowed), streams
-        )
-        return self._read(*streams, allowed)
-
-    def _streams(self, tokens, images, masks):
-        """Proposals and patches as they enter the masked layers, and who reads whom."""
-        allowed = patch_mask(masks, self.config.grid(*images.shape[1:3]))
+    def _masked_layers(self, images, masks, has_whole: bool):
+        """Embeddings of the whole image, if wanted, and of the proposals."""
+        tokens = self.run(self.embed(images), 0, self.mask_start_layer)
         class_token, patches = tokens[:, :1], tokens[:, 1:]
-        return (jnp.repeat(class_token, masks.shape[1], axis=1), patches), allowed
-
-    def _upper_layers(self, step, carry):
-        blocks = self.blocks[self.mask_start_layer : -1]
-        return through_blocks(blocks, step, carry, self.loop, self.remat)
-
-    def _read(self, proposals, patches, allowed):
-        return self.project(self.blocks[-1].read_patches(proposals, patches, allowed))
+        rows = MaskedRows(patches.shape[1], masks.shape[1], has_whole)
+        allowed = patch_mask(masks, self.config.grid(*images.shape[1:3]))
+        proposals = jnp.repeat(class_token, rows.num_proposals, axis=1)
+        tokens = jnp.concatenate([*[tokens] * has_whole, patches, proposals], axis=1)
+        tokens = through_blocks(
+            self.blocks[self.mask_start_layer : -1],
+            lambda block, tokens: block(tokens, rows.readings, allowed),
+            tokens,
+            self.loop,
+            self.remat,
+        )
+        return self.project(self.blocks[-1].read(tokens, rows.last_readings, allowed))
 
     def _unmasked_proposals(self, whole, masks):
         """No layer is masked, so every proposal has the embedding of the whole image."""

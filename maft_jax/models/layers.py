@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from maft_jax.models.attention import Attended, Attention, Projected
 from maft_jax.models.masked_attention import matmul_precision
+from maft_jax.models.token_rows import Readings, all_read_all, with_queries_apart
 
 HEAD_WIDTH = 64
 """Of OpenAI's towers and of most others."""
@@ -166,7 +167,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(ln_1(x)), then x + mlp(ln_2(x)), in the three forms the encoders need."""
+    """x + attention(ln_1(x)), then x + mlp(ln_2(x)), for all tokens or for some alone."""
 
     config: BlockConfig
     dtype: DTypeLike
@@ -180,41 +181,30 @@ class Block(nn.Module):
         self.mlp = Mlp(self.config, self.dtype)
 
     def __call__(
-        self, tokens: Float[Array, "b t d"], allowed: Bool[Array, "t t"] | None = None
+        self,
+        tokens: Float[Array, "b t d"],
+        readings: Readings | None = None,
+        allowed: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Every token attends to every token, or to those that `allowed` [query, key] grants."""
+        """Every token attends to every token, or to what `readings` and the mask let it read."""
+        readings = readings or all_read_all(tokens.shape[1])
         projected = self.attn.in_proj(self.ln_1(tokens), "qkv")
-        return self._finish(tokens, self.attention.attend(projected, allowed))
+        attended = self.attention.attend(projected, None, readings, allowed)
+        return self._finish(tokens, attended)
 
-    def with_proposals(
+    def read(
         self,
-        proposals: Float[Array, "b n d"],
-        patches: Float[Array, "b t d"],
-        allowed: Bool[Array, "b n t"],
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b t d"]]:
-        """Patches attend to patches; each proposal to itself and its allowed patches."""
-        projected = self.attn.in_proj(self.ln_1(patches), "qkv")
-        of_proposals, of_patches = self.attention.attend_both(
-            self._own_qkv(proposals), projected, allowed
+        tokens: Float[Array, "b t d"],
+        readings: Readings,
+        allowed: Bool[Array, "..."] | None = None,
+    ) -> Float[Array, "b q d"]:
+        """The last layer, for the queries of `readings` alone, in their order."""
+        normal = self.ln_1(tokens)
+        queries = self.attn.in_proj(_queries(normal, readings), "q")
+        attended = self.attention.attend(
+            queries, self.attn.in_proj(normal, "kv"), with_queries_apart(readings), allowed
         )
-        return self._finish(proposals, of_proposals), self._finish(patches, of_patches)
-
-    def read_patches(
-        self,
-        proposals: Float[Array, "b n d"],
-        patches: Float[Array, "b t d"],
-        allowed: Bool[Array, "b n t"] | None = None,
-    ) -> Float[Array, "b n d"]:
-        """As with_proposals, for the last layer, where nothing reads the patches afterwards.
-
-        Without `allowed` every patch may be read: then one proposal is the plain class token.
-        """
-        projected = self.attn.in_proj(self.ln_1(patches), "kv")
-        attended = self.attention.read(self._own_qkv(proposals), projected, allowed)
-        return self._finish(proposals, attended)
-
-    def _own_qkv(self, proposals):
-        return self.attn.in_proj(self.ln_1(proposals), "qkv")
+        return self._finish(_queries(tokens, readings), attended)
 
     def _finish(self, tokens, attended):
         attended = checkpoint_name(attended, "attended")
@@ -222,10 +212,17 @@ class Block(nn.Module):
         return tokens + self.mlp(self.ln_2(tokens))
 
 
+def _queries(tokens, readings: Readings):
+    runs = [tokens[:, reading.queries.start : reading.queries.stop] for reading in readings]
+    return jnp.concatenate(runs, axis=1)
+
+
 SAVED = ("projected", "attended", "middle", "hidden")
 """What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""
 
-BLOCK_METHODS = ("__call__", "with_proposals", "read_patches")
+BLOCK_METHODS = ("__call__", "read")
+_READINGS = 2
+"""Which argument of theirs is not an array, counted from self."""
 
 
 def in_compute_dtype(params: Mapping, dtype: DTypeLike) -> Mapping:
@@ -246,5 +243,5 @@ def make_blocks(
     layers: int, config: BlockConfig, dtype, attention: Attention, *, remat: bool = False
 ) -> list[Block]:
     """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
-    block = nn.remat(Block, methods=BLOCK_METHODS) if remat else Block
+    block = nn.remat(Block, methods=BLOCK_METHODS, static_argnums=_READINGS) if remat else Block
     return [block(config, dtype, attention) for _ in range(layers)]

@@ -14,39 +14,58 @@ prepare_environment()
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 
-from maft_jax.models.flash_kernels import AttentionCall
+from maft_jax import sharding
+from maft_jax.config import MeshConfig
+from maft_jax.models.flash_attention import FlashAttention, why_not
+from maft_jax.models.token_rows import (
+    MaskedRows,
+    Reading,
+    all_read_all,
+    with_queries_apart,
+)
 
 WIDTH, TOKENS, PROPOSALS = 768, 901, 100
 
 
-def calls():
-    """What the encoders use: patches alone, with masked proposals, and the last layer's two."""
-    yield "attend", AttentionCall(64, True, False, False), ()
-    yield "attend_both", AttentionCall(64, True, True, True), (PROPOSALS,)
-    yield "read", AttentionCall(64, False, True, True), (PROPOSALS,)
-    yield "read_all", AttentionCall(64, False, True, False), (1,)
+def readings():
+    """What the encoders use: whole images, masked layers, and the last layer of both."""
+    rows = MaskedRows(TOKENS - 1, PROPOSALS, has_whole=True)
+    yield "attend", all_read_all(TOKENS), False
+    yield "masked", rows.readings, False
+    yield "read", (Reading(range(1), range(TOKENS)),), True
+    yield "read_masked", with_queries_apart(rows.last_readings), True
 
 
 def compile_for(device: jax.Device) -> None:
     """Forward and backward, in both dtypes."""
-    sharding = SingleDeviceSharding(device)
+    mesh = sharding.make_mesh(MeshConfig(), [device])
+    attention = FlashAttention(mesh, 64)
 
     def shape(*dimensions, dtype):
-        return jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding.replicated(mesh))
 
-    for name, call, proposals in calls():
+    for name, some, apart in readings():
+        queries = max(reading.queries.stop for reading in some)
+        sources = max(rows.stop for reading in some for rows in (reading.keys, reading.own) if rows)
+        masked = any(reading.masked for reading in some)
+        mask = shape(1, PROPOSALS, TOKENS - 1, dtype=jnp.bool_) if masked else None
         for dtype in (jnp.bfloat16, jnp.float32):
-            operands = [shape(1, TOKENS, call.patch_parts * WIDTH, dtype=dtype)]
-            operands += [shape(1, n, 3 * WIDTH, dtype=dtype) for n in proposals]
-            if call.is_masked:
-                operands.append(shape(1, PROPOSALS, TOKENS, dtype=jnp.int8))
-            outputs = [TOKENS] * call.patches_attend + [*proposals]
-            gradients = [shape(1, n, WIDTH, dtype=dtype) for n in outputs]
-            forward = jax.jit(lambda *x, call=call: call.forward(*x)).lower(*operands).compile()
-            jax.jit(call.backward).lower(operands, gradients).compile()
-            costs = forward.cost_analysis()
+            if why_not(WIDTH // 64, 64, 1, dtype, device.device_kind):
+                continue
+            operands = (
+                shape(1, queries, (1 if apart else 3) * WIDTH, dtype=dtype),
+                shape(1, sources, 2 * WIDTH, dtype=dtype) if apart else None,
+            )
+
+            def attend(operands, mask, some=some):
+                return attention.attend(*operands, some, mask)
+
+            def backward(operands, mask, attend=attend):
+                return jax.grad(lambda x: attend(x, mask).astype(jnp.float32).sum())(operands)
+
+            costs = jax.jit(attend).lower(operands, mask).compile().cost_analysis()
+            jax.jit(backward).lower(operands, mask).compile()
             print(name, jnp.dtype(dtype).name, int(costs["flops"]), int(costs["bytes accessed"]))
 
 

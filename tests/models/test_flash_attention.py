@@ -14,6 +14,7 @@ from maft_jax.models.attention import (
     resolve_name,
 )
 from maft_jax.models.flash_attention import FlashAttention
+from maft_jax.models.token_rows import MaskedRows, Reading, all_read_all, with_queries_apart
 
 # (precision of the products, largest difference from XLA's attention)
 TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)]
@@ -28,71 +29,88 @@ def flash(devices=1, head_width=64, **axes) -> FlashAttention:
 
 
 def inputs(dtype, tokens=TOKENS, head_width=64, batch=2):
+    """`tokens` are those of an image: a class token and patches."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
 
     def draw(*shape):
         return jax.random.normal(next(keys), shape)
 
     heads = WIDTH // head_width
-    allowed = jax.random.bernoulli(next(keys), 0.3, (batch, NUM_PROPOSALS, tokens))
-    weights = {
+    allowed = jax.random.bernoulli(next(keys), 0.3, (batch, NUM_PROPOSALS, tokens - 1))
+    arrays = {
         "kernel": 1.5 * draw(WIDTH, 3, heads, head_width) / WIDTH**0.5,
         "bias": draw(3, heads, head_width),
         "out": draw(heads, head_width, WIDTH) / WIDTH**0.5,
+        "whole": draw(batch, tokens, WIDTH),
+        "patches": draw(batch, tokens - 1, WIDTH),
+        "proposals": draw(batch, NUM_PROPOSALS, WIDTH),
     }
-    arrays = {"patches": draw(batch, tokens, WIDTH), "proposals": draw(batch, NUM_PROPOSALS, WIDTH)}
-    cast = {name: x.astype(dtype) for name, x in (arrays | weights).items()}
+    cast = {name: x.astype(dtype) for name, x in arrays.items()}
     return cast, allowed.at[:, 0].set(False)  # the first proposal allows no patch
 
 
+def rows_of(x, has_whole: bool) -> MaskedRows:
+    return MaskedRows(x["patches"].shape[1], NUM_PROPOSALS, has_whole)
+
+
+def sequence(x, has_whole: bool):
+    names = ["whole"] * has_whole + ["patches", "proposals"]
+    return jnp.concatenate([x[name] for name in names], axis=1)
+
+
 def attend(attention, x, allowed):
-    tokens = attention.project(x["patches"], x["kernel"], x["bias"])
-    return (attention.merge(attention.attend(tokens), x["out"]),)
+    tokens = attention.project(x["whole"], x["kernel"], x["bias"])
+    readings = all_read_all(x["whole"].shape[1])
+    return attention.merge(attention.attend(tokens, None, readings, None), x["out"])
 
 
-def attend_both(attention, x, allowed):
-    patches = attention.project(x["patches"], x["kernel"], x["bias"])
-    proposals = attention.project(x["proposals"], x["kernel"], x["bias"])
-    attended = attention.attend_both(proposals, patches, allowed)
-    return tuple(attention.merge(each, x["out"]) for each in attended)
+def masked(attention, x, allowed, has_whole=False):
+    tokens = attention.project(sequence(x, has_whole), x["kernel"], x["bias"])
+    readings = rows_of(x, has_whole).readings
+    return attention.merge(attention.attend(tokens, None, readings, allowed), x["out"])
 
 
-def read(attention, x, allowed):
-    patches = attention.project(x["patches"], x["kernel"][:, 1:], x["bias"][1:])
-    proposals = attention.project(x["proposals"], x["kernel"], x["bias"])
-    return (attention.merge(attention.read(proposals, patches, allowed), x["out"]),)
+def masked_with_whole(attention, x, allowed):
+    return masked(attention, x, allowed, has_whole=True)
 
 
-def read_all(attention, x, allowed):
-    return read(attention, x, None)
+def read(attention, x, allowed, has_whole=False):
+    tokens, readings = sequence(x, has_whole), rows_of(x, has_whole).last_readings
+    kernel, bias = x["kernel"], x["bias"]
+    queries = [tokens[:, reading.queries.start : reading.queries.stop] for reading in readings]
+    queries = attention.project(jnp.concatenate(queries, axis=1), kernel[:, :1], bias[:1])
+    sources = attention.project(tokens, kernel[:, 1:], bias[1:])
+    attended = attention.attend(queries, sources, with_queries_apart(readings), allowed)
+    return attention.merge(attended, x["out"])
+
+
+def read_with_whole(attention, x, allowed):
+    return read(attention, x, allowed, has_whole=True)
+
+
+FORMS = [attend, masked, masked_with_whole, read, read_with_whole]
 
 
 def values_and_gradients(attention, form, x, allowed):
-    """Outputs, and gradients of a sum in which every output counts differently."""
+    """The output, and gradients of a sum in which every value of it counts differently."""
 
     def total(x):
-        outputs = form(attention, x, allowed)
-        weights = [jnp.cos(jnp.arange(out.size)).reshape(out.shape) for out in outputs]
-        total = sum(
-            jnp.sum(w * out.astype(jnp.float32)) for w, out in zip(weights, outputs, strict=True)
-        )
-        return total, outputs
+        output = form(attention, x, allowed)
+        weights = jnp.cos(jnp.arange(output.size)).reshape(output.shape)
+        return jnp.sum(weights * output.astype(jnp.float32)), output
 
-    gradient, outputs = jax.jit(jax.grad(total, has_aux=True))(x)
-    return outputs, gradient
+    gradient, output = jax.jit(jax.grad(total, has_aux=True))(x)
+    return output, gradient
 
 
 def assert_same(attention, form, dtype, tolerance, **sizes):
     x, allowed = inputs(dtype, **sizes)
-    outputs, gradient = values_and_gradients(attention, form, x, allowed)
+    output, gradient = values_and_gradients(attention, form, x, allowed)
     exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), x)
     expected, expected_gradient = values_and_gradients(XlaAttention(), form, exact, allowed)
-    for out, reference in zip(outputs, expected, strict=True):
-        assert out.dtype == dtype
-        scale = np.abs(reference).max()
-        np.testing.assert_allclose(
-            np.float32(out) / scale, reference / scale, atol=tolerance, rtol=0
-        )
+    assert output.dtype == dtype
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(np.float32(output) / scale, expected / scale, atol=tolerance, rtol=0)
     _, plain_gradient = values_and_gradients(XlaAttention(), form, x, allowed)
     for name, reference in expected_gradient.items():
         ours, plain = (np.float32(one[name]) for one in (gradient, plain_gradient))
@@ -102,7 +120,7 @@ def assert_same(attention, form, dtype, tolerance, **sizes):
         assert np.linalg.norm(ours - reference) <= allowance, name
 
 
-@pytest.mark.parametrize("form", [attend, attend_both, read, read_all])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 def test_kernels_agree_with_xla(form, dtype, tolerance):
     assert_same(flash(), form, dtype, tolerance)
@@ -111,23 +129,25 @@ def test_kernels_agree_with_xla(form, dtype, tolerance):
 @pytest.mark.parametrize(("head_width", "tokens"), [(32, 17), (128, 128)])
 def test_other_head_widths_and_numbers_of_tokens(head_width, tokens):
     attention = flash(head_width=head_width)
-    assert_same(attention, attend_both, jnp.float32, 1e-5, head_width=head_width, tokens=tokens)
+    assert_same(
+        attention, masked_with_whole, jnp.float32, 1e-5, head_width=head_width, tokens=tokens
+    )
 
 
 def test_images_and_heads_spread_over_devices():
     attention = flash(8, data=2, fsdp=2, model=2)
-    assert_same(attention, attend_both, jnp.float32, 1e-5, batch=4, tokens=20)
+    assert_same(attention, masked_with_whole, jnp.float32, 1e-5, batch=4, tokens=20)
 
 
 def test_empty_mask_attends_only_to_itself():
     x, allowed = inputs(jnp.float32)
     moved = x | {"patches": x["patches"] + 1}
-    first, second = (attend_both(flash(), each, allowed)[0] for each in (x, moved))
+    first, second = (masked(flash(), each, allowed)[:, -NUM_PROPOSALS:] for each in (x, moved))
     np.testing.assert_array_equal(first[:, 0], second[:, 0])
     assert np.abs(first[:, 1:] - second[:, 1:]).max() > 1e-3
 
 
-@pytest.mark.parametrize("form", [attend, attend_both])
+@pytest.mark.parametrize("form", FORMS)
 def test_layout_for_cudnn_is_that_of_the_public_function(form):
     """What cuDNN would be given, computed by XLA: there is no GPU."""
     assert_same(CudnnAttention(implementation="xla"), form, jnp.float32, 1e-5)
@@ -163,7 +183,12 @@ def test_what_cannot_run_is_refused():
         resolve_name("pallas", "tpu", 1, 16, 80, jnp.bfloat16)
     with pytest.raises(ValueError, match=r"expected an NVIDIA GPU.*got cpu"):
         resolve_name("cudnn", "cpu", 1, 12, 64, jnp.bfloat16)
+    with pytest.raises(ValueError, match="float32 on a TPU v4; expected bfloat16"):
+        resolve_name("pallas", "tpu", 1, 12, 64, jnp.float32, "TPU v4")
+    assert resolve_name("auto", "tpu", 1, 12, 64, jnp.float32, "TPU v4") == "xla"
     x, _ = inputs(jnp.float32)
-    tokens = flash().project(x["patches"], x["kernel"], x["bias"])
-    with pytest.raises(ValueError, match="patches attend to all patches"):
-        flash().attend(tokens, jnp.ones((TOKENS, TOKENS), bool))
+    tokens = flash().project(x["whole"], x["kernel"], x["bias"])
+    everything = range(tokens.shape[1])
+    causal = (Reading(everything, everything, masked=True),)
+    with pytest.raises(ValueError, match="only proposals have a mask"):
+        flash().attend(tokens, None, causal, jnp.ones((1, TOKENS, TOKENS), bool))
