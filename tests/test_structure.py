@@ -20,6 +20,7 @@ LEVELS = {
         "maft_jax.whole_files",
         "maft_jax.prompts",
         "maft_jax.exit_codes",
+        "maft_jax.markdown",
     ],
     1: ["maft_jax.models", "maft_jax.losses"],
     2: [

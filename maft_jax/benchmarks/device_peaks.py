@@ -1,22 +1,23 @@
 """Published peaks of matrix products, by the names that devices give themselves in jax.
 
 Dense bfloat16 with float32 accumulation, without sparsity and at boost clock; float16 on V100 and
-T4, whose tensor cores know no bfloat16. TPUs: <https://docs.cloud.google.com/tpu/docs/v4>, v5e,
-v5p, v6e and tpu7x alike, of one chip, except that a chip of tpu7x shows as two devices. GPUs:
-NVIDIA's data sheets (<https://www.nvidia.com/en-us/data-center/h100/>, a100, l4, v100, tesla-t4),
-where the figures with sparsity are twice as large.
+T4, whose tensor cores know no bfloat16. TPUs: `maft_jax.planning.chips`. GPUs: NVIDIA's data sheets
+(<https://www.nvidia.com/en-us/data-center/h100/>, a100, l4, v100, tesla-t4), where the figures with
+sparsity are twice as large.
 """
 
 import re
 
+from maft_jax.planning.chips import CHIPS
+
 _TERA = 1e12
 
 _PEAKS = (
-    (r"TPU v4", 275 * _TERA),
-    (r"TPU v5e|TPU v5 lite", 197 * _TERA),
-    (r"TPU v5p?", 459 * _TERA),
-    (r"TPU v6e|TPU v6 lite", 918 * _TERA),
-    (r"TPU7x", 1153.5 * _TERA),
+    (r"TPU v4", CHIPS["v4"].device_flops),
+    (r"TPU v5e|TPU v5 lite", CHIPS["v5e"].device_flops),
+    (r"TPU v5p?", CHIPS["v5p"].device_flops),
+    (r"TPU v6e|TPU v6 lite", CHIPS["v6e"].device_flops),
+    (r"TPU7x", CHIPS["tpu7x"].device_flops),
     (r"NVIDIA B200", 2250 * _TERA),
     (r"NVIDIA (H100 .*HBM3|H200|GH200 .*)", 989 * _TERA),
     (r"NVIDIA H100 NVL", 835 * _TERA),

@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import pathlib
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from maft_jax import markdown
 from maft_jax.planning.bounds import scaling_efficiency
 from maft_jax.planning.chips import CHIPS, GIB
 from maft_jax.planning.collectives import BETWEEN_SLICES, KINDS
@@ -107,7 +107,7 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
     return [
         "# Scaling: what training costs on TPUs, before renting one",
         "    python -m maft_jax.cli.plan --config=configs/coco.py --topology=v5e:4x4",
-        _paragraph(
+        markdown.paragraph(
             "compiles the train step for machines that need not be there, with the TPU compiler "
             "(libtpu), and prints what this page has for every configuration: whether it fits, "
             "memory by part, arithmetic, traffic, and lower bounds of time. It is the step that "
@@ -117,13 +117,13 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
             "and where a step does not fit, what would is compiled, too."
         ),
         "    python -m maft_jax.cli.scaling_page --workdir=runs/scaling --page=docs",
-        _paragraph(
+        markdown.paragraph(
             f"made this page: {len(plans)} compilations, {sum(seconds) / 60:.0f} minutes in total "
             f"on {study['machine']}, the longest {max(seconds, default=0):.0f} s. An interrupted "
             f"command goes on where it was. The page is made of [plans.json]({PLANS_FILE}); no "
             f"number is typed by hand. Versions: {versions}."
         ),
-        _paragraph(
+        markdown.paragraph(
             "For this page the compiler does not search for the fastest loops "
             "(JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1), as it does in training and in "
             "`maft_jax.cli.plan`: that takes a sixth of the time and changes neither memory nor "
@@ -136,7 +136,7 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
 def _reading() -> list[str]:
     return [
         "## What is proven, and what is not",
-        _paragraph(
+        markdown.paragraph(
             "Proven: the step compiles for these machines, fits into their memory by the "
             "compiler's own account, and moves these bytes in these collectives. Not proven: "
             "speed. Nothing here was run on a TPU. Times are bounds from published peaks, which "
@@ -144,7 +144,7 @@ def _reading() -> list[str]:
             "left out."
         ),
         "## How to read the tables",
-        _bullets(
+        markdown.bullets(
             "**HBM** is what the compiler allocates on a device: arguments, outputs that take no "
             "argument's place, temporaries and the program itself, of what programs can use.",
             "**TFLOP** and **HBM GB** are the compiler's counts for a device and step, loops with "
@@ -190,8 +190,8 @@ def _chips() -> list[str]:
     ]
     return [
         "## Peaks",
-        _table(headings, lines),
-        _paragraph(
+        markdown.table(headings, lines),
+        markdown.paragraph(
             "Of a chip. Usable HBM is the compiler's limit per device. Rates of links are those "
             "of the [scaling book](https://jax-ml.github.io/scaling-book/tpus), below the data "
             "sheets' 50 and 100; Ironwood's is taken for v5p's, whose data sheet has the same "
@@ -209,12 +209,16 @@ def _experiment(planned: Planned) -> list[str]:
         + f" \\\n        --batch_per_device={one.batch_per_device} --topology=...",
     ]
     if planned.missing:
-        parts.append(_paragraph(f"**Incomplete.** Not compiled yet: {_list(planned.missing)}."))
+        parts.append(
+            markdown.paragraph(f"**Incomplete.** Not compiled yet: {_list(planned.missing)}.")
+        )
     if not planned.plans:
         return parts
     assumed = dict.fromkeys(text for plan in planned.plans.values() for text in plan.assumptions)
     parts.append(
-        _paragraph(f"{one.batch_per_device} images per device. Assumed: {'; '.join(assumed)}.")
+        markdown.paragraph(
+            f"{one.batch_per_device} images per device. Assumed: {'; '.join(assumed)}."
+        )
     )
     parts += [_costs_table(planned), _bounds_table(planned)]
     if planned.fitting:
@@ -248,7 +252,7 @@ def _costs_table(planned: Planned) -> str:
             [plan.topology, str(machine.num_chips), str(plan.batch_size), verdict, *numbers]
         )
     headings = ["topology", "chips", "batch", "HBM, GiB", "", "TFLOP", "HBM GB", "collectives, MB"]
-    return _table(headings, lines)
+    return markdown.table(headings, lines)
 
 
 def _bounds_table(planned: Planned) -> str:
@@ -279,11 +283,11 @@ def _bounds_table(planned: Planned) -> str:
         f"hours of {_list(map(str, steps))} steps",
         "chip-hours",
     ]
-    return _table(headings, lines)
+    return markdown.table(headings, lines)
 
 
 def _parts_table(plan: Plan) -> str:
-    return _table(
+    return markdown.table(
         ["part", "MiB"],
         [
             [name, f"{size / 2**20:.1f}"]
@@ -312,7 +316,7 @@ def _collectives(planned: Iterable[Planned]) -> list[str]:
     headings = ["config", "topology", "trainable", "reduced / trainable", "gradients, MB"]
     return [
         "## Bytes of collectives",
-        _paragraph(
+        markdown.paragraph(
             "Of a step, in MB: what is reduced or gathered, once; gradients are those of the "
             "trainable parameters in float32. *reduced / trainable* is how many numbers are "
             "reduced for each trainable parameter, whatever their type: 1 and a few scalars if "
@@ -321,7 +325,7 @@ def _collectives(planned: Iterable[Planned]) -> list[str]:
             "all-reduce of a reduction in each slice, sends of the parts that the chips hold, and "
             "gathers of the sums."
         ),
-        _table([*headings, *kinds], lines),
+        markdown.table([*headings, *kinds], lines),
     ]
 
 
@@ -354,7 +358,7 @@ def _scaling(planned: Iterable[Planned]) -> list[str]:
     headings = ["config", "from", "to", "chips", "collectives, ms", "step, ms", "efficiency"]
     return [
         f"## From 8 to {LARGEST_MACHINE} chips",
-        _paragraph(
+        markdown.paragraph(
             "Images per second and chip at the same batch per chip, of those on 8 chips, "
             "predicted from the bounds above with collectives that overlap with nothing: the "
             "worst case of the interconnect. Assumed: the input pipeline keeps up, all chips are "
@@ -362,7 +366,7 @@ def _scaling(planned: Iterable[Planned]) -> list[str]:
             "step that is slower than its bound scales better than this. The lowest is "
             f"{min(efficiencies):.1%}, {verdict} {ENOUGH:.0%}."
         ),
-        _table(headings, lines),
+        markdown.table(headings, lines),
     ]
 
 
@@ -372,7 +376,7 @@ def _roofline(planned: Sequence[Planned]) -> list[str]:
     return [
         "## Roofline",
         f"![Attainable FLOP/s against FLOPs per byte of HBM traffic]({ROOFLINE_FILE})",
-        _paragraph(
+        markdown.paragraph(
             "Points left of the knee are bound by memory traffic. Fewer bytes move them to the "
             "right and up, more arithmetic does not."
         ),
@@ -381,18 +385,3 @@ def _roofline(planned: Sequence[Planned]) -> list[str]:
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(names)
-
-
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [headings, ["---"] * len(headings), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
-def _paragraph(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _bullets(*texts: str) -> str:
-    return "\n".join(_paragraph(f"* {text}", "  ") for text in texts)

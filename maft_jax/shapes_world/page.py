@@ -2,8 +2,7 @@
 
 import json
 import pathlib
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.splits import NUM_TRAIN, NUM_VAL
@@ -15,6 +14,7 @@ from input_pipeline.shapes_world.vocabulary import (
     PATTERNS,
     unseen_classes,
 )
+from maft_jax import markdown
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
@@ -100,7 +100,7 @@ def _introduction(study: Mapping) -> list[str]:
     versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
     return [
         "# Shapes world: does the method work?",
-        _paragraph(
+        markdown.paragraph(
             "A world of drawn pictures, small enough for any computer, in which a tiny CLIP is "
             "fine-tuned with MAFT on seen classes and evaluated on seen and unseen ones. This "
             "page has the results over several seeds, and repeats ablations of the paper "
@@ -108,7 +108,7 @@ def _introduction(study: Mapping) -> list[str]:
         ),
         "    python -m maft_jax.cli.train_tiny_clip --workdir=runs/tiny_clip\n"
         "    python -m maft_jax.cli.shapes_world_study --workdir=runs/study",
-        _paragraph(
+        markdown.paragraph(
             "The first trains the CLIP that all runs begin with and that the package has. The "
             f"second is the study: {len(different)} runs, {minutes:.0f} minutes in total. "
             "`maft_jax.shapes_world.page` made this page of "
@@ -116,7 +116,7 @@ def _introduction(study: Mapping) -> list[str]:
             "[clip.json](../maft_jax/shapes_world/clip.json), which these commands wrote; no "
             "result is typed by hand."
         ),
-        _paragraph(f"Machine: {study['machine']}. Versions: {versions}."),
+        markdown.paragraph(f"Machine: {study['machine']}. Versions: {versions}."),
     ]
 
 
@@ -125,7 +125,7 @@ def _world() -> list[str]:
     kinds = ", ".join(f"`{kind}`" for kind in config.proposals.kinds)
     return [
         "## The world",
-        _bullets(
+        markdown.bullets(
             f"**Pictures** have {SIZE} x {SIZE} pixels, one or two textured backgrounds "
             f"({', '.join(BACKGROUNDS)}), and up to three objects that may overlap. An object's "
             f"class is its pattern ({', '.join(PATTERNS)}) and its colour ({', '.join(COLORS)}), "
@@ -152,7 +152,7 @@ def _tiny_clip(curve: Mapping) -> list[str]:
     settings, last = curve["settings"], curve["quiz"][-1]
     return [
         "## The tiny CLIP",
-        _paragraph(
+        markdown.paragraph(
             f"Trained contrastively on {settings['num_pictures']} pictures with captions, "
             f"{len(curve['loss'])} steps of {settings['batch_size']}. Captions name all "
             "classes, as those of CLIP do: unseen classes are without labels, not without "
@@ -179,7 +179,7 @@ def _held_out(results: Results) -> list[str]:
         verdict += "."
     seeds = min(len(row.runs) for row in results.measured("steps_held_out"))
     return [
-        _paragraph(
+        markdown.paragraph(
             "Chosen without a look at unseen classes: those of another split are left out of "
             "training, too, and measured on pictures of another world. Each line is a run of its "
             f"own; step 0 is the frozen CLIP. Seeds: {seeds}. The learning rate was chosen in the "
@@ -188,7 +188,7 @@ def _held_out(results: Results) -> list[str]:
         ),
         _steps_table(points, best),
         *_incomplete(results, "steps_held_out"),
-        _paragraph(verdict),
+        markdown.paragraph(verdict),
         _figure("steps", "mIoU against steps"),
     ]
 
@@ -208,7 +208,7 @@ def _main(results: Results) -> list[str]:
         f"In the paper: {PAPER['main']}",
         _figure("splits", "Frozen and tuned mIoU of each split"),
         "Each run, with its gains:",
-        _table(["split", "seed", *METRICS], lines),
+        markdown.table(["split", "seed", *METRICS], lines),
     ]
 
 
@@ -232,11 +232,11 @@ def _ablation(results: Results, table: str) -> list[str]:
         leaders.append(_leader(metric, named, own.label, own.tuned(metric)))
     sentence = "; ".join(leaders) or "runs of the recipe to compare with are missing"
     parts = [_rows_table(rows), *_incomplete(results, table)]
-    parts.append(_paragraph(f"{sentence[0].upper()}{sentence[1:]}."))
+    parts.append(markdown.paragraph(f"{sentence[0].upper()}{sentence[1:]}."))
     if table in PAPER:
-        parts.append(_paragraph(f"In the paper: {PAPER[table]}"))
+        parts.append(markdown.paragraph(f"In the paper: {PAPER[table]}"))
     if table in HERE:
-        parts.append(_paragraph(HERE[table]))
+        parts.append(markdown.paragraph(HERE[table]))
     return parts
 
 
@@ -264,13 +264,13 @@ def _findings(results: Results) -> list[str]:
         lines.append([claim, f"{metric}: {numbers}" if found else "not measured", verdict(found)])
     return [
         "## The paper's findings, here",
-        _paragraph(
+        markdown.paragraph(
             "A claim puts some means of its line above others. It holds (yes) if each of these "
             "differences counts: exceeds the larger of the two standard deviations over seeds. It "
             "does not (no) if one counts the other way round. Else it is within the spread. Means "
             "of one seed each are not judged."
         ),
-        _table(["the paper's claim", "here", "holds?"], lines),
+        markdown.table(["the paper's claim", "here", "holds?"], lines),
     ]
 
 
@@ -281,7 +281,7 @@ def _rows_table(rows: Sequence[Row]) -> str:
         + [f"{row.gain('unseen'):+}"]
         for row in rows
     ]
-    return _table(["", "seeds", *METRICS, "gain of unseen"], lines)
+    return markdown.table(["", "seeds", *METRICS, "gain of unseen"], lines)
 
 
 def _steps_table(points: Mapping[str, Mapping[int, Estimate]], best: int) -> str:
@@ -291,7 +291,7 @@ def _steps_table(points: Mapping[str, Mapping[int, Estimate]], best: int) -> str
         + [str(found[step]) for found in points.values()]
         for step in points["hIoU"]
     ]
-    return _table(["step", *points], lines)
+    return markdown.table(["step", *points], lines)
 
 
 def _incomplete(results: Results, table: str) -> list[str]:
@@ -300,27 +300,14 @@ def _incomplete(results: Results, table: str) -> list[str]:
         for row in results.rows(table)
         if (seeds := row.missing_seeds)
     ]
-    return [_paragraph(f"**Incomplete.** Not run yet: {'; '.join(missing)}.")] * bool(missing)
+    return [markdown.paragraph(f"**Incomplete.** Not run yet: {'; '.join(missing)}.")] * bool(
+        missing
+    )
 
 
 def _change(run: Mapping, metric: str) -> str:
     frozen, tuned = (100 * value(run, index, metric) for index in (0, -1))
     return f"{frozen:.1f} → {tuned:.1f} ({100 * gain(run, metric):+.1f})"
-
-
-def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [headings, ["---"] * len(headings), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
-def _paragraph(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _bullets(*texts: str) -> str:
-    return "\n".join(_paragraph(f"* {text}", "  ") for text in texts)
 
 
 def _figure(name: str, description: str) -> str:
