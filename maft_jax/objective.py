@@ -19,7 +19,7 @@ from maft_jax.losses.mask_aware import (
 )
 from maft_jax.models.ip_clip import IPClip
 from maft_jax.models.layers import in_compute_dtype
-from maft_jax.models.masked_attention import float32_precision
+from maft_jax.models.precision import float32_product
 from maft_jax.models.preprocess import clip_input, coarse_masks_on_grid, patch_mask
 from maft_jax.train_state import overlay
 
@@ -96,7 +96,7 @@ def teacher_probabilities(
 
 def _class_logits(spec: StepSpec, features, text):
     flat = features.reshape(-1, features.shape[-1])
-    similarities = jnp.dot(flat, text.T, precision=float32_precision(spec.encoder.dtype))
+    similarities = float32_product(flat, text.T, spec.encoder.dtype)
     return spec.loss.temperature * similarities.reshape(*features.shape[:-1], len(text))
 
 

@@ -85,7 +85,8 @@ class Teacher:
         replicated = sharding.replicated(self.mesh)
 
         def answer(visual, text, images):
-            return teacher_probabilities(spec, visual, text, clip_input(images, spec.image_size))
+            pixels = clip_input(images, spec.image_size, spec.encoder.dtype)
+            return teacher_probabilities(spec, visual, text, pixels)
 
         program = jax.jit(
             answer,

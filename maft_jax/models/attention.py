@@ -14,11 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models import flash_attention
-from maft_jax.models.masked_attention import (
-    matmul_precision,
-    proposal_attention,
-    self_attention,
-)
+from maft_jax.models.masked_attention import proposal_attention, self_attention
+from maft_jax.models.precision import matmul_precision
 from maft_jax.models.token_rows import Reading, Readings
 
 Projected = Any
@@ -71,12 +68,11 @@ class XlaAttention:
 
         def attended(reading: Reading):
             query = _rows(queries[0], reading.queries)
-            mask = allowed if reading.masked else None
             read = _rows(key, reading.keys), _rows(value, reading.keys)
             if reading.own is None:
-                return self.read(query, *read, mask)
+                return self.read(query, *read, allowed if reading.masked else None)
             own = _rows(key, reading.own), _rows(value, reading.own)
-            return proposal_attention(query, *own, *read, mask)
+            return proposal_attention(query, *own, *read, allowed)
 
         return jnp.concatenate([attended(reading) for reading in readings], axis=2)
 
@@ -91,21 +87,20 @@ class XlaAttention:
 
 @dataclasses.dataclass(frozen=True)
 class CudnnAttention(XlaAttention):
-    """cuDNN's fused kernel where all attend to all; proposals, which it cannot express, as XLA.
+    """cuDNN's fused kernel where all attend to all; as XLA proposals, which it cannot express.
 
-    For float16 and bfloat16 on NVIDIA GPUs.
+    A class token alone is not worth it either. For float16 and bfloat16 on NVIDIA GPUs.
     """
 
     implementation: str = "cudnn"
     """Of jax.nn.dot_product_attention; "xla" gives the same without a GPU."""
 
     def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
-        if query.shape != key.shape:  # a few queries alone, which is not what cuDNN is fast at
+        if query.shape != key.shape or allowed is not None:
             return super().read(query, key, value, allowed)
         query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-        mask = None if allowed is None else allowed[None, None]
         attended = jax.nn.dot_product_attention(
-            query, key, value, mask=mask, implementation=self.implementation
+            query, key, value, implementation=self.implementation
         )
         return jnp.swapaxes(attended, 1, 2)
 

@@ -2,15 +2,13 @@
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from maft_jax.models.layers import SAVED, Block, in_compute_dtype
-
-Carry = TypeVar("Carry", bound=Any)
 
 
 class BlockLoop(enum.Enum):
@@ -24,11 +22,11 @@ class BlockLoop(enum.Enum):
 
 def through_blocks(
     blocks: Sequence[Block],
-    step: Callable[[Block, Carry], Carry],
-    carry: Carry,
+    step: Callable[[Block, Array], Array],
+    tokens: Float[Array, "b t d"],
     loop: BlockLoop,
     remat: bool,
-) -> Carry:
+) -> Float[Array, "b t d"]:
     """`step` applied with each block in turn.
 
     The scanned loop keeps, for the backward pass, its input and what is named in SAVED: all
@@ -37,16 +35,16 @@ def through_blocks(
     """
     if loop is BlockLoop.UNROLLED or len(blocks) < 2 or blocks[0].is_initializing():
         for block in blocks:
-            carry = step(block, carry)
-        return carry
+            tokens = step(block, tokens)
+        return tokens
     weights = [in_compute_dtype(block.variables["params"], block.dtype) for block in blocks]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
     detached = blocks[0].clone(parent=None)
 
-    def body(carry, params):
-        return step(detached.bind({"params": params}), carry), None
+    def body(tokens, params):
+        return step(detached.bind({"params": params}), tokens), None
 
     saved = () if remat else SAVED
     policy = jax.checkpoint_policies.save_only_these_names(*saved)
-    carry, _ = lax.scan(jax.checkpoint(body, policy=policy, prevent_cse=False), carry, stacked)
-    return carry
+    tokens, _ = lax.scan(jax.checkpoint(body, policy=policy, prevent_cse=False), tokens, stacked)
+    return tokens

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from maft_jax.models.attention import XlaAttention
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
-from maft_jax.models.masked_attention import matmul_precision
+from maft_jax.models.precision import matmul_precision
 from maft_jax.models.token_rows import Reading
 
 

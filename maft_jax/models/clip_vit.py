@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 from maft_jax.models.attention import Attention, XlaAttention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
-from maft_jax.models.masked_attention import float32_precision, matmul_precision
+from maft_jax.models.precision import float32_product, matmul_precision
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
-from maft_jax.models.token_rows import Reading
+from maft_jax.models.token_rows import Reading, all_read_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,13 @@ class VisionTransformer(nn.Module):
 
     def run(self, tokens: Float[Array, "b t d"], first: int, last: int) -> Float[Array, "b t d"]:
         """Through the plain layers first, ..., last - 1."""
+        readings = all_read_all(tokens.shape[1])
         return through_blocks(
-            self.blocks[first:last], lambda block, x: block(x), tokens, self.loop, self.remat
+            self.blocks[first:last],
+            lambda block, tokens: block(tokens, readings),
+            tokens,
+            self.loop,
+            self.remat,
         )
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
@@ -138,7 +143,7 @@ class VisionTransformer(nn.Module):
     def project(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
         """ln_post, projection and L2 normalisation, in float32."""
         flat = tokens.reshape(-1, self.config.width)
-        features = jnp.dot(self.ln_post(flat), self.proj, precision=float32_precision(self.dtype))
+        features = float32_product(self.ln_post(flat), self.proj, self.dtype)
         if self.config.has_proj_bias:
             features = features + self.proj_bias
         features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)

@@ -1,9 +1,10 @@
-"""Pallas TPU kernels of attention among patches, and of proposals into them.
+"""Pallas TPU kernels of attention: of a whole image, among patches, of proposals into patches.
 
 One program handles one image and one group of heads that fills the 128 lanes of a register (two
-heads of width 64). A group's columns lie side by side, query | key | value, so that nothing is
-transposed or padded in memory. All keys and values of the group stay in VMEM and whole rows of
-scores are there at once, a chunk of queries at a time: an ordinary softmax, no running maximum.
+heads of width 64). A group's columns lie side by side, query | key | value or key | value, so that
+nothing is transposed or padded in memory. All keys and values of the group stay in VMEM and whole
+rows of scores are there at once, of a chunk of queries or of all proposals: an ordinary softmax, no
+running maximum.
 The backward kernel computes the scores again and needs nothing but the projections and the
 gradient of the output.
 """
@@ -21,8 +22,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
-from maft_jax.models.masked_attention import matmul_precision
-from maft_jax.models.token_rows import Reading, Readings
+from maft_jax.models.precision import matmul_precision
+from maft_jax.models.token_rows import Readings
 
 LANES = 128
 _CHUNK = 128
@@ -69,7 +70,7 @@ class AttentionCall:
     def _unaligned(self) -> list[int]:
         """The largest number of queries that are read in chunks and begin within a tile, if any."""
         runs = [reading.queries for reading in self.readings if reading.own is None]
-        return sorted(len(rows) for rows in runs if rows.start % _TILE_ROWS)[-1:]
+        return sorted(len(rows) for rows in runs if _needs_copy(rows))[-1:]
 
     def _call(self, kernel, operands, outputs, scratch, products: int) -> tuple[Array, ...]:
         queries = operands[0]
@@ -118,30 +119,31 @@ def _forward(call: AttentionCall, *refs) -> None:
             _in_chunks([query], result, copies, attend)
         else:
             own = _keys_and_values(sources, reading.own)
-            result.store(attend(query.load(), allowed=_mask(reading, allowed), own=own))
+            result.store(attend(query.load(), allowed=_mask(allowed), own=own))
 
 
 def _backward(call: AttentionCall, *refs) -> None:
-    queries, sources, allowed, (gradient, of_queries, *refs) = _operands(call, refs)
-    of_sources = refs.pop(0) if call.has_sources else of_queries
-    *copies, key_sum, value_sum = refs
+    queries, sources, allowed, (gradient, of_queries, *rest) = _operands(call, refs)
+    of_sources = rest.pop(0) if call.has_sources else of_queries
+    *copies, key_sum, value_sum = rest
     for keys, readings in itertools.groupby(call.readings, lambda reading: reading.keys):
+        key, value = _keys_and_values(sources, keys)
         sums = [total.at[: len(keys), :] for total in (key_sum, value_sum)]
         for total in sums:
             total[...] = jnp.zeros(total.shape, jnp.float32)
-        key, value = _keys_and_values(sources, keys)
         attend_backward = functools.partial(_attend_backward, call, key=key, value=value, sums=sums)
         for reading in readings:
-            of_query = _Rows(of_queries, reading.queries)
-            operands = [_Rows(ref, reading.queries) for ref in (queries, gradient)]
+            given = [_Rows(ref, reading.queries) for ref in (queries, gradient)]
+            result = _Rows(of_queries, reading.queries)
             if reading.own is None:
-                _in_chunks(operands, of_query, copies, attend_backward)
-                continue
-            mask, own = _mask(reading, allowed), _keys_and_values(sources, reading.own)
-            operands = [operand.load() for operand in operands]
-            result, *of_own = attend_backward(*operands, allowed=mask, own=own)
-            of_query.store(result)
-            _store_keys_and_values(of_sources, reading.own, of_own)
+                _in_chunks(given, result, copies, attend_backward)
+            else:
+                own = _keys_and_values(sources, reading.own)
+                of_query, *of_own = attend_backward(
+                    *[rows.load() for rows in given], allowed=_mask(allowed), own=own
+                )
+                result.store(of_query)
+                _store_keys_and_values(of_sources, reading.own, of_own)
         _store_keys_and_values(of_sources, keys, [total[...] for total in sums])
 
 
@@ -153,8 +155,8 @@ def _operands(call: AttentionCall, refs):
     return queries, sources, refs.pop(0) if masked else None, refs
 
 
-def _mask(reading: Reading, allowed):
-    return allowed[0].astype(jnp.int32) != 0 if reading.masked else None
+def _mask(allowed):
+    return allowed[0].astype(jnp.int32) != 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,7 @@ class _Rows:
 
     def _index(self, first, number: int):
         start = self.rows.start + first
-        if not isinstance(first, int):
+        if not isinstance(first, int):  # in a loop over chunks, of rows that begin with a tile
             start = pl.multiple_of(start, _TILE_ROWS)
         return 0, pl.ds(start, number), slice(self.part * LANES, (self.part + 1) * LANES)
 
@@ -193,6 +195,10 @@ def _last_two_parts(ref) -> range:
     return range(parts - 2, parts)
 
 
+def _needs_copy(rows: range) -> bool:
+    return len(rows) >= _CHUNK and rows.start % _TILE_ROWS != 0
+
+
 def _in_chunks(operands: list[_Rows], result: _Rows, copies, work: Callable) -> None:
     """result = work(*operands), a chunk at a time: a loop, compiled once, and what is left over.
 
@@ -201,7 +207,7 @@ def _in_chunks(operands: list[_Rows], result: _Rows, copies, work: Callable) -> 
     """
     rows = result.rows
     target = result
-    if rows.start % _TILE_ROWS:
+    if _needs_copy(rows):
         copied = [_Rows(copy, range(len(rows))) for copy in copies]
         for copy, operand in zip(copied, operands, strict=True):
             copy.store(operand.load())

@@ -13,9 +13,10 @@ from maft_jax.models.token_rows import MaskedRows
 class IPClip(VisionTransformer):
     """The same parameters as VisionTransformer, with proposals from `mask_start_layer` on.
 
-    Below that layer the class token is an ordinary one and masks play no part, so that trunk is
-    computed once for the proposals and the whole image together. Above it the patches attend to
-    patches only, and every proposal, a copy of the class token, reads itself and its patches.
+    Below that layer the class token is an ordinary one and masks play no part: a trunk computed
+    once for the proposals and the whole image together. Above it one sequence holds the tokens of
+    the whole image, if these are wanted, patches that attend to patches only, and proposals,
+    copies of the class token that read themselves and their patches; see MaskedRows.
     """
 
     mask_start_layer: int = 8
@@ -53,7 +54,8 @@ class IPClip(VisionTransformer):
         rows = MaskedRows(patches.shape[1], masks.shape[1], has_whole)
         allowed = patch_mask(masks, self.config.grid(*images.shape[1:3]))
         proposals = jnp.repeat(class_token, rows.num_proposals, axis=1)
-        tokens = jnp.concatenate([*[tokens] * has_whole, patches, proposals], axis=1)
+        whole = [tokens] if has_whole else []
+        tokens = jnp.concatenate([*whole, patches, proposals], axis=1)
         tokens = through_blocks(
             self.blocks[self.mask_start_layer : -1],
             lambda block, tokens: block(tokens, rows.readings, allowed),

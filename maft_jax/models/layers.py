@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models.attention import Attended, Attention, Projected
-from maft_jax.models.masked_attention import matmul_precision
-from maft_jax.models.token_rows import Readings, all_read_all, with_queries_apart
+from maft_jax.models.precision import matmul_precision
+from maft_jax.models.token_rows import Readings, queries_of, with_queries_apart
 
 HEAD_WIDTH = 64
 """Of OpenAI's towers and of most others."""
@@ -183,11 +183,10 @@ class Block(nn.Module):
     def __call__(
         self,
         tokens: Float[Array, "b t d"],
-        readings: Readings | None = None,
+        readings: Readings,
         allowed: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Every token attends to every token, or to what `readings` and the mask let it read."""
-        readings = readings or all_read_all(tokens.shape[1])
+        """Every token attends to what `readings` and, where they are masked, `allowed` let it."""
         projected = self.attn.in_proj(self.ln_1(tokens), "qkv")
         attended = self.attention.attend(projected, None, readings, allowed)
         return self._finish(tokens, attended)
@@ -200,11 +199,11 @@ class Block(nn.Module):
     ) -> Float[Array, "b q d"]:
         """The last layer, for the queries of `readings` alone, in their order."""
         normal = self.ln_1(tokens)
-        queries = self.attn.in_proj(_queries(normal, readings), "q")
+        queries = self.attn.in_proj(queries_of(normal, readings), "q")
         attended = self.attention.attend(
             queries, self.attn.in_proj(normal, "kv"), with_queries_apart(readings), allowed
         )
-        return self._finish(_queries(tokens, readings), attended)
+        return self._finish(queries_of(tokens, readings), attended)
 
     def _finish(self, tokens, attended):
         attended = checkpoint_name(attended, "attended")
@@ -212,15 +211,10 @@ class Block(nn.Module):
         return tokens + self.mlp(self.ln_2(tokens))
 
 
-def _queries(tokens, readings: Readings):
-    runs = [tokens[:, reading.queries.start : reading.queries.stop] for reading in readings]
-    return jnp.concatenate(runs, axis=1)
-
-
 SAVED = ("projected", "attended", "middle", "hidden")
 """What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""
 
-BLOCK_METHODS = ("__call__", "read")
+_BLOCK_METHODS = ("__call__", "read")
 _READINGS = 2
 """Which argument of theirs is not an array, counted from self."""
 
@@ -243,5 +237,5 @@ def make_blocks(
     layers: int, config: BlockConfig, dtype, attention: Attention, *, remat: bool = False
 ) -> list[Block]:
     """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
-    block = nn.remat(Block, methods=BLOCK_METHODS, static_argnums=_READINGS) if remat else Block
+    block = nn.remat(Block, methods=_BLOCK_METHODS, static_argnums=_READINGS) if remat else Block
     return [block(config, dtype, attention) for _ in range(layers)]

@@ -9,22 +9,9 @@ Heads come before tokens: XLA's products on a CPU take half the time in this lay
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
-
-def matmul_precision(dtype) -> lax.Precision | None:
-    """Highest for float32, which TPUs and GPUs would otherwise round; else the backend's own."""
-    return lax.Precision.HIGHEST if dtype == jnp.float32 else None
-
-
-def float32_precision(dtype) -> lax.Precision:
-    """Of the float32 products before and after a tower whose own products are in `dtype`.
-
-    Three passes on a TPU after a bfloat16 tower, an error of 1e-5; six take twice as long, to
-    compile as well.
-    """
-    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.HIGH
+from maft_jax.models.precision import matmul_precision
 
 
 def self_attention(
@@ -47,16 +34,15 @@ def proposal_attention(
     v: Float[Array, "b a n h"],
     patch_k: Float[Array, "b a t h"],
     patch_v: Float[Array, "b a t h"],
-    allowed: Bool[Array, "b n t"] | None,
+    allowed: Bool[Array, "b n t"],
 ) -> Float[Array, "b a n h"]:
     """Each proposal attends to itself and to its allowed patches, never to another proposal.
 
-    A proposal that allows no patch attends only to itself. None allows every patch.
+    A proposal that allows no patch attends only to itself.
     """
     to_self = _logits("banh,banh->ban", q, k)[..., None]
     to_patches = _logits("banh,bath->bant", q, patch_k)
-    if allowed is not None:
-        to_patches = jnp.where(allowed[:, None], to_patches, -jnp.inf)
+    to_patches = jnp.where(allowed[:, None], to_patches, -jnp.inf)
     weights = jax.nn.softmax(jnp.concatenate([to_self, to_patches], axis=-1), axis=-1)
     weights = weights.astype(v.dtype)
     return weights[..., :1] * v + _product("bant,bath->banh", weights[..., 1:], patch_v)

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.array_types import Images, Masks
-from maft_jax.models.masked_attention import float32_precision
+from maft_jax.models.precision import tpu_precision
 from maft_jax.models.resize import bilinear_matrix, resize
 
 PIXEL_MEAN = np.array([122.7709383, 116.7460125, 104.09373615], np.float32)
@@ -24,7 +24,7 @@ def clip_input(
 
     The result is in float32, exact enough for a tower whose products are in `dtype`.
     """
-    return resize(normalised(images), size, axes=(1, 2), precision=float32_precision(dtype))
+    return resize(normalised(images), size, axes=(1, 2), precision=tpu_precision(dtype))
 
 
 def normalised(images: Images) -> Float[Array, "b h w 3"]:

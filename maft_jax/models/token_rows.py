@@ -3,6 +3,9 @@
 import dataclasses
 import itertools
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -17,7 +20,11 @@ class Reading:
 
 
 Readings = tuple[Reading, ...]
-"""All queries of an array in order; their keys are the same or share no row."""
+"""All queries of an array, in order.
+
+Readings of the same keys follow each other; keys of others, and what is anybody's own, share no
+row. Who has an own key is masked, and there is one mask.
+"""
 
 
 def all_read_all(tokens: int) -> Readings:
@@ -32,6 +39,12 @@ def with_queries_apart(readings: Readings) -> Readings:
         dataclasses.replace(reading, queries=range(end - len(reading.queries), end))
         for reading, end in zip(readings, ends, strict=True)
     )
+
+
+def queries_of(x: Float[Array, "b t d"], readings: Readings) -> Float[Array, "b q d"]:
+    """Their rows alone, one run after the other."""
+    runs = [x[:, reading.queries.start : reading.queries.stop] for reading in readings]
+    return jnp.concatenate(runs, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +62,7 @@ class MaskedRows:
 
     @property
     def whole(self) -> range:
-        return range(self.has_whole * (1 + self.num_patches))
+        return range(1 + self.num_patches if self.has_whole else 0)
 
     @property
     def patches(self) -> range:

@@ -29,12 +29,14 @@ WIDTH, TOKENS, PROPOSALS = 768, 901, 100
 
 
 def readings():
-    """What the encoders use: whole images, masked layers, and the last layer of both."""
-    rows = MaskedRows(TOKENS - 1, PROPOSALS, has_whole=True)
+    """What the encoders use: whole images, masked layers with and without, and last layers."""
+    rows, alone = (MaskedRows(TOKENS - 1, PROPOSALS, has_whole) for has_whole in (True, False))
     yield "attend", all_read_all(TOKENS), False
     yield "masked", rows.readings, False
     yield "read", (Reading(range(1), range(TOKENS)),), True
     yield "read_masked", with_queries_apart(rows.last_readings), True
+    yield "masked_alone", alone.readings, False
+    yield "read_masked_alone", with_queries_apart(alone.last_readings), True
 
 
 def compile_for(device: jax.Device) -> None:

@@ -14,7 +14,13 @@ from maft_jax.models.attention import (
     resolve_name,
 )
 from maft_jax.models.flash_attention import FlashAttention
-from maft_jax.models.token_rows import MaskedRows, Reading, all_read_all, with_queries_apart
+from maft_jax.models.token_rows import (
+    MaskedRows,
+    Reading,
+    all_read_all,
+    queries_of,
+    with_queries_apart,
+)
 
 # (precision of the products, largest difference from XLA's attention)
 TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)]
@@ -61,56 +67,77 @@ def sequence(x, has_whole: bool):
 def attend(attention, x, allowed):
     tokens = attention.project(x["whole"], x["kernel"], x["bias"])
     readings = all_read_all(x["whole"].shape[1])
-    return attention.merge(attention.attend(tokens, None, readings, None), x["out"])
+    return [attention.merge(attention.attend(tokens, None, readings, None), x["out"])]
 
 
 def masked(attention, x, allowed, has_whole=False):
+    """Outputs of the whole image, if it is there, of patches, and of proposals."""
     tokens = attention.project(sequence(x, has_whole), x["kernel"], x["bias"])
     readings = rows_of(x, has_whole).readings
-    return attention.merge(attention.attend(tokens, None, readings, allowed), x["out"])
+    attended = attention.attend(tokens, None, readings, allowed)
+    return by_reading(attention.merge(attended, x["out"]), readings)
 
 
 def masked_with_whole(attention, x, allowed):
     return masked(attention, x, allowed, has_whole=True)
 
 
-def read(attention, x, allowed, has_whole=False):
-    tokens, readings = sequence(x, has_whole), rows_of(x, has_whole).last_readings
+def read_some(attention, x, tokens, readings, allowed):
     kernel, bias = x["kernel"], x["bias"]
-    queries = [tokens[:, reading.queries.start : reading.queries.stop] for reading in readings]
-    queries = attention.project(jnp.concatenate(queries, axis=1), kernel[:, :1], bias[:1])
+    queries = attention.project(queries_of(tokens, readings), kernel[:, :1], bias[:1])
     sources = attention.project(tokens, kernel[:, 1:], bias[1:])
-    attended = attention.attend(queries, sources, with_queries_apart(readings), allowed)
-    return attention.merge(attended, x["out"])
+    apart = with_queries_apart(readings)
+    attended = attention.attend(queries, sources, apart, allowed)
+    return by_reading(attention.merge(attended, x["out"]), apart)
+
+
+def read(attention, x, allowed, has_whole=False):
+    readings = rows_of(x, has_whole).last_readings
+    return read_some(attention, x, sequence(x, has_whole), readings, allowed)
 
 
 def read_with_whole(attention, x, allowed):
     return read(attention, x, allowed, has_whole=True)
 
 
-FORMS = [attend, masked, masked_with_whole, read, read_with_whole]
+def read_class_token(attention, x, allowed):
+    readings = (Reading(range(1), range(x["whole"].shape[1])),)
+    return read_some(attention, x, x["whole"], readings, None)
+
+
+def by_reading(output, readings):
+    return [output[:, reading.queries.start : reading.queries.stop] for reading in readings]
+
+
+FORMS = [attend, masked, masked_with_whole, read, read_with_whole, read_class_token]
 
 
 def values_and_gradients(attention, form, x, allowed):
-    """The output, and gradients of a sum in which every value of it counts differently."""
+    """Outputs, and gradients of a sum in which every output counts differently."""
 
     def total(x):
-        output = form(attention, x, allowed)
-        weights = jnp.cos(jnp.arange(output.size)).reshape(output.shape)
-        return jnp.sum(weights * output.astype(jnp.float32)), output
+        outputs = form(attention, x, allowed)
+        weights = [jnp.cos(jnp.arange(out.size)).reshape(out.shape) for out in outputs]
+        total = sum(
+            jnp.sum(w * out.astype(jnp.float32)) for w, out in zip(weights, outputs, strict=True)
+        )
+        return total, outputs
 
-    gradient, output = jax.jit(jax.grad(total, has_aux=True))(x)
-    return output, gradient
+    gradient, outputs = jax.jit(jax.grad(total, has_aux=True))(x)
+    return outputs, gradient
 
 
 def assert_same(attention, form, dtype, tolerance, **sizes):
     x, allowed = inputs(dtype, **sizes)
-    output, gradient = values_and_gradients(attention, form, x, allowed)
+    outputs, gradient = values_and_gradients(attention, form, x, allowed)
     exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), x)
     expected, expected_gradient = values_and_gradients(XlaAttention(), form, exact, allowed)
-    assert output.dtype == dtype
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(np.float32(output) / scale, expected / scale, atol=tolerance, rtol=0)
+    for out, reference in zip(outputs, expected, strict=True):
+        assert out.dtype == dtype
+        scale = np.abs(reference).max()
+        np.testing.assert_allclose(
+            np.float32(out) / scale, reference / scale, atol=tolerance, rtol=0
+        )
     _, plain_gradient = values_and_gradients(XlaAttention(), form, x, allowed)
     for name, reference in expected_gradient.items():
         ours, plain = (np.float32(one[name]) for one in (gradient, plain_gradient))
@@ -126,8 +153,9 @@ def test_kernels_agree_with_xla(form, dtype, tolerance):
     assert_same(flash(), form, dtype, tolerance)
 
 
-@pytest.mark.parametrize(("head_width", "tokens"), [(32, 17), (128, 128)])
+@pytest.mark.parametrize(("head_width", "tokens"), [(32, 17), (128, 128), (64, 144)])
 def test_other_head_widths_and_numbers_of_tokens(head_width, tokens):
+    """At 144 the patches begin with a tile of memory, at others within one."""
     attention = flash(head_width=head_width)
     assert_same(
         attention, masked_with_whole, jnp.float32, 1e-5, head_width=head_width, tokens=tokens
@@ -142,7 +170,7 @@ def test_images_and_heads_spread_over_devices():
 def test_empty_mask_attends_only_to_itself():
     x, allowed = inputs(jnp.float32)
     moved = x | {"patches": x["patches"] + 1}
-    first, second = (masked(flash(), each, allowed)[:, -NUM_PROPOSALS:] for each in (x, moved))
+    first, second = (masked(flash(), each, allowed)[-1] for each in (x, moved))
     np.testing.assert_array_equal(first[:, 0], second[:, 0])
     assert np.abs(first[:, 1:] - second[:, 1:]).max() > 1e-3
 

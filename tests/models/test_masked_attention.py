@@ -20,7 +20,7 @@ def attend(allowed):
         v=vector(10.0),
         patch_k=vector(LN2, LN3),
         patch_v=vector(1.0, 2.0),
-        allowed=None if allowed is None else jnp.array([[allowed]]),
+        allowed=jnp.array([[allowed]]),
     )
     return float(result[0, 0, 0, 0])
 
@@ -28,10 +28,6 @@ def attend(allowed):
 def test_full_mask_reads_itself_and_every_patch():
     # weights 1 : 2 : 3 on values 10, 1, 2
     np.testing.assert_allclose(attend([True, True]), (10 + 2 * 1 + 3 * 2) / 6, rtol=1e-6)
-
-
-def test_no_mask_is_a_full_mask():
-    assert attend(None) == attend([True, True])
 
 
 def test_single_patch_reads_itself_and_that_patch():
