@@ -65,6 +65,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     with agreement.all_or_none():
         loaded = _load(config, workdir)
     config, visual, mesh = loaded.config, loaded.parameters["visual"], loaded.mesh
+    frozen = loaded.setup.frozen(visual)
     belongs_to = {
         "pretrained": fingerprint(visual),
         "architecture": repr(loaded.clip.vision),
@@ -82,9 +83,9 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         source=loaded.source,
         clip=loaded.clip,
         parameters=loaded.parameters,
-        pretrained=sharding.place(visual, mesh),
+        pretrained=sharding.place(frozen, mesh),
         text=sharding.place_whole(agreement.of_first_process(loaded.text), mesh),
-        step=loaded.setup.jitted(loaded.state, visual),
+        step=loaded.setup.jitted(loaded.state, frozen),
         checkpoints=Checkpoints(workdir, config.checkpointing),
         per_example=loaded.per_example,
         evaluation=loaded.evaluation,

@@ -10,6 +10,7 @@ from maft_jax import optimizer, train_step
 from maft_jax.config import Config
 from maft_jax.encoder_setup import make_encoder
 from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.layers import in_compute_dtype
 from maft_jax.objective import StepSpec
 from maft_jax.train_state import TrainState, init_train_state
 
@@ -27,9 +28,13 @@ class StepSetup:
         """Step 0 of tuning this image tower."""
         return init_train_state(visual, self.trainable, self.optimizer)
 
-    def jitted(self, state: TrainState, visual: Mapping) -> Callable:
+    def frozen(self, visual: Mapping) -> Mapping:
+        """The tower as the step reads it: rounded once, not in every step."""
+        return in_compute_dtype(visual, self.spec.encoder.dtype)
+
+    def jitted(self, state: TrainState, frozen: Mapping) -> Callable:
         """The step, sharded over the mesh; both arguments give shapes alone."""
-        return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, visual)
+        return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, frozen)
 
 
 def make_step_setup(config: Config, vision: VisionConfig, mesh: Mesh) -> StepSetup:

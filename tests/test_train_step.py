@@ -10,6 +10,7 @@ import pytest
 
 from maft_jax import train_step, tree_rules
 from maft_jax.config import LossConfig, OptimizerConfig
+from maft_jax.models.layers import in_compute_dtype
 from maft_jax.models.preprocess import clip_input
 from maft_jax.objective import teacher_probabilities
 from tests.tiny_models import NUM_CLASSES, tiny_batch, tiny_spec, tiny_text, tiny_visual
@@ -96,6 +97,17 @@ def test_without_distillation_there_is_no_teacher_pass():
         return run.lower(trainable).cost_analysis()["flops"]
 
     assert flops(0.0) < 0.75 * flops(0.1)
+
+
+def test_frozen_weights_rounded_once_change_no_number():
+    """Not in every step: half the bytes, and the same bits in the products."""
+    spec, visual, batch = tiny_spec(dtype=jnp.bfloat16), tiny_visual(), tiny_batch(2)
+    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    rounded = in_compute_dtype(visual, jnp.bfloat16)
+    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(rounded)}
+    assert dtypes == {"bfloat16", "float32"}
+    run = jax.jit(lambda frozen: train_step.gradients(spec, trainable, frozen, tiny_text(), batch))
+    jax.tree.map(np.testing.assert_array_equal, run(rounded), run(visual))
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, pytest.param(2, marks=pytest.mark.slow)])

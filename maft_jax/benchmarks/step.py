@@ -48,11 +48,11 @@ class StepProgram:
     def __init__(self, model: BenchmarkModel, data: StepData):
         visual = model.parameters["visual"]
         setup = make_step_setup(model.config, model.clip.vision, model.mesh)
-        state = setup.init_state(visual)
-        step = setup.jitted(state, visual)
+        state, frozen = setup.init_state(visual), setup.frozen(visual)
+        step = setup.jitted(state, frozen)
         self._state = jax.device_put(state, sharding.tree_shardings(state, model.mesh))
         self._inputs = (
-            model.on_devices(visual),
+            model.on_devices(frozen),
             jax.device_put(data.text, sharding.replicated(model.mesh)),
             jax.device_put(data.batch, sharding.batch_sharding(model.mesh)),
         )

@@ -74,15 +74,16 @@ def compile_step(
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
     setup = make_step_setup(config, clip.vision, mesh)
     state = jax.eval_shape(setup.init_state, visual)
+    frozen = jax.eval_shape(setup.frozen, visual)
     batch = batch_shapes(config, classes_per_image, num_classes)
     text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
-    parts = _argument_bytes(mesh, state, visual, text, batch)
+    parts = _argument_bytes(mesh, state, frozen, text, batch)
     trainable = {
         "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
         "trainable_bytes": parts["trainable parameters"],
     }
     start = time.monotonic()
-    lowered = setup.jitted(state, visual).lower(state, visual, text, batch)
+    lowered = setup.jitted(state, frozen).lower(state, frozen, text, batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -133,7 +134,7 @@ def _memory_parts(memory, of_arguments: float) -> dict[str, float]:
     }
 
 
-def _argument_bytes(mesh: Mesh, state, visual, text, batch: Batch) -> dict[str, float]:
+def _argument_bytes(mesh: Mesh, state, frozen, text, batch: Batch) -> dict[str, float]:
     """Bytes of a device, by the step's own shardings."""
 
     def of(tree, shardings) -> float:
@@ -149,7 +150,7 @@ def _argument_bytes(mesh: Mesh, state, visual, text, batch: Batch) -> dict[str, 
     state_shardings = tree_shardings(state, mesh)
     over_batch = jax.tree.map(lambda _: batch_sharding(mesh), batch)
     return {
-        "pretrained tower (frozen, the teacher)": of(visual, tree_shardings(visual, mesh)),
+        "pretrained tower (frozen, the teacher)": of(frozen, tree_shardings(frozen, mesh)),
         "trainable parameters": of(state.trainable, state_shardings.trainable),
         "optimizer moments": of(state.opt_state, state_shardings.opt_state),
         "class embeddings": of(text, replicated(mesh)),
