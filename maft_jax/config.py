@@ -51,6 +51,11 @@ class ModelConfig:
         choices=("auto", "xla", "pallas", "cudnn"),
     )
     remat: bool = setting(False, "recompute blocks in the backward pass: less memory, more time")
+    scan_blocks: bool = setting(
+        True,
+        "on accelerators blocks are a loop, compiled once; False = one after the other, which "
+        "takes less memory and traffic, and longer to compile",
+    )
 
     @property
     def given_tuning(self) -> tuple[int | None, int | None]:

@@ -30,7 +30,7 @@ def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip
                 model.attention, mesh, vision.heads, vision.head_width, dtype
             ),
             remat=model.remat,
-            loop=BlockLoop.UNROLLED if platform == "cpu" else BlockLoop.SCANNED,
+            loop=_block_loop(model.scan_blocks, platform),
             mask_start_layer=model.mask_start_layer,
         )
     except ValueError as error:
@@ -38,6 +38,10 @@ def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip
             f"config.model does not suit these weights: {error}. mask_start_layer=-1 and "
             "image_size=0 choose what does"
         ) from error
+
+
+def _block_loop(scan_blocks: bool, platform: str) -> BlockLoop:
+    return BlockLoop.SCANNED if scan_blocks and platform != "cpu" else BlockLoop.UNROLLED
 
 
 def compute_dtype(name: str, platform: str | None = None):

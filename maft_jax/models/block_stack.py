@@ -15,7 +15,7 @@ class BlockLoop(enum.Enum):
     """How several blocks become a program."""
 
     UNROLLED = "unrolled"
-    """One after another: fastest on a CPU, and a long compilation."""
+    """One after another: what a block keeps for the backward pass is never copied."""
     SCANNED = "scanned"
     """A loop over stacked weights, whose body is compiled once."""
 

@@ -107,6 +107,15 @@ def test_official_recipe_at_32_images_per_chip(tmp_path):
 
 
 @pytest.mark.slow
+def test_blocks_one_after_the_other_move_and_keep_less(tmp_path):
+    recipe = ["--config=configs/coco.py", "--topology=v5e:2x2", "--batch_per_device=32"]
+    costs = planned(tmp_path, *recipe, "--config.model.scan_blocks=False")["costs"]
+    assert costs["hbm_bytes"] / 32 == pytest.approx(2.52e9, rel=0.02)
+    assert costs["flops"] / 32 == pytest.approx(0.749e12, rel=0.01)
+    assert sum(costs["hbm"].values()) / 2**30 == pytest.approx(7.55, rel=0.02)
+
+
+@pytest.mark.slow
 def test_two_slices_send_what_each_chip_has_reduced(tmp_path):
     traffic = planned(tmp_path, *tiny("2xv5e:2x2"))["costs"]["traffic"]
     elements = dict.fromkeys([one["kind"] for one in traffic], 0)
