@@ -126,9 +126,10 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
         markdown.paragraph(
             "For this page the compiler does not search for the fastest loops "
             "(JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1), as it does in training and in "
-            "`maft_jax.cli.plan`: that takes a sixth of the time and changes neither memory nor "
-            "FLOPs nor collectives; the search adds copies between HBM and on-chip memory, which "
-            "the count of traffic then includes ([performance.md](performance.md) has both)."
+            "`maft_jax.cli.plan`: that takes a fifth of the time and changes neither FLOPs nor "
+            "collectives, and memory by a few percent; the search adds copies between HBM and "
+            "on-chip memory, which the count of traffic then includes "
+            "([performance.md](performance.md) has both)."
         ),
     ]
 
