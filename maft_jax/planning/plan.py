@@ -176,9 +176,10 @@ def alternatives(config: Config, topology: Topology, failed: Plan) -> Iterator[t
     """What would fit instead of a plan that does not, each compiled: (settings, plan)."""
     images = failed.batch_per_device
     changes: dict[str, Config] = {}
-    if not config.model.remat:
-        model = dataclasses.replace(config.model, remat=True)
-        changes["--config.model.remat=True"] = dataclasses.replace(config, model=model)
+    for name, value in (("scan_blocks", False), ("remat", True)):
+        if getattr(config.model, name) != value:
+            model = dataclasses.replace(config.model, **{name: value})
+            changes[f"--config.model.{name}={value}"] = dataclasses.replace(config, model=model)
     parts = config.optimizer.accumulation_steps
     if finer := next((n for n in range(2 * parts, images + 1) if images % n == 0), None):
         optimizer = dataclasses.replace(config.optimizer, accumulation_steps=finer)

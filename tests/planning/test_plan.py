@@ -110,13 +110,13 @@ def test_nothing_fits():
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Stands for compilations: 24 images of 1 GiB, less with remat or accumulation, do not fit."""
+    """Stands for compilations: 24 images of 1 GiB, less if something is done, do not fit."""
     tried = []
 
     def make(config, topology, images):
         tried.append(config)
         parts = config.optimizer.accumulation_steps
-        gib = (0.25 if config.model.remat else 1.0) / parts
+        gib = (0.25 if config.model.remat else 1.0 if config.model.scan_blocks else 0.5) / parts
         costs = make_costs(3 + gib * images <= 15.75, gib, images)
         return make_plan(topology.name, costs, images, accumulation_steps=parts)
 
@@ -128,17 +128,18 @@ def test_what_would_fit_is_compiled(compiled):
     failed = make_plan(costs=make_costs(fits=False, images=24), images=24)
     found = dict(alternatives(config_of(), parse_topology("v5e:2x2"), failed))
     assert list(found) == [
+        "--config.model.scan_blocks=False",
         "--config.model.remat=True",
         "--config.optimizer.accumulation_steps=2",
         "--batch_per_device=12",
     ]
-    assert [config.mesh.fsdp for config in compiled] == [1, 1, 4, 1]
+    assert [config.mesh.fsdp for config in compiled] == [1, 1, 1, 4, 1]
     text = describe_alternatives(list(found.items()))
     assert [line.split()[0] for line in text.splitlines()[1:]] == list(found)
 
 
 def test_what_is_set_already_is_not_suggested(compiled):
-    config = config_of(model__remat=True, mesh__fsdp=2)
+    config = config_of(model__remat=True, model__scan_blocks=False, mesh__fsdp=2)
     failed = make_plan(costs=make_costs(fits=False, images=1), images=1)
     assert list(alternatives(config, parse_topology("v5e:2x2"), failed)) == []
     assert compiled == []
