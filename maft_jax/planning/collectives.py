@@ -38,31 +38,49 @@ class Collective:
 
 
 def find_collectives(module: Module) -> list[Collective]:
-    """Each once, whether it is one instruction or a start and a done, alone or inside fusions."""
+    """Each once, whether it is one instruction or a start and a done, alone or inside fusions.
+
+    What appears in several computations, as fusions hold copies, has one channel; clones in one
+    computation may share a channel, too, and all of them run.
+    """
     repetitions = module.repetitions()
-    found: dict[tuple, Collective] = {}
+    found: dict[tuple, dict[str, list[Collective]]] = {}
     for computation, instruction in module.instructions():
-        opcode = instruction.opcode.removesuffix("-start")
-        between_slices = opcode == "send" and "megascale" in instruction.attributes
-        if not repetitions[computation] or not (opcode in KINDS or between_slices):
+        if not repetitions[computation]:
             continue
-        kind = BETWEEN_SLICES if between_slices else opcode
-        channel = instruction.attribute("channel_id") or f"{computation}/{instruction.name}"
-        if opcode == "all-reduce" and computation.startswith(_FUSED_REDUCE_SCATTER):
-            kind = "reduce-scatter"
-        operands = instruction.operands[:1] if between_slices else instruction.operands
-        arrays = [module.computations[computation][name] for name in operands]
-        sent = float(sum(array.num_bytes for array in arrays))
-        elements = sum(array.size for array in arrays)
-        groups = () if between_slices else _groups(instruction, module.num_partitions)
-        if not between_slices and max(map(len, groups), default=0) < 2:
-            continue  # nothing leaves a device
-        if kind == "all-gather":
-            sent, elements = sent * len(groups[0]), elements * len(groups[0])
-        previous = found.get((kind, channel))
-        times = max(repetitions[computation], previous.times if previous else 0)
-        found[kind, channel] = Collective(kind, sent, elements, groups, times, instruction.op_name)
-    return list(found.values())
+        one = _collective(module, computation, instruction, repetitions[computation])
+        if one is not None:
+            channel = instruction.attribute("channel_id") or f"{computation}/{instruction.name}"
+            places = found.setdefault((one.kind, channel), {})
+            places.setdefault(computation, []).append(one)
+    return [one for places in found.values() for one in max(places.values(), key=_elements)]
+
+
+def _elements(collectives: list[Collective]) -> int:
+    return sum(one.elements * one.times for one in collectives)
+
+
+def _collective(
+    module: Module, computation: str, instruction: Instruction, times: int
+) -> Collective | None:
+    """What an instruction exchanges, or None if nothing leaves a device."""
+    opcode = instruction.opcode.removesuffix("-start")
+    between_slices = opcode == "send" and "megascale" in instruction.attributes
+    if not (opcode in KINDS or between_slices):
+        return None
+    kind = BETWEEN_SLICES if between_slices else opcode
+    if opcode == "all-reduce" and computation.startswith(_FUSED_REDUCE_SCATTER):
+        kind = "reduce-scatter"
+    operands = instruction.operands[:1] if between_slices else instruction.operands
+    arrays = [module.computations[computation][name] for name in operands]
+    sent = float(sum(array.num_bytes for array in arrays))
+    elements = sum(array.size for array in arrays)
+    groups = () if between_slices else _groups(instruction, module.num_partitions)
+    if not between_slices and max(map(len, groups), default=0) < 2:
+        return None
+    if kind == "all-gather":
+        sent, elements = sent * len(groups[0]), elements * len(groups[0])
+    return Collective(kind, sent, elements, groups, times, instruction.op_name)
 
 
 def _groups(instruction: Instruction, num_partitions: int) -> tuple[tuple[int, ...], ...]:
