@@ -93,6 +93,14 @@ def test_the_parts_of_an_asynchronous_fusion_are_one():
     assert summary(found) == [("all-gather", 512, 128, ALL, 1)]
 
 
+def test_clones_that_share_a_channel_both_run():
+    found = found_in(
+        "%a = f32[16] all-reduce(%p), channel_id=4, replica_groups={}",
+        "%b = f32[16] all-reduce(%p), channel_id=4, replica_groups={}",
+    )
+    assert summary(found) == [("all-reduce", 64, 16, ALL, 1)] * 2
+
+
 def test_a_reduce_scatter_that_the_tpu_compiler_keeps_as_an_all_reduce():
     found = found_in(
         "%f = f32[2] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3",
