@@ -130,6 +130,9 @@ def resolve_name(
 ) -> str:
     """xla, pallas or cudnn; auto takes the fused one of the platform, if it can run the tower.
 
+    Not looked at is the size of images, of which TPUs up to v4 can only take some with pallas: see
+    flash_attention.why_not.
+
     Raises:
         ValueError: the one that is asked for cannot.
     """

@@ -20,7 +20,10 @@ _SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
 def why_not(
     heads: int, head_width: int, model_devices: int, dtype: DTypeLike, device_kind: str
 ) -> str | None:
-    """Why the kernels cannot run a tower, or None."""
+    """Why the kernels cannot run a tower, or None.
+
+    Images of more rows than _SMALL_VMEM has room for end in an error of the compiler; use xla then.
+    """
     if dtype == jnp.float32 and device_kind in _SMALL_VMEM:
         return f"float32 on a {device_kind}; expected bfloat16, of which twice as much fits in VMEM"
     if LANES % head_width:

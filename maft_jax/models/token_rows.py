@@ -16,7 +16,7 @@ class Reading:
     own: range | None = None
     """Each query's own key and value, which it reads beside `keys`."""
     masked: bool = False
-    """Queries read only those of `keys` that a mask [b, queries, keys] allows."""
+    """Queries read only those of `keys` that the mask given to Attention.attend allows."""
 
 
 Readings = tuple[Reading, ...]
