@@ -6,7 +6,11 @@ features = clip.encode_proposals(images, masks)
 segmentation = maft_jax.segment(clip, "photo.jpg", "cat, sofa, lamp")
 """
 
+from maft_jax.absent_tpu import stop_the_search_for_tpus
+
 __all__ = ["Clip", "load", "segment"]
+
+stop_the_search_for_tpus()
 
 
 def __getattr__(name: str):

@@ -30,7 +30,7 @@ from maft_jax.objective import StepSpec, teacher_probabilities
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
 from maft_jax.step_setup import make_step_setup
 from maft_jax.teacher_cache import TeacherCache
-from maft_jax.text_embeddings import cached_class_embeddings
+from maft_jax.text_embeddings import cached_class_embeddings, texts_need_cleaning
 from maft_jax.training_data import open_records, train_geometry
 
 _VERSION = 1
@@ -62,7 +62,9 @@ class Teacher:
     def cache(self) -> TeacherCache:
         """Where its answers are kept, with the records."""
         config = self.config
-        description = {
+        names, templates = self.source.class_names, config.data.templates
+        cleaned = {"texts": "cleaned"} if texts_need_cleaning(names, templates) else {}
+        description = cleaned | {
             "version": _VERSION,
             "data": self.source.fingerprint,
             "num_images": len(self.source),
@@ -70,7 +72,7 @@ class Teacher:
             "image_tower": fingerprint(self.parameters["visual"]),
             "text_tower": fingerprint(self.parameters["text"]),
             "architecture": repr(self.clip),
-            "templates": _digest(config.data.templates),
+            "templates": _digest(templates),
             "temperature": config.loss.temperature,
             "crop_size": config.data.crop_size,
             "image_size": config.model.image_size,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from maft_jax.convert.pretrained import fingerprint
 from maft_jax.models.clip_text import TextConfig, TextTransformer
-from maft_jax.models.tokenizer import tokenize
+from maft_jax.models.tokenizer import needs_cleaning, tokenize
 from maft_jax.whole_files import written_aside
 
 _BATCH_SIZE = 256
@@ -57,8 +57,10 @@ def cached_class_embeddings(
     cache_dir: str | os.PathLike,
 ) -> Float[np.ndarray, "c e"]:
     """embed_classes, kept in `cache_dir` under a digest of all that they depend on."""
-    key = json.dumps([repr(config), fingerprint(parameters), list(names), list(templates)])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+    key = [repr(config), fingerprint(parameters), list(names), list(templates)]
+    if texts_need_cleaning(names, templates):
+        key.append("cleaned")
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = pathlib.Path(cache_dir) / "text_embeddings" / f"{digest}.npy"
     shape = (len(names), config.embed_dim)
     if path.exists():
@@ -74,6 +76,11 @@ def cached_class_embeddings(
     with written_aside(path) as aside, aside.open("wb") as file:
         np.save(file, rows)
     return rows
+
+
+def texts_need_cleaning(names: Sequence[str], templates: Sequence[str]) -> bool:
+    """Whether caches of other texts than the cleaned ones, as version 0.1 has them, are wrong."""
+    return any(needs_cleaning(part.replace("{}", name)) for name in names for part in templates)
 
 
 def _tokenize_class(name: str, templates: Sequence[str], config: TextConfig):

@@ -12,6 +12,7 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 # A module may import modules of its own level and of those below. A prefix stands for a package.
 LEVELS = {
     0: [
+        "maft_jax.absent_tpu",
         "maft_jax.config",
         "maft_jax.settings",
         "maft_jax.array_types",

@@ -1,4 +1,4 @@
-"""Names and templates to classifier rows: the order of averaging, the cache, the tokens."""
+"""Names and templates to classifier rows: the order of averaging, the cache."""
 
 import logging
 import os
@@ -13,7 +13,11 @@ from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import from_openai
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.tokenizer import tokenize
-from maft_jax.text_embeddings import cached_class_embeddings, embed_classes
+from maft_jax.text_embeddings import (
+    cached_class_embeddings,
+    embed_classes,
+    texts_need_cleaning,
+)
 
 CONFIG = CLIP_SIZES["tiny"].text
 TEMPLATES = ("a photo of a {}.", "There is {} in the scene", "{}")
@@ -156,25 +160,20 @@ def test_failing_write_leaves_nothing_behind(parameters, tmp_path, monkeypatch):
     assert cache_files(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("a photo of a cat.", [320, 1125, 539, 320, 2368, 269]),
-        ("A  Photo of\na CAT", [320, 1125, 539, 320, 2368]),
-        ("a diagram", [320, 22697]),
-        ("a dog", [320, 1929]),
-        ("hello world!", [3306, 1002, 256]),
-        ("", []),
-    ],
-)
-def test_tokens_are_those_of_openai(text, tokens):
-    (row,) = tokenize([text])
-    expected = [49406, *tokens, 49407]
-    assert row.shape == (77,) and row.dtype == np.int32
-    assert row.tolist() == expected + [0] * (77 - len(expected))
+KEY_OF_VERSION_0_1 = "c9dad2780cca05f89b4e5bca"
 
 
-def test_text_of_exactly_the_context_fits():
-    assert tokenize(["cat " * 75])[0, -1] == 49407
-    with pytest.raises(ValueError, match="text of 78 tokens, CLIP's context holds 77: 'cat cat"):
-        tokenize(["dog", "cat " * 76])
+def test_files_of_version_0_1_are_read_where_cleaning_changes_nothing(tmp_path, counted):
+    parameters = {"proj": np.zeros(3, np.float32)}
+    rows = np.ones((1, CONFIG.embed_dim), np.float32)
+    (tmp_path / "text_embeddings").mkdir()
+    np.save(tmp_path / "text_embeddings" / f"{KEY_OF_VERSION_0_1}.npy", rows)
+    read = cached_class_embeddings(CONFIG, parameters, ["Cat "], TEMPLATES, tmp_path)
+    np.testing.assert_array_equal(read, rows)
+    assert counted == []
+
+
+def test_names_that_are_cleaned_have_other_files_than_before():
+    assert not texts_need_cleaning(["Cat ", "wall-other"], TEMPLATES)
+    assert texts_need_cleaning(["cat", "men\u2019s shoes"], TEMPLATES)
+    assert texts_need_cleaning(["cat"], ["a photo of a {} &amp; more."])
