@@ -21,9 +21,10 @@ from unittest import mock
 
 from input_pipeline import train_pipeline, transforms
 from input_pipeline.benchmark_records import write_benchmark_records
+from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.records import proposal_records, record_source
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
+from input_pipeline.train_pipeline import TrainGeometry, make_train_dataset
 
 STAGES: dict[str, tuple[ModuleType, str]] = {
     "record: read, checksums": (record_source, "read_data"),
@@ -76,7 +77,7 @@ def measure(
     opened = time.monotonic()
 
     def batches(workers: int) -> Iterator[dict]:
-        return make_train_batches(
+        dataset = make_train_dataset(
             source,
             global_batch_size=batch_size,
             seed=0,
@@ -84,6 +85,7 @@ def measure(
             geometry=geometry,
             num_workers=workers,
         )
+        return NumpyBatches(dataset)
 
     opening, stream = time.monotonic(), batches(num_workers)
     next(stream)

@@ -4,12 +4,10 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
-
-from input_pipeline.worker_threads import WorkerThreads
 
 _POLL_SECONDS = 0.001
 
@@ -33,9 +31,9 @@ class GlobalBatches(Iterator[dict[str, jax.Array]]):
         self.seconds_waited = 0.0
         self._batches = batches
         self._sharding = sharding
-        self._thread = WorkerThreads(1)
+        self._thread = ThreadPoolExecutor(1, "global-batches")
         self._in_flight: deque[Future] = deque()
-        self._close = weakref.finalize(self, self._thread.close)
+        self._close = weakref.finalize(self, self._thread.shutdown, cancel_futures=True)
         for _ in range(max(1, prefetch)):
             self._send()
 
@@ -65,8 +63,9 @@ class GlobalBatches(Iterator[dict[str, jax.Array]]):
         return batch
 
     def close(self) -> None:
-        """Ends the thread; the batches on their way are lost."""
+        """Ends the threads; the batches on their way are lost."""
         self._close()
+        self._batches = iter(())
 
     def _send(self) -> None:
         # Not a method of this object, which the thread would then keep alive.

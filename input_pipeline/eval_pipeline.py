@@ -1,11 +1,9 @@
 """Batches for evaluation: every example once and in order, equally shaped on all processes."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32
 
 from input_pipeline.example_checks import check_batching, check_example
 from input_pipeline.examples import (
@@ -14,8 +12,8 @@ from input_pipeline.examples import (
     PreparedSource,
     proposal_grid_size,
 )
+from input_pipeline.numpy_dataset import Arrays, Dataset, Signature, batched_dataset
 from input_pipeline.transforms import Placement, place_image, sample_proposals, scaled_size
-from input_pipeline.worker_threads import BatchWork, computed_ahead
 
 SIZE_MULTIPLE = 64
 """Heights and widths of batches are multiples of this, so that few programs are compiled."""
@@ -37,7 +35,7 @@ class EvalGeometry:
             raise ValueError(f"EvalGeometry: expected positive numbers, got {self}")
 
 
-def make_eval_batches(
+def make_eval_dataset(
     source: PreparedSource,
     *,
     global_batch_size: int,
@@ -46,8 +44,8 @@ def make_eval_batches(
     process_count: int = 1,
     num_workers: int | None = None,
     num_generator_classes: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this process's rows of all batches, from the first example to the last.
+) -> Dataset:
+    """This process's rows of all batches, from the first example to the last.
 
     image             uint8 [b, H, W, 3], resized as Pillow does, then zeros right and below
     image_size        int32 [b, 2], height and width of the resized image
@@ -64,37 +62,36 @@ def make_eval_batches(
     Corner points of the proposals lie on the corner pixels of the resized image; proposals stored
     on another grid are resampled, bilinear. Shapes depend on `source.image_sizes` alone, so that
     all processes yield equally many and equally shaped batches without talking to each other.
-    ValueError as from `make_train_batches`, and for class logits that are missing or others.
+    ValueError as from `make_train_dataset`, and for class logits that are missing or others.
     """
     check_batching(source, global_batch_size, process_index, process_count)
     local_batch_size = global_batch_size // process_count
     plan = _Plan(source, geometry, num_generator_classes)
 
-    def work(batch_start: int) -> BatchWork:
-        in_batch = np.arange(batch_start, min(batch_start + global_batch_size, len(source)))
-        first = batch_start + process_index * local_batch_size
-        indices = np.arange(first, first + local_batch_size)
-        arrays = plan.empty_batch(np.where(indices < len(source), indices, -1), in_batch)
-        return BatchWork(arrays, local_batch_size, lambda row: plan.fill(arrays, row))
+    def example(number: int) -> Arrays:
+        batch, row = divmod(number, local_batch_size)
+        index = batch * global_batch_size + process_index * local_batch_size + row
+        first = batch * global_batch_size
+        in_batch = slice(first, first + global_batch_size)
+        return plan.row(index if index < len(source) else -1, plan.shapes(in_batch))
 
-    starts = range(0, len(source), global_batch_size)
-    return computed_ahead(map(work, starts), num_workers or os.cpu_count() or 1)
+    num_batches = -(-len(source) // global_batch_size)
+    numbers = range(num_batches * local_batch_size)
+    return batched_dataset(numbers, example, plan.signature, local_batch_size, num_workers)
 
 
 def make_eval_batch(
     example: PreparedExample, num_proposals: int, geometry: EvalGeometry
 ) -> dict[str, np.ndarray]:
-    """The batch that `make_eval_batches` makes of a source with this example alone.
+    """The batch that `make_eval_dataset` makes of a source with this example alone.
 
     Equal `num_proposals` make batches of equal shape of images whose sizes are similar, whatever
-    the number of their proposals. ValueError as from `make_train_batches`.
+    the number of their proposals. ValueError as from `make_train_dataset`.
     """
     source = _OneExample(example, num_proposals)
     check_batching(source, 1, 0, 1)
     plan = _Plan(source, geometry)
-    batch = plan.empty_batch(np.array([0]), np.array([0]))
-    plan.fill(batch, row=0)
-    return batch
+    return {key: value[None] for key, value in plan.row(0, plan.shapes(slice(None))).items()}
 
 
 class _OneExample:
@@ -131,43 +128,54 @@ class _Plan:
             [_resized_size(*size, geometry) for size in self._native.tolist()], np.int32
         )
         self._padded = _round_up(self._resized, geometry.divisor)
-
-    def empty_batch(
-        self, indices: Int64[np.ndarray, " b"], in_batch: Int64[np.ndarray, " k"]
-    ) -> dict[str, np.ndarray]:
-        """A batch of only fill rows with the sizes of `indices`, and shapes that fit `in_batch`."""
-        height, width = _round_up(self._padded[in_batch].max(axis=0), SIZE_MULTIPLE).tolist()
-        label_height, label_width = _round_up(
-            self._native[in_batch].max(axis=0), SIZE_MULTIPLE
-        ).tolist()
-        rows, num_proposals = len(indices), self._source.num_proposals
-        valid = indices >= 0
-        sizes = {
+        self._sizes = {
             "image_size": self._resized,
             "padded_size": self._padded,
             "label_size": self._native,
             "proposal_grid": np.stack(proposal_grid_size(*self._resized.T), axis=1),
         }
-        logits_shape = (rows, num_proposals, self._num_generator_classes)
-        logits = {"class_logits": np.zeros(logits_shape, np.float32)} if logits_shape[-1] else {}
+
+    @property
+    def signature(self) -> Signature:
+        """Of all rows; the sizes of images, label maps and proposals are those of their batch."""
+        n, v = self._source.num_proposals, self._num_generator_classes
+        logits = {"class_logits": (np.float32, (n, v))} if v else {}
         return {
-            "image": np.zeros((rows, height, width, 3), np.uint8),
-            "label_map": np.full((rows, label_height, label_width), IGNORE, np.int32),
-            "proposals": np.zeros(
-                (rows, num_proposals, *proposal_grid_size(height, width)), np.uint8
-            ),
-            "proposal_valid": np.zeros((rows, num_proposals), bool),
-            **{key: np.where(valid[:, None], size[indices], 1) for key, size in sizes.items()},
-            "example_index": indices.astype(np.int32),
-            "example_valid": valid,
+            "image": (np.uint8, (None, None, 3)),
+            "label_map": (np.int32, (None, None)),
+            "proposals": (np.uint8, (n, None, None)),
+            "proposal_valid": (np.bool_, (n,)),
+            **{key: (np.int32, (2,)) for key in self._sizes},
+            "example_index": (np.int32, ()),
+            "example_valid": (np.bool_, ()),
             **logits,
         }
 
-    def fill(self, arrays: dict[str, np.ndarray], row: int) -> None:
-        """Reads the example of a row of `empty_batch` into it."""
-        index = int(arrays["example_index"][row])
-        if index < 0:
-            return
+    def shapes(self, in_batch: slice) -> dict[str, tuple[int, ...]]:
+        """Of the rows of a batch of these examples, which fit the largest of them."""
+        height, width = _round_up(self._padded[in_batch].max(axis=0), SIZE_MULTIPLE).tolist()
+        label_size = _round_up(self._native[in_batch].max(axis=0), SIZE_MULTIPLE).tolist()
+        fixed = {key: shape for key, (_, shape) in self.signature.items()}
+        return fixed | {
+            "image": (height, width, 3),
+            "label_map": tuple(label_size),
+            "proposals": (self._source.num_proposals, *proposal_grid_size(height, width)),
+        }
+
+    def row(self, index: int, shapes: dict[str, tuple[int, ...]]) -> Arrays:
+        """The example at an index, or with -1 a row that only fills its batch."""
+        dtypes = {key: dtype for key, (dtype, _) in self.signature.items()}
+        row = {key: np.zeros(shape, dtypes[key]) for key, shape in shapes.items()}
+        row["label_map"][:] = IGNORE
+        row["example_index"][...] = index
+        row["example_valid"][...] = index >= 0
+        for key, sizes in self._sizes.items():
+            row[key][:] = sizes[index] if index >= 0 else 1
+        if index >= 0:
+            self._fill(row, index)
+        return row
+
+    def _fill(self, row: Arrays, index: int) -> None:
         example = self._source[index]
         check_example(example, self._source)
         native, resized = (tuple(sizes[index].tolist()) for sizes in (self._native, self._resized))
@@ -177,8 +185,8 @@ class _Plan:
                 f"its source says, got {example.image.shape[1]}x{example.image.shape[0]}"
             )
         image = place_image(example.image, Placement(native, resized, (0, 0), resized, False))
-        arrays["image"][row, : resized[0], : resized[1]] = image
-        arrays["label_map"][row, : native[0], : native[1]] = example.label_map
+        row["image"][: resized[0], : resized[1]] = image
+        row["label_map"][: native[0], : native[1]] = example.label_map
         proposals = example.proposals
         y, x = (
             np.linspace(0, stored - 1, points)
@@ -186,10 +194,10 @@ class _Plan:
                 proposals.shape[1:], proposal_grid_size(*resized), strict=True
             )
         )
-        sample_proposals(proposals, y, x, out=arrays["proposals"][row])
-        arrays["proposal_valid"][row, : len(proposals)] = True
+        sample_proposals(proposals, y, x, out=row["proposals"])
+        row["proposal_valid"][: len(proposals)] = True
         if self._num_generator_classes:
-            arrays["class_logits"][row, : len(proposals)] = self._class_logits(example)
+            row["class_logits"][: len(proposals)] = self._class_logits(example)
 
     def _class_logits(self, example: PreparedExample) -> Float32[np.ndarray, "n v"]:
         expected = (len(example.proposals), self._num_generator_classes)

@@ -5,21 +5,22 @@ stream. The position alone decides which example is read (`permutation.example_i
 the seed, how it is augmented, so that resuming at any step is exact and costs nothing.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32
 
 from input_pipeline.example_checks import check_batching, check_example
 from input_pipeline.examples import PreparedSource
+from input_pipeline.numpy_dataset import Arrays, Dataset, Signature, batched_dataset
 from input_pipeline.permutation import example_index
 from input_pipeline.transforms import TrainGeometry, TransformedExample, transform_example
-from input_pipeline.worker_threads import BatchWork, computed_ahead
+
+_ENDLESS = 2**63 - 1
+"""The largest number that tf.data counts to."""
 
 
-def make_train_batches(
+def make_train_dataset(
     source: PreparedSource,
     *,
     global_batch_size: int,
@@ -30,8 +31,8 @@ def make_train_batches(
     process_index: int = 0,
     process_count: int = 1,
     per_example: Mapping[str, np.ndarray] | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this process's rows of the global batches of start_step, start_step + 1, ...
+) -> Dataset:
+    """This process's rows of the global batches of start_step, start_step + 1, ...
 
     image             uint8 [b, crop_size, crop_size, 3]
     label_map         int32 [b, crop_size, crop_size], class ids or IGNORE
@@ -44,8 +45,8 @@ def make_train_batches(
     of these examples, under the same name.
 
     `num_workers` examples are read and transformed at a time, as many as there are CPUs unless
-    given. A ValueError of the source reaches the caller unchanged; the same is raised for an
-    example that contradicts itself or its source.
+    given. A ValueError of the source reaches readers of `NumpyBatches` unchanged; the same is
+    raised for an example that contradicts itself or its source.
     """
     check_batching(source, global_batch_size, process_index, process_count)
     if start_step < 0:
@@ -59,45 +60,50 @@ def make_train_batches(
             )
     local_batch_size = global_batch_size // process_count
 
-    def work(step: int) -> BatchWork:
-        arrays = _empty_batch(source, local_batch_size, geometry)
-        first = step * global_batch_size + process_index * local_batch_size
-        indices = example_index(first + np.arange(local_batch_size), len(source), seed)
-        arrays |= {name: rows[indices] for name, rows in per_example.items()}
+    def example(number: int) -> Arrays:
+        """Of the number-th row that this process would read from step 0 on."""
+        step, row = divmod(number, local_batch_size)
+        position = step * global_batch_size + process_index * local_batch_size + row
+        index = int(example_index(np.array([position]), len(source), seed)[0])
+        extra = {name: rows[index] for name, rows in per_example.items()}
+        return _transformed(source, index, (seed, position), geometry) | extra
 
-        def fill_row(row: int) -> None:
-            _fill_row(arrays, row, source, int(indices[row]), (seed, first + row), geometry)
+    extra = {name: (rows.dtype.type, rows.shape[1:]) for name, rows in per_example.items()}
+    return batched_dataset(
+        range(start_step * local_batch_size, _ENDLESS),
+        example,
+        _signature(source, geometry) | extra,
+        local_batch_size,
+        num_workers,
+    )
 
-        return BatchWork(arrays, local_batch_size, fill_row)
 
-    return computed_ahead(map(work, count(start_step)), num_workers or os.cpu_count() or 1)
-
-
-def make_unaugmented_batches(
+def make_unaugmented_dataset(
     source: PreparedSource,
-    index_batches: Iterable[Sequence[int]],
+    indices: Sequence[int],
     *,
+    batch_size: int,
     geometry: TrainGeometry,
     num_workers: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the examples at given indices as they are in every epoch without augmentation.
+) -> Dataset:
+    """The examples at given indices as they are in every epoch without augmentation.
 
-    Keys and ValueErrors are those of `make_train_batches`, and ValueError where `geometry` says
-    to augment.
+    Keys and ValueErrors are those of `make_train_dataset`, and ValueError where `geometry` says
+    to augment or the indices do not fill batches.
     """
     if geometry.augment:
         raise ValueError("geometry: expected augment=False, with it every epoch is another")
+    if len(indices) % batch_size:
+        raise ValueError(
+            f"indices: expected a multiple of batch_size={batch_size}, got {len(indices)}"
+        )
 
-    def work(indices: Sequence[int]) -> BatchWork:
-        arrays = _empty_batch(source, len(indices), geometry)
+    def example(number: int) -> Arrays:
+        # Nothing is drawn, so that any seed will do.
+        return _transformed(source, int(indices[number]), (0, 0), geometry)
 
-        def fill_row(row: int) -> None:
-            # Nothing is drawn, so that any seed will do.
-            _fill_row(arrays, row, source, int(indices[row]), (0, 0), geometry)
-
-        return BatchWork(arrays, len(indices), fill_row)
-
-    return computed_ahead(map(work, index_batches), num_workers or os.cpu_count() or 1)
+    signature = _signature(source, geometry)
+    return batched_dataset(range(len(indices)), example, signature, batch_size, num_workers)
 
 
 def example_ids_at(
@@ -109,39 +115,42 @@ def example_ids_at(
     return [source.example_ids[index] for index in indices]
 
 
-def _empty_batch(
-    source: PreparedSource, rows: int, geometry: TrainGeometry
-) -> dict[str, np.ndarray]:
+def _signature(source: PreparedSource, geometry: TrainGeometry) -> Signature:
     size = geometry.crop_size
     return {
-        "image": np.empty((rows, size, size, 3), np.uint8),
-        "label_map": np.empty((rows, size, size), np.int32),
-        "present_classes": np.full((rows, source.max_classes_per_image), -1, np.int32),
-        "proposals": np.zeros((rows, source.num_proposals, *geometry.proposal_grid), np.uint8),
-        "proposal_valid": np.zeros((rows, source.num_proposals), bool),
+        "image": (np.uint8, (size, size, 3)),
+        "label_map": (np.int32, (size, size)),
+        "present_classes": (np.int32, (source.max_classes_per_image,)),
+        "proposals": (np.uint8, (source.num_proposals, *geometry.proposal_grid)),
+        "proposal_valid": (np.bool_, (source.num_proposals,)),
     }
 
 
-def _fill_row(
-    arrays: dict[str, np.ndarray],
-    row: int,
-    source: PreparedSource,
-    index: int,
-    seed: tuple[int, int],
-    geometry: TrainGeometry,
-) -> None:
-    """Reads and transforms the example at an index into a row of `_empty_batch`."""
+def _transformed(
+    source: PreparedSource, index: int, seed: tuple[int, int], geometry: TrainGeometry
+) -> Arrays:
+    """The example at an index as a row of a batch."""
     example = source[index]
     check_example(example, source)
-    out = TransformedExample(*(arrays[key][row] for key in TransformedExample._fields))
-    transform_example(example, seed, geometry, out)
-    classes = _classes_present(out.label_map, len(source.class_names))
+    row = {
+        name: np.zeros(shape, dtype)
+        for name, (dtype, shape) in _signature(source, geometry).items()
+    }
+    transform_example(
+        example,
+        seed,
+        geometry,
+        TransformedExample(*(row[key] for key in TransformedExample._fields)),
+    )
+    classes = _classes_present(row["label_map"], len(source.class_names))
     if len(classes) > source.max_classes_per_image:
         raise ValueError(
             f"{example.example_id}: has {len(classes)} classes, but its source says that no "
             f"example has more than {source.max_classes_per_image}"
         )
-    arrays["present_classes"][row, : len(classes)] = classes
+    row["present_classes"][:] = -1
+    row["present_classes"][: len(classes)] = classes
+    return row
 
 
 def _classes_present(

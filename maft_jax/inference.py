@@ -65,7 +65,7 @@ class InferenceSpec:
 class Segmenter:
     """Labels batches of images, of which each program is compiled once.
 
-    Batches have the keys of `input_pipeline.eval_pipeline.make_eval_batches`. Programs depend on
+    Batches have the keys of `input_pipeline.eval_pipeline.make_eval_dataset`. Programs depend on
     shapes alone: a new size of image within known shapes compiles nothing, and new shapes of
     images compile no encoder, which depends on the number of images and proposals only.
     """

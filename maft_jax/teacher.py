@@ -20,7 +20,8 @@ from jaxtyping import Float32
 from tqdm import tqdm
 
 from input_pipeline.examples import PreparedSource
-from input_pipeline.train_pipeline import make_unaugmented_batches
+from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.train_pipeline import make_unaugmented_dataset
 from maft_jax import sharding
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, open_pretrained
@@ -30,7 +31,7 @@ from maft_jax.objective import StepSpec, teacher_probabilities
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
 from maft_jax.step_setup import make_step_setup
 from maft_jax.teacher_cache import TeacherCache
-from maft_jax.text_embeddings import cached_class_embeddings, texts_need_cleaning
+from maft_jax.text_embeddings import cached_class_embeddings, cleaning
 from maft_jax.training_data import open_records, train_geometry
 
 _VERSION = 1
@@ -63,8 +64,7 @@ class Teacher:
         """Where its answers are kept, with the records."""
         config = self.config
         names, templates = self.source.class_names, config.data.templates
-        cleaned = {"texts": "cleaned"} if texts_need_cleaning(names, templates) else {}
-        description = cleaned | {
+        description = cleaning(names, templates) | {
             "version": _VERSION,
             "data": self.source.fingerprint,
             "num_images": len(self.source),
@@ -161,12 +161,13 @@ def compute_missing(teacher: Teacher, process_index: int = 0, process_count: int
         return
     logger.info("asking the teacher, for %s", cache.folder)
     batches_of = {part: _equal_batches(cache.examples_of(part), batch_size) for part in parts}
-    batches = make_unaugmented_batches(
+    dataset = make_unaugmented_dataset(
         teacher.source,
-        (indices for part in parts for indices in batches_of[part]),
+        np.concatenate(list(batches_of.values())).ravel(),
+        batch_size=batch_size,
         geometry=train_geometry(teacher.config.data),
     )
-    answer = teacher.answers()
+    batches, answer = NumpyBatches(dataset), teacher.answers()
     with contextlib.closing(batches), _progress(cache, parts) as progress:
         for part in parts:
             answers = []

@@ -58,8 +58,7 @@ def cached_class_embeddings(
 ) -> Float[np.ndarray, "c e"]:
     """embed_classes, kept in `cache_dir` under a digest of all that they depend on."""
     key = [repr(config), fingerprint(parameters), list(names), list(templates)]
-    if texts_need_cleaning(names, templates):
-        key.append("cleaned")
+    key += cleaning(names, templates).items()
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = pathlib.Path(cache_dir) / "text_embeddings" / f"{digest}.npy"
     shape = (len(names), config.embed_dim)
@@ -78,9 +77,13 @@ def cached_class_embeddings(
     return rows
 
 
-def texts_need_cleaning(names: Sequence[str], templates: Sequence[str]) -> bool:
-    """Whether caches of other texts than the cleaned ones, as version 0.1 has them, are wrong."""
-    return any(needs_cleaning(part.replace("{}", name)) for name in names for part in templates)
+def cleaning(names: Sequence[str], templates: Sequence[str]) -> dict[str, str]:
+    """What keys of caches need beside names and templates: an entry where cleaning changes them.
+
+    Version 0.1 did not clean, so that what it kept stays valid for all others.
+    """
+    changed = any(needs_cleaning(part.replace("{}", name)) for name in names for part in templates)
+    return {"texts": "cleaned"} if changed else {}
 
 
 def _tokenize_class(name: str, templates: Sequence[str], config: TextConfig):

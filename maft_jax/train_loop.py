@@ -10,7 +10,8 @@ import numpy as np
 from etils import epath
 
 from input_pipeline.device_batches import GlobalBatches
-from input_pipeline.train_pipeline import example_ids_at, make_train_batches
+from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.train_pipeline import example_ids_at, make_train_dataset
 from maft_jax import agreement, metric_logging, optimizer, sharding, tuned_weights
 from maft_jax.array_types import Batch
 from maft_jax.config import Config
@@ -136,7 +137,7 @@ def _batches(run: Run, first_step: int) -> GlobalBatches:
     share, num_shares = sharding.share_of_process(
         run.mesh, jax.process_index(), run.config.batch_size
     )
-    host_batches = make_train_batches(
+    dataset = make_train_dataset(
         run.source,
         global_batch_size=run.config.batch_size,
         seed=run.config.seed,
@@ -146,7 +147,7 @@ def _batches(run: Run, first_step: int) -> GlobalBatches:
         process_count=num_shares,
         per_example=run.per_example,
     )
-    return GlobalBatches(host_batches, sharding.batch_sharding(run.mesh))
+    return GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(run.mesh))
 
 
 def _compile(run: Run, state: TrainState, batch: Batch) -> Callable:

@@ -1,6 +1,5 @@
 """From the configuration to the examples that training reads, computing proposals if need be."""
 
-import itertools
 import logging
 from collections.abc import Mapping
 
@@ -8,9 +7,10 @@ import jax
 import numpy as np
 
 from input_pipeline.examples import PreparedSource
+from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_batches
+from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_dataset
 from maft_jax.array_types import Batch
 from maft_jax.config import Config, DataConfig
 from maft_jax.pictures.sheets import contact_sheet
@@ -121,13 +121,12 @@ def draw_training_data(
 ) -> np.ndarray:
     """Contact sheet [h, w, 3] uint8 of the first examples of a step, as training gets them."""
     ids = example_ids_at(source, step, config.batch_size, config.seed)[:num_examples]
-    batches = make_train_batches(
+    dataset = make_train_dataset(
         source,
         global_batch_size=config.batch_size,
         seed=config.seed,
         start_step=step,
         geometry=train_geometry(config.data),
     )
-    batch = next(itertools.islice(batches, 1))
-    batches.close()
+    batch = next(NumpyBatches(dataset))
     return contact_sheet(batch, source.class_names, ids)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
+from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax import inference, sharding
 from maft_jax.benchmarks.pytorch.official_inference import segment
 from maft_jax.config import MeshConfig
@@ -40,7 +41,9 @@ def segmenter(mesh=None, **fields) -> Segmenter:
 def tiny_batch(num_examples=5, batch_size=4, **arrays) -> dict:
     """The last rows of a source of differently sized images, as its last batch."""
     source = TinySource(num_examples)
-    *_, batch = make_eval_batches(source, global_batch_size=batch_size, geometry=GEOMETRY)
+    *_, batch = NumpyBatches(
+        make_eval_dataset(source, global_batch_size=batch_size, geometry=GEOMETRY)
+    )
     return {key: jnp.asarray(value) for key, value in (batch | arrays).items()}
 
 

@@ -89,7 +89,7 @@ TORCH_FILES = [
 RENDITION = "maft_jax.benchmarks.pytorch"
 RENDITION_FILES = "maft_jax/benchmarks/pytorch/*.py"
 ONLY_IN = {
-    "tensorflow": ["input_pipeline/builders/*.py"],
+    "tensorflow": ["input_pipeline/builders/*.py", "input_pipeline/numpy_dataset.py"],
     "tensorflow_datasets": ["input_pipeline/builders/*.py"],
     "torch": [*TORCH_FILES, RENDITION_FILES],
     "transformers": TORCH_FILES,

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from input_pipeline.train_pipeline import make_train_batches
+from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.train_pipeline import make_train_dataset
 from maft_jax import teacher_cache, tree_rules
 from maft_jax.teacher import (
     Teacher,
@@ -172,13 +173,15 @@ def test_settings_that_the_teacher_does_not_see_share_a_cache(data, teacher, cha
 
 def test_batches_carry_the_rows_of_their_images_and_have_the_planned_shapes(data, teacher):
     config, rows = small_config(data), cached_probabilities(teacher)
-    batches = make_train_batches(
-        teacher.source,
-        global_batch_size=8,
-        seed=4,
-        start_step=5,
-        geometry=train_geometry(config.data),
-        per_example={"teacher_probabilities": rows},
+    batches = NumpyBatches(
+        make_train_dataset(
+            teacher.source,
+            global_batch_size=8,
+            seed=4,
+            start_step=5,
+            geometry=train_geometry(config.data),
+            per_example={"teacher_probabilities": rows},
+        )
     )
     with contextlib.closing(batches):
         batch = next(batches)

@@ -15,8 +15,8 @@ from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.tokenizer import tokenize
 from maft_jax.text_embeddings import (
     cached_class_embeddings,
+    cleaning,
     embed_classes,
-    texts_need_cleaning,
 )
 
 CONFIG = CLIP_SIZES["tiny"].text
@@ -174,6 +174,6 @@ def test_files_of_version_0_1_are_read_where_cleaning_changes_nothing(tmp_path, 
 
 
 def test_names_that_are_cleaned_have_other_files_than_before():
-    assert not texts_need_cleaning(["Cat ", "wall-other"], TEMPLATES)
-    assert texts_need_cleaning(["cat", "men\u2019s shoes"], TEMPLATES)
-    assert texts_need_cleaning(["cat"], ["a photo of a {} &amp; more."])
+    assert cleaning(["Cat ", "wall-other"], TEMPLATES) == {}
+    assert cleaning(["cat", "men\u2019s shoes"], TEMPLATES)
+    assert cleaning(["cat"], ["a photo of a {} &amp; more."])

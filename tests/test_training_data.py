@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
+from input_pipeline.train_pipeline import TrainGeometry, make_train_dataset
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.training_data import (
@@ -101,13 +102,15 @@ def test_picture_shows_the_first_rows_of_the_step(data):
 
 def batch_of(source, step, **options):
     return next(
-        make_train_batches(
-            source,
-            global_batch_size=4,
-            seed=5,
-            start_step=step,
-            geometry=TrainGeometry(64, short_sides=(64, 80)),
-            **options,
+        NumpyBatches(
+            make_train_dataset(
+                source,
+                global_batch_size=4,
+                seed=5,
+                start_step=step,
+                geometry=TrainGeometry(64, short_sides=(64, 80)),
+                **options,
+            )
         )
     )
 

@@ -59,7 +59,7 @@ class EvaluationProgram:
 
 
 def draw_example_batch(config: Config) -> dict[str, np.ndarray]:
-    """A batch of one drawn photograph, with the keys of `make_eval_batches`."""
+    """A batch of one drawn photograph, with the keys of `make_eval_dataset`."""
     geometry = EvalGeometry(config.evaluation.short_side, config.evaluation.max_long_side)
     return make_eval_batch(draw_example(config), config.proposals.num_proposals, geometry)
 

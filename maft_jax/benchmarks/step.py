@@ -1,14 +1,14 @@
 """The training step, as training compiles, shards and donates it: time, arithmetic, memory."""
 
 import dataclasses
-import itertools
 import time
 
 import jax
 import numpy as np
 
 from input_pipeline.device_batches import GlobalBatches
-from input_pipeline.train_pipeline import make_train_batches
+from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.train_pipeline import make_train_dataset
 from maft_jax import sharding
 from maft_jax.array_types import Batch
 from maft_jax.benchmarks import torch_step
@@ -179,20 +179,18 @@ def _configured_data(model: BenchmarkModel) -> StepData:
         config.data.templates,
         cache_dir(config.data),
     )
-    batches = GlobalBatches(
-        make_train_batches(
-            source,
-            global_batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=0,
-            geometry=train_geometry(config.data),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            per_example=teacher_fields(config, model.clip, model.parameters, source, model.mesh),
-        ),
-        sharding.batch_sharding(model.mesh),
+    dataset = make_train_dataset(
+        source,
+        global_batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=0,
+        geometry=train_geometry(config.data),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        per_example=teacher_fields(config, model.clip, model.parameters, source, model.mesh),
     )
-    batch = Batch(**next(itertools.islice(batches, 1)))
+    batches = GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(model.mesh))
+    batch = Batch(**next(batches))
     batches.close()
     described = f"{config.data.dataset} {config.data.split}, {len(source.class_names)} classes"
     return StepData(batch, text, described)

@@ -40,7 +40,7 @@ def measure(
 ) -> Measurements:
     """Scores every example of a source with the weights of every column.
 
-    A column takes one of `batches`, which `make_eval_batches` made of the source, and returns
+    A column takes one of `batches`, which `make_eval_dataset` made of the source, and returns
     class probabilities, zeros for proposals that it leaves out; those that any column leaves out
     are not counted.
     """

@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32
 
 from input_pipeline.device_batches import GlobalBatches
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
 from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
+from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax import agreement, sharding
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint
@@ -32,7 +33,7 @@ from maft_jax.inference import InferenceSpec, Segmenter
 from maft_jax.models.clip import ClipConfig
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
-from maft_jax.text_embeddings import cached_class_embeddings
+from maft_jax.text_embeddings import cached_class_embeddings, cleaning
 from maft_jax.workdir import versions
 
 VERSION = 1
@@ -216,7 +217,7 @@ class Evaluation:
         """Batches of a part of a data set on the devices, closed in the end."""
         ensemble = self._config.evaluation.ensemble_weight > 0
         share = sharding.share_of_process(self._mesh, jax.process_index(), self._batch_size)
-        on_host = make_eval_batches(
+        dataset = make_eval_dataset(
             source,
             global_batch_size=self._batch_size,
             geometry=self._geometry,
@@ -224,7 +225,7 @@ class Evaluation:
             process_count=share[1],
             num_generator_classes=data.num_generator_classes if ensemble else 0,
         )
-        batches = GlobalBatches(on_host, sharding.batch_sharding(self._mesh))
+        batches = GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(self._mesh))
         try:
             yield batches
         finally:
@@ -236,7 +237,8 @@ class Evaluation:
 
     def _key(self, data: EvaluationSet, origin: Mapping) -> str:
         weights = {"image_tower": origin["image_tower"], "text_tower": self._text_tower}
-        return key_of({"version": VERSION, "weights": weights, **self.depends_on(data)})
+        texts = cleaning(data.source.class_names, self._config.data.templates)
+        return key_of({"version": VERSION, "weights": weights, **texts, **self.depends_on(data)})
 
     def depends_on(self, data: EvaluationSet) -> dict:
         """Beside the weights; what two evaluations must share to be compared."""

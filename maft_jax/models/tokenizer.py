@@ -71,7 +71,8 @@ def _encode(text: str) -> list[int]:
 @functools.cache
 def _tokenizer() -> tokenizers.Tokenizer:
     """Of words: bytes as symbols, byte-pair merges, and the two special tokens as they are."""
-    merges = [tuple(line.split()) for line in gzip.open(_MERGES, "rt", encoding="utf-8")]
+    with gzip.open(_MERGES, "rt", encoding="utf-8") as lines:
+        merges = [tuple(line.split()) for line in lines]
     symbols = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     tokens = [
         *symbols,

@@ -31,7 +31,7 @@ def contact_sheet(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """One row per training example: image, named labels, and proposals from first to last.
 
-    `batch` is one of `train_pipeline.make_train_batches`, or its first rows, and `example_ids`
+    `batch` is one of `train_pipeline.make_train_dataset`, or its first rows, and `example_ids`
     names the rows to draw: this is what the encoder and the losses get, after augmentation.
     Proposals are taken from the order of their scores, ever further apart, with their rank; what
     a proposal leaves out is darkened.

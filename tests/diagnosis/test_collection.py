@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
 from input_pipeline.examples import PreparedExample
+from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax.diagnosis.collection import (
     crops_of_false_positives,
     measure,
@@ -70,8 +71,10 @@ def random_column(seed, batch, leave_out=()):
 
 def run(batch_size=2, **columns):
     columns = columns or {"frozen": functools.partial(random_column, 0)}
-    batches = make_eval_batches(
-        Source(), global_batch_size=batch_size, geometry=EvalGeometry(24), num_workers=1
+    batches = NumpyBatches(
+        make_eval_dataset(
+            Source(), global_batch_size=batch_size, geometry=EvalGeometry(24), num_workers=1
+        )
     )
     return measure(Source(), "blocks", columns, batches)
 

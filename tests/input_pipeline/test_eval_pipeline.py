@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from input_pipeline.eval_pipeline import SIZE_MULTIPLE, EvalGeometry, make_eval_batches
+from input_pipeline.eval_pipeline import SIZE_MULTIPLE, EvalGeometry, make_eval_dataset
 from input_pipeline.examples import IGNORE
+from input_pipeline.numpy_dataset import NumpyBatches
 from tests.input_pipeline.tiny_source import TinySource
 
 GEOMETRY = EvalGeometry(short_side=40, max_long_side=60, divisor=8)
@@ -14,13 +15,15 @@ GEOMETRY = EvalGeometry(short_side=40, max_long_side=60, divisor=8)
 
 def _batches(source, size=4, hosts=1, host=0, geometry=GEOMETRY, num_workers=2):
     return list(
-        make_eval_batches(
-            source,
-            global_batch_size=size,
-            geometry=geometry,
-            process_index=host,
-            process_count=hosts,
-            num_workers=num_workers,
+        NumpyBatches(
+            make_eval_dataset(
+                source,
+                global_batch_size=size,
+                geometry=geometry,
+                process_index=host,
+                process_count=hosts,
+                num_workers=num_workers,
+            )
         )
     )
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batches
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
+from input_pipeline.numpy_dataset import NumpyBatches
 from tests.input_pipeline.tiny_source import TinySource
 
 GEOMETRY = EvalGeometry(short_side=40, max_long_side=60, divisor=8)
@@ -22,11 +23,13 @@ class Classified(TinySource):
 
 def batches(source, num_generator_classes):
     return list(
-        make_eval_batches(
-            source,
-            global_batch_size=2,
-            geometry=GEOMETRY,
-            num_generator_classes=num_generator_classes,
+        NumpyBatches(
+            make_eval_dataset(
+                source,
+                global_batch_size=2,
+                geometry=GEOMETRY,
+                num_generator_classes=num_generator_classes,
+            )
         )
     )
 

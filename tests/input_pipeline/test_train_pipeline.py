@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from input_pipeline.examples import IGNORE
+from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.permutation import example_index
 from input_pipeline.train_pipeline import (
     TrainGeometry,
     example_ids_at,
-    make_train_batches,
-    make_unaugmented_batches,
+    make_train_dataset,
+    make_unaugmented_dataset,
 )
 from tests.input_pipeline.tiny_source import TinySource
 
@@ -21,12 +22,14 @@ GEOMETRY = TrainGeometry(32, short_sides=(24, 40), max_long_side=200)
 
 
 def _batches(source=None, start_step=0, count=1, size=4, geometry=GEOMETRY, **options):
-    stream = make_train_batches(
-        source or TinySource(),
-        global_batch_size=size,
-        start_step=start_step,
-        geometry=geometry,
-        **{"num_workers": 2, "seed": 7, **options},
+    stream = NumpyBatches(
+        make_train_dataset(
+            source or TinySource(),
+            global_batch_size=size,
+            start_step=start_step,
+            geometry=geometry,
+            **{"num_workers": 2, "seed": 7, **options},
+        )
     )
     return list(islice(stream, count))
 
@@ -55,6 +58,16 @@ def test_resuming_gives_the_same_batches_bit_for_bit(start_step):
         straight[2:], _batches(start_step=start_step + 2, count=2), strict=True
     ):
         _assert_equal(expected, resumed)
+
+
+def test_data_set_says_what_its_batches_hold():
+    dataset = make_train_dataset(
+        TinySource(), global_batch_size=4, seed=7, start_step=0, geometry=GEOMETRY
+    )
+    [batch] = _batches()
+    assert {
+        key: (tuple(spec.shape), spec.dtype.name) for key, spec in dataset.element_spec.items()
+    } == {key: (value.shape, value.dtype.name) for key, value in batch.items()}
 
 
 def test_batches_of_different_steps_and_seeds_differ():
@@ -119,14 +132,22 @@ def test_without_augmentation_an_example_depends_on_nothing_but_itself(seed, sta
     options = {"geometry": geometry, "seed": seed, "start_step": start_step, "count": 3}
     batches = _batches(source, **options)
     indices = example_index(4 * start_step + np.arange(12), len(source), seed).reshape(3, 4)
-    by_index = make_unaugmented_batches(source, indices.tolist(), geometry=geometry, num_workers=2)
-    for expected, ours in zip(batches, by_index, strict=True):
+    by_index = make_unaugmented_dataset(
+        source, indices.ravel(), batch_size=4, geometry=geometry, num_workers=2
+    )
+    for expected, ours in zip(batches, NumpyBatches(by_index), strict=True):
         _assert_equal(expected, ours)
 
 
 def test_examples_by_index_are_not_augmented():
     with pytest.raises(ValueError, match="geometry: expected augment=False"):
-        make_unaugmented_batches(TinySource(), [[0]], geometry=GEOMETRY)
+        make_unaugmented_dataset(TinySource(), [0], batch_size=1, geometry=GEOMETRY)
+
+
+def test_examples_by_index_must_fill_their_batches():
+    geometry = TrainGeometry(32, augment=False)
+    with pytest.raises(ValueError, match="indices: expected a multiple of batch_size=2, got 3"):
+        make_unaugmented_dataset(TinySource(), [0, 1, 2], batch_size=2, geometry=geometry)
 
 
 @pytest.mark.parametrize("process_count", [1, 2])
@@ -239,9 +260,13 @@ def test_impossible_batching_is_refused(options, message):
 
 def test_program_ends_while_the_pipeline_is_reading():
     program = (
+        "import jax\n"
+        "from input_pipeline.device_batches import GlobalBatches\n"
         "from tests.input_pipeline.test_train_pipeline import *\n"
-        "stream = make_train_batches(TinySource(), global_batch_size=4, seed=0, start_step=0,"
+        "dataset = make_train_dataset(TinySource(), global_batch_size=4, seed=0, start_step=0,"
         " geometry=GEOMETRY)\n"
+        "stream = GlobalBatches(NumpyBatches(dataset), jax.sharding.SingleDeviceSharding("
+        "jax.devices()[0]))\n"
         "next(stream)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)

@@ -10,8 +10,9 @@ from skimage.measure import regionprops
 
 import maft_jax
 from input_pipeline.class_lists import BUILT_IN
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch, make_eval_batches
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch, make_eval_dataset
 from input_pipeline.examples import Example, PreparedExample
+from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.sample_folder import draw_scene
 from maft_jax.inference import InferenceSpec, Segmenter
 from maft_jax.models.ip_clip import IPClip
@@ -71,8 +72,10 @@ def test_segment_is_what_its_parts_compute(clip, image, segmenter):
     made = SuperpixelProposals()(Example("image", image, unlabelled), NUM_PROPOSALS)
     soft = soften_masks(made.masks, image.shape[:2])
     example = PreparedExample("image", image, unlabelled, soft, made.scores)
-    (batch,) = make_eval_batches(
-        OneExample(example), global_batch_size=1, geometry=EvalGeometry(), num_workers=1
+    (batch,) = NumpyBatches(
+        make_eval_dataset(
+            OneExample(example), global_batch_size=1, geometry=EvalGeometry(), num_workers=1
+        )
     )
     for key, array in make_eval_batch(example, NUM_PROPOSALS, EvalGeometry()).items():
         np.testing.assert_array_equal(array, batch[key], err_msg=key)
