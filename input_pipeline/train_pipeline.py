@@ -14,7 +14,7 @@ from input_pipeline.example_checks import check_batching, check_example
 from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import Arrays, Dataset, Signature, batched_dataset
 from input_pipeline.permutation import example_index
-from input_pipeline.transforms import TrainGeometry, TransformedExample, transform_example
+from input_pipeline.transforms import TrainGeometry, transform_example
 
 _ENDLESS = 2**63 - 1
 """The largest number that tf.data counts to."""
@@ -132,25 +132,16 @@ def _transformed(
     """The example at an index as a row of a batch."""
     example = source[index]
     check_example(example, source)
-    row = {
-        name: np.zeros(shape, dtype)
-        for name, (dtype, shape) in _signature(source, geometry).items()
-    }
-    transform_example(
-        example,
-        seed,
-        geometry,
-        TransformedExample(*(row[key] for key in TransformedExample._fields)),
-    )
-    classes = _classes_present(row["label_map"], len(source.class_names))
+    transformed = transform_example(example, seed, geometry, source.num_proposals)
+    classes = _classes_present(transformed.label_map, len(source.class_names))
     if len(classes) > source.max_classes_per_image:
         raise ValueError(
             f"{example.example_id}: has {len(classes)} classes, but its source says that no "
             f"example has more than {source.max_classes_per_image}"
         )
-    row["present_classes"][:] = -1
-    row["present_classes"][: len(classes)] = classes
-    return row
+    present = np.full(source.max_classes_per_image, -1, np.int32)
+    present[: len(classes)] = classes
+    return {**transformed._asdict(), "present_classes": present}
 
 
 def _classes_present(

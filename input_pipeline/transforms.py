@@ -62,7 +62,7 @@ class Placement(NamedTuple):
 
 
 class TransformedExample(NamedTuple):
-    """Where `transform_example` writes: rows of a batch, for instance. Proposals must be zero."""
+    """An example on the training square."""
 
     image: UInt8[np.ndarray, "crop crop 3"]
     label_map: Int32[np.ndarray, "crop crop"]
@@ -71,37 +71,37 @@ class TransformedExample(NamedTuple):
 
 
 def transform_example(
-    example: PreparedExample,
-    seed: tuple[int, int],
-    geometry: TrainGeometry,
-    out: TransformedExample,
-) -> None:
-    """Writes image, label map and proposals of one example on the training square to `out`.
+    example: PreparedExample, seed: tuple[int, int], geometry: TrainGeometry, num_proposals: int
+) -> TransformedExample:
+    """Image, label map and proposals of one example on the training square.
 
     `seed`, two integers, decides everything that is random. Padding is 128 in the image, IGNORE in
-    the label map and 0 in the proposals. A proposal of which nothing is left in sight becomes
-    invalid, and 0 everywhere.
+    the label map and 0 in the proposals, of which there are `num_proposals`. A proposal of which
+    nothing is left in sight becomes invalid, and 0 everywhere.
     """
     draws = uniform_draws(seed, _NUM_PLACEMENT_DRAWS + NUM_COLOR_DRAWS)
-    image_size = example.image.shape[:2]
+    image_size, square = example.image.shape[:2], (geometry.crop_size, geometry.crop_size)
     if geometry.augment:
         placement = random_placement(image_size, draws[:_NUM_PLACEMENT_DRAWS], geometry)
     else:
         placement = fitting_placement(image_size, geometry.crop_size)
     height, width = placement.visible_size
+    image, label_map = np.empty((*square, 3), np.uint8), np.empty(square, np.int32)
     pixels = place_image(example.image, placement)
     if geometry.augment:
         jitter = draw_color_jitter(draws[_NUM_PLACEMENT_DRAWS:])
-        jitter_colors(pixels, jitter, out=out.image[:height, :width])
+        jitter_colors(pixels, jitter, out=image[:height, :width])
     else:
-        out.image[:height, :width] = pixels
-    out.label_map[:height, :width] = place_label_map(example.label_map, placement)
-    for array, padding in ((out.image, IMAGE_PADDING), (out.label_map, IGNORE)):
+        image[:height, :width] = pixels
+    label_map[:height, :width] = place_label_map(example.label_map, placement)
+    for array, padding in ((image, IMAGE_PADDING), (label_map, IGNORE)):
         array[height:] = padding
         array[:height, width:] = padding
-    place_proposals(example.proposals, placement, geometry.crop_size, out=out.proposals)
-    np.greater_equal(out.proposals.max(axis=(1, 2), initial=0), INSIDE, out=out.proposal_valid)
-    out.proposals[~out.proposal_valid] = 0
+    proposals = np.zeros((num_proposals, *geometry.proposal_grid), np.uint8)
+    place_proposals(example.proposals, placement, geometry.crop_size, out=proposals)
+    valid = proposals.max(axis=(1, 2), initial=0) >= INSIDE
+    proposals[~valid] = 0
+    return TransformedExample(image, label_map, proposals, valid)
 
 
 def uniform_draws(seed: Sequence[int], count: int) -> Float64[np.ndarray, " count"]:

@@ -9,7 +9,6 @@ from input_pipeline.examples import IGNORE, PreparedExample, proposal_grid_size
 from input_pipeline.transforms import (
     Placement,
     TrainGeometry,
-    TransformedExample,
     fitting_placement,
     place_image,
     place_label_map,
@@ -33,16 +32,7 @@ def _example(height, width, grid, num_proposals=2):
 
 
 def _transformed(example, geometry, seed=(0, 0), num_proposals=None):
-    """Starts from garbage, as the rows of a batch may."""
-    n, size = num_proposals or len(example.proposals), geometry.crop_size
-    out = TransformedExample(
-        np.full((size, size, 3), 77, np.uint8),
-        np.full((size, size), 77, np.int32),
-        np.zeros((n, *proposal_grid_size(size, size)), np.uint8),
-        np.ones(n, bool),
-    )
-    transform_example(example, seed, geometry, out)
-    return out
+    return transform_example(example, seed, geometry, num_proposals or len(example.proposals))
 
 
 def _placed_proposals(proposals, placement, crop_size):
