@@ -131,7 +131,7 @@ def test_program_ends_while_workers_compute(end):
 
 
 def test_tensorflow_is_loaded_by_data_sets_alone():
-    """Not by reading the pipelines' modules, nor by labelling a photo from Python, page or shell."""
+    """Not by reading the pipelines' modules, nor by labelling a photo."""
     program = (
         "import sys, numpy as np, maft_jax\n"
         "import input_pipeline.train_pipeline, maft_jax.cli.predict, maft_jax.web_page.page\n"
