@@ -58,7 +58,7 @@ class ModelConfig:
     )
 
     @property
-    def given_tuning(self) -> tuple[int | None, int | None]:
+    def given_masking(self) -> tuple[int | None, int | None]:
         """mask_start_layer and image_size, None where the weights decide."""
         layer = None if self.mask_start_layer < 0 else self.mask_start_layer
         return layer, self.image_size or None

@@ -1,47 +1,40 @@
-"""The image tower as config.model runs it, for training and for evaluation."""
+"""The image tower as config.model runs it: for training, evaluation and prediction alike."""
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from maft_jax.config import ModelConfig
-from maft_jax.models.attention import choose_attention
-from maft_jax.models.block_stack import BlockLoop
-from maft_jax.models.clip_vit import VisionConfig
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.models.encoder import EncoderSettings, ImageArchitecture, ImageEncoder, MaskingSpec
 
 
-def make_encoder(model: ModelConfig, vision: VisionConfig, mesh: Mesh) -> IPClip:
-    """The image tower of these weights; start layer and image size must not be left to them.
+def make_encoder(
+    model: ModelConfig, architecture: ImageArchitecture, mesh: Mesh, logit_scale: float
+) -> ImageEncoder:
+    """The encoder of these weights; start layer and image size must not be left to them.
 
     `mesh` says what it will run on, which need not be there: dtypes follow its devices.
 
     Raises:
         ValueError: the start layer or the image size does not suit the weights.
     """
+    platform = mesh.devices.flat[0].platform
+    settings = EncoderSettings(
+        masking=MaskingSpec(model.mask_start_layer, model.image_size),
+        mesh=mesh,
+        dtype=compute_dtype(model.compute_dtype, platform),
+        attention=model.attention,
+        remat=model.remat,
+        scan_blocks=model.scan_blocks and platform != "cpu",
+        logit_scale=logit_scale,
+    )
     try:
-        vision.grid(model.image_size, model.image_size)
-        platform = mesh.devices.flat[0].platform
-        dtype = compute_dtype(model.compute_dtype, platform)
-        return IPClip(
-            vision,
-            dtype=dtype,
-            attention=choose_attention(
-                model.attention, mesh, vision.heads, vision.head_width, dtype
-            ),
-            remat=model.remat,
-            loop=_block_loop(model.scan_blocks, platform),
-            mask_start_layer=model.mask_start_layer,
-        )
+        return architecture.make_encoder(settings)
     except ValueError as error:
         raise ValueError(
             f"config.model does not suit these weights: {error}. mask_start_layer=-1 and "
             "image_size=0 choose what does"
         ) from error
-
-
-def _block_loop(scan_blocks: bool, platform: str) -> BlockLoop:
-    return BlockLoop.SCANNED if scan_blocks and platform != "cpu" else BlockLoop.UNROLLED
 
 
 def compute_dtype(name: str, platform: str | None = None):

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.config import PROMPT_TEMPLATES, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.convert.pretrained import open_pretrained
-from maft_jax.models.clip import ClipConfig, Tuning, resolve_tuning
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.encoder_setup import make_encoder
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import ImageEncoder, MaskingSpec, resolve_masking
+from maft_jax.sharding import one_device_mesh
 from maft_jax.text_embeddings import embed_classes
 
 
@@ -40,8 +42,7 @@ class Clip:
             raise ValueError(
                 f"compute_dtype: expected float32 or bfloat16, got {self.compute_dtype!r}"
             )
-        self.config.vision.grid(self.image_size, self.image_size)
-        _ = self._encoder  # refuses an impossible mask_start_layer now, not at first use
+        _ = self.encoder  # refuses impossible settings now, not at first use
 
     def encode_text(
         self, names: Sequence[str], templates: Sequence[str] = PROMPT_TEMPLATES
@@ -65,7 +66,7 @@ class Clip:
             images: [b, h, w, 3] floats, normalised as CLIP expects (models/preprocess.py has the
                 mean and deviation), of any size; the position embedding is resized to it.
         """
-        return _encode_image(self._encoder, self.parameters["visual"], _checked_images(images))
+        return _encode_image(self.encoder, self.parameters["visual"], _checked_images(images))
 
     def encode_proposals(
         self, images: ArrayLike, masks: ArrayLike, valid: ArrayLike | None = None
@@ -85,7 +86,7 @@ class Clip:
         valid = jnp.ones(masks.shape[:2], bool) if valid is None else jnp.asarray(valid, bool)
         if valid.shape != masks.shape[:2]:
             raise ValueError(f"valid: expected shape {masks.shape[:2]}, got {valid.shape}")
-        return _encode_proposals(self._encoder, self.parameters["visual"], images, masks, valid)
+        return _encode_proposals(self.encoder, self.parameters["visual"], images, masks, valid)
 
     def save(self, path: str | os.PathLike, format_name: str | None = None) -> None:
         """Writes float32 weights: a file or, for transformers and open_clip, a new folder.
@@ -100,16 +101,19 @@ class Clip:
             ValueError: the format cannot hold these weights, or the path cannot be written.
         """
         name = format_name or default_format(path, self.config)
-        tuning = Tuning(self.mask_start_layer, self.image_size)
-        write_weights(ClipWeights.of(self.config, self.parameters, tuning), path, name)
+        masking = MaskingSpec(self.mask_start_layer, self.image_size)
+        write_weights(ClipWeights.of(self.config, self.parameters, masking), path, name)
 
     @functools.cached_property
-    def _encoder(self) -> IPClip:
-        return IPClip(
-            self.config.vision,
-            dtype=jnp.dtype(self.compute_dtype),
+    def encoder(self) -> ImageEncoder:
+        """The image tower as it is run, on one device."""
+        model = ModelConfig(
             mask_start_layer=self.mask_start_layer,
+            image_size=self.image_size,
+            compute_dtype=self.compute_dtype,
         )
+        mesh = one_device_mesh()
+        return make_encoder(model, self.config.vision, mesh, LossConfig.temperature)
 
 
 def load(
@@ -138,13 +142,13 @@ def load(
             `mask_start_layer` is not between 0 and the number of layers.
     """
     weights = _open(os.fspath(path), activation, head_width)
-    tuning = resolve_tuning(weights.config.vision, weights.tuning, mask_start_layer)
+    masking = resolve_masking(weights.config.vision, weights.masking, mask_start_layer)
     return Clip(
         weights.config,
         weights.parameters(),
-        tuning.mask_start_layer,
+        masking.mask_start_layer,
         compute_dtype,
-        tuning.image_size,
+        masking.image_size,
     )
 
 
@@ -164,12 +168,12 @@ def _open(source: str, activation: str | None, head_width: int | None) -> ClipWe
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode_image(encoder, visual, images):
-    return encoder.apply({"params": visual}, images)
+    return encoder.encode_images(visual, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode_proposals(encoder, visual, images, masks, valid):
-    features = encoder.apply({"params": visual}, images, masks, method=IPClip.encode_proposals)
+    features = encoder.encode_proposals(visual, images, masks)
     return jnp.where(valid[..., None], features, 0.0)
 
 

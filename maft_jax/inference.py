@@ -12,25 +12,25 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.mesh_axes import OVER_IMAGES
+from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks
 from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
 from maft_jax.sharding import batch_sharding, replicated, tree_shardings
 
-__all__ = ["IGNORE", "InferenceSpec", "PixelLabels", "Segmenter", "classify", "ensemble"]
+__all__ = ["IGNORE", "InferenceSpec", "PixelLabels", "Segmenter", "ensemble"]
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceSpec:
     """What inference computes, apart from its array arguments."""
 
-    encoder: IPClip
+    encoder: ImageEncoder
     image_size: tuple[int, int]
     """Height and width at which the encoder reads the images."""
-    temperature: float = 100.0
     scales: tuple[float, ...] = (1.0,)
     """Test-time augmentation: times image_size, rounded to whole patches."""
     flip: bool = False
@@ -41,9 +41,7 @@ class InferenceSpec:
     """Leaves out proposals that are nowhere above 0.5."""
 
     def __post_init__(self):
-        self.encoder.config.grid(*self.image_size)
-        if self.temperature <= 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        self.encoder.grid(self.image_size)
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ValueError(f"scales: expected at least one positive number, got {self.scales}")
         if not 0 <= self.ensemble_weight <= 1:
@@ -52,14 +50,7 @@ class InferenceSpec:
     @property
     def view_sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of every scale; scale 1 is image_size itself."""
-        patch = self.encoder.config.patch_size
-
-        def scaled(side: int, scale: float) -> int:
-            return side if scale == 1 else max(1, round(side * scale / patch)) * patch
-
-        return tuple(
-            tuple(scaled(side, scale) for side in self.image_size) for scale in self.scales
-        )
+        return tuple(self.encoder.scaled(self.image_size, scale) for scale in self.scales)
 
 
 class Segmenter:
@@ -94,7 +85,10 @@ class Segmenter:
         """
         self._check(text, batch, seen)
         if self.mesh is not None:
-            visual = _put(visual, tree_shardings(visual, self.mesh))
+            visual = _put(
+                visual,
+                tree_shardings(visual, self.mesh, self.spec.encoder.architecture.sharding_rules),
+            )
             text, seen = _put((text, seen), replicated(self.mesh))
         batch = self._spread(dict(batch))
         valid = batch["proposal_valid"]
@@ -103,9 +97,9 @@ class Segmenter:
             covers = _covers(self.mesh, *_arrays(batch, *_COVERS_KEYS))
         if self.spec.filter_invalid:
             valid = valid & covers
+        encoder = self.spec.encoder
         views = [
-            classify(_encode(self.spec.encoder, visual, *view), text, self.spec.temperature)
-            for view in self._views(batch)
+            _classify(encoder, _encode(encoder, visual, *view), text) for view in self._views(batch)
         ]
         generator = None
         if self.spec.ensemble_weight:
@@ -127,8 +121,7 @@ class Segmenter:
     def _views(self, batch):
         """Images and masks on the patch grid for every scale, as they are and mirrored."""
         for size in self.spec.view_sizes:
-            grid = self.spec.encoder.config.grid(*size)
-            view = _prepare(self.mesh, size, grid, *_arrays(batch, *_PREPARE_KEYS))
+            view = _prepare(self.mesh, self.spec.encoder, size, *_arrays(batch, *_PREPARE_KEYS))
             yield view
             if self.spec.flip:
                 yield _mirror(*view)
@@ -138,7 +131,7 @@ class Segmenter:
         return tree if self.mesh is None else _put(tree, batch_sharding(self.mesh))
 
     def _check(self, text, batch, seen):
-        width = self.spec.encoder.config.embed_dim
+        width = self.spec.encoder.architecture.embed_dim
         if text.ndim != 2 or text.shape[1] != width:
             raise ValueError(
                 f"text: expected class embeddings [classes, {width}] of the text tower that "
@@ -165,17 +158,6 @@ class Segmenter:
                 f"generator's no-object last, got {logits.shape[2]}; compute the records with a "
                 "generator of the same class list, or set ensemble_weight=0"
             )
-
-
-@jax.jit
-def classify(
-    features: Float[Array, "b n e"],
-    text: Float[Array, "c e"],
-    temperature: float | Float[Array, ""],
-) -> Float[Array, "b n c"]:
-    """Softmax over the classes of the scaled similarities."""
-    similarities = jnp.einsum("bne,ce->bnc", features, text, precision=lax.Precision.HIGHEST)
-    return jax.nn.softmax(temperature * similarities, axis=-1)
 
 
 def ensemble(
@@ -214,17 +196,19 @@ def _map_images(mesh, function, *arrays):
 
     if mesh is None:
         return map_local(*arrays)
-    rows = PartitionSpec(("data", "fsdp"))
-    return jax.shard_map(map_local, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(
-        *arrays
-    )
+    return jax.shard_map(
+        map_local, mesh=mesh, in_specs=OVER_IMAGES, out_specs=OVER_IMAGES, check_vma=False
+    )(*arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _prepare(mesh, size, grid, *arrays):
+def _prepare(mesh, encoder, size, *arrays):
+    grid = encoder.grid(size)
+
     def prepare(image, masks, mask_size, image_size, padded_size):
+        pixels = encoder.normalise(image[None])[0]
         return (
-            encoder_image(image, image_size, padded_size, size),
+            encoder_image(pixels, image_size, padded_size, size),
             patch_grid_masks(masks, mask_size, image_size, padded_size, grid),
         )
 
@@ -237,8 +221,13 @@ def _mirror(images, masks):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder, visual, images, masks):
-    return encoder.apply({"params": visual}, images, masks, method=IPClip.encode_proposals)
+def _encode(encoder, visual, pixels, masks):
+    return encoder.encode_proposals(visual, pixels, masks)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classify(encoder, features, text):
+    return encoder.probabilities(encoder.logits(features, text))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,10 +1,9 @@
-"""What a step minimises: the mask-aware loss, and the distillation loss where it has a weight."""
+"""What a step minimises: named loss terms of the student, weighted and summed."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,10 +16,8 @@ from maft_jax.losses.mask_aware import (
     normalise_over_proposals,
     soft_iou,
 )
-from maft_jax.models.ip_clip import IPClip
-from maft_jax.models.layers import in_compute_dtype
-from maft_jax.models.precision import float32_product
-from maft_jax.models.preprocess import clip_input, coarse_masks_on_grid, patch_mask
+from maft_jax.models.encoder import ImageEncoder
+from maft_jax.models.preprocess import coarse_masks_on_grid, patch_mask
 from maft_jax.train_state import overlay
 
 Metrics = dict[str, Any]
@@ -30,14 +27,30 @@ Metrics = dict[str, Any]
 class StepSpec:
     """What the step computes, apart from its array arguments."""
 
-    encoder: IPClip
+    encoder: ImageEncoder
     loss: LossConfig
     image_size: tuple[int, int]
     """Height and width at which the encoder reads the images."""
     accumulation_steps: int = 1
 
 
-def losses(
+@dataclasses.dataclass(frozen=True)
+class LossTerm:
+    """One of the losses that a step sums."""
+
+    weight: float
+    examples: Float[Array, " b"]
+    """Of each image, before weight and division."""
+    count: Float[Array, ""] | int
+    """By which the whole batch's sum is divided."""
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """The microbatch's share of the batch's weighted mean."""
+        return self.weight * jnp.sum(self.examples) / self.count
+
+
+def loss_fn(
     spec: StepSpec,
     trainable: Mapping,
     pretrained: Mapping,
@@ -46,58 +59,55 @@ def losses(
     num_terms: Float[Array, ""],
     num_images: int,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The batch's share of the total loss, and its parts.
+    """The microbatch's loss, normalised by counts of the full batch, and what it is made of.
 
-    `num_terms` and `num_images` count the whole batch that a step sees, of which this one may be
-    a part: so the shares of the parts add up to the loss of the whole.
+    `num_terms` and `num_images` count the full batch of a step, of which this may be a part: so
+    losses and gradients of the parts add up to those of the whole.
     """
-    dtype = spec.encoder.dtype
-    pretrained = in_compute_dtype(pretrained, dtype)
-    student = {"params": overlay(pretrained, in_compute_dtype(trainable, dtype))}
-    images = clip_input(batch.image, spec.image_size, dtype)
+    encoder = spec.encoder
+    pretrained = encoder.in_compute_dtype(pretrained)
+    student = overlay(pretrained, encoder.in_compute_dtype(trainable))
+    pixels = encoder.prepare(batch.image, spec.image_size)
     masks = _masks_on_grid(spec, batch)
+    terms: dict[str, LossTerm] = {}
     if spec.loss.distillation_weight:
-        proposals, whole = spec.encoder.apply(student, images, masks, method=IPClip.encode_both)
+        proposals, whole = encoder.encode_both(student, pixels, masks)
         teacher = batch.teacher_probabilities
         if teacher is None:
-            teacher = teacher_probabilities(spec, pretrained, text, images)
-        distillation = distillation_terms(_class_logits(spec, whole, text), teacher)
+            teacher = teacher_probabilities(encoder, pretrained, text, pixels)
+        answer = encoder.probabilities(encoder.logits(whole, text))
+        distillation = distillation_terms(answer, teacher)
     else:
-        proposals = spec.encoder.apply(student, images, masks, method=IPClip.encode_proposals)
-        distillation = jnp.zeros(len(batch.image))
+        proposals = encoder.encode_proposals(student, pixels, masks)
     mask_aware = mask_aware_terms(
-        _class_logits(spec, proposals, text),
+        encoder.probabilities(encoder.logits(proposals, text)),
         _iou_target(batch),
         batch.present_classes,
         batch.proposal_valid,
         kind=spec.loss.mask_aware,
     )
-    mask_aware_loss = spec.loss.mask_aware_weight * jnp.sum(mask_aware) / num_terms
-    distillation_loss = spec.loss.distillation_weight * jnp.sum(distillation) / num_images
+    terms["mask_aware"] = LossTerm(spec.loss.mask_aware_weight, mask_aware, num_terms)
+    if spec.loss.distillation_weight:
+        terms["distillation"] = LossTerm(spec.loss.distillation_weight, distillation, num_images)
+    values = {name: term.value for name, term in terms.items()}
+    finite = [jnp.isfinite(term.examples) for term in terms.values()]
     metrics = {
-        "mask_aware_loss": mask_aware_loss,
-        "distillation_loss": distillation_loss,
-        "example_finite": jnp.isfinite(mask_aware) & jnp.isfinite(distillation),
+        "terms": values,
+        "example_finite": jnp.all(jnp.stack(finite), axis=0),
         "num_empty": _count_empty(masks, batch.proposal_valid),
     }
-    return mask_aware_loss + distillation_loss, metrics
+    return sum(values.values()), metrics
 
 
 def teacher_probabilities(
-    spec: StepSpec,
+    encoder: ImageEncoder,
     pretrained: Mapping,
     text: Float[Array, "c e"],
-    images: Float[Array, "b h w 3"],
+    pixels: Float[Array, "b h w 3"],
 ) -> Float[Array, "b c"]:
-    """How the frozen CLIP classifies whole images, given as `clip_input` makes them."""
-    teacher = spec.encoder.apply({"params": pretrained}, images)
-    return jax.nn.softmax(_class_logits(spec, teacher, text), axis=-1)
-
-
-def _class_logits(spec: StepSpec, features, text):
-    flat = features.reshape(-1, features.shape[-1])
-    similarities = float32_product(flat, text.T, spec.encoder.dtype)
-    return spec.loss.temperature * similarities.reshape(*features.shape[:-1], len(text))
+    """How the frozen CLIP classifies whole images, given as `encoder.prepare` makes them."""
+    features = encoder.encode_images(pretrained, pixels)
+    return encoder.probabilities(encoder.logits(features, text))
 
 
 def _iou_target(batch: Batch):
@@ -106,7 +116,7 @@ def _iou_target(batch: Batch):
 
 
 def _masks_on_grid(spec: StepSpec, batch: Batch):
-    grid = spec.encoder.config.grid(*spec.image_size)
+    grid = spec.encoder.grid(spec.image_size)
     return coarse_masks_on_grid(batch.proposals, batch.label_map.shape[1:], grid)
 
 

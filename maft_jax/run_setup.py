@@ -18,7 +18,8 @@ from maft_jax import agreement, metric_logging, sharding
 from maft_jax.checkpointing import Checkpoints
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, open_pretrained
-from maft_jax.models.clip import ClipConfig, resolve_tuning
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import resolve_masking
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.step_setup import StepSetup, make_step_setup
 from maft_jax.teacher import teacher_fields
@@ -65,6 +66,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     with agreement.all_or_none():
         loaded = _load(config, workdir)
     config, visual, mesh = loaded.config, loaded.parameters["visual"], loaded.mesh
+    rules = loaded.clip.vision.sharding_rules
     frozen = loaded.setup.frozen(visual)
     belongs_to = {
         "pretrained": fingerprint(visual),
@@ -83,7 +85,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         source=loaded.source,
         clip=loaded.clip,
         parameters=loaded.parameters,
-        pretrained=sharding.place(frozen, mesh),
+        pretrained=sharding.place(frozen, mesh, rules),
         text=sharding.place_whole(agreement.of_first_process(loaded.text), mesh),
         step=loaded.setup.jitted(loaded.state, frozen),
         checkpoints=Checkpoints(workdir, config.checkpointing),
@@ -91,7 +93,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         evaluation=loaded.evaluation,
         belongs_to=belongs_to,
     )
-    return run, sharding.place(loaded.state, mesh)
+    return run, sharding.place(loaded.state, mesh, rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +120,9 @@ def _load(config: Config, workdir: epath.Path) -> _Loaded:
     logger.info("reading %s", config.model.pretrained)
     weights = open_pretrained(config.model.pretrained)
     clip, parameters = weights.config, weights.parameters()
-    tuning = resolve_tuning(clip.vision, weights.tuning, *config.model.given_tuning)
+    masking = resolve_masking(clip.vision, weights.masking, *config.model.given_masking)
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+        config, model=dataclasses.replace(config.model, **dataclasses.asdict(masking))
     )
     visual = parameters["visual"]
     setup = make_step_setup(config, clip.vision, mesh)

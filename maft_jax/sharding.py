@@ -17,20 +17,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from maft_jax.config import MeshConfig
-
-MESH_AXES = ("data", "fsdp", "model")
+from maft_jax.mesh_axes import FSDP, MESH_AXES, OVER_IMAGES, num_batch_shards
+from maft_jax.models.encoder import ShardingRule
 
 MIN_FSDP_SIZE = 2**14
-
-TENSOR_PARALLEL_RULES = (
-    (r"in_proj/kernel$", 2),
-    (r"in_proj/bias$", 1),
-    (r"out_proj/kernel$", 0),
-    (r"c_fc/kernel$", 1),
-    (r"c_fc/bias$", 0),
-    (r"c_proj/kernel$", 0),
-)
-"""(path, dimension that `model` splits), first match; what matches nothing is not split by it."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -65,9 +55,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
+def one_device_mesh() -> Mesh:
+    """Of this process's first device alone."""
+    return make_mesh(MeshConfig(), jax.local_devices()[:1])
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading dimension over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, OVER_IMAGES)
 
 
 def rows_of_process(mesh: Mesh, process_index: int, batch_size: int) -> tuple[int, ...]:
@@ -112,14 +107,14 @@ def _shares(mesh: Mesh, batch_size: int) -> list[tuple[int, ...]]:
     return shares
 
 
-def place(tree, mesh: Mesh):
+def place(tree, mesh: Mesh, rules: Sequence[ShardingRule]):
     """Puts arrays of the host, which all processes have alike, where `tree_shardings` says."""
 
     def put(leaf, sharding):
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
-    return jax.tree.map(put, tree, tree_shardings(tree, mesh))
+    return jax.tree.map(put, tree, tree_shardings(tree, mesh, rules))
 
 
 def place_whole(array: np.ndarray, mesh: Mesh) -> jax.Array:
@@ -134,8 +129,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def tree_shardings(tree, mesh: Mesh):
-    """A NamedSharding for every leaf, by its path and shape.
+def tree_shardings(tree, mesh: Mesh, rules: Sequence[ShardingRule]):
+    """A NamedSharding for every leaf, by the rules of its encoder, its path and its shape.
 
     Works on parameters, on optimizer states (whose paths end in the parameters' paths) and on
     whole train states; leaves need only `.shape`.
@@ -143,38 +138,38 @@ def tree_shardings(tree, mesh: Mesh):
 
     def leaf_sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, leaf_partition(name, np.shape(leaf), mesh))
+        return NamedSharding(mesh, leaf_partition(name, np.shape(leaf), mesh, rules))
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
-def leaf_partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Tensor parallelism by rule, then fsdp over the largest remaining dimension it divides.
+def leaf_partition(
+    path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[ShardingRule]
+) -> PartitionSpec:
+    """The first rule that matches, then fsdp over the largest remaining dimension it divides.
 
     Leaves below MIN_FSDP_SIZE stay whole: gathering them costs more than they weigh.
 
     Raises:
-        ValueError: `model` does not divide the dimension that a rule gives it.
+        ValueError: an axis of the mesh does not divide the dimension that a rule gives it.
     """
-    axes: list[str | None] = [None] * len(shape)
-    if mesh.shape["model"] > 1:
-        for rule, dimension in TENSOR_PARALLEL_RULES:
-            if re.search(rule, path):
-                if shape[dimension] % mesh.shape["model"]:
-                    raise ValueError(
-                        f"config.mesh.model={mesh.shape['model']} does not divide dimension "
-                        f"{dimension} of {path} {shape}; choose a divisor of {shape[dimension]}"
-                    )
-                axes[dimension] = "model"
-                break
-    if mesh.shape["fsdp"] > 1 and math.prod(shape) >= MIN_FSDP_SIZE:
+    rule = next((rule for pattern, rule in rules if re.search(pattern, path)), PartitionSpec())
+    axes = [*rule, *[None] * (len(shape) - len(rule))]
+    for dimension, axis in enumerate(axes):
+        if axis is not None and shape[dimension] % mesh.shape[axis]:
+            raise ValueError(
+                f"config.mesh.{axis}={mesh.shape[axis]} does not divide dimension {dimension} of "
+                f"{path} {shape}; choose a divisor of {shape[dimension]}"
+            )
+    axes = [axis if axis and mesh.shape[axis] > 1 else None for axis in axes]
+    if mesh.shape[FSDP] > 1 and math.prod(shape) >= MIN_FSDP_SIZE:
         free = [
             dimension
             for dimension, axis in enumerate(axes)
-            if axis is None and shape[dimension] % mesh.shape["fsdp"] == 0
+            if axis is None and shape[dimension] % mesh.shape[FSDP] == 0
         ]
         if free:
-            axes[max(free, key=lambda dimension: shape[dimension])] = "fsdp"
+            axes[max(free, key=lambda dimension: shape[dimension])] = FSDP
     return PartitionSpec(*axes)
 
 
@@ -184,7 +179,7 @@ def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> No
     Raises:
         ValueError: it does not.
     """
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = num_batch_shards(mesh)
     if batch_size % (devices * accumulation_steps):
         raise ValueError(
             f"config.batch_size={batch_size}: expected a multiple of "

@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 from maft_jax import optimizer, train_step
 from maft_jax.config import Config
 from maft_jax.encoder_setup import make_encoder
-from maft_jax.models.clip_vit import VisionConfig
-from maft_jax.models.layers import in_compute_dtype
+from maft_jax.models.encoder import ImageArchitecture
 from maft_jax.objective import StepSpec
 from maft_jax.train_state import TrainState, init_train_state
 
@@ -30,14 +29,14 @@ class StepSetup:
 
     def frozen(self, visual: Mapping) -> Mapping:
         """The tower as the step reads it: rounded once, not in every step."""
-        return in_compute_dtype(visual, self.spec.encoder.dtype)
+        return self.spec.encoder.in_compute_dtype(visual)
 
     def jitted(self, state: TrainState, frozen: Mapping) -> Callable:
         """The step, sharded over the mesh; both arguments give shapes alone."""
         return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, frozen)
 
 
-def make_step_setup(config: Config, vision: VisionConfig, mesh: Mesh) -> StepSetup:
+def make_step_setup(config: Config, vision: ImageArchitecture, mesh: Mesh) -> StepSetup:
     """`config.model` must not leave start layer and image size to the weights.
 
     Raises:
@@ -45,7 +44,7 @@ def make_step_setup(config: Config, vision: VisionConfig, mesh: Mesh) -> StepSet
     """
     size = config.model.image_size
     spec = StepSpec(
-        make_encoder(config.model, vision, mesh),
+        make_encoder(config.model, vision, mesh, config.loss.temperature),
         config.loss,
         (size, size),
         config.optimizer.accumulation_steps,

@@ -25,8 +25,8 @@ from input_pipeline.train_pipeline import make_unaugmented_dataset
 from maft_jax import sharding
 from maft_jax.config import Config
 from maft_jax.convert.pretrained import fingerprint, open_pretrained
-from maft_jax.models.clip import ClipConfig, resolve_tuning
-from maft_jax.models.preprocess import clip_input
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import resolve_masking
 from maft_jax.objective import StepSpec, teacher_probabilities
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
 from maft_jax.step_setup import make_step_setup
@@ -83,12 +83,12 @@ class Teacher:
     def answers(self) -> Callable[[np.ndarray], jax.Array]:
         """From images [b, h, w, 3] uint8, spread over the mesh, to probabilities [b, c]."""
         spec, visual, text = self.spec, self.parameters["visual"], self._text()
-        shardings = sharding.tree_shardings(visual, self.mesh)
+        shardings = sharding.tree_shardings(visual, self.mesh, self.clip.vision.sharding_rules)
         replicated = sharding.replicated(self.mesh)
 
         def answer(visual, text, images):
-            pixels = clip_input(images, spec.image_size, spec.encoder.dtype)
-            return teacher_probabilities(spec, visual, text, pixels)
+            pixels = spec.encoder.prepare(images, spec.image_size)
+            return teacher_probabilities(spec.encoder, visual, text, pixels)
 
         program = jax.jit(
             answer,
@@ -118,9 +118,9 @@ def open_teacher(config: Config) -> Teacher:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     weights = open_pretrained(config.model.pretrained)
-    tuning = resolve_tuning(weights.config.vision, weights.tuning, *config.model.given_tuning)
+    masking = resolve_masking(weights.config.vision, weights.masking, *config.model.given_masking)
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+        config, model=dataclasses.replace(config.model, **dataclasses.asdict(masking))
     )
     return Teacher(config, weights.config, weights.parameters(), open_records(config), mesh)
 

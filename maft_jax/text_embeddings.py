@@ -1,6 +1,5 @@
 """Class names x prompt templates -> the frozen classifier, computed once and cached by content."""
 
-import functools
 import hashlib
 import json
 import logging
@@ -8,14 +7,12 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from maft_jax.convert.pretrained import fingerprint
-from maft_jax.models.clip_text import TextConfig, TextTransformer
-from maft_jax.models.tokenizer import needs_cleaning, tokenize
+from maft_jax.models.encoder import TextArchitecture
+from maft_jax.models.tokenizer import needs_cleaning
 from maft_jax.whole_files import written_aside
 
 _BATCH_SIZE = 256
@@ -24,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def embed_classes(
-    config: TextConfig, parameters: Mapping, names: Sequence[str], templates: Sequence[str]
+    config: TextArchitecture, parameters: Mapping, names: Sequence[str], templates: Sequence[str]
 ) -> Float[np.ndarray, "c e"]:
     """One L2-normalised row per class: templates normalised, averaged, normalised again.
 
@@ -44,13 +41,13 @@ def embed_classes(
         if template.count("{}") != 1:
             raise ValueError(f"templates: expected one {{}} in {template!r}")
     tokens = np.concatenate([_tokenize_class(name, templates, config) for name in names])
-    rows = np.concatenate([_encode(config, parameters, part) for part in _batches(tokens)])
+    rows = np.concatenate([config.encode(parameters, part) for part in _batches(tokens)])
     rows = rows[: len(tokens)].reshape(len(names), len(templates), -1).mean(1)
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def cached_class_embeddings(
-    config: TextConfig,
+    config: TextArchitecture,
     parameters: Mapping,
     names: Sequence[str],
     templates: Sequence[str],
@@ -86,11 +83,9 @@ def cleaning(names: Sequence[str], templates: Sequence[str]) -> dict[str, str]:
     return {"texts": "cleaned"} if changed else {}
 
 
-def _tokenize_class(name: str, templates: Sequence[str], config: TextConfig):
+def _tokenize_class(name: str, templates: Sequence[str], config: TextArchitecture):
     try:
-        return tokenize(
-            [template.replace("{}", name) for template in templates], config.context_length
-        )
+        return config.tokenize([template.replace("{}", name) for template in templates])
     except ValueError as error:
         raise ValueError(f"class name {name!r}: {error}") from error
 
@@ -100,10 +95,3 @@ def _batches(tokens):
     size = min(_BATCH_SIZE, len(tokens))
     count = -(-len(tokens) // size)
     return np.resize(tokens, (count, size, tokens.shape[1]))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
-    config: TextConfig, parameters: Mapping, tokens: Int[Array, "b length"]
-) -> Float[Array, "b e"]:
-    return TextTransformer(config, jnp.float32).apply({"params": parameters}, tokens)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from maft_jax.array_types import Batch
 from maft_jax.losses.mask_aware import count_terms
-from maft_jax.objective import Metrics, StepSpec, losses
+from maft_jax.objective import Metrics, StepSpec, loss_fn
 from maft_jax.sharding import batch_sharding, replicated, tree_shardings
 from maft_jax.train_state import TrainState
 
@@ -32,7 +32,7 @@ def gradients(
     num_terms = count_terms(batch.present_classes, batch.proposal_valid)
 
     def of_part(part):
-        value_and_grad = jax.value_and_grad(losses, argnums=1, has_aux=True)
+        value_and_grad = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
         (_, metrics), gradient = value_and_grad(
             spec, trainable, pretrained, text, part, num_terms, num_images
         )
@@ -42,7 +42,9 @@ def gradients(
         gradient, metrics = of_part(batch)
     else:
         gradient, metrics = _accumulated(of_part, batch, parts)
-    metrics["loss"] = metrics["mask_aware_loss"] + metrics["distillation_loss"]
+    terms = metrics.pop("terms")
+    metrics |= {f"{name}_loss": value for name, value in terms.items()}
+    metrics["loss"] = sum(terms.values())
     num_valid = jnp.maximum(jnp.sum(batch.proposal_valid), 1)
     metrics["empty_proposals"] = metrics.pop("num_empty") / num_valid
     return gradient, metrics
@@ -76,12 +78,13 @@ def make_train_step(
     def step(state, pretrained, text, batch):
         return train_step(spec, optimizer, state, pretrained, text, batch)
 
-    state_shardings = tree_shardings(state, mesh)
+    rules = spec.encoder.architecture.sharding_rules
+    state_shardings = tree_shardings(state, mesh, rules)
     return jax.jit(
         step,
         in_shardings=(
             state_shardings,
-            tree_shardings(pretrained, mesh),
+            tree_shardings(pretrained, mesh, rules),
             replicated(mesh),
             batch_sharding(mesh),
         ),

@@ -12,11 +12,11 @@ import pytest
 from maft_jax import optimizer, sharding, train_step
 from maft_jax.array_types import Batch
 from maft_jax.config import LossConfig, MeshConfig, OptimizerConfig
-from maft_jax.flops import EncoderSize, official_step_flops, step_flops
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.models.flops import EncoderSize, official_step_flops, step_flops
 from maft_jax.objective import StepSpec
 from maft_jax.train_state import init_train_state
+from tests.tiny_models import ip_clip
 
 B16 = EncoderSize(width=768, layers=12, mask_start_layer=8, num_patches=900, num_proposals=100)
 TERA = 1e12
@@ -25,7 +25,7 @@ TERA = 1e12
 def lowered_step(batch_size=1, teacher=True):
     clip = CLIP_SIZES["ViT-B-16"]
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
-    spec = StepSpec(IPClip(clip.vision), LossConfig(), (480, 480))
+    spec = StepSpec(ip_clip(clip.vision, 8), LossConfig(), (480, 480))
     tx = optimizer.make_optimizer(OptimizerConfig(), 1000)
     state = jax.eval_shape(lambda v: init_train_state(v, OptimizerConfig().trainable, tx), visual)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])

@@ -11,11 +11,11 @@ from maft_jax.config import PROMPT_TEMPLATES, LossConfig, OptimizerConfig
 from maft_jax.convert.openai import RULES
 from maft_jax.convert.rules import to_foreign
 from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou
-from maft_jax.models.ip_clip import IPClip
 from maft_jax.objective import StepSpec
 from maft_jax.text_embeddings import embed_classes
 from maft_jax.train_state import TrainState, overlay
 from tests.golden_files import MASK_START_LAYER, golden, maft_small
+from tests.tiny_models import ip_clip
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, weight_decay=1e-2)
 
@@ -40,7 +40,7 @@ def golden_batch() -> Batch:
 
 def golden_spec(**changes) -> StepSpec:
     vision = maft_small()[0].vision
-    encoder = IPClip(vision, mask_start_layer=MASK_START_LAYER, **changes)
+    encoder = ip_clip(vision, MASK_START_LAYER, **changes)
     return StepSpec(encoder, LossConfig(), (160, 160))
 
 
@@ -62,7 +62,7 @@ def test_features_and_logits_match_the_official_encoder():
 
     @jax.jit
     def encode(visual, images, masks):
-        return encoder.apply({"params": visual}, images, masks, method=IPClip.encode_both)
+        return encoder.encode_both(visual, images, masks)
 
     images, masks = arrays["images_nhwc"], arrays["masks_uint8"]
     features, whole = encode(student["visual"], images, masks)

@@ -1,5 +1,6 @@
 """Inference on batches of the pipeline, against the official numbers and a plain rendition."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,21 +14,21 @@ from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax import inference, sharding
 from maft_jax.benchmarks.pytorch.official_inference import segment
 from maft_jax.config import MeshConfig
-from maft_jax.inference import IGNORE, InferenceSpec, Segmenter, classify
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.inference import IGNORE, InferenceSpec, Segmenter
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks
 from maft_jax.models.pixel_labels import pixel_scores
+from maft_jax.models.preprocess import normalised
 from maft_jax.models.resize import resize
 from tests.golden_files import golden
 from tests.input_pipeline.tiny_source import TinySource
 from tests.models.test_freeseg_golden import VISION as OFFICIAL_VISION
 from tests.models.test_freeseg_golden import official_student
 from tests.models.test_ip_clip import ours, torch_clip
-from tests.tiny_models import NUM_CLASSES, VISION, tiny_text, tiny_visual
+from tests.tiny_models import NUM_CLASSES, VISION, ip_clip, tiny_text, tiny_visual
 
 GEOMETRY = EvalGeometry(short_side=40, max_long_side=60, divisor=8)
 SIZE = (64, 64)
-ENCODER = IPClip(VISION, mask_start_layer=1)
+ENCODER = ip_clip(VISION, 1)
 SEEN = jnp.array([True, False, True, True, False])
 
 
@@ -63,17 +64,17 @@ def random_logits(num_classes, shape=(4, 3)) -> np.ndarray:
 def test_scores_match_the_official_system():
     """From its image and mask logits to what it made of every pixel; 5e-5 of the largest."""
     encoded, expected = golden("freeseg_maft_small_encoder"), golden("freeseg_maft_small_inference")
-    encoder = IPClip(OFFICIAL_VISION, mask_start_layer=8)
+    encoder = ip_clip(OFFICIAL_VISION, 8)
     original = tuple(int(side) for side in expected["original_size"])
 
     @jax.jit
     def scores_of(visual, image, mask_logits, text):
         image_size, padded = jnp.array(image.shape[:2]), jnp.array([192, 256])
         masks = jax.nn.sigmoid(resize(mask_logits, (192, 256), axes=(2, 3), align_corners=True))[0]
-        images = encoder_image(image, image_size, padded, (480, 480))[None]
+        images = encoder_image(normalised(image[None])[0], image_size, padded, (480, 480))[None]
         on_grid = patch_grid_masks(masks, padded, padded, padded, (30, 30))[None]
-        features = encoder.apply({"params": visual}, images, on_grid, method="encode_proposals")
-        [probabilities] = classify(features, text, 100.0)
+        features = encoder.encode_proposals(visual, images, on_grid)
+        [probabilities] = encoder.probabilities(encoder.logits(features, text))
         sizes = image_size, image_size, jnp.array(original)
         return pixel_scores(probabilities, masks, *sizes, out_size=original)
 
@@ -158,7 +159,8 @@ def test_result_does_not_depend_on_the_rest_of_the_batch():
 
 
 def test_each_program_is_compiled_once_for_each_shape():
-    model = segmenter(temperature=99.0)
+    encoder = dataclasses.replace(ENCODER, logit_scale=99.0)
+    model = Segmenter(InferenceSpec(encoder, SIZE))
     programs = (inference._prepare, inference._encode, inference._label)
 
     def run(batch):
@@ -307,7 +309,7 @@ def test_what_cannot_work_is_refused():
             InferenceSpec(ENCODER, SIZE, scales=scales)
     with pytest.raises(ValueError, match=r"ensemble_weight: expected 0 to 1, got 1\.5"):
         InferenceSpec(ENCODER, SIZE, ensemble_weight=1.5)
-    with pytest.raises(ValueError, match="temperature: expected a positive"):
-        InferenceSpec(ENCODER, SIZE, temperature=0.0)
+    with pytest.raises(ValueError, match="logit_scale: expected a positive"):
+        dataclasses.replace(ENCODER, logit_scale=0.0)
     with pytest.raises(ValueError, match="at least one patch"):
         InferenceSpec(ENCODER, (8, 8))

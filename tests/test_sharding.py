@@ -14,6 +14,7 @@ from maft_jax import optimizer, sharding, train_step
 from maft_jax.config import MeshConfig, OptimizerConfig
 from maft_jax.models.block_stack import BlockLoop
 from maft_jax.models.flash_attention import FlashAttention
+from maft_jax.models.layers import SHARDING_RULES as RULES
 from maft_jax.train_state import TrainState, init_train_state
 from tests.golden_files import golden, maft_small
 from tests.runs import finish, start
@@ -38,8 +39,8 @@ def run_golden_steps(mesh, accumulation_steps=1, **encoder):
     trainable = golden_trainable()
     state = TrainState(np.int32(0), trainable, tx.init(trainable))
     step = train_step.make_train_step(spec, tx, mesh, state, visual)
-    state = jax.device_put(state, sharding.tree_shardings(state, mesh))
-    visual = jax.device_put(visual, sharding.tree_shardings(visual, mesh))
+    state = jax.device_put(state, sharding.tree_shardings(state, mesh, RULES))
+    visual = jax.device_put(visual, sharding.tree_shardings(visual, mesh, RULES))
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
     text = jax.device_put(golden("maft_small")["text_features"][:7], sharding.replicated(mesh))
     history = []
@@ -115,7 +116,7 @@ def test_parameters_and_moments_are_split_by_the_rules():
     mesh = mesh_of((2, 2, 2))
     tx = optimizer.make_optimizer(OptimizerConfig(), num_steps=10)
     state = init_train_state(tiny_visual(), OptimizerConfig().trainable, tx)
-    shardings = sharding.tree_shardings(state, mesh)
+    shardings = sharding.tree_shardings(state, mesh, RULES)
     attention = shardings.trainable["blocks_0"]["attn"]
     assert attention["in_proj"]["kernel"].spec == PartitionSpec("fsdp", None, "model", None)
     assert attention["in_proj"]["bias"].spec == PartitionSpec(None, "model", None)
@@ -124,23 +125,27 @@ def test_parameters_and_moments_are_split_by_the_rules():
     assert shardings.opt_state[1].mu["blocks_0"]["attn"]["in_proj"]["kernel"].spec == (
         attention["in_proj"]["kernel"].spec
     )
-    mlp = sharding.tree_shardings(tiny_visual(), mesh)["blocks_0"]["mlp"]
+    mlp = sharding.tree_shardings(tiny_visual(), mesh, RULES)["blocks_0"]["mlp"]
     assert mlp["c_fc"]["kernel"].spec == PartitionSpec("fsdp", "model")
     assert mlp["c_proj"]["kernel"].spec == PartitionSpec("model", "fsdp")
 
 
 def test_fsdp_takes_the_largest_dimension_it_divides():
     mesh = mesh_of((1, 8, 1))
-    assert sharding.leaf_partition("x", (32, 48, 31), mesh) == PartitionSpec(None, "fsdp", None)
-    assert sharding.leaf_partition("x", (333, 555), mesh) == PartitionSpec(None, None)
-    assert sharding.leaf_partition("x", (8, 8), mesh) == PartitionSpec(None, None)
+    assert sharding.leaf_partition("x", (32, 48, 31), mesh, RULES) == PartitionSpec(
+        None, "fsdp", None
+    )
+    assert sharding.leaf_partition("x", (333, 555), mesh, RULES) == PartitionSpec(None, None)
+    assert sharding.leaf_partition("x", (8, 8), mesh, RULES) == PartitionSpec(None, None)
 
 
 def test_impossible_meshes_are_refused():
     with pytest.raises(ValueError, match="does not make 8"):
         mesh_of((3, 1, 1))
     with pytest.raises(ValueError, match=r"does not divide dimension 2 of in_proj/kernel"):
-        sharding.leaf_partition("in_proj/kernel", (128, 3, 2, 64), mesh_of((2, 1, 4)))
+        sharding.leaf_partition(
+            "in_proj/kernel", (128, 3, 2, 64), mesh_of((2, 1, 4)), SHARDING_RULES
+        )
     with pytest.raises(ValueError, match="expected a multiple of 16"):
         sharding.check_batch_size(24, 2, mesh_of((8, 1, 1)))
 
@@ -215,9 +220,9 @@ def test_axis_may_be_a_part_of_a_torus_axis(tpu_meshes):
 
 def test_placed_arrays_are_whole_or_split_as_the_rules_say():
     mesh, visual = mesh_of((2, 2, 2)), tiny_visual()
-    placed = sharding.place(visual, mesh)
+    placed = sharding.place(visual, mesh, RULES)
     jax.tree.map(np.testing.assert_array_equal, placed, visual)
-    expected = sharding.tree_shardings(visual, mesh)
+    expected = sharding.tree_shardings(visual, mesh, RULES)
     assert jax.tree.map(lambda leaf: leaf.sharding, placed) == expected
     text = np.arange(6.0).reshape(2, 3)
     whole = sharding.place_whole(text, mesh)

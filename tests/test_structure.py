@@ -17,7 +17,7 @@ LEVELS = {
         "maft_jax.settings",
         "maft_jax.array_types",
         "maft_jax.tree_rules",
-        "maft_jax.flops",
+        "maft_jax.mesh_axes",
         "maft_jax.whole_files",
         "maft_jax.prompts",
         "maft_jax.exit_codes",

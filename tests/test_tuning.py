@@ -11,10 +11,11 @@ import maft_jax
 from maft_jax.config import from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
 from maft_jax.convert.weights_source import OWN_METADATA
-from maft_jax.models.clip import CLIP_SIZES, Tuning, random_parameters, resolve_tuning
+from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.encoder import MaskingSpec, resolve_masking
 
 TINY = CLIP_SIZES["tiny"]
-TUNED = Tuning(mask_start_layer=3, image_size=112)
+TUNED = MaskingSpec(mask_start_layer=3, image_size=112)
 
 
 @pytest.fixture(scope="module")
@@ -33,31 +34,31 @@ def rewrite_metadata(path, change):
 
 
 @pytest.mark.parametrize(
-    ("size", "tuning", "given", "expected"),
+    ("size", "masking", "given", "expected"),
     [
-        ("ViT-B-16", None, (None, None), Tuning(8, 480)),
-        ("ViT-L-14", None, (None, None), Tuning(8, 480)),
-        ("tiny", None, (None, None), Tuning(2, 480)),
+        ("ViT-B-16", None, (None, None), MaskingSpec(8, 480)),
+        ("ViT-L-14", None, (None, None), MaskingSpec(8, 480)),
+        ("tiny", None, (None, None), MaskingSpec(2, 480)),
         ("ViT-B-16", TUNED, (None, None), TUNED),
-        ("ViT-B-16", TUNED, (0, None), Tuning(0, 112)),
-        ("ViT-B-16", TUNED, (None, 64), Tuning(3, 64)),
-        ("tiny", None, (4, 64), Tuning(4, 64)),
+        ("ViT-B-16", TUNED, (0, None), MaskingSpec(0, 112)),
+        ("ViT-B-16", TUNED, (None, 64), MaskingSpec(3, 64)),
+        ("tiny", None, (4, 64), MaskingSpec(4, 64)),
     ],
 )
 def test_what_is_given_goes_before_what_weights_say_before_what_is_usual(
-    size, tuning, given, expected
+    size, masking, given, expected
 ):
-    assert resolve_tuning(CLIP_SIZES[size].vision, tuning, *given) == expected
+    assert resolve_masking(CLIP_SIZES[size].vision, masking, *given) == expected
 
 
 def test_configuration_leaves_it_to_the_weights_where_it_says_so():
     config = preset("official")
     config.data.root = "photos"
-    assert from_config_dict(config, require_weights=False).model.given_tuning == (8, 480)
+    assert from_config_dict(config, require_weights=False).model.given_masking == (8, 480)
     config.update_from_flattened_dict({"model.mask_start_layer": -1, "model.image_size": 0})
-    assert from_config_dict(config, require_weights=False).model.given_tuning == (None, None)
+    assert from_config_dict(config, require_weights=False).model.given_masking == (None, None)
     config.model.mask_start_layer = 0
-    assert from_config_dict(config, require_weights=False).model.given_tuning == (0, None)
+    assert from_config_dict(config, require_weights=False).model.given_masking == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_configuration_leaves_it_to_the_weights_where_it_says_so():
 )
 def test_files_keep_it(tuned_weights, tmp_path, name, format_name):
     write_weights(tuned_weights, tmp_path / name, format_name)
-    assert read_weights(tmp_path / name).tuning == TUNED
+    assert read_weights(tmp_path / name).masking == TUNED
     clip = maft_jax.load(tmp_path / name)
     assert (clip.mask_start_layer, clip.image_size) == (3, 112)
     assert maft_jax.load(tmp_path / name, mask_start_layer=1).mask_start_layer == 1
@@ -73,10 +74,10 @@ def test_files_keep_it(tuned_weights, tmp_path, name, format_name):
 
 def test_files_without_it_are_read_as_before(tuned_weights, tmp_path):
     path = tmp_path / "clip.safetensors"
-    write_weights(dataclasses.replace(tuned_weights, tuning=None), path, "openai")
+    write_weights(dataclasses.replace(tuned_weights, masking=None), path, "openai")
     with safetensors.safe_open(path, "numpy") as file:
         assert set(json.loads(file.metadata()[OWN_METADATA])) == {"format", "vision", "text"}
-    assert read_weights(path).tuning is None
+    assert read_weights(path).masking is None
     clip = maft_jax.load(path)
     assert (clip.mask_start_layer, clip.image_size) == (2, 480)
 

@@ -14,16 +14,23 @@ VISION = VisionConfig(width=128, layers=3, patch_size=16, image_size=64, embed_d
 NUM_CLASSES = 5
 
 
+def ip_clip(
+    vision: VisionConfig, mask_start_layer: int, logit_scale: float = 100.0, **tower
+) -> IPClip:
+    """The encoder of an architecture; `tower` are further fields of VisionTransformer."""
+    return IPClip(VisionTransformer(vision, **tower), mask_start_layer, logit_scale)
+
+
 def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **encoder):
     """A step on 64x64 images, masked from the second of three layers on."""
-    encoder = IPClip(VISION, **{"mask_start_layer": 1, **encoder})
-    return StepSpec(encoder, loss or LossConfig(), (64, 64), accumulation_steps)
+    loss = loss or LossConfig()
+    encoder = ip_clip(VISION, **{"mask_start_layer": 1, **encoder}, logit_scale=loss.temperature)
+    return StepSpec(encoder, loss, (64, 64), accumulation_steps)
 
 
 def tiny_visual() -> dict:
     """Random parameters of VISION."""
-    images = jnp.zeros((1, 64, 64, 3))
-    return jax.jit(VisionTransformer(VISION).init)(jax.random.key(0), images)["params"]
+    return VISION.init(jax.random.key(0))
 
 
 def tiny_text() -> jax.Array:

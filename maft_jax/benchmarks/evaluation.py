@@ -32,7 +32,7 @@ class EvaluationProgram:
 
     def __init__(self, model: BenchmarkModel):
         config = model.config
-        devices = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+        devices = num_batch_shards(model.mesh)
         self.num_images = config.evaluation.images_per_device * devices
         self.example = draw_example_batch(config)
         rows = {key: np.repeat(x, self.num_images, 0) for key, x in self.example.items()}

@@ -14,7 +14,8 @@ from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, open_pretrained
 from maft_jax.encoder_setup import compute_dtype
-from maft_jax.models.clip import CLIP_SIZES, ClipConfig, resolve_tuning
+from maft_jax.models.clip import CLIP_SIZES, ClipConfig
+from maft_jax.models.encoder import resolve_masking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,9 @@ class BenchmarkModel:
 
     def on_devices(self, visual: dict) -> dict:
         """The image tower, spread over the mesh as in training."""
-        return jax.device_put(visual, sharding.tree_shardings(visual, self.mesh))
+        return jax.device_put(
+            visual, sharding.tree_shardings(visual, self.mesh, self.clip.vision.sharding_rules)
+        )
 
 
 def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> BenchmarkModel:
@@ -58,10 +61,10 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
     mesh = sharding.make_mesh(config.mesh, devices)
     weights, described = open_weights_or_random(config.model.pretrained)
     clip = weights.config
-    tuning = resolve_tuning(clip.vision, weights.tuning, *config.model.given_tuning)
+    masking = resolve_masking(clip.vision, weights.masking, *config.model.given_masking)
     dtype = compute_dtype(config.model.compute_dtype, mesh.devices.flat[0].platform)
     model = dataclasses.replace(
-        config.model, **dataclasses.asdict(tuning), compute_dtype=jnp.dtype(dtype).name
+        config.model, **dataclasses.asdict(masking), compute_dtype=jnp.dtype(dtype).name
     )
     config = dataclasses.replace(config, model=model)
     return BenchmarkModel(config, mesh, clip, weights.parameters(), described)

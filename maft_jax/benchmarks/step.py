@@ -24,7 +24,8 @@ from maft_jax.benchmarks.timing import (
     time_runs,
 )
 from maft_jax.config import Config, OptimizerConfig
-from maft_jax.flops import EncoderSize, model_flops_utilization, step_flops
+from maft_jax.models.encoder import MaskingSpec
+from maft_jax.models.flops import model_flops_utilization
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.step_setup import make_step_setup
 from maft_jax.teacher import teacher_fields
@@ -50,7 +51,8 @@ class StepProgram:
         setup = make_step_setup(model.config, model.clip.vision, model.mesh)
         state, frozen = setup.init_state(visual), setup.frozen(visual)
         step = setup.jitted(state, frozen)
-        self._state = jax.device_put(state, sharding.tree_shardings(state, model.mesh))
+        rules = model.clip.vision.sharding_rules
+        self._state = jax.device_put(state, sharding.tree_shardings(state, model.mesh, rules))
         self._inputs = (
             model.on_devices(frozen),
             jax.device_put(data.text, sharding.replicated(model.mesh)),
@@ -211,15 +213,9 @@ def _arithmetic(
     ):
         flops = None
     else:
-        grid = model.clip.vision.grid(config.model.image_size, config.model.image_size)
-        flops = step_flops(
-            EncoderSize(
-                width=model.clip.vision.width,
-                layers=model.clip.vision.layers,
-                mask_start_layer=config.model.mask_start_layer,
-                num_patches=grid[0] * grid[1],
-                num_proposals=data.batch.proposals.shape[1],
-            ),
+        flops = model.clip.vision.step_flops(
+            MaskingSpec(config.model.mask_start_layer, config.model.image_size),
+            data.batch.proposals.shape[1],
             teacher=not config.loss.cached_teacher,
         )
 

@@ -22,9 +22,10 @@ from maft_jax.convert.state_dict_io import write_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.convert.weights_source import OWN_METADATA, open_weights
-from maft_jax.models.clip import ClipConfig, Tuning, random_parameters
+from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.clip_text import TextConfig
 from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.encoder import MaskingSpec
 from maft_jax.settings import build
 
 _LAYOUTS = (
@@ -57,15 +58,15 @@ class ClipWeights:
     format_name: str | None = None
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{name: reason} of what the file has and we leave out."""
-    tuning: Tuning | None = None
+    masking: MaskingSpec | None = None
     """How they were tuned; None where nobody noted it, as in other people's files."""
 
     @classmethod
     def of(
-        cls, config: ClipConfig, parameters: Mapping, tuning: Tuning | None = None
+        cls, config: ClipConfig, parameters: Mapping, masking: MaskingSpec | None = None
     ) -> "ClipWeights":
         """Parameters in memory."""
-        return cls(config, in_memory(tree_rules.flatten(parameters)), tuning=tuning)
+        return cls(config, in_memory(tree_rules.flatten(parameters)), masking=masking)
 
     def parameters(self) -> dict:
         """The nested tree {"visual", "text", "logit_scale"}, read, float32."""
@@ -93,7 +94,7 @@ def read_weights(
     source, format, outside = _recognised(open_weights(path), format_name)
     choices = Choices(activation, head_width)
     try:
-        config, tuning = _config_of(source, format, choices), _tuning_of(source)
+        config, masking = _config_of(source, format, choices), _masking_of(source)
         for tower in (config.vision, config.text):
             _ = tower and tower.block  # refuses what cannot be
     except ValueError as error:
@@ -108,7 +109,7 @@ def read_weights(
         ),
         format.name,
         rules.ignored_names(list(source.tensors), format.ignored) | outside,
-        tuning,
+        masking,
     )
 
 
@@ -235,16 +236,16 @@ def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipC
     return ClipConfig(vision, text)
 
 
-def _tuning_of(source: WeightsSource) -> Tuning | None:
+def _masking_of(source: WeightsSource) -> MaskingSpec | None:
     stored = source.own and source.own.get("tuning")
     if stored is None:
         return None
     try:
-        return build(Tuning, dict(stored), "tuning")
+        return build(MaskingSpec, dict(stored), "tuning")
     except (ValueError, TypeError) as error:
         raise ValueError(f"damaged metadata {OWN_METADATA!r}: {error}") from error
 
 
 def _as_json(weights: ClipWeights, format: Format) -> dict:
-    tuning = {} if weights.tuning is None else {"tuning": dataclasses.asdict(weights.tuning)}
-    return {"format": format.name, **dataclasses.asdict(weights.config), **tuning}
+    masking = {} if weights.masking is None else {"tuning": dataclasses.asdict(weights.masking)}
+    return {"format": format.name, **dataclasses.asdict(weights.config), **masking}

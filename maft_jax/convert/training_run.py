@@ -13,7 +13,7 @@ from maft_jax.checkpointing import read_checkpoint
 from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.pretrained import fingerprint, open_pretrained
-from maft_jax.models.clip import resolve_tuning
+from maft_jax.models.encoder import resolve_masking
 from maft_jax.train_state import init_train_state, overlay
 
 _CONFIG_FILE = "config.json"
@@ -60,7 +60,7 @@ def read_student(
     state = read_checkpoint(workdir, abstract, fingerprint(visual), step)
     tuned = jax.tree.map(np.asarray, state.trainable)
     student = parameters | {"visual": overlay(visual, tuned)}
-    return ClipWeights.of(weights.config, student, weights.tuning), int(state.step)
+    return ClipWeights.of(weights.config, student, weights.masking), int(state.step)
 
 
 def read_first_weights(workdir: str | os.PathLike, *, pretrained: str | None = None) -> ClipWeights:
@@ -79,8 +79,8 @@ def read_first_weights(workdir: str | os.PathLike, *, pretrained: str | None = N
             "elsewhere now, say where (--pretrained=...); for an evaluation "
             "(--config.model.pretrained=...)"
         ) from error
-    tuning = resolve_tuning(weights.config.vision, weights.tuning, *model.given_tuning)
-    return dataclasses.replace(weights, tuning=tuning)
+    masking = resolve_masking(weights.config.vision, weights.masking, *model.given_masking)
+    return dataclasses.replace(weights, masking=masking)
 
 
 def _absolute(workdir: str | os.PathLike) -> epath.Path:

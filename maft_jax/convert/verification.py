@@ -12,9 +12,8 @@ from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.clip_text import TextTransformer
-from maft_jax.models.clip_vit import VisionTransformer
-from maft_jax.models.ip_clip import IPClip
+from maft_jax.models.encoder import EncoderSettings, MaskingSpec
+from maft_jax.sharding import one_device_mesh
 
 TOLERANCE = 1e-4
 """Largest difference of L2-normalised float32 embeddings that rounding explains in deep towers."""
@@ -100,18 +99,15 @@ def _random_inputs(config: ClipConfig, seed: int) -> _Inputs:
 
 
 def _our_embeddings(config: ClipConfig, parameters: Mapping, inputs: _Inputs) -> dict:
-    vision = config.vision
-    encoder = IPClip(vision, mask_start_layer=_first_masked_layer(config))
-    visual = {"params": parameters["visual"]}
+    masking = MaskingSpec(_first_masked_layer(config), config.vision.image_size)
+    settings = EncoderSettings(masking, one_device_mesh(), attention="xla")
+    encoder, visual = config.vision.make_encoder(settings), parameters["visual"]
     found = {
-        "images": jax.jit(VisionTransformer(vision).apply)(visual, inputs.images),
-        "masks": jax.jit(encoder.apply, static_argnames="method")(
-            visual, inputs.images, inputs.masks, method="encode_proposals"
-        ),
+        "images": jax.jit(encoder.encode_images)(visual, inputs.images),
+        "masks": jax.jit(encoder.encode_proposals)(visual, inputs.images, inputs.masks),
     }
     if config.text is not None:
-        tower = TextTransformer(config.text)
-        found["texts"] = jax.jit(tower.apply)({"params": parameters["text"]}, inputs.tokens)
+        found["texts"] = config.text.encode(parameters["text"], inputs.tokens)
     return {name: np.asarray(value) for name, value in found.items()}
 
 

@@ -59,7 +59,9 @@ def diagnose(
     columns = {}
     for name, of_column in weights.items():
         visual = of_column.parameters["visual"]
-        visual = jax.device_put(visual, sharding.tree_shardings(visual, mesh))
+        visual = jax.device_put(
+            visual, sharding.tree_shardings(visual, mesh, last.clip.vision.sharding_rules)
+        )
         columns[name] = functools.partial(evaluation.class_probabilities, data, visual)
     images = ExampleRange(data.source, 0, len(data.source))
     with evaluation.batches(data, images) as batches:

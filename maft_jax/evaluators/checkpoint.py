@@ -66,7 +66,7 @@ def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> Evaluatio
         if jax.process_index() == 0:
             make_writable(folder, "--workdir")
             describe_run(folder, weights.config)
-    visual = sharding.place(weights.parameters["visual"], mesh)
+    visual = sharding.place(weights.parameters["visual"], mesh, weights.clip.vision.sharding_rules)
     with StopSignals() as signals:
         results = evaluation.evaluate(visual, weights.origin, folder, signals)
     logger.info("results: %s", folder)

@@ -117,7 +117,7 @@ class Evaluation:
 
     @property
     def _batch_size(self) -> int:
-        devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        devices = num_batch_shards(self._mesh)
         return self._config.evaluation.images_per_device * devices
 
     def _evaluate_set(self, data, visual, origin, folder, signals) -> EvaluationResult:
@@ -286,9 +286,8 @@ class Evaluation:
 def inference_spec(config: Config, clip: ClipConfig, mesh: Mesh) -> InferenceSpec:
     """What config.evaluation, config.model and config.loss say of inference."""
     return InferenceSpec(
-        encoder=make_encoder(config.model, clip.vision, mesh),
+        encoder=make_encoder(config.model, clip.vision, mesh, config.loss.temperature),
         image_size=(config.model.image_size, config.model.image_size),
-        temperature=config.loss.temperature,
         scales=config.evaluation.scales,
         flip=config.evaluation.flip,
         ensemble_weight=config.evaluation.ensemble_weight,

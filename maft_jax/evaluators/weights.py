@@ -13,7 +13,8 @@ from maft_jax.convert.training_run import (
     read_run_config,
     read_student,
 )
-from maft_jax.models.clip import ClipConfig, resolve_tuning
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import resolve_masking
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
             first = _frozen_of_file(config, weights)
     if config.checkpoint and frozen:
         weights, step, first = first, None, None
-    tuning = resolve_tuning(weights.config.vision, weights.tuning, *config.model.given_tuning)
-    model = dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+    masking = resolve_masking(weights.config.vision, weights.masking, *config.model.given_masking)
+    model = dataclasses.replace(config.model, **dataclasses.asdict(masking))
     parameters = weights.parameters()
     origin = {
         "checkpoint": source,
@@ -123,4 +124,4 @@ def _frozen_of_file(config: Config, tuned: ClipWeights) -> ClipWeights:
             f"config.model.pretrained={config.model.pretrained}: {config.checkpoint} was not tuned "
             f"from it, the image towers differ: {weights.config.vision} and {tuned.config.vision}"
         )
-    return dataclasses.replace(weights, tuning=tuned.tuning)
+    return dataclasses.replace(weights, masking=tuned.masking)

@@ -1,6 +1,5 @@
 """Self-distillation: without masks the tuned encoder must still answer like the frozen CLIP."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -8,11 +7,7 @@ from maft_jax.losses.mask_aware import smooth_l1
 
 
 def distillation_terms(
-    student_logits: Float[Array, "b c"], teacher: Float[Array, "b c"]
+    student: Float[Array, "b c"], teacher: Float[Array, "b c"]
 ) -> Float[Array, " b"]:
-    """Each image's SmoothL1 between the two class distributions, mean over classes.
-
-    `teacher` are probabilities, for they are what may have been computed before.
-    """
-    student = jax.nn.softmax(student_logits, axis=-1)
+    """Each image's SmoothL1 between the two class distributions, mean over classes."""
     return jnp.mean(smooth_l1(student, teacher), axis=-1)

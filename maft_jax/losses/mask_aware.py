@@ -94,7 +94,7 @@ def count_terms(present_classes: Int[Array, "b g"], valid: Bool[Array, "b n"]) -
 
 
 def mask_aware_terms(
-    logits: Float[Array, "b n c"],
+    probability: Float[Array, "b n c"],
     target: Float[Array, "b g n"],
     present_classes: Int[Array, "b g"],
     valid: Bool[Array, "b n"],
@@ -104,10 +104,9 @@ def mask_aware_terms(
     """Each image's sum over its rows and valid proposals; divide by count_terms for the mean.
 
     Args:
-        logits: temperature-scaled similarities with every class.
+        probability: of every class.
         target: normalised IoU; no gradient flows into it.
     """
-    probability = jax.nn.softmax(logits, axis=-1)
     classes = jnp.maximum(present_classes, 0)[:, None]
     of_present = jnp.swapaxes(jnp.take_along_axis(probability, classes, axis=2), 1, 2)
     terms = MASK_AWARE_LOSSES[kind](of_present, lax.stop_gradient(target))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from maft_jax.mesh_axes import MODEL
 from maft_jax.models import flash_attention
 from maft_jax.models.masked_attention import proposal_attention, self_attention
 from maft_jax.models.precision import matmul_precision
@@ -112,7 +113,7 @@ def choose_attention(name: str, mesh: Mesh, heads: int, head_width: int, dtype) 
         ValueError: the one that is asked for cannot run this tower there.
     """
     device = mesh.devices.flat[0]
-    platform, model_devices = device.platform, mesh.shape["model"]
+    platform, model_devices = device.platform, mesh.shape[MODEL]
     name = resolve_name(name, platform, model_devices, heads, head_width, dtype, device.device_kind)
     if name == "pallas":
         return flash_attention.FlashAttention(mesh, head_width, interpret=platform != "tpu")

@@ -1,8 +1,12 @@
 """CLIP's text tower."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -11,6 +15,7 @@ from maft_jax.models.attention import XlaAttention
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.token_rows import Reading
+from maft_jax.models.tokenizer import tokenize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,18 @@ class TextConfig:
     @property
     def block(self) -> BlockConfig:
         return BlockConfig(self.width, self.head_width, self.mlp_width, self.activation)
+
+    def init(self, key: jax.Array) -> Mapping:
+        tokens = jnp.zeros((1, self.context_length), jnp.int32)
+        return jax.jit(TextTransformer(self).init)(key, tokens)["params"]
+
+    def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "texts length"]:
+        return tokenize(texts, self.context_length)
+
+    def encode(
+        self, parameters: Mapping, tokens: Int[Array | np.ndarray, "b length"]
+    ) -> Float[Array, "b e"]:
+        return _encode(self, parameters, tokens)
 
 
 class TextTransformer(nn.Module):
@@ -51,7 +68,7 @@ class TextTransformer(nn.Module):
         self.ln_final = LayerNorm(jnp.float32)
         self.proj = self.param("proj", fan_in_init(config.width), (config.width, config.embed_dim))
 
-    def __call__(self, tokens: Int[Array, "b length"]) -> Float[Array, "b e"]:
+    def __call__(self, tokens: Int[Array | np.ndarray, "b length"]) -> Float[Array, "b e"]:
         """L2-normalised embedding; the end-of-text token is the largest id of each row."""
         length = tokens.shape[1]
         x = (self.token_embedding[tokens] + self.position_embedding[:length]).astype(self.dtype)
@@ -64,3 +81,8 @@ class TextTransformer(nn.Module):
             "btd,de->be", self.ln_final(end), self.proj, precision=matmul_precision(jnp.float32)
         )
         return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: TextConfig, parameters, tokens):
+    return TextTransformer(config, jnp.float32).apply({"params": parameters}, tokens)

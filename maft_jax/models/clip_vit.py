@@ -1,16 +1,28 @@
-"""CLIP's image tower."""
+"""CLIP's image tower: its architecture, from which its encoder follows, and its module."""
 
 import dataclasses
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models.attention import Attention, XlaAttention
+from maft_jax.models.attention import Attention, XlaAttention, choose_attention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
-from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
+from maft_jax.models.encoder import EncoderSettings, MaskingSpec, Parameters, ShardingRule
+from maft_jax.models.flops import EncoderSize, step_flops
+from maft_jax.models.ip_clip import IPClip
+from maft_jax.models.layers import (
+    HEAD_WIDTH,
+    SHARDING_RULES,
+    BlockConfig,
+    LayerNorm,
+    fan_in_init,
+    make_blocks,
+)
 from maft_jax.models.precision import float32_product, matmul_precision
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
@@ -60,6 +72,47 @@ class VisionConfig:
     @property
     def heads(self) -> int:
         return self.block.heads
+
+    @property
+    def default_trainable(self) -> tuple[str, ...]:
+        """As the official code tunes CLIP: attention, its LayerNorms, and the last one."""
+        return (r"/attn/", r"/ln_[12]/", r"^ln_post/")
+
+    @property
+    def default_masking(self) -> MaskingSpec:
+        """The published layer 8, in towers of up to 8 layers two thirds of them, and 480 pixels."""
+        return MaskingSpec(8 if self.layers > 8 else 2 * self.layers // 3, 480)
+
+    @property
+    def sharding_rules(self) -> Sequence[ShardingRule]:
+        return SHARDING_RULES
+
+    def make_encoder(self, settings: EncoderSettings) -> IPClip:
+        self.grid(settings.masking.image_size, settings.masking.image_size)
+        mesh, dtype = settings.mesh, jnp.dtype(settings.dtype)
+        attention = choose_attention(settings.attention, mesh, self.heads, self.head_width, dtype)
+        tower = VisionTransformer(
+            self,
+            dtype=dtype,
+            attention=attention,
+            remat=settings.remat,
+            loop=BlockLoop.SCANNED if settings.scan_blocks else BlockLoop.UNROLLED,
+        )
+        return IPClip(tower, settings.masking.mask_start_layer, settings.logit_scale)
+
+    def init(self, key: jax.Array) -> Parameters:
+        images = jnp.zeros((1, self.image_size, self.image_size, 3))
+        return jax.jit(VisionTransformer(self).init)(key, images)["params"]
+
+    def step_flops(self, masking: MaskingSpec, num_proposals: int, *, teacher: bool = True) -> int:
+        rows, columns = self.grid(masking.image_size, masking.image_size)
+        size = EncoderSize(
+            self.width, self.layers, masking.mask_start_layer, rows * columns, num_proposals
+        )
+        return step_flops(size, teacher=teacher)
+
+    def describe(self) -> str:
+        return f"{self.layers} layers of width {self.width}, patches of {self.patch_size}"
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches per column and row of an image; pixels that fill no patch are dropped.

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from maft_jax.mesh_axes import MODEL, OVER_IMAGES
 from maft_jax.models.flash_kernels import LANES, AttentionCall
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.token_rows import Readings
@@ -111,9 +112,8 @@ def _present(operands) -> list[Array]:
 
 def _on_each_device(mesh: Mesh, function, arrays: list[Array]) -> tuple[Array, ...]:
     """XLA cannot split a kernel by itself: images over data and fsdp, heads over model."""
-    by_heads = PartitionSpec(("data", "fsdp"), None, "model")
-    shared = PartitionSpec(("data", "fsdp"), None, None)
-    specs = tuple(shared if x.dtype == jnp.int8 else by_heads for x in arrays)
+    by_heads = PartitionSpec(*OVER_IMAGES, None, MODEL)
+    specs = tuple(OVER_IMAGES if x.dtype == jnp.int8 else by_heads for x in arrays)
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=by_heads, check_vma=False)(
         *arrays
     )

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from maft_jax.mesh_axes import MODEL
 from maft_jax.models.attention import Attended, Attention, Projected
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.token_rows import Readings, queries_of, with_queries_apart
@@ -210,6 +212,16 @@ class Block(nn.Module):
         tokens = checkpoint_name(tokens + self.attn.out_proj(attended), "middle")
         return tokens + self.mlp(self.ln_2(tokens))
 
+
+SHARDING_RULES = (
+    (r"in_proj/kernel$", PartitionSpec(None, None, MODEL)),
+    (r"in_proj/bias$", PartitionSpec(None, MODEL)),
+    (r"out_proj/kernel$", PartitionSpec(MODEL)),
+    (r"c_fc/kernel$", PartitionSpec(None, MODEL)),
+    (r"c_fc/bias$", PartitionSpec(MODEL)),
+    (r"c_proj/kernel$", PartitionSpec(MODEL)),
+)
+"""Of every tower of these blocks: heads and MLPs are split, all else is whole."""
 
 SAVED = ("projected", "attended", "middle", "hidden")
 """What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""

@@ -8,19 +8,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from maft_jax.models.dynamic_resize import Taps, composed_taps, dynamic_taps, resample
-from maft_jax.models.preprocess import mask_probability, normalised
+from maft_jax.models.preprocess import mask_probability
 
 Size = Int[Array, " 2"]
 
 
 def encoder_image(
-    image: UInt8[Array, "h w 3"] | Float[Array, "h w 3"],
+    x: Float[Array, "h w 3"],
     image_size: Size,
     padded_size: Size,
     size: tuple[int, int],
 ) -> Float[Array, "h2 w2 3"]:
-    """Normalises the image, pads it with zeros to padded_size, and resizes that to `size`."""
-    x = normalised(image[None])[0]
+    """Pads a normalised image with zeros to padded_size, and resizes that to `size`."""
     for axis in (1, 0):
         x = resample(x, _padded_taps(size[axis], image_size[axis], padded_size[axis]), axis)
     return x

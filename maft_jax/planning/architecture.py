@@ -8,7 +8,8 @@ from input_pipeline.class_lists import load_class_list
 from input_pipeline.dataset_specs import SPECS
 from maft_jax.config import Config, DataConfig
 from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, open_pretrained
-from maft_jax.models.clip import CLIP_SIZES, ClipConfig, Tuning, resolve_tuning
+from maft_jax.models.clip import CLIP_SIZES, ClipConfig
+from maft_jax.models.encoder import MaskingSpec, resolve_masking
 from maft_jax.training_data import unseen_classes
 
 FOLDER_CLASSES = 150
@@ -25,8 +26,8 @@ def resolve_config(config: Config) -> tuple[Config, ClipConfig, list[str]]:
     """
     check_trains(config.task)
     clip, noted, assumption = clip_architecture(config.model.pretrained)
-    tuning = resolve_tuning(clip.vision, noted, *config.model.given_tuning)
-    model = dataclasses.replace(config.model, **dataclasses.asdict(tuning))
+    masking = resolve_masking(clip.vision, noted, *config.model.given_masking)
+    model = dataclasses.replace(config.model, **dataclasses.asdict(masking))
     return dataclasses.replace(config, model=model), clip, [assumption] if assumption else []
 
 
@@ -43,7 +44,7 @@ def check_trains(task: str) -> None:
         )
 
 
-def clip_architecture(pretrained: str) -> tuple[ClipConfig, Tuning | None, str]:
+def clip_architecture(pretrained: str) -> tuple[ClipConfig, MaskingSpec | None, str]:
     """Architecture, tuning if the weights note one, and what was assumed.
 
     Raises:
@@ -51,7 +52,7 @@ def clip_architecture(pretrained: str) -> tuple[ClipConfig, Tuning | None, str]:
     """
     if pretrained in BUILT_IN or (pretrained and pathlib.Path(pretrained).exists()):
         weights = open_pretrained(pretrained)
-        return weights.config, weights.tuning, ""
+        return weights.config, weights.masking, ""
     size = pretrained.removeprefix(RANDOM_PREFIX)
     if size not in CLIP_SIZES:
         size = pathlib.PurePath(size).stem.removesuffix("px")  # OpenAI's ViT-L-14-336px.pt

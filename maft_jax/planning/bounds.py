@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-from maft_jax.flops import EncoderSize, step_flops
-from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.planning.chips import Chip
 from maft_jax.planning.traffic import Traffic
 
@@ -66,22 +64,6 @@ def step_bounds(
         dcn=float(sum(one.dcn_seconds(chip) for one in traffic)),
         model_flops=model_flops,
         peak_flops=chip.device_flops,
-    )
-
-
-def image_flops(
-    vision: VisionConfig,
-    *,
-    image_size: int,
-    mask_start_layer: int,
-    num_proposals: int,
-    teacher: bool = True,
-) -> int:
-    """Of training on one image, by the formula of maft_jax.flops."""
-    height, width = vision.grid(image_size, image_size)
-    return step_flops(
-        EncoderSize(vision.width, vision.layers, mask_start_layer, height * width, num_proposals),
-        teacher=teacher,
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from maft_jax.array_types import Batch
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.models.encoder import ShardingRule
 from maft_jax.planning.chips import Chip
 from maft_jax.planning.collectives import find_collectives
 from maft_jax.planning.hlo_text import parse_module
@@ -77,7 +78,7 @@ def compile_step(
     frozen = jax.eval_shape(setup.frozen, visual)
     batch = batch_shapes(config, classes_per_image, num_classes)
     text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
-    parts = _argument_bytes(mesh, state, frozen, text, batch)
+    parts = _argument_bytes(mesh, clip.vision.sharding_rules, state, frozen, text, batch)
     trainable = {
         "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
         "trainable_bytes": parts["trainable parameters"],
@@ -134,7 +135,9 @@ def _memory_parts(memory, of_arguments: float) -> dict[str, float]:
     }
 
 
-def _argument_bytes(mesh: Mesh, state, frozen, text, batch: Batch) -> dict[str, float]:
+def _argument_bytes(
+    mesh: Mesh, rules: Sequence[ShardingRule], state, frozen, text, batch: Batch
+) -> dict[str, float]:
     """Bytes of a device, by the step's own shardings."""
 
     def of(tree, shardings) -> float:
@@ -147,10 +150,10 @@ def _argument_bytes(mesh: Mesh, state, frozen, text, batch: Batch) -> dict[str, 
             )
         )
 
-    state_shardings = tree_shardings(state, mesh)
+    state_shardings = tree_shardings(state, mesh, rules)
     over_batch = jax.tree.map(lambda _: batch_sharding(mesh), batch)
     return {
-        "pretrained tower (frozen, the teacher)": of(frozen, tree_shardings(frozen, mesh)),
+        "pretrained tower (frozen, the teacher)": of(frozen, tree_shardings(frozen, mesh, rules)),
         "trainable parameters": of(state.trainable, state_shardings.trainable),
         "optimizer moments": of(state.opt_state, state_shardings.opt_state),
         "class embeddings": of(text, replicated(mesh)),

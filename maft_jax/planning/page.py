@@ -152,8 +152,9 @@ def _reading() -> list[str]:
             "all their iterations. Buffers that stay in on-chip memory are counted as traffic, "
             "too, so that *memory* is an estimate from above where many do. Pallas kernels count "
             "what they say of themselves.",
-            "**compute** is the larger of that count and the formula of `maft_jax/flops.py`, at "
-            "the peak in bfloat16. **memory** is the HBM bytes at the peak bandwidth.",
+            "**compute** is the larger of that count and the formula of "
+            "`maft_jax/models/flops.py`, at the peak in bfloat16. **memory** is the HBM bytes at "
+            "the peak bandwidth.",
             "**links**: a ring passes 2 (n - 1) / n of what is reduced through each of n chips, "
             "half of it for gathers and scatters, over the links of the axes that the n chips "
             "span: two directions of an axis that is closed to a ring (16 chips on v5e and v6e; "

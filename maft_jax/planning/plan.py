@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from maft_jax import sharding
 from maft_jax.config import Config
-from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import MaskingSpec
 from maft_jax.planning.architecture import CLASSES_PER_IMAGE, num_classes, resolve_config
-from maft_jax.planning.bounds import StepBounds, image_flops, step_bounds
+from maft_jax.planning.bounds import StepBounds, step_bounds
 from maft_jax.planning.compiled_step import StepCosts, compile_step
 from maft_jax.planning.topology import Topology, parse_topology
 from maft_jax.planning.traffic import Traffic
@@ -127,13 +127,11 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
         accumulation_steps=config.optimizer.accumulation_steps,
         remat=config.model.remat,
         num_steps=config.num_steps,
-        model=_model_name(clip),
+        model=clip.vision.describe(),
         image_size=config.model.image_size,
-        image_flops=image_flops(
-            clip.vision,
-            image_size=config.model.image_size,
-            mask_start_layer=config.model.mask_start_layer,
-            num_proposals=config.proposals.num_proposals,
+        image_flops=clip.vision.step_flops(
+            MaskingSpec(config.model.mask_start_layer, config.model.image_size),
+            config.proposals.num_proposals,
             teacher=not config.loss.cached_teacher,
         ),
         costs=costs,
@@ -147,7 +145,7 @@ def fit_batch(config: Config, mesh: Mesh, per_device: int | None) -> tuple[Confi
     Raises:
         ValueError: accumulation_steps does not divide `per_device`.
     """
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = num_batch_shards(mesh)
     parts = config.optimizer.accumulation_steps
     if per_device is not None and per_device % parts:
         raise ValueError(
@@ -165,11 +163,6 @@ def fit_batch(config: Config, mesh: Mesh, per_device: int | None) -> tuple[Confi
                 "--batch_per_device sets another"
             )
     return dataclasses.replace(config, batch_size=per_device * devices), per_device, changed
-
-
-def _model_name(clip: ClipConfig) -> str:
-    vision = clip.vision
-    return f"{vision.layers} layers of width {vision.width}, patches of {vision.patch_size}"
 
 
 def alternatives(config: Config, topology: Topology, failed: Plan) -> Iterator[tuple[str, Plan]]:

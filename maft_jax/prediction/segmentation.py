@@ -17,7 +17,6 @@ from input_pipeline.image_files import read_image, rgb_pixels
 from maft_jax.config import PROMPT_TEMPLATES
 from maft_jax.facade import Clip
 from maft_jax.inference import InferenceSpec, Segmenter
-from maft_jax.models.ip_clip import IPClip
 from maft_jax.prediction.result import ClassRegion, Segmentation, class_regions
 from maft_jax.prediction.vocabulary import check_apart, check_names, parse_names
 from maft_jax.proposals.external import check_aspect
@@ -117,7 +116,8 @@ class ImageSegmenter:
         self._geometry = EvalGeometry()
         self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
         self._visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
-        self._segmenter = Segmenter(_inference_spec(clip, tuple(scales), flip))
+        size = (clip.image_size, clip.image_size)
+        self._segmenter = Segmenter(InferenceSpec(clip.encoder, size, tuple(scales), flip))
 
     def __call__(
         self,
@@ -232,13 +232,3 @@ def _given(masks: np.ndarray, example: Example) -> Proposals:
             "proposals: uint8 values of 0 and 1 only, but 255 means inside; pass masks.astype(bool)"
         )
     return made
-
-
-def _inference_spec(clip: Clip, scales: tuple[float, ...], flip: bool) -> InferenceSpec:
-    encoder = IPClip(
-        clip.config.vision,
-        dtype=jnp.dtype(clip.compute_dtype),
-        mask_start_layer=clip.mask_start_layer,
-    )
-    size = (clip.image_size, clip.image_size)
-    return InferenceSpec(encoder=encoder, image_size=size, scales=scales, flip=flip)

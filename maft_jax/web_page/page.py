@@ -151,11 +151,10 @@ def _font(gr) -> list[Any]:
 
 
 def _headline(clip: Clip, weights_name: str) -> str:
-    tower = clip.config.vision
     lines = [
         "## Segmentation by names",
-        f"Weights: `{weights_name}` — ViT with {tower.layers} layers, patches of "
-        f"{tower.patch_size} pixels, pictures read at {clip.image_size} x {clip.image_size}.",
+        f"Weights: `{weights_name}` — {clip.config.vision.describe()}, pictures read at "
+        f"{clip.image_size} x {clip.image_size}.",
     ]
     if weights_name.startswith("random:"):
         lines.append("**These weights are random: names are given by chance.**")

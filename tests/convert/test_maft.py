@@ -17,11 +17,11 @@ from maft_jax.convert.maft import read_official, write_into
 from maft_jax.convert.openai import to_openai
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.models.clip_vit import VisionConfig
-from maft_jax.models.ip_clip import IPClip
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD, clip_input
 from maft_jax.models.resize import resize
 from tests.convert.official_checkpoint import as_pth, official_tensors
 from tests.golden_files import golden
+from tests.tiny_models import ip_clip
 
 VISION = VisionConfig(width=128, layers=10, patch_size=16, image_size=96, embed_dim=64)
 FROZEN = "clip_adapter.clip_model."
@@ -81,13 +81,13 @@ def test_tower_read_through_the_format_gives_the_official_proposal_features(chec
     image = (arrays["image_uint8"].astype(np.float32) - PIXEL_MEAN) / PIXEL_STD
     padded = np.zeros((1, 192, 256, 3), np.float32)
     padded[0, : image.shape[0], : image.shape[1]] = image
-    encoder = IPClip(VISION, mask_start_layer=8)
+    encoder = ip_clip(VISION, 8)
 
     @jax.jit
     def encode(visual, image, mask_logits):
         masks = jax.nn.sigmoid(resize(mask_logits, (192, 256), axes=(2, 3), align_corners=True))
         images = clip_input(image, (480, 480))
-        return encoder.apply({"params": visual}, images, masks, method=IPClip.encode_proposals)
+        return encoder.encode_proposals(visual, images, masks)
 
     features = encode(weights.parameters()["visual"], padded, arrays["pred_masks"])
     expected = arrays["proposal_features"]

@@ -78,10 +78,10 @@ def test_equal_ious_normalise_to_zero():
 
 
 def test_mean_over_rows_and_proposals_by_literal_numbers():
-    logits = jnp.log(jnp.array([[[0.2, 0.8], [0.5, 0.5]]]))  # one image, two proposals
+    probability = jnp.array([[[0.2, 0.8], [0.5, 0.5]]])  # one image, two proposals
     target = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])  # two rows
     present, valid = jnp.array([[1, 0]]), jnp.ones((1, 2), bool)
-    total = mask_aware_terms(logits, target, present, valid).sum()
+    total = mask_aware_terms(probability, target, present, valid).sum()
     # row of class 1: .8 against 1, .5 against 0; row of class 0: .2 against 0, .5 against 1
     expected = 0.5 * np.square([0.2, 0.5, 0.2, 0.5]).mean()
     np.testing.assert_allclose(total / count_terms(present, valid), expected, rtol=1e-6)

@@ -10,9 +10,8 @@ from maft_jax.benchmarks.pytorch.official_step import image_features, proposal_f
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import from_openai
 from maft_jax.models.clip_text import TextTransformer
-from maft_jax.models.ip_clip import IPClip
 from maft_jax.models.tokenizer import tokenize
-from tests.tiny_models import VISION, tiny_batch, tiny_spec, tiny_visual
+from tests.tiny_models import VISION, ip_clip, tiny_batch, tiny_spec, tiny_visual
 
 
 def torch_clip(patch_size=16, layers=3, image_size=64):
@@ -52,12 +51,8 @@ def test_features_match_pytorch(patch_size, layers, start, size, n):
     images = rng.normal(size=(2, *size, 3)).astype(np.float32)
     masks = rng.uniform(size=(2, n, 23, 31)).astype(np.float32)
     masks[:, 0] = 0.0
-    encoder = IPClip(config.vision, mask_start_layer=start)
-    features, whole = jax.jit(
-        lambda visual, images, masks: encoder.apply(
-            {"params": visual}, images, masks, method=IPClip.encode_both
-        )
-    )(parameters["visual"], images, masks)
+    encoder = ip_clip(config.vision, start)
+    features, whole = jax.jit(encoder.encode_both)(parameters["visual"], images, masks)
 
     with torch.no_grad():
         torch_images = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -86,7 +81,7 @@ def encode():
 
     @jax.jit
     def run(masks):
-        return encoder.apply({"params": visual}, images, masks, method=IPClip.encode_proposals)
+        return encoder.encode_proposals(visual, images, masks)
 
     return run
 
@@ -120,7 +115,7 @@ def test_remat_changes_no_number():
         encoder = tiny_spec(remat=remat).encoder
 
         def total(visual):
-            features = encoder.apply({"params": visual}, images, masks, method=IPClip.encode_both)
+            features = encoder.encode_both(visual, images, masks)
             return sum(jnp.sum(jnp.sin(jnp.arange(x.size)) * x.ravel()) for x in features)
 
         return jax.jit(jax.value_and_grad(total))(visual)
@@ -133,7 +128,7 @@ def test_bfloat16_is_close_and_returns_float32(encode):
     masks, visual = tiny_batch(2).proposals, tiny_visual()
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     encoder = tiny_spec(dtype=jnp.bfloat16).encoder
-    features = encoder.apply({"params": visual}, images, masks, method=IPClip.encode_proposals)
+    features = encoder.encode_proposals(visual, images, masks)
     assert features.dtype == jnp.float32
     np.testing.assert_allclose(features, encode(masks), atol=2e-2)
 
@@ -141,4 +136,4 @@ def test_bfloat16_is_close_and_returns_float32(encode):
 @pytest.mark.parametrize("start", [-1, VISION.layers + 1])
 def test_impossible_mask_start_layer_is_refused(start):
     with pytest.raises(ValueError, match=f"mask_start_layer={start}: expected 0 to 3"):
-        IPClip(VISION, mask_start_layer=start)
+        ip_clip(VISION, start)

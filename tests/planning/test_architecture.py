@@ -4,7 +4,8 @@ import pytest
 
 from maft_jax.config import DataConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
-from maft_jax.models.clip import CLIP_SIZES, Tuning, random_parameters
+from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.encoder import MaskingSpec
 from maft_jax.planning.architecture import (
     FOLDER_CLASSES,
     clip_architecture,
@@ -24,17 +25,17 @@ from tests.planning.test_plan import config_of
     ],
 )
 def test_names_of_files_that_are_not_there(pretrained, size, assumed):
-    clip, tuning, assumption = clip_architecture(pretrained)
-    assert (clip, tuning) == (CLIP_SIZES[size], None)
+    clip, masking, assumption = clip_architecture(pretrained)
+    assert (clip, masking) == (CLIP_SIZES[size], None)
     assert bool(assumption) == assumed
     assert not assumed or (pretrained in assumption and size in assumption)
 
 
 def test_weights_that_are_there_are_asked(tmp_path):
     tiny, path = CLIP_SIZES["tiny"], tmp_path / "ViT-B-16.safetensors"
-    tuned = ClipWeights.of(tiny, random_parameters(tiny), Tuning(3, 112))
+    tuned = ClipWeights.of(tiny, random_parameters(tiny), MaskingSpec(3, 112))
     write_weights(tuned, path, "openai")
-    assert clip_architecture(str(path)) == (tiny, Tuning(3, 112), "")
+    assert clip_architecture(str(path)) == (tiny, MaskingSpec(3, 112), "")
     config = config_of(model__pretrained=str(path), model__mask_start_layer=-1, model__image_size=0)
     resolved, _, assumptions = resolve_config(config)
     assert (resolved.model.mask_start_layer, resolved.model.image_size) == (3, 112)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from maft_jax.flops import EncoderSize, step_flops
 from maft_jax.models.clip import CLIP_SIZES
-from maft_jax.planning.bounds import image_flops, scaling_efficiency, step_bounds
+from maft_jax.models.encoder import MaskingSpec
+from maft_jax.models.flops import EncoderSize, step_flops
+from maft_jax.planning.bounds import scaling_efficiency, step_bounds
 from maft_jax.planning.chips import CHIPS
 from maft_jax.planning.collectives import BETWEEN_SLICES, Collective
 from maft_jax.planning.traffic import Traffic, sum_traffic
@@ -159,5 +160,5 @@ def test_efficiency_is_the_ratio_of_bounds_without_overlap():
 def test_flops_of_an_image_are_those_of_the_formula():
     size = EncoderSize(width=768, layers=12, mask_start_layer=8, num_patches=900, num_proposals=100)
     vision = CLIP_SIZES["ViT-B-16"].vision
-    counted = image_flops(vision, image_size=480, mask_start_layer=8, num_proposals=100)
+    counted = vision.step_flops(MaskingSpec(8, 480), 100)
     assert counted == step_flops(size)

@@ -15,11 +15,11 @@ from input_pipeline.examples import Example, PreparedExample
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.sample_folder import draw_scene
 from maft_jax.inference import InferenceSpec, Segmenter
-from maft_jax.models.ip_clip import IPClip
 from maft_jax.prediction.segmentation import ImageSegmenter, Segmentation, class_regions
 from maft_jax.prediction.vocabulary import parse_names, read_names, read_names_file
 from maft_jax.proposals.soft_masks import soften_masks
 from maft_jax.proposals.superpixels import SuperpixelProposals
+from tests.tiny_models import ip_clip
 
 NAMES = ("cat", "sofa", "salt, pepper")
 NUM_PROPOSALS = 16
@@ -80,7 +80,7 @@ def test_segment_is_what_its_parts_compute(clip, image, segmenter):
     for key, array in make_eval_batch(example, NUM_PROPOSALS, EvalGeometry()).items():
         np.testing.assert_array_equal(array, batch[key], err_msg=key)
 
-    encoder = IPClip(clip.config.vision, mask_start_layer=2)
+    encoder = ip_clip(clip.config.vision, 2)
     parts = Segmenter(InferenceSpec(encoder, (96, 96)))
     batch = {key: jnp.asarray(array) for key, array in batch.items()}
     visual = {key: value for key, value in clip.parameters["visual"].items()}

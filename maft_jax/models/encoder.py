@@ -1,0 +1,183 @@
+"""What the program asks of towers: all that training, evaluation and prediction know of them.
+
+An architecture is what weights are read into: a frozen, hashable dataclass whose repr identifies
+it. It builds the encoder, which computes with parameters that are given to it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from maft_jax.array_types import Images, Masks
+
+Parameters = Any
+"""A tower's nested dictionary of arrays, or of their shapes."""
+
+ShardingRule = tuple[str, PartitionSpec]
+"""A regular expression over parameter paths, and how what it matches lies on the mesh."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingSpec:
+    """How an image tower was tuned to read proposals, and therefore wants to be used."""
+
+    mask_start_layer: int
+    """First layer, counted from 0, in which proposals read only their patches."""
+    image_size: int
+    """Pixels per side at which images are read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSettings:
+    """How a tower is run, beside what its architecture and its weights say."""
+
+    masking: MaskingSpec
+    mesh: Mesh
+    """The devices, which need not be there."""
+    dtype: DTypeLike = jnp.float32
+    """Of matrix products."""
+    attention: str = "auto"
+    """A name of attention.resolve_name, of which a tower without attention takes no notice."""
+    remat: bool = False
+    """Blocks are computed again in the backward pass."""
+    scan_blocks: bool = False
+    """Blocks are a loop over stacked weights."""
+    logit_scale: float = 100.0
+    """Factor of similarities."""
+
+
+@runtime_checkable
+class ImageArchitecture(Protocol):
+    """What an image tower is, without its weights."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings, which the text tower shares."""
+
+    @property
+    def default_trainable(self) -> tuple[str, ...]:
+        """Regular expressions over the paths of parameters that are tuned unless told otherwise."""
+
+    @property
+    def default_masking(self) -> MaskingSpec:
+        """For weights that do not say how they were tuned."""
+
+    @property
+    def sharding_rules(self) -> Sequence[ShardingRule]:
+        """How parameters are split, first match; fsdp is added where these leave room."""
+
+    def make_encoder(self, settings: EncoderSettings) -> "ImageEncoder":
+        """The encoder; raises ValueError where the settings do not suit the architecture."""
+
+    def init(self, key: jax.Array) -> Parameters:
+        """Random float32 parameters."""
+
+    def step_flops(
+        self, masking: MaskingSpec, num_proposals: int, *, teacher: bool = True
+    ) -> int | None:
+        """Arithmetic of tuning on one image, by formula; None where there is none.
+
+        Without `teacher` where its probabilities are precomputed.
+        """
+
+    def describe(self) -> str:
+        """The architecture in a few words, such as 12 layers of width 768, patches of 16."""
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """An image tower as it is run: static and hashable, given its parameters with every call.
+
+    Pixels are normalised floats as `prepare` makes them. Embeddings are L2-normalised float32.
+    """
+
+    @property
+    def architecture(self) -> ImageArchitecture:
+        """What built it."""
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """Of matrix products."""
+
+    def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
+        """uint8 pixels as the tower expects them; floats are taken as normalised."""
+
+    def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
+        """Normalised and resized to height and width `size`."""
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the grid on which masks are read in images of this size.
+
+        Raises:
+            ValueError: the images are too small.
+        """
+
+    def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
+        """The height and width nearest to scale times `size` that the tower can read whole."""
+
+    def in_compute_dtype(self, parameters: Parameters) -> Parameters:
+        """Weights that products read, rounded to `dtype`; all else as it is."""
+
+    def encode_images(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b e"]:
+        """Of whole images."""
+
+    def encode_proposals(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
+    ) -> Float[Array, "b n e"]:
+        """Of the proposals alone."""
+
+    def encode_both(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
+    ) -> tuple[Float[Array, "b n e"], Float[Array, "b e"]]:
+        """Of the proposals and of the whole images, with what they share computed once."""
+
+    def logits(
+        self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
+    ) -> Float[Array, "*rows c"]:
+        """Class logits: of CLIP the scaled similarities."""
+
+    def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
+        """Class probabilities: of CLIP the softmax over the classes."""
+
+
+@runtime_checkable
+class TextArchitecture(Protocol):
+    """What a text tower is, without its weights, and how it reads text."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings."""
+
+    def init(self, key: jax.Array) -> Parameters:
+        """Random float32 parameters."""
+
+    def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "texts length"]:
+        """Rows of tokens; raises ValueError for a text that does not fit."""
+
+    def encode(
+        self, parameters: Parameters, tokens: Int[Array | np.ndarray, "b length"]
+    ) -> Float[Array, "b e"]:
+        """L2-normalised float32 embeddings."""
+
+
+def resolve_masking(
+    architecture: ImageArchitecture,
+    noted: MaskingSpec | None,
+    mask_start_layer: int | None = None,
+    image_size: int | None = None,
+) -> MaskingSpec:
+    """What is given, else what the weights note, else the architecture's default."""
+    noted = noted or architecture.default_masking
+    return MaskingSpec(
+        noted.mask_start_layer if mask_start_layer is None else mask_start_layer,
+        noted.image_size if image_size is None else image_size,
+    )
