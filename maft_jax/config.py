@@ -40,6 +40,14 @@ class ModelConfig:
     image_size: int = setting(
         480, "pixels per side at which CLIP reads images; 0 = as the weights say, or 480", low=0
     )
+    activation: str = setting(
+        "",
+        "of the weights, where they do not tell it; empty = as they say",
+        choices=("", "quick_gelu", "gelu", "gelu_tanh"),
+    )
+    head_width: int = setting(
+        0, "of the image tower's attention, likewise; 0 = as the weights say", low=0
+    )
     compute_dtype: str = setting(
         "auto",
         "of matrix products; auto = bfloat16, on a CPU float32",
@@ -56,6 +64,11 @@ class ModelConfig:
         "on accelerators blocks are a loop, compiled once; False = one after the other, which "
         "takes less memory and traffic, and longer to compile",
     )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What weights are opened with, because they do not tell it themselves."""
+        return {"activation": self.activation or None, "head_width": self.head_width or None}
 
     @property
     def given_masking(self) -> tuple[int | None, int | None]:
@@ -130,8 +143,9 @@ class OptimizerConfig:
     weight_decay: float = setting(1e-4, "1e-4 in the official code, 1e-5 in the paper", low=0)
     clip_norm: float = setting(0.01, "largest norm of the trainable gradient", low=1e-12)
     trainable: tuple[str, ...] = setting(
-        (r"/attn/", r"/ln_[12]/", r"^ln_post/"),
-        "regular expressions over the image tower's parameter paths; the rest is frozen",
+        (),
+        "regular expressions over the image tower's parameter paths, the rest is frozen; empty = "
+        "the tower's own, of CLIP attention and its LayerNorms",
     )
     no_weight_decay: tuple[str, ...] = setting(("ln_",), "paths without weight decay")
     accumulation_steps: int = setting(1, "parts into which a batch is split to fit", low=1)

@@ -12,12 +12,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from maft_jax.config import PROMPT_TEMPLATES, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
-from maft_jax.convert.pretrained import open_pretrained
 from maft_jax.encoder_setup import make_encoder
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec, resolve_masking
 from maft_jax.sharding import one_device_mesh
 from maft_jax.text_embeddings import embed_classes
+from maft_jax.weights import open_weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def load(
         ValueError: the file is absent, damaged or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
     """
-    weights = _open(os.fspath(path), activation, head_width)
+    weights = open_weights(path, activation=activation, head_width=head_width)
     masking = resolve_masking(weights.config.vision, weights.masking, mask_start_layer)
     return Clip(
         weights.config,
@@ -150,20 +150,6 @@ def load(
         compute_dtype,
         masking.image_size,
     )
-
-
-def _open(source: str, activation: str | None, head_width: int | None) -> ClipWeights:
-    if not os.path.isfile(source):
-        from maft_jax.convert.training_run import is_training_run, read_training_run  # loads orbax
-
-        if is_training_run(source):
-            if activation is not None or head_width is not None:
-                raise ValueError(
-                    f"{source}: a training run, whose architecture is known; state neither "
-                    "activation nor head_width"
-                )
-            return read_training_run(source)
-    return open_pretrained(source, activation=activation, head_width=head_width, needs_text=False)
 
 
 @functools.partial(jax.jit, static_argnums=0)

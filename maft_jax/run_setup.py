@@ -17,15 +17,16 @@ from input_pipeline.examples import PreparedSource
 from maft_jax import agreement, metric_logging, sharding
 from maft_jax.checkpointing import Checkpoints
 from maft_jax.config import Config
-from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.encoder import resolve_masking
 from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.step_setup import StepSetup, make_step_setup
 from maft_jax.teacher import teacher_fields
 from maft_jax.text_embeddings import cached_class_embeddings
 from maft_jax.train_state import TrainState
 from maft_jax.training_data import describe_data, open_training_data
+from maft_jax.tree_rules import fingerprint
+from maft_jax.weights import open_weights
 from maft_jax.workdir import check_free_space, check_shared, make_writable
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,7 @@ logger = logging.getLogger(__name__)
 class Run:
     """Everything that stays the same from the first step to the last."""
 
-    config: Config
-    """With model.mask_start_layer and model.image_size as they are used, never -1 or 0."""
+    config: ResolvedConfig
     workdir: epath.Path
     mesh: Mesh
     source: PreparedSource
@@ -100,7 +100,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 class _Loaded:
     """What a process has on its host before it talks to others."""
 
-    config: Config
+    config: ResolvedConfig
     mesh: Mesh
     clip: ClipConfig
     parameters: dict
@@ -118,12 +118,9 @@ def _load(config: Config, workdir: epath.Path) -> _Loaded:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     logger.info("reading %s", config.model.pretrained)
-    weights = open_pretrained(config.model.pretrained)
+    weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
     clip, parameters = weights.config, weights.parameters()
-    masking = resolve_masking(clip.vision, weights.masking, *config.model.given_masking)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, **dataclasses.asdict(masking))
-    )
+    config = resolve(config, clip, weights.masking)
     visual = parameters["visual"]
     setup = make_step_setup(config, clip.vision, mesh)
     state = setup.init_state(visual)
@@ -146,7 +143,7 @@ def _load(config: Config, workdir: epath.Path) -> _Loaded:
     )
 
 
-def _set_up_evaluation(config: Config, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
+def _set_up_evaluation(config: ResolvedConfig, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
     if not config.evaluation.has_data_sets:
         return None
     from maft_jax.evaluators.during_training import (

@@ -7,10 +7,10 @@ import optax
 from jax.sharding import Mesh
 
 from maft_jax import optimizer, train_step
-from maft_jax.config import Config
 from maft_jax.encoder_setup import make_encoder
 from maft_jax.models.encoder import ImageArchitecture
 from maft_jax.objective import StepSpec
+from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.train_state import TrainState, init_train_state
 
 
@@ -36,8 +36,8 @@ class StepSetup:
         return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, frozen)
 
 
-def make_step_setup(config: Config, vision: ImageArchitecture, mesh: Mesh) -> StepSetup:
-    """`config.model` must not leave start layer and image size to the weights.
+def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mesh) -> StepSetup:
+    """The step of these settings for an image tower.
 
     Raises:
         ValueError: the start layer or the image size does not suit the weights.

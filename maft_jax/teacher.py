@@ -24,15 +24,16 @@ from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import make_unaugmented_dataset
 from maft_jax import sharding
 from maft_jax.config import Config
-from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.encoder import resolve_masking
 from maft_jax.objective import StepSpec, teacher_probabilities
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
+from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.step_setup import make_step_setup
 from maft_jax.teacher_cache import TeacherCache
 from maft_jax.text_embeddings import cached_class_embeddings, cleaning
 from maft_jax.training_data import open_records, train_geometry
+from maft_jax.tree_rules import fingerprint
+from maft_jax.weights import open_weights
 
 _VERSION = 1
 """Of what is computed: a change makes all former caches others."""
@@ -46,8 +47,7 @@ logger = logging.getLogger(__name__)
 class Teacher:
     """A frozen CLIP and the examples that it is asked about."""
 
-    config: Config
-    """With model.mask_start_layer and model.image_size as they are used, never -1 or 0."""
+    config: ResolvedConfig
     clip: ClipConfig
     parameters: Mapping
     """The whole CLIP on the host."""
@@ -117,16 +117,13 @@ def open_teacher(config: Config) -> Teacher:
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
-    weights = open_pretrained(config.model.pretrained)
-    masking = resolve_masking(weights.config.vision, weights.masking, *config.model.given_masking)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, **dataclasses.asdict(masking))
-    )
+    weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
+    config = resolve(config, weights.config, weights.masking)
     return Teacher(config, weights.config, weights.parameters(), open_records(config), mesh)
 
 
 def teacher_fields(
-    config: Config, clip: ClipConfig, parameters: dict, source: PreparedSource, mesh: Mesh
+    config: ResolvedConfig, clip: ClipConfig, parameters: dict, source: PreparedSource, mesh: Mesh
 ) -> dict[str, Float32[np.ndarray, "examples c"]]:
     """Fields of a Batch by name, a row for each example; none without config.loss.cached_teacher.
 

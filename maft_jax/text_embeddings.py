@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from maft_jax.convert.pretrained import fingerprint
 from maft_jax.models.encoder import TextArchitecture
 from maft_jax.models.tokenizer import needs_cleaning
+from maft_jax.tree_rules import fingerprint
 from maft_jax.whole_files import written_aside
 
 _BATCH_SIZE = 256

@@ -1,13 +1,15 @@
-"""First-match regular expressions over parameter paths: one concept for freezing, decay, sharding.
+"""Parameters by path: first-match regular expressions for freezing and decay, and a fingerprint.
 
 A path is the keys of a nested dictionary joined by "/", for example
 `blocks_0/attn/in_proj/kernel`. A rule matches with `re.search`.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flax import traverse_util
 
 
@@ -58,3 +60,13 @@ def compiled(rule: str, where: str) -> re.Pattern:
         return re.compile(rule)
     except re.error as error:
         raise ValueError(f"{where}: {rule!r} is not a regular expression: {error}") from error
+
+
+def fingerprint(parameters: Mapping) -> str:
+    """Digest of names, shapes and values, the same whatever file the values came from."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten(parameters).items()):
+        leaf = np.ascontiguousarray(leaf, np.float32)
+        digest.update(f"{path}{leaf.shape}".encode())
+        digest.update(memoryview(leaf).cast("B"))
+    return digest.hexdigest()[:16]

@@ -6,7 +6,6 @@ import jax
 
 from maft_jax import agreement
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
-from maft_jax.models.encoder import MaskingSpec
 from maft_jax.run_setup import Run
 from maft_jax.train_state import TrainState, overlay
 
@@ -33,8 +32,6 @@ def export(run: Run, state: TrainState) -> None:
         return
     tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
     path = run.workdir / TUNED_WEIGHTS
-    model = run.config.model
-    masking = MaskingSpec(model.mask_start_layer, model.image_size)
-    weights = ClipWeights.of(run.clip, tuned, masking)
+    weights = ClipWeights.of(run.clip, tuned, run.config.masking)
     write_weights(weights, path, default_format(path, run.clip))
     logger.info("tuned weights, for PyTorch too: %s", path)

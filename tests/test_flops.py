@@ -16,7 +16,7 @@ from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.flops import EncoderSize, official_step_flops, step_flops
 from maft_jax.objective import StepSpec
 from maft_jax.train_state import init_train_state
-from tests.tiny_models import ip_clip
+from tests.tiny_models import CLIP_TRAINABLE, ip_clip
 
 B16 = EncoderSize(width=768, layers=12, mask_start_layer=8, num_patches=900, num_proposals=100)
 TERA = 1e12
@@ -27,7 +27,7 @@ def lowered_step(batch_size=1, teacher=True):
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
     spec = StepSpec(ip_clip(clip.vision, 8), LossConfig(), (480, 480))
     tx = optimizer.make_optimizer(OptimizerConfig(), 1000)
-    state = jax.eval_shape(lambda v: init_train_state(v, OptimizerConfig().trainable, tx), visual)
+    state = jax.eval_shape(lambda v: init_train_state(v, CLIP_TRAINABLE, tx), visual)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
 
     def shape(*dimensions, dtype=jnp.int32):

@@ -15,7 +15,7 @@ from maft_jax.objective import StepSpec
 from maft_jax.text_embeddings import embed_classes
 from maft_jax.train_state import TrainState, overlay
 from tests.golden_files import MASK_START_LAYER, golden, maft_small
-from tests.tiny_models import ip_clip
+from tests.tiny_models import CLIP_TRAINABLE, ip_clip
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, weight_decay=1e-2)
 
@@ -46,7 +46,7 @@ def golden_spec(**changes) -> StepSpec:
 
 def golden_trainable() -> dict:
     visual = maft_small()[2]["visual"]
-    return tree_rules.select(OptimizerConfig().trainable, visual, where="test")
+    return tree_rules.select(CLIP_TRAINABLE, visual, where="test")
 
 
 def as_openai(visual: dict) -> dict[str, np.ndarray]:

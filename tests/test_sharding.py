@@ -25,7 +25,7 @@ from tests.test_golden_step import (
     golden_spec,
     golden_trainable,
 )
-from tests.tiny_models import tiny_visual
+from tests.tiny_models import CLIP_TRAINABLE, tiny_visual
 
 STEPS = range(3)
 
@@ -115,7 +115,7 @@ def test_remat_gives_the_golden_numbers():
 def test_parameters_and_moments_are_split_by_the_rules():
     mesh = mesh_of((2, 2, 2))
     tx = optimizer.make_optimizer(OptimizerConfig(), num_steps=10)
-    state = init_train_state(tiny_visual(), OptimizerConfig().trainable, tx)
+    state = init_train_state(tiny_visual(), CLIP_TRAINABLE, tx)
     shardings = sharding.tree_shardings(state, mesh, RULES)
     attention = shardings.trainable["blocks_0"]["attn"]
     assert attention["in_proj"]["kernel"].spec == PartitionSpec("fsdp", None, "model", None)

@@ -37,6 +37,8 @@ LEVELS = {
         "maft_jax.metric_logging",
         "maft_jax.checkpointing",
         "maft_jax.convert",
+        "maft_jax.weights",
+        "maft_jax.resolved_config",
         "maft_jax.workdir",
         "maft_jax.stop_signals",
         "maft_jax.metric_window",

@@ -13,7 +13,14 @@ from maft_jax.config import LossConfig, OptimizerConfig
 from maft_jax.models.layers import in_compute_dtype
 from maft_jax.models.preprocess import clip_input
 from maft_jax.objective import teacher_probabilities
-from tests.tiny_models import NUM_CLASSES, tiny_batch, tiny_spec, tiny_text, tiny_visual
+from tests.tiny_models import (
+    CLIP_TRAINABLE,
+    NUM_CLASSES,
+    tiny_batch,
+    tiny_spec,
+    tiny_text,
+    tiny_visual,
+)
 
 OPTIMIZER = OptimizerConfig()
 
@@ -21,7 +28,7 @@ OPTIMIZER = OptimizerConfig()
 @pytest.fixture(scope="module")
 def loss_gradient():
     spec, visual = tiny_spec(), tiny_visual()
-    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
     return jax.jit(lambda batch: train_step.gradients(spec, trainable, visual, tiny_text(), batch))
 
 
@@ -89,7 +96,7 @@ def test_frozen_leaves_have_no_gradient_moment_or_place_in_the_state(loss_gradie
 
 def test_without_distillation_there_is_no_teacher_pass():
     visual, batch = tiny_visual(), tiny_batch(2)
-    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
 
     def flops(weight):
         spec = tiny_spec(LossConfig(distillation_weight=weight))
@@ -102,7 +109,7 @@ def test_without_distillation_there_is_no_teacher_pass():
 def test_frozen_weights_rounded_once_change_no_number():
     """Not in every step: half the bytes, and the same bits in the products."""
     spec, visual, batch = tiny_spec(dtype=jnp.bfloat16), tiny_visual(), tiny_batch(2)
-    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
     rounded = in_compute_dtype(visual, jnp.bfloat16)
     dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(rounded)}
     assert dtypes == {"bfloat16", "float32"}
@@ -118,7 +125,7 @@ def test_cached_teacher_changes_no_number(accumulation_steps):
         lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), visual
     )
     weights = (
-        tree_rules.select(OPTIMIZER.trainable, tuned, where="test"),
+        tree_rules.select(CLIP_TRAINABLE, tuned, where="test"),
         visual,
         tiny_text(),
     )
@@ -140,7 +147,7 @@ def test_cached_teacher_changes_no_number(accumulation_steps):
 
 def test_with_a_cached_teacher_there_is_no_teacher_pass():
     spec, visual, batch = tiny_spec(), tiny_visual(), tiny_batch(2)
-    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
 
     def flops_of(function, *arguments):
         return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
@@ -162,7 +169,7 @@ def test_with_a_cached_teacher_there_is_no_teacher_pass():
 )
 def test_other_losses_train(kind):
     spec, visual, batch = tiny_spec(LossConfig(mask_aware=kind)), tiny_visual(), tiny_batch(2)
-    trainable = tree_rules.select(OPTIMIZER.trainable, visual, where="test")
+    trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
     run = jax.jit(lambda t: train_step.gradients(spec, t, visual, tiny_text(), batch))
     gradient, metrics = run(trainable)
     assert np.isfinite(metrics["loss"]) and metrics["mask_aware_loss"] > 0
@@ -172,7 +179,7 @@ def test_other_losses_train(kind):
 def test_weights_of_the_losses_scale_their_parts():
     visual, batch = tiny_visual(), tiny_batch(2)
     tuned = jax.tree.map(lambda leaf: 1.1 * leaf, visual)
-    trainable = tree_rules.select(OPTIMIZER.trainable, tuned, where="test")
+    trainable = tree_rules.select(CLIP_TRAINABLE, tuned, where="test")
 
     def gradients(mask_aware, distillation):
         loss = LossConfig(mask_aware_weight=mask_aware, distillation_weight=distillation)

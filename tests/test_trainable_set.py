@@ -12,9 +12,9 @@ from maft_jax.config import OptimizerConfig
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.optimizer import make_optimizer
 from maft_jax.train_state import init_train_state, overlay
-from tests.tiny_models import tiny_visual
+from tests.tiny_models import CLIP_TRAINABLE, tiny_visual
 
-RULES = OptimizerConfig().trainable
+RULES = CLIP_TRAINABLE
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from maft_jax.objective import StepSpec
 
 VISION = VisionConfig(width=128, layers=3, patch_size=16, image_size=64, embed_dim=32)
 NUM_CLASSES = 5
+CLIP_TRAINABLE = VISION.default_trainable
 
 
 def ip_clip(

@@ -1,8 +1,6 @@
 """The model that a configuration benchmarks, for which neither weights nor data need be there."""
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -12,10 +10,10 @@ from jax.sharding import Mesh
 from maft_jax import sharding
 from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights
-from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, open_pretrained
 from maft_jax.encoder_setup import compute_dtype
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
-from maft_jax.models.encoder import resolve_masking
+from maft_jax.resolved_config import resolve
+from maft_jax.weights import RANDOM_PREFIX, is_here, open_weights, size_named_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +59,9 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
     mesh = sharding.make_mesh(config.mesh, devices)
     weights, described = open_weights_or_random(config.model.pretrained)
     clip = weights.config
-    masking = resolve_masking(clip.vision, weights.masking, *config.model.given_masking)
+    config = resolve(config, clip, weights.masking)
     dtype = compute_dtype(config.model.compute_dtype, mesh.devices.flat[0].platform)
-    model = dataclasses.replace(
-        config.model, **dataclasses.asdict(masking), compute_dtype=jnp.dtype(dtype).name
-    )
+    model = dataclasses.replace(config.model, compute_dtype=jnp.dtype(dtype).name)
     config = dataclasses.replace(config, model=model)
     return BenchmarkModel(config, mesh, clip, weights.parameters(), described)
 
@@ -78,17 +74,14 @@ def open_weights_or_random(pretrained: str) -> tuple[ClipWeights, str]:
     Raises:
         ValueError: neither a file nor the name of a published size, or a damaged file.
     """
-    known = pretrained.startswith(RANDOM_PREFIX) or pretrained in BUILT_IN
-    if known or os.path.exists(pretrained):
-        return open_pretrained(pretrained), pretrained
-    size = pathlib.PurePath(pretrained).stem.removesuffix("px")
-    if size not in CLIP_SIZES:
+    if is_here(pretrained):
+        return open_weights(pretrained, needs_text=True), pretrained
+    size = size_named_by(pretrained)
+    if size is None:
         raise ValueError(
             f"config.model.pretrained={pretrained}: there is no such file, and its name is not "
             f"that of a size to draw random weights of, {sorted(CLIP_SIZES)}; give one of them "
             f"as {RANDOM_PREFIX}SIZE"
         )
-    return (
-        open_pretrained(f"{RANDOM_PREFIX}{size}"),
-        f"random {size}, since there is no file {pretrained}",
-    )
+    described = f"random {size}, since there is no file {pretrained}"
+    return open_weights(f"{RANDOM_PREFIX}{size}"), described

@@ -23,8 +23,7 @@ from maft_jax.benchmarks.timing import (
     time_in_turns,
     time_runs,
 )
-from maft_jax.config import Config, OptimizerConfig
-from maft_jax.models.encoder import MaskingSpec
+from maft_jax.config import Config
 from maft_jax.models.flops import model_flops_utilization
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.step_setup import make_step_setup
@@ -209,12 +208,12 @@ def _arithmetic(
     config, device = model.config, model.device
     peak = given_peak or peak_flops(device.device_kind, config.model.compute_dtype)
     if not config.loss.distillation_weight or (
-        config.optimizer.trainable != OptimizerConfig().trainable
+        config.optimizer.trainable != model.clip.vision.default_trainable
     ):
         flops = None
     else:
         flops = model.clip.vision.step_flops(
-            MaskingSpec(config.model.mask_start_layer, config.model.image_size),
+            config.masking,
             data.batch.proposals.shape[1],
             teacher=not config.loss.cached_teacher,
         )

@@ -36,3 +36,21 @@ def flags_alone(arguments: list[str]) -> list[str]:
     if arguments:
         raise ValueError(f"expected flags alone, got {arguments}; --help lists them")
     return arguments
+
+
+def define_stated_flags(of: str) -> Callable[[], dict]:
+    """Flags for what weights do not tell of themselves; returns what reads them.
+
+    Args:
+        of: the weights, in the flags' help.
+    """
+    activation = flags.DEFINE_enum(
+        "activation",
+        None,
+        ["quick_gelu", "gelu", "gelu_tanh"],
+        f"of {of}, where neither their format nor a settings file beside them says",
+    )
+    head_width = flags.DEFINE_integer(
+        "head_width", None, f"of the image tower's attention in {of}, likewise", lower_bound=1
+    )
+    return lambda: {"activation": activation.value, "head_width": head_width.value}

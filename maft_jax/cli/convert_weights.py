@@ -34,15 +34,7 @@ _IMAGE_ONLY = flags.DEFINE_bool("image_only", False, "leave the text tower out")
 _DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "source"], "of what is written; source = as it was"
 )
-_ACTIVATION = flags.DEFINE_enum(
-    "activation",
-    None,
-    ["quick_gelu", "gelu", "gelu_tanh"],
-    "of SOURCE, where neither the format nor a settings file beside it says",
-)
-_HEAD_WIDTH = flags.DEFINE_integer(
-    "head_width", None, "of SOURCE's attention in the image tower, likewise", lower_bound=1
-)
+_stated = command_line.define_stated_flags("SOURCE")
 _STEP = flags.DEFINE_integer("step", None, "checkpoint of a training run; default: the newest")
 _PRETRAINED = flags.DEFINE_string(
     "pretrained", None, "where a training run's first weights are now, if they were moved"
@@ -63,13 +55,13 @@ def main(paths: list[str]) -> int:
 def _convert(source: str, destination: str | None = None) -> None:
     # Imported late: --help and wrong flags answer at once.
     from maft_jax.convert import conversion
+    from maft_jax.weights import open_weights
 
     if destination is not None:
         conversion.check_destination(destination, _OVERWRITE.value)
-    weights = conversion.open_source(
+    weights = open_weights(
         source,
-        activation=_ACTIVATION.value,
-        head_width=_HEAD_WIDTH.value,
+        **_stated(),
         format_name=_FROM.value,
         step=_STEP.value,
         pretrained=_PRETRAINED.value,
@@ -81,7 +73,7 @@ def _convert(source: str, destination: str | None = None) -> None:
     if destination is None:
         return
     if _TEXT_FROM.value is not None:
-        other = conversion.open_source(_TEXT_FROM.value)
+        other = open_weights(_TEXT_FROM.value)
         weights = conversion.with_text_of(weights, other, _TEXT_FROM.value)
     if _IMAGE_ONLY.value:
         weights = conversion.image_tower(weights)
@@ -123,10 +115,10 @@ def _write_into(weights, destination: str) -> None:
 
 def _print_contents(source: str, weights) -> None:
     from maft_jax.convert.inspection import describe_tensors, describe_weights
-    from maft_jax.convert.weights_source import open_weights
+    from maft_jax.convert.weights_source import open_tensors
 
     read_from_file = weights.format_name is not None
-    tensors = open_weights(source).tensors if read_from_file else weights.tensors
+    tensors = open_tensors(source).tensors if read_from_file else weights.tensors
     print(f"{source}\n\n{describe_tensors(tensors)}\n\n{describe_weights(weights)}")
 
 

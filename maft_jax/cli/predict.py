@@ -24,6 +24,7 @@ from maft_jax.console import log_to_stderr, run_and_report
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
 )
+_stated = command_line.define_stated_flags("the weights")
 _IMAGE = flags.DEFINE_multi_string(
     "image", [], "image, folder or quoted pattern; may be given several times"
 )
@@ -135,15 +136,15 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
 
     import maft_jax
     from maft_jax.config import DataConfig
-    from maft_jax.convert.pretrained import fingerprint
     from maft_jax.encoder_setup import compute_dtype
     from maft_jax.prediction.segmentation import ImageSegmenter
     from maft_jax.proposals.precompute_job import cache_dir
+    from maft_jax.tree_rules import fingerprint
     from maft_jax.workdir import versions
 
     generator = _make_generator(class_names)
     scales = _numbers(_SCALES.value)
-    clip = maft_jax.load(_WEIGHTS.value, _MASK_START_LAYER.value)
+    clip = maft_jax.load(_WEIGHTS.value, _MASK_START_LAYER.value, **_stated())
     clip = dataclasses.replace(
         clip,
         compute_dtype=compute_dtype(_COMPUTE_DTYPE.value).name,

@@ -22,6 +22,7 @@ from maft_jax.console import log_to_stderr, run_and_report
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
 )
+_stated = command_line.define_stated_flags("the weights")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen at; 0.0.0.0 is all of them")
 _PORT = flags.DEFINE_integer(
     "port",
@@ -59,7 +60,7 @@ def _serve() -> None:
     from maft_jax.web_page import make_page, serve_page, temporary_folder
 
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
-    clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype)
+    clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_stated())
     with temporary_folder() as folder:
         page = make_page(
             clip,

@@ -7,47 +7,8 @@ import re
 
 import numpy as np
 
-from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights
-from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, load_pretrained
-from maft_jax.convert.training_run import is_training_run, read_training_run
+from maft_jax.convert.formats import FORMATS, ClipWeights
 from maft_jax.models.clip import ClipConfig
-
-
-def open_source(
-    source: str,
-    *,
-    activation: str | None = None,
-    head_width: int | None = None,
-    format_name: str | None = None,
-    step: int | None = None,
-    pretrained: str | None = None,
-) -> ClipWeights:
-    """Weights of a file or folder in a known format, of a training run, or random ones.
-
-    Args:
-        activation, head_width, format_name: of a file; see formats.read_weights.
-        step, pretrained: of a training run; see training_run.read_training_run.
-
-    Raises:
-        ValueError: the source is none of these, or is told what only another kind has.
-    """
-    of_files = {"activation": activation, "head_width": head_width, "from": format_name}
-    of_runs = {"step": step, "pretrained": pretrained}
-    if source.startswith(RANDOM_PREFIX):
-        _refuse_settings(source, "random weights", of_files | of_runs)
-        return ClipWeights.of(*load_pretrained(source))
-    if is_training_run(source):
-        _refuse_settings(source, "a training run", of_files)
-        return read_training_run(source, **of_runs)
-    _refuse_settings(source, "not a training run's workdir", of_runs)
-    path = BUILT_IN.get(source, source)
-    return read_weights(path, activation=activation, head_width=head_width, format_name=format_name)
-
-
-def _refuse_settings(source: str, kind: str, settings: dict) -> None:
-    given = [f"--{name}={value}" for name, value in settings.items() if value is not None]
-    if given:
-        raise ValueError(f"{source} is {kind}, for which {', '.join(given)} has no meaning")
 
 
 def image_tower(weights: ClipWeights) -> ClipWeights:

@@ -1,7 +1,9 @@
 """Every weight format by name, and weights read from and written to any of them."""
 
 import dataclasses
+import functools
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -21,7 +23,7 @@ from maft_jax.convert.openai import OPENAI
 from maft_jax.convert.state_dict_io import write_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
 from maft_jax.convert.transformers_clip import TRANSFORMERS
-from maft_jax.convert.weights_source import OWN_METADATA, open_weights
+from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.clip_text import TextConfig
 from maft_jax.models.clip_vit import VisionConfig
@@ -42,6 +44,8 @@ _LAYOUTS = (
 _WRAPPERS = ("", "state_dict.", "model.", "module.", "state_dict.module.", "model.module.")
 """What trainers and torch's DistributedDataParallel put before the names, "." between keys."""
 _OUTSIDE = "the trainer's own state, beside the weights"
+
+logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, Format] = {}
 for _layout in _LAYOUTS:
@@ -91,7 +95,7 @@ def read_weights(
     Raises:
         ValueError: absent, damaged, of no known format, or not an architecture of ours.
     """
-    source, format, outside = _recognised(open_weights(path), format_name)
+    source, format, outside = _recognised(open_tensors(path), format_name)
     choices = Choices(activation, head_width)
     try:
         config, masking = _config_of(source, format, choices), _masking_of(source)
@@ -101,6 +105,8 @@ def read_weights(
         if str(error).startswith(source.path):
             raise
         raise ValueError(f"{source.path}: {error}") from error
+    if activation is None and _activation_is_guessed(source, format):
+        _say_activation_is_guessed(source.path, config)
     expected = jax.eval_shape(lambda: random_parameters(config))
     return ClipWeights(
         config,
@@ -234,6 +240,23 @@ def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipC
         vision = dataclasses.replace(vision, activation=choices.activation)
         text = text and dataclasses.replace(text, activation=choices.activation)
     return ClipConfig(vision, text)
+
+
+def _activation_is_guessed(source: WeightsSource, format: Format) -> bool:
+    """A bare state dict; OpenAI's own archives keep these sizes beside the weights."""
+    return format is OPENAI and source.own is None and "input_resolution" not in source.tensors
+
+
+@functools.cache
+def _say_activation_is_guessed(path: str, config: ClipConfig) -> None:
+    """Once for each file."""
+    logger.warning(
+        "%s does not tell its activation: taken for %s, as OpenAI trained; most models trained "
+        "with open_clip need gelu. State it with config.model.activation, --activation, or "
+        "activation= in Python",
+        path,
+        config.vision.activation,
+    )
 
 
 def _masking_of(source: WeightsSource) -> MaskingSpec | None:

@@ -17,7 +17,7 @@ from maft_jax import tree_rules
 from maft_jax.convert import rules
 from maft_jax.convert.foreign_format import Format
 from maft_jax.convert.openai import text_rules, vision_rules
-from maft_jax.convert.weights_source import open_weights
+from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.clip_text import TextConfig
 from maft_jax.models.clip_vit import VisionConfig
@@ -75,7 +75,7 @@ def open_clip_embeddings(
     model = kind(**settings).eval()
     tensors = {
         name: torch.from_numpy(np.array(tensor.read(), np.float32))
-        for name, tensor in open_weights(path).tensors.items()
+        for name, tensor in open_tensors(path).tensors.items()
         if name in dict(model.named_parameters())
     }
     absent = model.load_state_dict(tensors, strict=False).missing_keys
@@ -102,7 +102,7 @@ def big_vision_embeddings(
     params = rules.materialised(
         {
             name.removeprefix(prefix): tensor
-            for name, tensor in open_weights(path).tensors.items()
+            for name, tensor in open_tensors(path).tensors.items()
             if name.startswith(prefix)
         }
     )

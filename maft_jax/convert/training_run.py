@@ -12,9 +12,11 @@ from maft_jax import optimizer
 from maft_jax.checkpointing import read_checkpoint
 from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights
-from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.models.encoder import resolve_masking
+from maft_jax.resolved_config import resolve
 from maft_jax.train_state import init_train_state, overlay
+from maft_jax.tree_rules import fingerprint
+from maft_jax.weights import open_weights
 
 _CONFIG_FILE = "config.json"
 
@@ -51,8 +53,9 @@ def read_student(
     weights = read_first_weights(workdir, pretrained=pretrained)
     parameters = weights.parameters()
     visual = parameters["visual"]
+    trainable = resolve(config, weights.config, weights.masking).optimizer.trainable
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    abstract = jax.eval_shape(lambda: init_train_state(visual, config.optimizer.trainable, tx))
+    abstract = jax.eval_shape(lambda: init_train_state(visual, trainable, tx))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
@@ -72,7 +75,7 @@ def read_first_weights(workdir: str | os.PathLike, *, pretrained: str | None = N
     workdir = _absolute(workdir)
     model = read_run_config(workdir).model
     try:
-        weights = open_pretrained(pretrained or model.pretrained)
+        weights = open_weights(pretrained or model.pretrained, **model.stated)
     except ValueError as error:
         raise ValueError(
             f"{workdir}: its run began with the weights {model.pretrained}: {error}. If they are "

@@ -26,7 +26,7 @@ _FOLDER_FILES = (
 _SETTINGS_FILES = (open_clip.SETTINGS_FILE, transformers_clip.SETTINGS_FILE)
 
 
-def open_weights(path: str | os.PathLike) -> WeightsSource:
+def open_tensors(path: str | os.PathLike) -> WeightsSource:
     """Opens a file of weights, a folder with one, or one in shards; reads no values.
 
     Raises:

@@ -12,7 +12,6 @@ from jaxtyping import UInt8
 
 from maft_jax import agreement
 from maft_jax.config import Config
-from maft_jax.convert.pretrained import fingerprint
 from maft_jax.encoder_setup import compute_dtype
 from maft_jax.evaluators.data_sets import EvaluationSet
 from maft_jax.evaluators.evaluation import Evaluation
@@ -24,6 +23,7 @@ from maft_jax.models.layers import in_compute_dtype
 from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.stop_signals import StopSignals
 from maft_jax.train_state import TrainState, overlay
+from maft_jax.tree_rules import fingerprint
 from maft_jax.workdir import save_picture
 
 RESULTS_FOLDER = "evaluation"

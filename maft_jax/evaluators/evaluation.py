@@ -23,7 +23,6 @@ from input_pipeline.examples import IGNORE
 from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax import agreement, sharding
 from maft_jax.config import Config
-from maft_jax.convert.pretrained import fingerprint
 from maft_jax.encoder_setup import make_encoder
 from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
 from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
@@ -34,6 +33,7 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
 from maft_jax.text_embeddings import cached_class_embeddings, cleaning
+from maft_jax.tree_rules import fingerprint
 from maft_jax.workdir import versions
 
 VERSION = 1

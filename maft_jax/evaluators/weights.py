@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from maft_jax.config import Config, DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
-from maft_jax.convert.pretrained import fingerprint, open_pretrained
 from maft_jax.convert.training_run import (
     is_training_run,
     read_first_weights,
@@ -14,7 +13,9 @@ from maft_jax.convert.training_run import (
     read_student,
 )
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.encoder import resolve_masking
+from maft_jax.resolved_config import resolve
+from maft_jax.tree_rules import fingerprint
+from maft_jax.weights import open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +55,12 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         weights, step = read_student(source, pretrained=moved)  # refuses others than the run's
         first = read_first_weights(source, pretrained=moved)
     else:
-        weights, first = open_pretrained(source, needs_text=not frozen), None
+        stated = config.model.stated
+        weights, first = open_weights(source, **stated, needs_text=not frozen), None
         if config.checkpoint and (frozen or config.model.pretrained):
             first = _frozen_of_file(config, weights)
     if config.checkpoint and frozen:
         weights, step, first = first, None, None
-    masking = resolve_masking(weights.config.vision, weights.masking, *config.model.given_masking)
-    model = dataclasses.replace(config.model, **dataclasses.asdict(masking))
     parameters = weights.parameters()
     origin = {
         "checkpoint": source,
@@ -76,7 +76,7 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         source,
         "" if step is None else f" at step {step}",
     )
-    config = dataclasses.replace(config, model=model)
+    config = resolve(config, weights.config, weights.masking)
     return EvaluatedWeights(config, weights.config, parameters, origin)
 
 
@@ -118,7 +118,7 @@ def _frozen_of_file(config: Config, tuned: ClipWeights) -> ClipWeights:
             f"config.evaluation.frozen: {config.checkpoint} does not say what it was tuned from; "
             "give those weights as config.model.pretrained"
         )
-    weights = open_pretrained(config.model.pretrained)
+    weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
     if weights.config.vision != tuned.config.vision:
         raise ValueError(
             f"config.model.pretrained={config.model.pretrained}: {config.checkpoint} was not tuned "

@@ -1,16 +1,16 @@
 """What a plan must know of weights and data, which need not be there: architecture and sizes."""
 
-import dataclasses
 import pathlib
 
 from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.dataset_specs import SPECS
 from maft_jax.config import Config, DataConfig
-from maft_jax.convert.pretrained import BUILT_IN, RANDOM_PREFIX, open_pretrained
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
-from maft_jax.models.encoder import MaskingSpec, resolve_masking
+from maft_jax.models.encoder import MaskingSpec
+from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.training_data import unseen_classes
+from maft_jax.weights import BUILT_IN, RANDOM_PREFIX, is_here, open_weights, size_named_by
 
 FOLDER_CLASSES = 150
 """Assumed of a folder whose list of classes is not there."""
@@ -18,17 +18,15 @@ CLASSES_PER_IMAGE = 24
 """Assumed: the most classes of an image; records tell the true number, which matters little."""
 
 
-def resolve_config(config: Config) -> tuple[Config, ClipConfig, list[str]]:
-    """The configuration with start layer and image size as training uses them, and assumptions.
+def resolve_config(config: Config) -> tuple[ResolvedConfig, ClipConfig, list[str]]:
+    """The configuration as training uses it, the architecture, and what was assumed.
 
     Raises:
         ValueError: the weights are of an unknown architecture, or there is no train step.
     """
     check_trains(config.task)
-    clip, noted, assumption = clip_architecture(config.model.pretrained)
-    masking = resolve_masking(clip.vision, noted, *config.model.given_masking)
-    model = dataclasses.replace(config.model, **dataclasses.asdict(masking))
-    return dataclasses.replace(config, model=model), clip, [assumption] if assumption else []
+    clip, noted, assumption = clip_architecture(config.model.pretrained, **config.model.stated)
+    return resolve(config, clip, noted), clip, [assumption] if assumption else []
 
 
 def check_trains(task: str) -> None:
@@ -44,19 +42,19 @@ def check_trains(task: str) -> None:
         )
 
 
-def clip_architecture(pretrained: str) -> tuple[ClipConfig, MaskingSpec | None, str]:
-    """Architecture, tuning if the weights note one, and what was assumed.
+def clip_architecture(pretrained: str, **stated) -> tuple[ClipConfig, MaskingSpec | None, str]:
+    """Architecture, how the weights note that they were tuned, and what was assumed.
+
+    `stated` is what open_weights is told of weights that are there.
 
     Raises:
         ValueError: `pretrained` is no file and no name of CLIP_SIZES.
     """
-    if pretrained in BUILT_IN or (pretrained and pathlib.Path(pretrained).exists()):
-        weights = open_pretrained(pretrained)
+    size = size_named_by(pretrained)
+    if is_here(pretrained) and not pretrained.startswith(RANDOM_PREFIX):
+        weights = open_weights(pretrained, **stated, needs_text=True)
         return weights.config, weights.masking, ""
-    size = pretrained.removeprefix(RANDOM_PREFIX)
-    if size not in CLIP_SIZES:
-        size = pathlib.PurePath(size).stem.removesuffix("px")  # OpenAI's ViT-L-14-336px.pt
-    if size not in CLIP_SIZES:
+    if size is None:
         raise ValueError(
             f"config.model.pretrained={pretrained!r}: no such file, and no architecture of that "
             f"name; expected weights that exist, a file name such as ViT-B-16.pt of "

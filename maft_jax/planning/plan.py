@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from maft_jax import sharding
 from maft_jax.config import Config
-from maft_jax.models.encoder import MaskingSpec
 from maft_jax.planning.architecture import CLASSES_PER_IMAGE, num_classes, resolve_config
 from maft_jax.planning.bounds import StepBounds, step_bounds
 from maft_jax.planning.compiled_step import StepCosts, compile_step
@@ -130,7 +129,7 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
         model=clip.vision.describe(),
         image_size=config.model.image_size,
         image_flops=clip.vision.step_flops(
-            MaskingSpec(config.model.mask_start_layer, config.model.image_size),
+            config.masking,
             config.proposals.num_proposals,
             teacher=not config.loss.cached_teacher,
         ),

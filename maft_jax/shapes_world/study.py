@@ -16,7 +16,6 @@ import jax
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
 from maft_jax.configs.shapes_world import get_config
-from maft_jax.convert.pretrained import BUILT_IN
 from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
@@ -25,6 +24,7 @@ from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.train_loop import train_and_evaluate
+from maft_jax.weights import BUILT_IN
 from maft_jax.whole_files import written_aside
 from maft_jax.workdir import versions
 

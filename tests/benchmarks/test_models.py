@@ -3,7 +3,6 @@
 import pytest
 
 from maft_jax.benchmarks.models import load_model, open_weights_or_random
-from maft_jax.convert.pretrained import open_pretrained
 from maft_jax.models.clip import CLIP_SIZES
 from tests.runs import small_config
 
@@ -16,9 +15,10 @@ def test_a_name_without_a_file_gives_random_weights_of_its_size(tmp_path):
 
 @pytest.mark.parametrize("name", ["ViT-B-16.pt", "ViT-L-14.pt", "ViT-L-14-336px.pt"])
 def test_names_of_published_files_say_their_size(name, monkeypatch):
-    asked, tiny = [], open_pretrained("random:tiny")
+    asked, tiny = [], open_weights("random:tiny")
     monkeypatch.setattr(
-        "maft_jax.benchmarks.models.open_pretrained", lambda source: asked.append(source) or tiny
+        "maft_jax.benchmarks.models.open_weights",
+        lambda source, **options: asked.append(source) or tiny,
     )
     open_weights_or_random(name)
     assert asked == [f"random:{name.removesuffix('.pt').removesuffix('px')}"]

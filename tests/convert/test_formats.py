@@ -209,7 +209,8 @@ def test_transformers_folder_can_be_written_as_any_other_format(tmp_path):
 
 MEASURE = """
 import json, pathlib, shutil, sys
-from maft_jax.convert import formats, pretrained
+from maft_jax import weights
+from maft_jax.convert import formats
 
 def kilobytes(field):
     lines = open("/proc/self/status").read().splitlines()
@@ -229,7 +230,7 @@ def convert(source, destination, format):
 measured("folder", lambda: convert("clip.safetensors", "transformers", "transformers"))
 measured("from folder", lambda: convert("transformers", "a.safetensors", "openai"))
 measured("from pt", lambda: convert("clip.pt", "b.safetensors", "openai"))
-measured("load", lambda: pretrained.load_pretrained(str(folder / "clip.pt")))
+measured("load", lambda: weights.open_weights(str(folder / "clip.pt")).parameters())
 print(json.dumps(peaks))
 """
 

@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 
 from maft_jax.convert.formats import read_weights, write_weights
-from maft_jax.convert.pretrained import load_pretrained
 from tests.convert import library_models
 
 CASES = {
@@ -344,8 +343,9 @@ def test_index_that_disagrees_with_its_shards(tmp_path):
 def test_image_tower_alone_is_refused_where_text_is_needed(tmp_path):
     path = library_models.transformers_vision().save(tmp_path / "vision")
     with pytest.raises(ValueError, match=r"vision: an image tower without a text tower"):
-        load_pretrained(str(path))
-    config, parameters = load_pretrained(str(path), needs_text=False)
+        open_weights(path, needs_text=True)
+    weights = open_weights(path)
+    config, parameters = weights.config, weights.parameters()
     assert config.text is None and list(parameters) == ["visual"]
     for name in ("openai", "open_clip"):
         with pytest.raises(ValueError, match=r"cannot be written in the format .* no text tower"):

@@ -12,8 +12,8 @@ import torch
 from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import from_openai, to_openai
-from maft_jax.convert.pretrained import fingerprint, load_pretrained
 from maft_jax.convert.state_dict_io import load_state_dict, save_state_dict
+from maft_jax.tree_rules import fingerprint
 
 # PyTorch discourages TorchScript, but OpenAI's released weights are TorchScript archives.
 pytestmark = [
@@ -58,7 +58,8 @@ def test_every_kind_of_file_gives_the_same_parameters(tmp_path, kind, dtype):
     expected = {name: value.float().numpy() for name, value in clip.state_dict().items()}
     expected = tree_rules.flatten(from_openai(expected, source="memory")[1])
     write(clip, tmp_path / "weights", kind)  # recognised by content, not by name
-    config, parameters = load_pretrained(str(tmp_path / "weights"))
+    weights = open_weights(tmp_path / "weights")
+    config, parameters = weights.config, weights.parameters()
     assert (config.vision.patch_size, config.vision.image_size) == (32, 64)
     leaves = tree_rules.flatten(parameters)
     assert set(leaves) == set(expected)
@@ -72,12 +73,12 @@ def test_fingerprint_is_that_of_the_weights_not_of_the_file(tmp_path):
     prints = []
     for kind in ("safetensors", "zip", "legacy", "torchscript"):
         write(clip, tmp_path / kind, kind)
-        prints.append(fingerprint(load_pretrained(str(tmp_path / kind))[1]))
+        prints.append(fingerprint(open_weights(tmp_path / kind).parameters()))
     assert len(set(prints)) == 1
     with torch.no_grad():
         clip.visual.proj[3, 3] += 1e-3
     write(clip, tmp_path / "changed", "zip")
-    assert fingerprint(load_pretrained(str(tmp_path / "changed"))[1]) != prints[0]
+    assert fingerprint(open_weights(tmp_path / "changed").parameters()) != prints[0]
 
 
 class Bomb:
@@ -96,7 +97,7 @@ def test_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, zipped):
     content = {"logit_scale": torch.ones(2), "bomb": Bomb(marker)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"bomb\.pt: .*posix\.system") as refusal:
-        load_pretrained(str(path))
+        open_weights(path)
     assert "weights_only" not in str(refusal.value), "torch's advice would let it go off"
     assert not marker.exists()
     pickle.loads(pickle.dumps(Bomb(marker)))
@@ -109,7 +110,7 @@ def test_truncated_safetensors_is_refused(tmp_path, kept):
     write(small_clip(), path, "safetensors")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"cut\.safetensors: (damaged|neither)"):
-        load_pretrained(str(path))
+        open_weights(path)
 
 
 def test_safetensors_with_a_foreign_dtype_is_refused(tmp_path):
@@ -117,7 +118,7 @@ def test_safetensors_with_a_foreign_dtype_is_refused(tmp_path):
     path = tmp_path / "odd.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
     with pytest.raises(ValueError, match=r"odd\.safetensors: damaged or unreadable"):
-        load_pretrained(str(path))
+        open_weights(path)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +135,13 @@ def test_file_of_another_kind_is_refused(tmp_path, content, message):
     path = tmp_path / "other.pt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"other\.pt: {message}"):
-        load_pretrained(str(path))
+        open_weights(path)
 
 
 @pytest.mark.parametrize(("name", "found"), [("", "a folder"), ("missing.pt", "no such file")])
 def test_folder_or_missing_file_is_refused(tmp_path, name, found):
     with pytest.raises(ValueError, match=f"{found}; expected a file of CLIP weights"):
-        load_pretrained(str(tmp_path / name))
+        open_weights(tmp_path / name)
 
 
 def test_legacy_file_of_something_else_is_refused(tmp_path):
@@ -152,7 +153,7 @@ def test_legacy_file_of_something_else_is_refused(tmp_path):
 
 def test_unknown_random_size_is_refused():
     with pytest.raises(ValueError, match=r"random:huge: unknown size 'huge'; expected .*'tiny'"):
-        load_pretrained("random:huge")
+        open_weights("random:huge")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_failing_write_leaves_the_older_file_and_nothing_else(
 def test_parameters_do_not_change_with_the_file_they_came_from(tmp_path, kind):
     path = tmp_path / "clip.weights"
     write(small_clip(), path, kind)
-    _, parameters = load_pretrained(str(path))
+    parameters = open_weights(path).parameters()
     before = fingerprint(parameters)
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))

@@ -12,9 +12,9 @@ from PIL import Image
 
 from input_pipeline.sample_folder import write_sample_folder
 from maft_jax.config import Config, from_config_dict, preset
-from maft_jax.convert.pretrained import fingerprint, load_pretrained
 from maft_jax.diagnosis.diagnose import describe, diagnose
 from maft_jax.facade import Clip
+from maft_jax.tree_rules import fingerprint
 from tests import runs
 
 PICTURES = [
@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
     """Photos, and two files of weights: random:tiny itself, and changed."""
     root = tmp_path_factory.mktemp("diagnosis")
     write_sample_folder(root / "data", num_images=NUM_IMAGES + 1)
-    config, parameters = load_pretrained("random:tiny")
+    weights = open_weights("random:tiny")
+    config, parameters = weights.config, weights.parameters()
     for name, factor in {"same": 1, "tuned": 1.5}.items():
         changed = jax.tree.map(lambda leaf: np.float32(factor) * leaf, parameters["visual"])  # noqa: B023
         clip = Clip(config, parameters | {"visual": changed}, 2, image_size=64)
@@ -110,7 +111,7 @@ def test_numbers_say_where_they_come_from(folder, command):
         "frozen": "random:tiny",
         "tuned": str(folder / "tuned.safetensors"),
     }.items():
-        assert towers[name] == fingerprint(load_pretrained(source)[1]["visual"])
+        assert towers[name] == fingerprint(open_weights(source).parameters()["visual"])
     assert provenance["protocol"]["image_size"] == 64
     assert provenance["proposals"]["generator"] == "superpixels"
     assert provenance["versions"]["jax"] == jax.__version__

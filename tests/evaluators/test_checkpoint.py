@@ -18,7 +18,7 @@ from input_pipeline.records.record_shards import (
     read_dataset_file,
     write_dataset_file,
 )
-from maft_jax.convert.conversion import image_tower, open_source
+from maft_jax.convert.conversion import image_tower
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.evaluators.data_sets import find_evaluation_data
@@ -26,6 +26,7 @@ from maft_jax.evaluators.results import read_result
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 from maft_jax.proposals.precompute_job import job_from_config
+from maft_jax.weights import open_weights
 from tests.evaluators.small_evaluations import (
     SETTINGS,
     evaluation_config,
@@ -107,7 +108,7 @@ def test_neither_checkpoint_nor_weights_are_refused(data):
 
 
 def test_image_tower_alone_is_refused(data, tmp_path):
-    alone = image_tower(open_source(data["model.pretrained"]))
+    alone = image_tower(open_weights(data["model.pretrained"]))
     write_weights(alone, tmp_path / "alone", "transformers")
     config = evaluation_config(data, checkpoint=str(tmp_path / "alone"))
     with pytest.raises(ValueError, match="an image tower without a text tower"):

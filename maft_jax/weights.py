@@ -1,0 +1,98 @@
+"""The way in for CLIP weights: files, folders, training runs, the package's own, random ones."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from maft_jax.convert.formats import ClipWeights, read_weights
+from maft_jax.models.clip import CLIP_SIZES, random_parameters
+
+RANDOM_PREFIX = "random:"
+BUILT_IN = {
+    "built-in:shapes_world": pathlib.Path(__file__).parent / "shapes_world/clip.safetensors"
+}
+"""Weights that come with the package; maft_jax.cli.train_tiny_clip made them."""
+
+
+def open_weights(
+    source: str | os.PathLike,
+    *,
+    activation: str | None = None,
+    head_width: int | None = None,
+    format_name: str | None = None,
+    step: int | None = None,
+    pretrained: str | None = None,
+    needs_text: bool = False,
+) -> ClipWeights:
+    """Architecture and weights, whose values are read later, with how they were tuned if noted.
+
+    Args:
+        source: a file or folder in a format of convert.formats, recognised by content, the workdir
+            of a training run, a name of BUILT_IN, or "random:SIZE" with a name of CLIP_SIZES.
+        activation, head_width, format_name: of files, where their content does not tell or tells
+            wrongly; see formats.read_weights.
+        step, pretrained: of a training run: which checkpoint, by default the newest, and where the
+            weights that it began with are now.
+        needs_text: whether an image tower alone is refused.
+
+    Raises:
+        ValueError: the source is none of these, damaged, of another architecture, or is told what
+            only another kind of source has.
+    """
+    source = os.fspath(source)
+    of_files = {"activation": activation, "head_width": head_width, "format": format_name}
+    of_runs = {"step": step, "pretrained": pretrained}
+    if source.startswith(RANDOM_PREFIX):
+        _refuse(source, "random weights of a known architecture", of_files | of_runs)
+        return _random(source)
+    if _may_be_run(source):
+        from maft_jax.convert.training_run import is_training_run, read_training_run  # loads orbax
+
+        if is_training_run(source):
+            _refuse(source, "a training run, whose architecture is known", of_files)
+            return read_training_run(source, **of_runs)
+    _refuse(source, "not a training run's workdir", of_runs)
+    path = BUILT_IN.get(source, source)
+    weights = read_weights(
+        path, activation=activation, head_width=head_width, format_name=format_name
+    )
+    if needs_text and weights.config.text is None:
+        raise ValueError(
+            f"{source}: an image tower without a text tower, which embeds the class names; "
+            "expected a whole CLIP"
+        )
+    return weights
+
+
+def is_here(source: str) -> bool:
+    """Whether there is something of that name to open, damaged or not."""
+    known = source.startswith(RANDOM_PREFIX) or source in BUILT_IN
+    return known or (bool(source) and os.path.exists(source))
+
+
+def size_named_by(source: str) -> str | None:
+    """The key of CLIP_SIZES that a name such as ViT-L-14-336px.pt means, if any."""
+    size = source.removeprefix(RANDOM_PREFIX)
+    if size not in CLIP_SIZES:
+        size = pathlib.PurePath(size).stem.removesuffix("px")
+    return size if size in CLIP_SIZES else None
+
+
+def _may_be_run(source: str) -> bool:
+    return source not in BUILT_IN and not os.path.isfile(source)
+
+
+def _refuse(source: str, kind: str, settings: dict) -> None:
+    given = [f"{name}={value}" for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(f"{source} is {kind}, for which {', '.join(given)} has no meaning")
+
+
+def _random(source: str) -> ClipWeights:
+    size = source.removeprefix(RANDOM_PREFIX)
+    if size not in CLIP_SIZES:
+        raise ValueError(f"{source}: unknown size {size!r}; expected one of {list(CLIP_SIZES)}")
+    config = CLIP_SIZES[size]
+    return ClipWeights.of(config, jax.tree.map(np.asarray, random_parameters(config)))
