@@ -11,6 +11,10 @@ BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 # The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
 LIBTPU = f"jax[tpu]>={JAX}"
+# The NVIDIA compiler, which needs no GPU: jax's own extra for those who have CUDA already names the
+# plugin of jax's version and none of CUDA's 3 GB. jax asks cuDNN for its version to trace its
+# attention; its wheel brings cuBLAS. (A hyphen: older pips find no extra with an underscore.)
+CUDA_COMPILER = [f"jax[cuda12-local]>={JAX}", "nvidia-cudnn-cu12>=9.10,<10"]
 
 setup(
     name="maft_jax",
@@ -25,6 +29,7 @@ setup(
     package_dir={"maft_jax.configs": "configs"},
     package_data={
         "input_pipeline": ["class_list_files/*.txt"],
+        "maft_jax.planning": ["gpu_targets/*.txtpb"],
         "maft_jax.shapes_world": ["clip.*"],
         "maft_jax.web_page": ["viewer.*"],
     },
@@ -62,6 +67,7 @@ setup(
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
         "plan": [LIBTPU],
+        "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
         "demo": [GRADIO],
         "browser": [GRADIO, "playwright>=1.60"],
