@@ -11,10 +11,15 @@ BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 # The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
 LIBTPU = f"jax[tpu]>={JAX}"
-# The NVIDIA compiler, which needs no GPU: jax's own extra for those who have CUDA already names the
-# plugin of jax's version and none of CUDA's 3 GB. jax asks cuDNN for its version to trace its
-# attention; its wheel brings cuBLAS. (A hyphen: older pips find no extra with an underscore.)
-CUDA_COMPILER = [f"jax[cuda12-local]>={JAX}", "nvidia-cudnn-cu12>=9.10,<10"]
+# The NVIDIA compiler, which needs no GPU. jax's own extra for those who have CUDA already names
+# the plugin that suits each jax; nvcc's wheel has the assembler; cuDNN, which brings cuBLAS, is
+# asked for its version when attention is traced. Bounds are those of the plugin's with-cuda.
+# (In the extra's name a hyphen: pip 24 finds none with an underscore.)
+CUDA_COMPILER = [
+    f"jax[cuda12-local]>={JAX}",
+    "nvidia-cuda-nvcc-cu12>=12.6.85",
+    "nvidia-cudnn-cu12>=9.8,<10",
+]
 
 setup(
     name="maft_jax",

@@ -217,9 +217,7 @@ def _why_not_cudnn(
             f"{device.compute_capability or 'none'} of {device.name or device.platform}"
         )
     if head_width % 8 or head_width > _CUDNN_WIDEST_HEAD:
-        return (
-            f"heads of width {head_width}; expected a multiple of 8 up to {_CUDNN_WIDEST_HEAD}"
-        )
+        return f"heads of width {head_width}; expected a multiple of 8 up to {_CUDNN_WIDEST_HEAD}"
     if heads % model_devices:
         return (
             f"{heads} heads; expected a multiple of {model_devices}, the devices of mesh.model, "

@@ -1,7 +1,7 @@
 """NVIDIA GPUs that need not be there, as devices for which JAX compiles.
 
-`pip install 'maft_jax[cuda-compile]'` brings the compiler; neither a GPU nor a driver is needed, and
-JAX must run on the CPU (JAX_PLATFORMS=cpu). gpu_targets holds what XLA must know of each card,
+`pip install 'maft_jax[cuda-compile]'` brings the compiler; neither a GPU nor a driver is needed,
+and JAX must run on the CPU (JAX_PLATFORMS=cpu). gpu_targets holds what XLA must know of each card,
 copied from openxla/xla, xla/backends/gpu/target_config/specs (Apache-2.0).
 """
 
@@ -21,12 +21,14 @@ GPU_TARGETS = {"h100": "h100_sxm.txtpb", "a100": "a100_sxm_80.txtpb"}
 COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 """For `lowered.compile` of a program for such devices."""
 
-_PLUGIN = "jax_cuda12_plugin"
+_MODULES = ("jax_cuda12_plugin", "nvidia.cuda_nvcc", "nvidia.cudnn")
+"""JAX's compiler; the library of device functions and the assembler; and what JAX asks for its
+version when it traces attention."""
 
 
 def why_no_gpu_compiler() -> str | None:
     """What is missing to trace and compile for GPUs here, or None."""
-    for module in (_PLUGIN, "nvidia.cudnn"):
+    for module in _MODULES:
         if not _is_installed(module):
             return (
                 f"{module}, which compiling for NVIDIA GPUs needs, is not installed; it needs no "

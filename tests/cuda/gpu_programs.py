@@ -5,10 +5,10 @@ from collections import Counter
 
 import jax
 from jax.sharding import Mesh
+from maft_jax.configs import coco
 
 from maft_jax import sharding
-from maft_jax.config import Config, from_config_dict
-from maft_jax.configs import coco
+from maft_jax.config import Config, MeshConfig, from_config_dict
 from maft_jax.models.clip import ClipConfig
 from maft_jax.planning.architecture import num_classes, resolve_config
 from maft_jax.planning.collectives import find_collectives
@@ -36,11 +36,7 @@ class GpuProgram:
 def gpu_mesh(card: str = "h100", devices: int = 1, hosts: int = 1, **axes: int) -> Mesh:
     """`devices` of each host; axes as of config.mesh."""
     found = gpu_devices(target_config(card), devices, hosts)
-    return sharding.make_mesh(Config().mesh if not axes else _axes(axes), found)
-
-
-def _axes(axes):
-    return dataclasses.replace(Config().mesh, **axes)
+    return sharding.make_mesh(MeshConfig(**axes), found)
 
 
 def coco_config(batch_size: int, **changes) -> tuple[Config, ClipConfig]:
