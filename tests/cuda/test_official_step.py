@@ -6,6 +6,7 @@ move by 2 %; collectives and calls follow from the program and may not move at a
 
 import pytest
 
+from maft_jax.planning.gpu_topology import device_bytes, target_config
 from tests.cuda.gpu_programs import (
     BACKWARD,
     FORWARD,
@@ -18,8 +19,8 @@ from tests.cuda.gpu_programs import (
 pytestmark = pytest.mark.cuda
 
 IMAGES_PER_DEVICE = 16
-GRADIENTS = 56_819_712
-"""Bytes of all trainable weights' gradients: bfloat16 of the projections, 28.4 million in all."""
+GRADIENTS = 56_850_432
+"""Bytes of 28.4 million numbers: LayerNorms in float32, what products read in bfloat16."""
 
 
 @pytest.mark.parametrize(
@@ -29,13 +30,14 @@ def test_memory_collectives_and_attention(card, devices, gigabytes):
     config, clip = coco_config(IMAGES_PER_DEVICE * devices)
     program = compile_program(lower_training(config, clip, gpu_mesh(card, devices)))
     assert program.peak_bytes == pytest.approx(gigabytes * 1e9, rel=0.02)
+    assert program.peak_bytes < 0.75 * device_bytes(target_config(card))
     # 8 layers of the trunk; whole images and patches in 3 masked ones; 11 of the teacher. A loop
     # runs the student's once more on its way back.
     assert program.cudnn_calls == {FORWARD: 2 * (8 + 2 * 3) + 11, BACKWARD: 8 + 2 * 3}
-    # Gradients once, a few sums, and which examples are finite: nothing gathers weights.
+    # Gradients once, five sums, and which examples are finite: nothing gathers weights.
     if devices == 1:
         assert not program.collective_bytes
     else:
         assert set(program.collective_bytes) == {"all-reduce", "all-gather"}
-        assert GRADIENTS < program.collective_bytes["all-reduce"] < 1.001 * GRADIENTS
+        assert program.collective_bytes["all-reduce"] == GRADIENTS + 20
         assert program.collective_bytes["all-gather"] == config.batch_size
