@@ -185,9 +185,11 @@ def cudnn_by_xla(devices=1, **axes) -> CudnnAttention:
     return CudnnAttention(mesh, implementation="xla")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "tokens"),
+    [*((form, TOKENS) for form in FORMS), (attend, TOKENS + 1), (masked_with_whole, TOKENS + 1)],
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-@pytest.mark.parametrize("tokens", [TOKENS, TOKENS + 1])
 def test_what_cudnn_is_given_agrees_with_xla(form, dtype, tolerance, tokens):
     assert_same(cudnn_by_xla(), form, dtype, tolerance, tokens=tokens)
 
