@@ -11,6 +11,15 @@ BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 # The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
 LIBTPU = f"jax[tpu]>={JAX}"
+# The NVIDIA compiler, which needs no GPU. jax's own extra for those who have CUDA already names
+# the plugin that suits each jax; nvcc's wheel has the assembler; cuDNN, which brings cuBLAS, is
+# asked for its version when attention is traced. Bounds are those of the plugin's with-cuda.
+# (In the extra's name a hyphen: pip 24 finds none with an underscore.)
+CUDA_COMPILER = [
+    f"jax[cuda12-local]>={JAX}",
+    "nvidia-cuda-nvcc-cu12>=12.6.85",
+    "nvidia-cudnn-cu12>=9.8,<10",
+]
 
 setup(
     name="maft_jax",
@@ -26,6 +35,7 @@ setup(
     package_data={
         "input_pipeline": ["class_list_files/*.txt"],
         "maft_jax.models": ["clip_merges.*"],
+        "maft_jax.planning": ["gpu_targets/*.txtpb"],
         "maft_jax.shapes_world": ["clip.*"],
         "maft_jax.web_page": ["viewer.*"],
     },
@@ -65,6 +75,7 @@ setup(
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
         "plan": [LIBTPU],
+        "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
         "demo": [GRADIO],
         "browser": [GRADIO, "playwright>=1.60"],

@@ -253,9 +253,11 @@ def _put(tree, shardings):
     """Places what is not in its place; `shardings` is a tree, or one sharding for all leaves."""
 
     def put(leaf, sharding: NamedSharding):
-        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
-            return leaf
-        return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            in_place = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        else:
+            in_place = False  # on the host, or nowhere yet inside of somebody's jit
+        return leaf if in_place else jax.device_put(leaf, sharding)
 
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda leaf: put(leaf, shardings), tree)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
+from jaxtyping import Array, Float32
 from tqdm import tqdm
 
 from input_pipeline.examples import PreparedSource
@@ -82,19 +82,10 @@ class Teacher:
 
     def answers(self) -> Callable[[np.ndarray], jax.Array]:
         """From images [b, h, w, 3] uint8, spread over the mesh, to probabilities [b, c]."""
-        spec, visual, text = self.spec, self.parameters["visual"], self._text()
+        visual, text = self.parameters["visual"], self._text()
+        program = teacher_program(self.spec, visual, self.mesh)
         shardings = sharding.tree_shardings(visual, self.mesh, self.clip.vision.sharding_rules)
         replicated = sharding.replicated(self.mesh)
-
-        def answer(visual, text, images):
-            pixels = spec.encoder.prepare(images, spec.image_size)
-            return teacher_probabilities(spec.encoder, visual, text, pixels)
-
-        program = jax.jit(
-            answer,
-            in_shardings=(shardings, replicated, sharding.batch_sharding(self.mesh)),
-            out_shardings=replicated,
-        )
         visual, text = jax.device_put((visual, text), (shardings, replicated))
         return lambda images: program(visual, text, images)
 
@@ -107,6 +98,30 @@ class Teacher:
             data.templates,
             cache_dir(data),
         )
+
+
+def teacher_program(
+    spec: StepSpec, visual: Mapping, mesh: Mesh
+) -> Callable[[Mapping, Array, Array], Array]:
+    """From parameters, class embeddings and images [b, h, w, 3] uint8 to probabilities [b, c].
+
+    Jitted with its shardings; `visual` gives shapes alone.
+    """
+
+    def answer(visual, text, images):
+        pixels = spec.encoder.prepare(images, spec.image_size)
+        return teacher_probabilities(spec.encoder, visual, text, pixels)
+
+    replicated = sharding.replicated(mesh)
+    return jax.jit(
+        answer,
+        in_shardings=(
+            sharding.tree_shardings(visual, mesh, spec.encoder.architecture.sharding_rules),
+            replicated,
+            sharding.batch_sharding(mesh),
+        ),
+        out_shardings=replicated,
+    )
 
 
 def open_teacher(config: Config) -> Teacher:

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from maft_jax import optimizer, sharding, train_step
 from maft_jax.config import MeshConfig, OptimizerConfig
+from maft_jax.models.attention import CudnnAttention
 from maft_jax.models.block_stack import BlockLoop
 from maft_jax.models.flash_attention import FlashAttention
 from maft_jax.models.layers import SHARDING_RULES as RULES
@@ -87,6 +88,13 @@ def as_on_tpus(mesh):
 def test_fused_attention_in_scanned_blocks_gives_the_golden_numbers():
     mesh = mesh_of((2, 1, 1), jax.devices()[:2])
     assert_golden(run_golden_steps(mesh, **as_on_tpus(mesh)))
+
+
+def test_what_cudnn_is_given_on_gpus_gives_the_golden_numbers():
+    """On all three axes, computed by XLA: there is no GPU."""
+    mesh = mesh_of((2, 2, 2))
+    attention = CudnnAttention(mesh, implementation="xla")
+    assert_golden(run_golden_steps(mesh, attention=attention, loop=BlockLoop.SCANNED))
 
 
 @pytest.mark.slow

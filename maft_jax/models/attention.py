@@ -5,15 +5,16 @@ keys and values in the layout that suits it.
 """
 
 import dataclasses
+import re
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.mesh_axes import MODEL
+from maft_jax.mesh_axes import MODEL, OVER_IMAGES
 from maft_jax.models import flash_attention
 from maft_jax.models.masked_attention import proposal_attention, self_attention
 from maft_jax.models.precision import matmul_precision
@@ -91,19 +92,69 @@ class CudnnAttention(XlaAttention):
     """cuDNN's fused kernel where all attend to all; as XLA proposals, which it cannot express.
 
     A class token alone is not worth it either. For float16 and bfloat16 on NVIDIA GPUs.
+
+    jax refuses gradients of an odd number of tokens, and of the numbers that a tower attends over,
+    with and without its class token, one is odd. So these get a row more, of which cuDNN is told
+    that it does not count.
     """
 
+    mesh: Mesh
+    """Over which the arrays are spread: each device runs the kernel on its images and heads."""
     implementation: str = "cudnn"
     """Of jax.nn.dot_product_attention; "xla" gives the same without a GPU."""
+
+    def project(self, x, kernel, bias) -> list[Float[Array, "b a t h"]]:
+        return super().project(self._spread(x), kernel, bias)
+
+    def merge(self, attended, kernel) -> Float[Array, "b t d"]:
+        return self._spread(super().merge(attended, kernel))
+
+    def _spread(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """Images over devices. Left to itself XLA splits tokens as fsdp splits the weights, and
+        exchanges 38 GB of them in a step instead of 0.5 GB of weights
+        (tests/cuda/test_meshes.py)."""
+        return jax.lax.with_sharding_constraint(tokens, NamedSharding(self.mesh, OVER_IMAGES))
 
     def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
         if query.shape != key.shape or allowed is not None:
             return super().read(query, key, value, allowed)
-        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        heads = PartitionSpec(*OVER_IMAGES, MODEL)
+        return jax.shard_map(
+            self._read_on_device, mesh=self.mesh, in_specs=heads, out_specs=heads, check_vma=False
+        )(query, key, value)
+
+    def _read_on_device(self, *projected: Float[Array, "b a t h"]) -> Float[Array, "b a t h"]:
+        batch, _, tokens, _ = projected[0].shape
+        rows = [(0, 0), (0, tokens % 2), (0, 0), (0, 0)]
+        lengths = jnp.full(batch, tokens, jnp.int32) if tokens % 2 else None
+        query, key, value = (jnp.pad(jnp.swapaxes(x, 1, 2), rows) for x in projected)
         attended = jax.nn.dot_product_attention(
-            query, key, value, implementation=self.implementation
+            query,
+            key,
+            value,
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+            implementation=self.implementation,
         )
-        return jnp.swapaxes(attended, 1, 2)
+        return jnp.swapaxes(attended[:, :tokens], 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceKind:
+    """What of a device decides which attention it can run."""
+
+    platform: str
+    """As JAX calls it: cpu, tpu, gpu or cuda."""
+    name: str = ""
+    """Such as TPU v4."""
+    compute_capability: str = ""
+    """Of an NVIDIA GPU, such as 9.0; of another vendor's not a number."""
+
+    @classmethod
+    def of(cls, device: jax.Device) -> "DeviceKind":
+        """Of a device that need not be there: a compiler's description of one will do."""
+        capability = str(getattr(device, "compute_capability", ""))
+        return cls(device.platform, device.device_kind, capability)
 
 
 def choose_attention(name: str, mesh: Mesh, heads: int, head_width: int, dtype) -> Attention:
@@ -112,22 +163,15 @@ def choose_attention(name: str, mesh: Mesh, heads: int, head_width: int, dtype) 
     Raises:
         ValueError: the one that is asked for cannot run this tower there.
     """
-    device = mesh.devices.flat[0]
-    platform, model_devices = device.platform, mesh.shape[MODEL]
-    name = resolve_name(name, platform, model_devices, heads, head_width, dtype, device.device_kind)
+    device = DeviceKind.of(mesh.devices.flat[0])
+    name = resolve_name(name, device, mesh.shape[MODEL], heads, head_width, dtype)
     if name == "pallas":
-        return flash_attention.FlashAttention(mesh, head_width, interpret=platform != "tpu")
-    return CudnnAttention() if name == "cudnn" else XlaAttention()
+        return flash_attention.FlashAttention(mesh, head_width, interpret=device.platform != "tpu")
+    return CudnnAttention(mesh) if name == "cudnn" else XlaAttention()
 
 
 def resolve_name(
-    name: str,
-    platform: str,
-    model_devices: int,
-    heads: int,
-    head_width: int,
-    dtype: DTypeLike,
-    device_kind: str = "",
+    name: str, device: DeviceKind, model_devices: int, heads: int, head_width: int, dtype: DTypeLike
 ) -> str:
     """xla, pallas or cudnn; auto takes the fused one of the platform, if it can run the tower.
 
@@ -137,20 +181,49 @@ def resolve_name(
     Raises:
         ValueError: the one that is asked for cannot.
     """
-    why_not = flash_attention.why_not(heads, head_width, model_devices, dtype, device_kind)
-    cudnn_can = platform in ("gpu", "cuda") and dtype != jnp.float32
-    if name == "pallas" and why_not:
-        raise ValueError(f"attention=pallas: {why_not}; use xla or auto")
-    if name == "cudnn" and not cudnn_can:
-        raise ValueError(
-            f"attention=cudnn: expected an NVIDIA GPU and compute_dtype=bfloat16, got {platform} "
-            f"and {jnp.dtype(dtype).name}; use xla or auto"
-        )
+    why_not = {
+        "pallas": flash_attention.why_not(heads, head_width, model_devices, dtype, device.name),
+        "cudnn": _why_not_cudnn(device, heads, head_width, model_devices, dtype),
+    }
+    if why_not.get(name):
+        raise ValueError(f"attention={name}: {why_not[name]}; use xla or auto")
     if name != "auto":
         return name
-    if platform == "tpu" and not why_not:
-        return "pallas"
-    return "cudnn" if cudnn_can else "xla"
+    if device.platform == "tpu":
+        return "xla" if why_not["pallas"] else "pallas"
+    return "xla" if why_not["cudnn"] else "cudnn"
+
+
+_CUDNN_CAPABILITY = (8, 0)
+"""Ampere: cuDNN's flash attention has no kernels for anything older."""
+_CUDNN_WIDEST_HEAD = 128
+"""jax's check_is_flash_attention takes widths up to this in steps of 8. (256 on Hopper; but it
+asks the first GPU of the process, and no CLIP has such heads.)"""
+
+
+def _why_not_cudnn(
+    device: DeviceKind, heads: int, head_width: int, model_devices: int, dtype: DTypeLike
+) -> str | None:
+    """Why cuDNN cannot run a tower, or None."""
+    if device.platform not in ("gpu", "cuda") or dtype == jnp.float32:
+        return (
+            "expected an NVIDIA GPU and compute_dtype=bfloat16, got "
+            f"{device.platform} and {jnp.dtype(dtype).name}"
+        )
+    number = re.fullmatch(r"(\d+)\.(\d+)", device.compute_capability)
+    if number is None or tuple(map(int, number.groups())) < _CUDNN_CAPABILITY:
+        return (
+            "expected an NVIDIA GPU of compute capability 8.0 or more (Ampere), got "
+            f"{device.compute_capability or 'none'} of {device.name or device.platform}"
+        )
+    if head_width % 8 or head_width > _CUDNN_WIDEST_HEAD:
+        return f"heads of width {head_width}; expected a multiple of 8 up to {_CUDNN_WIDEST_HEAD}"
+    if heads % model_devices:
+        return (
+            f"{heads} heads; expected a multiple of {model_devices}, the devices of mesh.model, "
+            "so that each has whole heads"
+        )
+    return None
 
 
 def _rows(x: Float[Array, "b a t h"], rows: range) -> Float[Array, "b a rows h"]:

@@ -72,19 +72,15 @@ def compile_step(
     Raises:
         ValueError: the configuration does not suit the architecture.
     """
-    visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
-    setup = make_step_setup(config, clip.vision, mesh)
-    state = jax.eval_shape(setup.init_state, visual)
-    frozen = jax.eval_shape(setup.frozen, visual)
-    batch = batch_shapes(config, classes_per_image, num_classes)
-    text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
-    parts = _argument_bytes(mesh, clip.vision.sharding_rules, state, frozen, text, batch)
+    start = time.monotonic()
+    lowered, shapes = lower_step(
+        config, clip, mesh, num_classes=num_classes, classes_per_image=classes_per_image
+    )
+    parts = _argument_bytes(mesh, clip.vision.sharding_rules, *shapes)
     trainable = {
-        "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
+        "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes[0].trainable)),
         "trainable_bytes": parts["trainable parameters"],
     }
-    start = time.monotonic()
-    lowered = setup.jitted(state, frozen).lower(state, frozen, text, batch)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -100,6 +96,24 @@ def compile_step(
         )
     seconds = time.monotonic() - start
     return _measured(compiled, parts, mesh, chip, trainable | {"compile_seconds": seconds})
+
+
+def lower_step(
+    config: Config, clip: ClipConfig, mesh: Mesh, *, num_classes: int, classes_per_image: int
+) -> tuple[jax.stages.Lowered, tuple]:
+    """The step for the devices of `mesh`, not yet compiled, and the shapes of its arguments.
+
+    Raises:
+        ValueError: see compile_step.
+    """
+    visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
+    setup = make_step_setup(config, clip.vision, mesh)
+    state = jax.eval_shape(setup.init_state, visual)
+    frozen = jax.eval_shape(setup.frozen, visual)
+    batch = batch_shapes(config, classes_per_image, num_classes)
+    text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
+    shapes = (state, frozen, text, batch)
+    return setup.jitted(state, frozen).lower(*shapes), shapes
 
 
 def _measured(

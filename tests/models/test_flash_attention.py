@@ -1,4 +1,6 @@
-"""The TPU kernels, run as plain operations, against XLA's attention: values and gradients."""
+"""The fused attentions, run as plain operations, against XLA's: values and gradients."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from maft_jax import sharding
 from maft_jax.config import MeshConfig
 from maft_jax.models.attention import (
     CudnnAttention,
+    DeviceKind,
     XlaAttention,
     choose_attention,
     resolve_name,
@@ -25,6 +28,7 @@ from maft_jax.models.token_rows import (
 # (precision of the products, largest difference from XLA's attention)
 TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)]
 WIDTH, NUM_PROPOSALS = 256, 5
+jax_attention = jax.nn.dot_product_attention
 TOKENS = 150
 """More than one chunk of queries, and some that are left over."""
 
@@ -175,27 +179,117 @@ def test_empty_mask_attends_only_to_itself():
     assert np.abs(first[:, 1:] - second[:, 1:]).max() > 1e-3
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_layout_for_cudnn_is_that_of_the_public_function(form):
+def cudnn_by_xla(devices=1, **axes) -> CudnnAttention:
     """What cuDNN would be given, computed by XLA: there is no GPU."""
-    assert_same(CudnnAttention(implementation="xla"), form, jnp.float32, 1e-5)
+    mesh = sharding.make_mesh(MeshConfig(**axes), jax.devices()[:devices])
+    return CudnnAttention(mesh, implementation="xla")
 
 
 @pytest.mark.parametrize(
-    ("platform", "dtype", "heads", "model_devices", "expected"),
+    ("form", "tokens"),
+    [*((form, TOKENS) for form in FORMS), (attend, TOKENS + 1), (masked_with_whole, TOKENS + 1)],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def test_what_cudnn_is_given_agrees_with_xla(form, dtype, tolerance, tokens):
+    assert_same(cudnn_by_xla(), form, dtype, tolerance, tokens=tokens)
+
+
+def test_cudnn_spreads_images_and_heads_over_devices():
+    attention = cudnn_by_xla(8, data=2, fsdp=2, model=2)
+    assert_same(attention, masked_with_whole, jnp.float32, 1e-5, batch=4, tokens=21)
+
+
+@pytest.mark.parametrize(("tokens", "lengths"), [(16, None), (17, [17, 17])])
+def test_cudnn_never_gets_an_odd_number_of_tokens(tokens, lengths, monkeypatch):
+    """Whatever it leaves in the added row, forth and back, touches no other."""
+    given = []
+
+    def fake(query, key, value, *, query_seq_lengths, key_value_seq_lengths, implementation):
+        given.append((query.shape[1], key.shape[1], query_seq_lengths, key_value_seq_lengths))
+        return with_garbage(query, key, value, tokens)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
+    x, _ = inputs(jnp.float32, tokens=tokens)
+    readings = all_read_all(tokens)
+
+    def total(attention, projected):
+        return jnp.sum(jnp.sin(attention.attend(projected, None, readings, None)))
+
+    attention = CudnnAttention(flash().mesh)
+    projected = attention.project(x["whole"], x["kernel"], x["bias"])
+    both = jax.jit(jax.value_and_grad(total, argnums=1), static_argnums=0)
+    found, gradients = both(attention, projected)
+    expected, plain = both(XlaAttention(), projected)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for ours, reference in zip(gradients, plain, strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-5)
+    for queries, keys, *told in given:
+        assert (queries, keys) == (tokens + tokens % 2,) * 2
+        for one in told:
+            assert one is None if lengths is None else one.dtype == jnp.int32
+            assert lengths is None or one.shape == (len(lengths),)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def with_garbage(query, key, value, tokens):
+    """Attention of the first `tokens`, and NaN in what is left, of its gradients as well."""
+    return exact_rows(query, key, value, tokens).at[:, tokens:].set(jnp.nan)
+
+
+def exact_rows(query, key, value, tokens):
+    rows = (x[:, :tokens] for x in (query, key, value))
+    exact = jax_attention(*rows, implementation="xla")
+    return jnp.pad(exact, [(0, 0), (0, query.shape[1] - tokens), (0, 0), (0, 0)])
+
+
+def with_garbage_forward(query, key, value, tokens):
+    return with_garbage(query, key, value, tokens), (query, key, value)
+
+
+def with_garbage_backward(tokens, operands, gradient):
+    _, backward = jax.vjp(lambda *x: exact_rows(*x, tokens), *operands)
+    return tuple(x.at[:, tokens:].set(jnp.nan) for x in backward(gradient))
+
+
+with_garbage.defvjp(with_garbage_forward, with_garbage_backward)
+
+H100 = DeviceKind("gpu", "NVIDIA H100 80GB HBM3", "9.0")
+T4 = DeviceKind("gpu", "Tesla T4", "7.5")
+MI300 = DeviceKind("gpu", "AMD Instinct MI300X", "gfx942")
+TPU, CPU = DeviceKind("tpu", "TPU v5 lite"), DeviceKind("cpu")
+TPU_V4 = DeviceKind("tpu", "TPU v4")
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "heads", "head_width", "model_devices", "expected"),
     [
-        ("tpu", jnp.bfloat16, 12, 1, "pallas"),
-        ("tpu", jnp.float32, 12, 2, "pallas"),
-        ("tpu", jnp.bfloat16, 12, 4, "xla"),
-        ("tpu", jnp.bfloat16, 3, 1, "xla"),
-        ("gpu", jnp.bfloat16, 12, 1, "cudnn"),
-        ("gpu", jnp.float32, 12, 1, "xla"),
-        ("cpu", jnp.float32, 12, 1, "xla"),
+        (TPU, jnp.bfloat16, 12, 64, 1, "pallas"),
+        (TPU, jnp.float32, 12, 64, 2, "pallas"),
+        (TPU, jnp.bfloat16, 12, 64, 4, "xla"),
+        (TPU, jnp.bfloat16, 3, 64, 1, "xla"),
+        (TPU_V4, jnp.float32, 12, 64, 1, "xla"),
+        (H100, jnp.bfloat16, 12, 64, 1, "cudnn"),
+        (H100, jnp.bfloat16, 12, 64, 4, "cudnn"),
+        (H100, jnp.bfloat16, 16, 80, 1, "cudnn"),
+        (H100, jnp.bfloat16, 12, 128, 1, "cudnn"),
+        (H100, jnp.float32, 12, 64, 1, "xla"),
+        (H100, jnp.bfloat16, 12, 64, 8, "xla"),
+        (H100, jnp.bfloat16, 12, 60, 1, "xla"),
+        (H100, jnp.bfloat16, 12, 136, 1, "xla"),
+        (DeviceKind("gpu", "NVIDIA A100", "8.0"), jnp.bfloat16, 12, 64, 1, "cudnn"),
+        (DeviceKind("cuda", "NVIDIA B200", "10.0"), jnp.bfloat16, 12, 64, 1, "cudnn"),
+        (T4, jnp.bfloat16, 12, 64, 1, "xla"),
+        (MI300, jnp.bfloat16, 12, 64, 1, "xla"),
+        (CPU, jnp.float32, 12, 64, 1, "xla"),
+        (CPU, jnp.bfloat16, 12, 64, 1, "xla"),
     ],
 )
-def test_auto_takes_what_suits_the_device(platform, dtype, heads, model_devices, expected):
-    assert resolve_name("auto", platform, model_devices, heads, 64, dtype) == expected
-    assert resolve_name("xla", platform, model_devices, heads, 64, dtype) == "xla"
+def test_auto_takes_what_suits_the_device(
+    device, dtype, heads, head_width, model_devices, expected
+):
+    sizes = (model_devices, heads, head_width, dtype)
+    assert resolve_name("auto", device, *sizes) == expected
+    assert resolve_name("xla", device, *sizes) == "xla"
 
 
 def test_implementations_by_name():
@@ -204,16 +298,32 @@ def test_implementations_by_name():
     assert choose_attention("pallas", mesh, 12, 64, jnp.float32) == flash()
 
 
+@pytest.mark.parametrize(
+    ("device", "heads", "head_width", "model_devices", "dtype", "told"),
+    [
+        (CPU, 12, 64, 1, jnp.bfloat16, r"expected an NVIDIA GPU.*got cpu"),
+        (H100, 12, 64, 1, jnp.float32, r"compute_dtype=bfloat16, got gpu and float32"),
+        (T4, 12, 64, 1, jnp.bfloat16, r"8\.0 or more \(Ampere\), got 7\.5 of Tesla T4; use xla"),
+        (MI300, 12, 64, 1, jnp.bfloat16, r"got gfx942 of AMD Instinct"),
+        (H100, 12, 60, 1, jnp.bfloat16, r"width 60; expected a multiple of 8 up to 128"),
+        (H100, 6, 256, 1, jnp.bfloat16, r"width 256; expected a multiple of 8 up to 128"),
+        (H100, 12, 64, 8, jnp.bfloat16, r"12 heads; expected a multiple of 8"),
+    ],
+)
+def test_cudnn_where_it_cannot_run_is_refused(
+    device, heads, head_width, model_devices, dtype, told
+):
+    with pytest.raises(ValueError, match=f"^attention=cudnn: .*{told}"):
+        resolve_name("cudnn", device, model_devices, heads, head_width, dtype)
+
+
 def test_what_cannot_run_is_refused():
     with pytest.raises(ValueError, match="3 heads of width 64; expected a multiple of 2"):
-        resolve_name("pallas", "tpu", 1, 3, 64, jnp.bfloat16)
+        resolve_name("pallas", TPU, 1, 3, 64, jnp.bfloat16)
     with pytest.raises(ValueError, match="heads of width 80; expected a divisor of 128"):
-        resolve_name("pallas", "tpu", 1, 16, 80, jnp.bfloat16)
-    with pytest.raises(ValueError, match=r"expected an NVIDIA GPU.*got cpu"):
-        resolve_name("cudnn", "cpu", 1, 12, 64, jnp.bfloat16)
+        resolve_name("pallas", TPU, 1, 16, 80, jnp.bfloat16)
     with pytest.raises(ValueError, match="float32 on a TPU v4; expected bfloat16"):
-        resolve_name("pallas", "tpu", 1, 12, 64, jnp.float32, "TPU v4")
-    assert resolve_name("auto", "tpu", 1, 12, 64, jnp.float32, "TPU v4") == "xla"
+        resolve_name("pallas", TPU_V4, 1, 12, 64, jnp.float32)
     x, _ = inputs(jnp.float32)
     tokens = flash().project(x["whole"], x["kernel"], x["bias"])
     everything = range(tokens.shape[1])
