@@ -151,9 +151,7 @@ def test_impossible_meshes_are_refused():
     with pytest.raises(ValueError, match="does not make 8"):
         mesh_of((3, 1, 1))
     with pytest.raises(ValueError, match=r"does not divide dimension 2 of in_proj/kernel"):
-        sharding.leaf_partition(
-            "in_proj/kernel", (128, 3, 2, 64), mesh_of((2, 1, 4)), SHARDING_RULES
-        )
+        sharding.leaf_partition("in_proj/kernel", (128, 3, 2, 64), mesh_of((2, 1, 4)), RULES)
     with pytest.raises(ValueError, match="expected a multiple of 16"):
         sharding.check_batch_size(24, 2, mesh_of((8, 1, 1)))
 

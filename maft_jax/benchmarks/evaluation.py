@@ -24,6 +24,7 @@ from maft_jax.benchmarks.torch_alone import peak_bytes_alone
 from maft_jax.config import Config
 from maft_jax.evaluators.evaluation import Evaluation, inference_spec
 from maft_jax.inference import PixelLabels, Segmenter
+from maft_jax.mesh_axes import num_batch_shards
 from maft_jax.tree_rules import fingerprint
 
 

@@ -29,6 +29,7 @@ from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 from maft_jax.inference import InferenceSpec, Segmenter
+from maft_jax.mesh_axes import num_batch_shards
 from maft_jax.models.clip import ClipConfig
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.stop_signals import EvaluationInterrupted, StopSignals

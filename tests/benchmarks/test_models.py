@@ -4,6 +4,7 @@ import pytest
 
 from maft_jax.benchmarks.models import load_model, open_weights_or_random
 from maft_jax.models.clip import CLIP_SIZES
+from maft_jax.weights import open_weights
 from tests.runs import small_config
 
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from maft_jax.convert.formats import read_weights, write_weights
+from maft_jax.weights import open_weights
 from tests.convert import library_models
 
 CASES = {

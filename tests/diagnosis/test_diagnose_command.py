@@ -15,6 +15,7 @@ from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.diagnosis.diagnose import describe, diagnose
 from maft_jax.facade import Clip
 from maft_jax.tree_rules import fingerprint
+from maft_jax.weights import open_weights
 from tests import runs
 
 PICTURES = [
