@@ -5,7 +5,7 @@ import logging
 import jax
 
 from maft_jax import agreement
-from maft_jax.convert.formats import ClipWeights, default_format, write_weights
+from maft_jax.convert.formats import FORMATS, ClipWeights, default_format, write_weights
 from maft_jax.run_setup import Run
 from maft_jax.train_state import TrainState, overlay
 
@@ -32,6 +32,10 @@ def export(run: Run, state: TrainState) -> None:
         return
     tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
     path = run.workdir / TUNED_WEIGHTS
+    name = default_format(path, run.clip)
+    if reason := FORMATS[name].refuses(run.clip):
+        logger.info("tuned weights are in the checkpoints alone: the format %s %s", name, reason)
+        return
     weights = ClipWeights.of(run.clip, tuned, run.config.masking)
-    write_weights(weights, path, default_format(path, run.clip))
+    write_weights(weights, path, name)
     logger.info("tuned weights, for PyTorch too: %s", path)

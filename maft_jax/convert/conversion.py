@@ -72,7 +72,7 @@ def choose_format(weights: ClipWeights, destination: str | os.PathLike, name: st
 
 
 def _why_not_there(format, weights: ClipWeights, suffix: str) -> str | None:
-    if reason := format.why_not(weights.config):
+    if reason := format.refuses(weights.config):
         return reason
     if suffix in format.suffixes or (not suffix and format.folder_tensors is not None):
         return None

@@ -8,6 +8,7 @@ import numpy as np
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.clip_vit import VisionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,4 +58,12 @@ class Format:
     make_settings: Callable[[ClipConfig, np.dtype], Mapping] = lambda config, dtype: {}
     """Content of the settings file, for tensors of this dtype."""
     why_not: Callable[[ClipConfig], str | None] = lambda config: None
-    """Why this architecture cannot be written in this format, or None."""
+    """Why an image tower of `tower`'s kind cannot be written in this format, or None."""
+    tower: type = VisionConfig
+    """The architecture of the image towers that it holds."""
+
+    def refuses(self, config: ClipConfig) -> str | None:
+        """Why this architecture cannot be written in this format, or None."""
+        if not isinstance(config.vision, self.tower):
+            return f"holds image towers of {self.tower.__name__}, not {config.vision!r}"
+        return self.why_not(config)

@@ -139,7 +139,7 @@ def write_weights(
     """
     path = pathlib.Path(path)
     format = _named(format_name)
-    if reason := format.why_not(weights.config):
+    if reason := format.refuses(weights.config):
         raise ValueError(
             f"{path}: these weights cannot be written in the format {format.name}: {reason}"
         )
@@ -167,9 +167,9 @@ def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
     """The format that a destination's name asks for: see facade.Clip.save."""
     suffix = pathlib.PurePath(path).suffix
     if suffix in OPENAI.suffixes:
-        return (OPENAI if OPENAI.why_not(config) is None else OPEN_CLIP).name
+        return (OPENAI if OPENAI.refuses(config) is None else OPEN_CLIP).name
     if suffix == ".npz":
-        fitting = [layout.name for layout in BIG_VISION_FORMATS if layout.why_not(config) is None]
+        fitting = [layout.name for layout in BIG_VISION_FORMATS if layout.refuses(config) is None]
         return fitting[0] if fitting else BIG_VISION_FORMATS[0].name
     return TRANSFORMERS.name
 

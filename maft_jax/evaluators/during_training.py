@@ -12,14 +12,12 @@ from jaxtyping import UInt8
 
 from maft_jax import agreement
 from maft_jax.config import Config
-from maft_jax.encoder_setup import compute_dtype
 from maft_jax.evaluators.data_sets import EvaluationSet
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult
 from maft_jax.evaluators.tables import format_table
 from maft_jax.metric_logging import METRICS_FILE, MetricWriter
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.layers import in_compute_dtype
 from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.stop_signals import StopSignals
 from maft_jax.train_state import TrainState, overlay
@@ -75,8 +73,8 @@ class TrainingEvaluation:
             self._frozen = self._results(workdir, 0, pretrained, self._host_visual, signals)
         results, student = self._frozen, pretrained
         if step > 0:
-            dtype = compute_dtype(self._config.model.compute_dtype)
-            student = overlay(pretrained, in_compute_dtype(state.trainable, dtype))
+            rounded = self._evaluation.encoder.in_compute_dtype(state.trainable)
+            student = overlay(pretrained, rounded)
             on_host = overlay(self._host_visual, agreement.to_host(state.trainable))
             results = self._results(workdir, step, student, on_host, signals)
         if step == 0:

@@ -31,6 +31,7 @@ from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCount
 from maft_jax.inference import InferenceSpec, Segmenter
 from maft_jax.mesh_axes import num_batch_shards
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import ImageEncoder
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
 from maft_jax.text_embeddings import cached_class_embeddings, cleaning
@@ -241,11 +242,15 @@ class Evaluation:
         texts = cleaning(data.source.class_names, self._config.data.templates)
         return key_of({"version": VERSION, "weights": weights, **texts, **self.depends_on(data)})
 
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The image tower as it is run."""
+        return self._segmenter.spec.encoder
+
     def depends_on(self, data: EvaluationSet) -> dict:
         """Beside the weights; what two evaluations must share to be compared."""
         config, settings = self._config, self._config.evaluation
         names = data.source.class_names
-        encoder = self._segmenter.spec.encoder
         return {
             "images": {"num_images": len(data.source), "split": data.description["split"]},
             "proposals": data.description["recipe"] | {"records": data.digest},
@@ -264,7 +269,7 @@ class Evaluation:
                 "temperature": config.loss.temperature,
                 "ensemble_weight": settings.ensemble_weight,
                 "filter_invalid": settings.filter_invalid,
-                "compute_dtype": jnp.dtype(encoder.dtype).name,
+                "compute_dtype": jnp.dtype(self.encoder.dtype).name,
                 "prompts": list(config.data.templates),
                 "prompts_sha256": _sha256("".join(f"{t}\n" for t in config.data.templates)),
             },

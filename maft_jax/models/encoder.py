@@ -79,10 +79,8 @@ class ImageArchitecture(Protocol):
     def init(self, key: jax.Array) -> Parameters:
         """Random float32 parameters."""
 
-    def step_flops(
-        self, masking: MaskingSpec, num_proposals: int, *, teacher: bool = True
-    ) -> int | None:
-        """Arithmetic of tuning on one image, by formula; None where there is none.
+    def step_flops(self, masking: MaskingSpec, num_proposals: int, *, teacher: bool = True) -> int:
+        """Arithmetic of tuning on one image, by formula.
 
         Without `teacher` where its probabilities are precomputed.
         """
