@@ -5,14 +5,13 @@ the frozen dataclasses below. `from_config_dict` is the only bridge.
 """
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
 import ml_collections
 
 from maft_jax.prompts import PROMPT_TEMPLATES
-from maft_jax.settings import build, field_names, setting
+from maft_jax.settings import build, setting
 
 DATASETS = (
     "folder",
@@ -301,23 +300,6 @@ def from_config_dict(
     _validate_data(config.data, config.proposals)
     _validate_training(config)
     return config
-
-
-def check_override(argument: str) -> None:
-    """Refuses a command-line argument --config.NAME or --noconfig.NAME without such a field.
-
-    Raises:
-        ValueError: names the closest fields; ml_collections would say only "'widht'".
-    """
-    option = argument.partition("=")[0].lstrip("-")
-    name = option.removeprefix("no").removeprefix("config.")
-    known = field_names(Config)
-    if option.startswith(("config.", "noconfig.")) and name not in known:
-        close = difflib.get_close_matches(name, known) or known
-        raise ValueError(
-            f"--{option}: there is no such setting; did you mean "
-            f"{' or '.join(f'--config.{field}' for field in close[:3])}? (--help lists all)"
-        )
 
 
 def _validate_where_data_is(config: Config) -> None:

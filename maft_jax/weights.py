@@ -42,7 +42,7 @@ def open_weights(
             only another kind of source has.
     """
     source = os.fspath(source)
-    of_files = {"activation": activation, "head_width": head_width, "format": format_name}
+    of_files = {"activation": activation, "head_width": head_width, "from": format_name}
     of_runs = {"step": step, "pretrained": pretrained}
     if source.startswith(RANDOM_PREFIX):
         _refuse(source, "random weights of a known architecture", of_files | of_runs)
@@ -52,7 +52,7 @@ def open_weights(
 
         if is_training_run(source):
             _refuse(source, "a training run, whose architecture is known", of_files)
-            return read_training_run(source, **of_runs)
+            return read_training_run(source, open_weights, **of_runs)
     _refuse(source, "not a training run's workdir", of_runs)
     path = BUILT_IN.get(source, source)
     weights = read_weights(

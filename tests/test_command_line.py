@@ -12,7 +12,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from maft_jax.config import Config, check_override, from_config_dict
+from maft_jax.cli.config_flags import check_override
+from maft_jax.config import Config, from_config_dict
 from tests.test_config import GIVEN, all_fields
 
 # ml_collections loads configuration files through an old interface of importlib.
@@ -84,6 +85,7 @@ OTHER_VALUES = {
     "data.ignore_labels": (0, 255),
     "data.short_sides": (320, 400),
     "data.templates": ("a {}.", "the {}"),
+    "model.activation": "gelu",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,

@@ -9,73 +9,15 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
-# A module may import modules of its own level and of those below. A prefix stands for a package.
-LEVELS = {
-    0: [
-        "maft_jax.absent_tpu",
-        "maft_jax.config",
-        "maft_jax.settings",
-        "maft_jax.array_types",
-        "maft_jax.tree_rules",
-        "maft_jax.mesh_axes",
-        "maft_jax.whole_files",
-        "maft_jax.prompts",
-        "maft_jax.exit_codes",
-        "maft_jax.markdown",
-    ],
-    1: ["maft_jax.models", "maft_jax.losses"],
-    2: [
-        "maft_jax.sharding",
-        "maft_jax.train_state",
-        "maft_jax.optimizer",
-        "maft_jax.objective",
-        "maft_jax.train_step",
-        "maft_jax.step_setup",
-        "maft_jax.inference",
-        "maft_jax.encoder_setup",
-        "maft_jax.text_embeddings",
-        "maft_jax.metric_logging",
-        "maft_jax.checkpointing",
-        "maft_jax.convert",
-        "maft_jax.weights",
-        "maft_jax.resolved_config",
-        "maft_jax.workdir",
-        "maft_jax.stop_signals",
-        "maft_jax.metric_window",
-        "maft_jax.agreement",
-        "maft_jax.distributed",
-        "maft_jax.profiling",
-    ],
-    3: [
-        "maft_jax.proposals",
-        "maft_jax.pictures",
-        "maft_jax.teacher_cache",
-        "maft_jax.prediction.result",
-        "maft_jax.prediction.vocabulary",
-    ],
-    4: [
-        "maft_jax.training_data",
-        "maft_jax.teacher",
-        "maft_jax.evaluators",
-        "maft_jax.run_setup",
-        "maft_jax.train_loop",
-        "maft_jax.tuned_weights",
-    ],
-    5: [
-        "maft_jax.main",
-        "maft_jax.cli",
-        "maft_jax.console",
-        "maft_jax.configs",
-        "maft_jax.facade",
-        "maft_jax.prediction",
-        "maft_jax.web_page",
-        "maft_jax.diagnosis",
-        "maft_jax.benchmarks",
-        "maft_jax.planning",
-        "maft_jax.shapes_world",
-        "maft_jax.__init__",
-    ],
-}
+
+def floors() -> dict[int, list[str]]:
+    """Modules by floor, as docs/architecture.md has them; a name stands for all under it."""
+    page = (REPOSITORY / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", page, re.MULTILINE)
+    return {int(floor): re.findall(r"`([\w.]+)`", names) for floor, names in rows}
+
+
+LEVELS = {level: [f"maft_jax.{name}" for name in names] for level, names in floors().items()}
 LOWEST_LEVEL_THAT_READS_DATA = 3
 
 CONFIG_FILES = "configs/*.py"
@@ -204,8 +146,8 @@ def test_what_is_imported_from_a_package_is_there(path):
 def test_module_imports_its_own_level_or_lower_ones(module):
     level = level_of(module)
     assert level is not None, (
-        f"{module} has no level: add it to LEVELS in {relative(pathlib.Path(__file__))}, as low as "
-        "its imports allow"
+        f"{module} has no floor: add it to the table of docs/architecture.md, as low as its "
+        "imports allow"
     )
     for name, _ in imports_of(MODULES[module]):
         target = our_module(name)

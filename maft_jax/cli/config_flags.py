@@ -1,5 +1,6 @@
 """The --config flag that commands share: found, overridden, validated, refused in one line."""
 
+import difflib
 import functools
 import importlib.util
 import os
@@ -9,8 +10,9 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from maft_jax.config import Config, check_override, from_config_dict
+from maft_jax.config import Config, from_config_dict
 from maft_jax.console import failed
+from maft_jax.settings import field_names
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
 
@@ -66,3 +68,20 @@ def find_config(argument: str) -> str:
             if os.path.isfile(candidate := os.path.join(folder, os.path.basename(path))):
                 return f"{option}={candidate}{colon}{variant}"
     return argument
+
+
+def check_override(argument: str) -> None:
+    """Refuses a command-line argument --config.NAME or --noconfig.NAME without such a field.
+
+    Raises:
+        ValueError: names the closest fields; ml_collections would say only "'widht'".
+    """
+    option = argument.partition("=")[0].lstrip("-")
+    name = option.removeprefix("no").removeprefix("config.")
+    known = field_names(Config)
+    if option.startswith(("config.", "noconfig.")) and name not in known:
+        close = difflib.get_close_matches(name, known) or known
+        raise ValueError(
+            f"--{option}: there is no such setting; did you mean "
+            f"{' or '.join(f'--config.{field}' for field in close[:3])}? (--help lists all)"
+        )

@@ -100,7 +100,7 @@ class OfficialCheckpoint:
     """The tuned image tower."""
     frozen: dict
     """The CLIP that it came from: {"visual", "text", "logit_scale"}."""
-    non_object_embedding: Float[np.ndarray, "e"]
+    non_object_embedding: Float[np.ndarray, " e"]
     """The learned last row of the classifier; its scores are dropped before every softmax."""
 
 

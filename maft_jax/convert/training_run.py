@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,9 +17,10 @@ from maft_jax.models.encoder import resolve_masking
 from maft_jax.resolved_config import resolve
 from maft_jax.train_state import init_train_state, overlay
 from maft_jax.tree_rules import fingerprint
-from maft_jax.weights import open_weights
 
 _CONFIG_FILE = "config.json"
+
+Opener = Callable[..., ClipWeights]
 
 
 def is_training_run(path: str | os.PathLike) -> bool:
@@ -28,11 +30,16 @@ def is_training_run(path: str | os.PathLike) -> bool:
 
 
 def read_training_run(
-    workdir: str | os.PathLike, *, step: int | None = None, pretrained: str | None = None
+    workdir: str | os.PathLike,
+    open_pretrained: Opener,
+    *,
+    step: int | None = None,
+    pretrained: str | None = None,
 ) -> ClipWeights:
     """The student of a checkpoint, with the text tower that it was tuned against; float32.
 
     Args:
+        open_pretrained: weights.open_weights, which itself reads runs.
         step: of the checkpoint; by default the newest.
         pretrained: where the weights that the run began with are now, if not where config.json
             says.
@@ -41,16 +48,20 @@ def read_training_run(
         ValueError: this is no workdir, there is no such checkpoint, it is broken, or it was made
             with other weights.
     """
-    return read_student(workdir, step=step, pretrained=pretrained)[0]
+    return read_student(workdir, open_pretrained, step=step, pretrained=pretrained)[0]
 
 
 def read_student(
-    workdir: str | os.PathLike, *, step: int | None = None, pretrained: str | None = None
+    workdir: str | os.PathLike,
+    open_pretrained: Opener,
+    *,
+    step: int | None = None,
+    pretrained: str | None = None,
 ) -> tuple[ClipWeights, int]:
     """What read_training_run says, and the step of the checkpoint."""
     workdir = _absolute(workdir)
     config = read_run_config(workdir)
-    weights = read_first_weights(workdir, pretrained=pretrained)
+    weights = read_first_weights(workdir, open_pretrained, pretrained=pretrained)
     parameters = weights.parameters()
     visual = parameters["visual"]
     trainable = resolve(config, weights.config, weights.masking).optimizer.trainable
@@ -66,7 +77,9 @@ def read_student(
     return ClipWeights.of(weights.config, student, weights.masking), int(state.step)
 
 
-def read_first_weights(workdir: str | os.PathLike, *, pretrained: str | None = None) -> ClipWeights:
+def read_first_weights(
+    workdir: str | os.PathLike, open_pretrained: Opener, *, pretrained: str | None = None
+) -> ClipWeights:
     """The CLIP that a run began with, untuned, and how the run has it read proposals.
 
     Raises:
@@ -75,7 +88,7 @@ def read_first_weights(workdir: str | os.PathLike, *, pretrained: str | None = N
     workdir = _absolute(workdir)
     model = read_run_config(workdir).model
     try:
-        weights = open_weights(pretrained or model.pretrained, **model.stated)
+        weights = open_pretrained(pretrained or model.pretrained, **model.stated, needs_text=True)
     except ValueError as error:
         raise ValueError(
             f"{workdir}: its run began with the weights {model.pretrained}: {error}. If they are "

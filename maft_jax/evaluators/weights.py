@@ -52,8 +52,10 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
     if config.checkpoint and is_training_run(source):
         moved = config.model.pretrained or None
         config = _with_protocol_of(config, read_run_config(source))
-        weights, step = read_student(source, pretrained=moved)  # refuses others than the run's
-        first = read_first_weights(source, pretrained=moved)
+        weights, step = read_student(
+            source, open_weights, pretrained=moved
+        )  # refuses others than the run's
+        first = read_first_weights(source, open_weights, pretrained=moved)
     else:
         stated = config.model.stated
         weights, first = open_weights(source, **stated, needs_text=not frozen), None

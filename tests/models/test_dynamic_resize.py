@@ -66,7 +66,10 @@ def test_encoder_image_matches_the_official_preprocessing():
     image[:height, :width] = arrays["image_uint8"]
     ours = np.asarray(
         encoder_image(
-            jnp.asarray(image), sizes(height, width), sizes(*arrays["padded_size"]), (480, 480)
+            normalised(jnp.asarray(image[None]))[0],
+            sizes(height, width),
+            sizes(*arrays["padded_size"]),
+            (480, 480),
         )
     )
     exact = arrays["clip_input_480_rows_f32"]
@@ -81,7 +84,7 @@ def test_encoder_image_is_the_padded_normalised_image_resized(image_size):
     padded = tuple(-(-side // 32) * 32 for side in image_size)
     image = rng.integers(0, 256, (128, 128, 3), np.uint8)  # what is outside must not matter
     ours = jax.jit(encoder_image, static_argnums=3)(
-        jnp.asarray(image), sizes(*image_size), sizes(*padded), (48, 80)
+        normalised(jnp.asarray(image[None]))[0], sizes(*image_size), sizes(*padded), (48, 80)
     )
     x = np.asarray(normalised(jnp.asarray(image[None, :height, :width])))
     x = np.pad(x, ((0, 0), (0, padded[0] - height), (0, padded[1] - width), (0, 0)))
