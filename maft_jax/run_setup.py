@@ -93,7 +93,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         evaluation=loaded.evaluation,
         belongs_to=belongs_to,
     )
-    return run, sharding.place(loaded.state, mesh, rules)
+    return run, loaded.setup.place_state(visual)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,7 @@ class _Loaded:
     parameters: dict
     setup: StepSetup
     state: TrainState
+    """Its shapes."""
     source: PreparedSource
     per_example: dict[str, np.ndarray]
     evaluation: Any
@@ -123,7 +124,7 @@ def _load(config: Config, workdir: epath.Path) -> _Loaded:
     config = resolve(config, clip, weights.masking)
     visual = parameters["visual"]
     setup = make_step_setup(config, clip.vision, mesh)
-    state = setup.init_state(visual)
+    state = jax.eval_shape(setup.init_state, visual)
     num_kept = config.checkpointing.keep_newest + config.checkpointing.keep_best + 1
     check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
     logger.info(metric_logging.describe_parameters(state.trainable, visual))
@@ -154,4 +155,4 @@ def _set_up_evaluation(config: ResolvedConfig, clip: ClipConfig, parameters: Map
 
 
 def _num_bytes(tree) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,17 +1,20 @@
 """The train step of a configuration: what training runs, planning compiles, benchmarks time."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
+import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from maft_jax import optimizer, train_step
+from maft_jax import optimizer, sharding, train_step, tree_rules
 from maft_jax.encoder_setup import make_encoder
 from maft_jax.models.encoder import ImageArchitecture
 from maft_jax.objective import StepSpec
 from maft_jax.resolved_config import ResolvedConfig
-from maft_jax.train_state import TrainState, init_train_state
+from maft_jax.train_state import TrainState, init_train_state, state_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +27,20 @@ class StepSetup:
     trainable: tuple[str, ...]
 
     def init_state(self, visual: Mapping) -> TrainState:
-        """Step 0 of tuning this image tower."""
+        """Step 0 of tuning this image tower, or its shapes under jax.eval_shape."""
         return init_train_state(visual, self.trainable, self.optimizer)
+
+    def place_state(self, visual: Mapping) -> TrainState:
+        """The same from leaves on the host, on the mesh: each device makes its part of it."""
+        rules = self.spec.encoder.architecture.sharding_rules
+        shapes = jax.eval_shape(self.init_state, visual)
+        leaves, chosen = tree_rules.flatten(visual), tree_rules.flatten(shapes.trainable)
+        trained = tree_rules.unflatten({path: np.float32(leaves[path]) for path in chosen})
+        make = jax.jit(
+            functools.partial(state_of, optimizer=self.optimizer),
+            out_shardings=sharding.tree_shardings(shapes, self.mesh, rules),
+        )
+        return make(sharding.place(trained, self.mesh, rules))
 
     def frozen(self, visual: Mapping) -> Mapping:
         """The tower as the step reads it: rounded once, not in every step."""

@@ -31,7 +31,12 @@ def init_train_state(
     """
     chosen = tree_rules.select(trainable_rules, visual, where="config.optimizer.trainable")
     trainable = tree_rules.map_with_path(lambda _, leaf: jnp.array(leaf, jnp.float32), chosen)
-    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+    return state_of(trainable, optimizer)
+
+
+def state_of(trainable: Mapping, optimizer: optax.GradientTransformation) -> TrainState:
+    """Step 0 of these leaves."""
+    return TrainState(jnp.zeros((), jnp.int32), dict(trainable), optimizer.init(trainable))
 
 
 def overlay(pretrained: Mapping, trainable: Mapping) -> dict:

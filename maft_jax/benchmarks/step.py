@@ -48,10 +48,9 @@ class StepProgram:
     def __init__(self, model: BenchmarkModel, data: StepData):
         visual = model.parameters["visual"]
         setup = make_step_setup(model.config, model.clip.vision, model.mesh)
-        state, frozen = setup.init_state(visual), setup.frozen(visual)
+        state, frozen = setup.place_state(visual), setup.frozen(visual)
         step = setup.jitted(state, frozen)
-        rules = model.clip.vision.sharding_rules
-        self._state = jax.device_put(state, sharding.tree_shardings(state, model.mesh, rules))
+        self._state = state
         self._inputs = (
             model.on_devices(frozen),
             jax.device_put(data.text, sharding.replicated(model.mesh)),
