@@ -166,6 +166,9 @@ def test_its_run_is_evaluated_frozen_and_tuned(data, finished, tmp_path):
     )
     report = evaluate_checkpoint(config, tmp_path / "evaluated")
     assert not report.frozen and "folder" in report.table()
+    stated = dataclasses.replace(config.model, activation="gelu")
+    with pytest.raises(ValueError, match="a training run, whose architecture is known"):
+        evaluate_checkpoint(dataclasses.replace(config, model=stated), tmp_path / "refused")
 
 
 def test_it_resumes_with_the_same_bits(data, finished, tmp_path):

@@ -57,7 +57,7 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
         ValueError: weights, mesh or settings of the model cannot work.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
-    weights, described = open_weights_or_random(config.model.pretrained)
+    weights, described = open_weights_or_random(config.model.pretrained, **config.model.stated)
     clip = weights.config
     config = resolve(config, clip, weights.masking)
     dtype = compute_dtype(config.model.compute_dtype, mesh.devices.flat[0].platform)
@@ -66,16 +66,17 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
     return BenchmarkModel(config, mesh, clip, weights.parameters(), described)
 
 
-def open_weights_or_random(pretrained: str) -> tuple[ClipWeights, str]:
+def open_weights_or_random(pretrained: str, **stated) -> tuple[ClipWeights, str]:
     """The weights, or where there is no such file random ones of the size that its name says.
 
-    The time of a step does not depend on the values. The second result says what it is.
+    The time of a step does not depend on the values. The second result says what it is; `stated` is
+    what open_weights is told of weights that are there.
 
     Raises:
         ValueError: neither a file nor the name of a published size, or a damaged file.
     """
     if is_here(pretrained):
-        return open_weights(pretrained, needs_text=True), pretrained
+        return open_weights(pretrained, **stated, needs_text=True), pretrained
     size = size_named_by(pretrained)
     if size is None:
         raise ValueError(

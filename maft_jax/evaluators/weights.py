@@ -50,6 +50,11 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         )
     frozen = config.evaluation.frozen or not config.checkpoint
     if config.checkpoint and is_training_run(source):
+        if any(config.model.stated.values()):
+            raise ValueError(
+                f"config.model.activation, config.model.head_width: {source} is a training run, "
+                "whose architecture is known; state neither"
+            )
         moved = config.model.pretrained or None
         config = _with_protocol_of(config, read_run_config(source))
         weights, step = read_student(

@@ -31,6 +31,11 @@ def test_weights_that_are_there_are_read():
     assert described == "built-in:shapes_world"
 
 
+def test_what_weights_do_not_tell_can_be_stated():
+    weights, _ = open_weights_or_random("built-in:shapes_world", activation="gelu")
+    assert weights.config.vision.activation == "gelu"
+
+
 def test_a_damaged_file_is_an_error_and_not_replaced(tmp_path):
     (tmp_path / "ViT-B-16.pt").write_text("no weights")
     with pytest.raises(ValueError, match=r"ViT-B-16\.pt"):
