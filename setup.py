@@ -34,7 +34,7 @@ setup(
     package_dir={"maft_jax.configs": "configs"},
     package_data={
         "input_pipeline": ["class_list_files/*.txt"],
-        "maft_jax.models": ["clip_merges.*"],
+        "maft_jax.models.text": ["clip_merges.*"],
         "maft_jax.planning": ["gpu_targets/*.txtpb"],
         "maft_jax.shapes_world": ["clip.*"],
         "maft_jax.web_page": ["viewer.*"],

@@ -6,7 +6,7 @@ features = clip.encode_proposals(images, masks)
 segmentation = maft_jax.segment(clip, "photo.jpg", "cat, sofa, lamp")
 """
 
-from maft_jax.absent_tpu import stop_the_search_for_tpus
+from maft_jax.runtime.absent_tpu import stop_the_search_for_tpus
 
 __all__ = ["Clip", "load", "segment"]
 
@@ -16,8 +16,7 @@ stop_the_search_for_tpus()
 def __getattr__(name: str):
     """Loads JAX only when it is needed: not for --help, nor in processes that make proposals."""
     if name in __all__:
-        from maft_jax import facade
-        from maft_jax.prediction import segmentation
+        from maft_jax.inference import clip, segmentation
 
-        return segmentation.segment if name == "segment" else getattr(facade, name)
+        return segmentation.segment if name == "segment" else getattr(clip, name)
     raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")

@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from maft_jax.config_fields import build, setting
 from maft_jax.prompts import PROMPT_TEMPLATES
-from maft_jax.settings import build, setting
 
 DATASETS = (
     "folder",

@@ -24,8 +24,8 @@ from absl import flags
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
-from maft_jax.console import log_to_stderr, run_and_report, speak_as_process
-from maft_jax.settings import describe_fields
+from maft_jax.config_fields import describe_fields
+from maft_jax.runtime.console import log_to_stderr, run_and_report, speak_as_process
 
 __doc__ += describe_fields(Config, "--config.")
 
@@ -51,7 +51,7 @@ def main(config: Config) -> int:
     log_to_stderr()
 
     def work():
-        from maft_jax.distributed import choose_launch, joined
+        from maft_jax.runtime.processes import choose_launch, joined
 
         launch = choose_launch(
             _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value, os.environ
@@ -61,7 +61,7 @@ def main(config: Config) -> int:
             if config.task == "evaluate":
                 _evaluate(config, process)
             else:
-                from maft_jax.train_loop import train_and_evaluate
+                from maft_jax.training.train_loop import train_and_evaluate
 
                 train_and_evaluate(config, _WORKDIR.value)
 

@@ -48,7 +48,7 @@ def open_weights(
         _refuse(source, "random weights of a known architecture", of_files | of_runs)
         return _random(source)
     if _may_be_run(source):
-        from maft_jax.convert.training_run import is_training_run, read_training_run  # loads orbax
+        from maft_jax.state.restored_run import is_training_run, read_training_run  # loads orbax
 
         if is_training_run(source):
             _refuse(source, "a training run, whose architecture is known", of_files)

@@ -21,8 +21,8 @@ from maft_jax.models.resize import resize
 from maft_jax.planning.architecture import resolve_config
 from maft_jax.planning.chips import CHIPS
 from maft_jax.planning.compiled_step import compile_step
-from maft_jax.sharding import one_device_mesh
-from maft_jax.train_loop import train_and_evaluate
+from maft_jax.runtime.sharding import one_device_mesh
+from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
 
 PATCH, PIXELS = 8, 64

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maft_jax.array_types import Batch
 from maft_jax.config import LossConfig
-from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
-from maft_jax.models.ip_clip import IPClip
-from maft_jax.objective import StepSpec
+from maft_jax.models.array_types import Batch
+from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
+from maft_jax.models.towers.ip_clip import IPClip
+from maft_jax.training.objective import StepSpec
 
 VISION = VisionConfig(width=128, layers=3, patch_size=16, image_size=64, embed_dim=32)
 NUM_CLASSES = 5

@@ -7,9 +7,9 @@ from jaxtyping import Float32, UInt8
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.examples import PreparedExample, proposal_grid_size
 from input_pipeline.transforms import scaled_size
-from maft_jax.array_types import Batch
 from maft_jax.config import Config
-from maft_jax.training_data import batch_shapes
+from maft_jax.models.array_types import Batch
+from maft_jax.training.training_data import batch_shapes
 
 PHOTO_SIZE = (480, 640)
 """Height and width of the usual photograph."""

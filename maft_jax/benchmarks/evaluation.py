@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
-from maft_jax import sharding
 from maft_jax.benchmarks import torch_inference
 from maft_jax.benchmarks.drawn_data import draw_example, draw_text, num_classes
 from maft_jax.benchmarks.models import BenchmarkModel, load_model
@@ -23,8 +22,9 @@ from maft_jax.benchmarks.timing import (
 from maft_jax.benchmarks.torch_alone import peak_bytes_alone
 from maft_jax.config import Config
 from maft_jax.evaluators.evaluation import Evaluation, inference_spec
-from maft_jax.inference import PixelLabels, Segmenter
-from maft_jax.mesh_axes import num_batch_shards
+from maft_jax.inference.segmenter import PixelLabels, Segmenter
+from maft_jax.runtime import sharding
+from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.tree_rules import fingerprint
 
 

@@ -10,7 +10,7 @@ from input_pipeline.benchmark_records import write_benchmark_records
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.config import Config
 from maft_jax.proposals.precompute_job import records_folder
-from maft_jax.training_data import open_training_data, train_geometry
+from maft_jax.training.training_data import open_training_data, train_geometry
 
 _NUM_PHOTOS = 32
 

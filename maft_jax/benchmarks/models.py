@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from maft_jax import sharding
 from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights
-from maft_jax.encoder_setup import compute_dtype
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
+from maft_jax.models.encoder_setup import compute_dtype
 from maft_jax.resolved_config import resolve
+from maft_jax.runtime import sharding
 from maft_jax.weights import RANDOM_PREFIX, is_here, open_weights, size_named_by
 
 

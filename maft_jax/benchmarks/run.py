@@ -17,8 +17,8 @@ from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.precompute import measure_precompute
 from maft_jax.benchmarks.step import measure_step
 from maft_jax.config import Config
-from maft_jax.whole_files import written_aside
-from maft_jax.workdir import versions
+from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.workdir import versions
 
 
 def run_benchmark(config: Config, options: BenchmarkOptions) -> dict:

@@ -9,8 +9,6 @@ import numpy as np
 from input_pipeline.device_batches import GlobalBatches
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import make_train_dataset
-from maft_jax import sharding
-from maft_jax.array_types import Batch
 from maft_jax.benchmarks import torch_step
 from maft_jax.benchmarks.device_peaks import peak_flops
 from maft_jax.benchmarks.drawn_data import draw_batch, draw_text, num_classes
@@ -24,12 +22,14 @@ from maft_jax.benchmarks.timing import (
     time_runs,
 )
 from maft_jax.config import Config
+from maft_jax.models.array_types import Batch
 from maft_jax.models.flops import model_flops_utilization
+from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.precompute_job import cache_dir
-from maft_jax.step_setup import make_step_setup
-from maft_jax.teacher import teacher_fields
-from maft_jax.text_embeddings import cached_class_embeddings
-from maft_jax.training_data import open_training_data, train_geometry
+from maft_jax.runtime import sharding
+from maft_jax.training.step_setup import make_step_setup
+from maft_jax.training.teacher import teacher_fields
+from maft_jax.training.training_data import open_training_data, train_geometry
 
 
 @dataclasses.dataclass(frozen=True)

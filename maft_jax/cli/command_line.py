@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from maft_jax.console import failed
+from maft_jax.runtime.console import failed
 
 
 def run(main: Callable[[list[str]], int], check: Callable[[list[str]], list[str]]) -> None:

@@ -11,8 +11,8 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from maft_jax.config import Config, from_config_dict
-from maft_jax.console import failed
-from maft_jax.settings import field_names
+from maft_jax.config_fields import field_names
+from maft_jax.runtime.console import failed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
 

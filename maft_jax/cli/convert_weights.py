@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _TO = flags.DEFINE_string("to", None, "format to write; a wrong one lists them all")
 _FROM = flags.DEFINE_string("from", None, "format to read, if not the recognised one: freeseg, ...")

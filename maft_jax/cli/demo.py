@@ -17,7 +17,7 @@ import sys
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder to write to")
 _SEED = flags.DEFINE_integer("seed", 0, "another one is another world", lower_bound=0)

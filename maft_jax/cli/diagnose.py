@@ -16,8 +16,8 @@ from etils import epath
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
-from maft_jax.console import log_to_stderr, run_and_report
-from maft_jax.settings import describe_fields
+from maft_jax.config_fields import describe_fields
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
 

@@ -27,10 +27,10 @@ from absl import flags
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
-from maft_jax.console import failed, log_to_stderr, run_and_report
+from maft_jax.config_fields import describe_fields
 from maft_jax.planning.topology import parse_topology, prepare_environment
-from maft_jax.settings import describe_fields
-from maft_jax.whole_files import written_aside
+from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.console import failed, log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
 

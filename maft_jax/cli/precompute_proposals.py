@@ -28,8 +28,8 @@ from absl import flags
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config, DataConfig, ProposalsConfig
-from maft_jax.console import failed, log_to_stderr, run_and_report
-from maft_jax.settings import describe_fields
+from maft_jax.config_fields import describe_fields
+from maft_jax.runtime.console import failed, log_to_stderr, run_and_report
 
 __doc__ += describe_fields(DataConfig, "--config.data.") + "\n"
 __doc__ += describe_fields(ProposalsConfig, "--config.proposals.")
@@ -119,7 +119,7 @@ def _compute(config: Config) -> None:
 
 
 def _compute_teacher(config: Config) -> None:
-    from maft_jax.teacher import compute_missing, open_teacher
+    from maft_jax.training.teacher import compute_missing, open_teacher
 
     start = time.monotonic()
     teacher = open_teacher(config)

@@ -19,7 +19,7 @@ from absl import flags
 
 from maft_jax.cli import command_line
 from maft_jax.config import PROMPT_TEMPLATES
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
@@ -95,8 +95,8 @@ def _predict(places: list[str]) -> None:
     # Imported late: --help and wrong flags answer at once.
     from etils import epath
 
-    from maft_jax.prediction.files import find_images, predict_images
-    from maft_jax.workdir import make_writable
+    from maft_jax.inference.files import find_images, predict_images
+    from maft_jax.runtime.workdir import make_writable
 
     class_names, background = _vocabulary()
     images, missing = find_images(places)
@@ -119,7 +119,7 @@ def _predict(places: list[str]) -> None:
 
 
 def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from maft_jax.prediction.vocabulary import check_apart, parse_names, read_names, read_names_file
+    from maft_jax.inference.vocabulary import check_apart, parse_names, read_names, read_names_file
 
     if _CLASSES_FILE.value is None:
         names = read_names(_CLASSES.value, "--classes")
@@ -136,11 +136,11 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
 
     import maft_jax
     from maft_jax.config import DataConfig
-    from maft_jax.encoder_setup import compute_dtype
-    from maft_jax.prediction.segmentation import ImageSegmenter
+    from maft_jax.inference.segmentation import ImageSegmenter
+    from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.proposals.precompute_job import cache_dir
+    from maft_jax.runtime.workdir import versions
     from maft_jax.tree_rules import fingerprint
-    from maft_jax.workdir import versions
 
     generator = _make_generator(class_names)
     scales = _numbers(_SCALES.value)

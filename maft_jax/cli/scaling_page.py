@@ -19,8 +19,8 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.console import log_to_stderr, run_and_report
 from maft_jax.planning.topology import prepare_environment
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/scaling", "folder of the plans")
 _PAGE = flags.DEFINE_string("page", "runs/scaling/page", "folder to write the page to")

@@ -14,7 +14,7 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/study", "folder for worlds and runs")
 _PAGE = flags.DEFINE_string("page", "runs/study/page", "folder to write the page to")

@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 
 _DEFAULTS = ClipTrainingConfig()

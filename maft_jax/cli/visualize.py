@@ -14,8 +14,8 @@ from etils import epath
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
-from maft_jax.console import log_to_stderr, run_and_report
-from maft_jax.settings import describe_fields
+from maft_jax.config_fields import describe_fields
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
 
@@ -31,8 +31,8 @@ def main(config: Config) -> int:
     log_to_stderr()
 
     def draw():
-        from maft_jax.training_data import draw_training_data, open_training_data
-        from maft_jax.workdir import save_picture
+        from maft_jax.runtime.workdir import save_picture
+        from maft_jax.training.training_data import draw_training_data, open_training_data
 
         source = open_training_data(config)
         picture = draw_training_data(source, config, _NUM_EXAMPLES.value, _STEP.value)

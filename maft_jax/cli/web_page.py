@@ -17,7 +17,7 @@ import socket
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.console import log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
@@ -56,7 +56,7 @@ def _serve() -> None:
     _check_address()
     # Imported late: --help and wrong flags answer at once.
     import maft_jax
-    from maft_jax.encoder_setup import compute_dtype
+    from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.web_page import make_page, serve_page, temporary_folder
 
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name

@@ -16,7 +16,7 @@ import numpy as np
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 IMAGE = "params/img/"
 ENCODER = f"{IMAGE}Transformer/"

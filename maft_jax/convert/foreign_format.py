@@ -8,7 +8,7 @@ import numpy as np
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 
 @dataclasses.dataclass(frozen=True)

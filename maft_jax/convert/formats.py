@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from maft_jax import tree_rules
+from maft_jax.config_fields import build
 from maft_jax.convert import rules
 from maft_jax.convert.big_vision import BIG_VISION_FORMATS
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
@@ -25,10 +26,9 @@ from maft_jax.convert.stored_tensor import StoredTensor, in_memory
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.clip_text import TextConfig
-from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.encoder import MaskingSpec
-from maft_jax.settings import build
+from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 _LAYOUTS = (
     OPENAI,

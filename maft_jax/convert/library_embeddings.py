@@ -19,9 +19,9 @@ from maft_jax.convert.foreign_format import Format
 from maft_jax.convert.openai import text_rules, vision_rules
 from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.clip_text import TextConfig
-from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
+from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 Images = Float[np.ndarray, "b h w 3"]
 """Normalised as CLIP's."""

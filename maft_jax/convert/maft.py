@@ -22,7 +22,7 @@ from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
 from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 STUDENT = "IPCLIP."
 FROZEN = "clip_adapter.clip_model."

@@ -13,9 +13,9 @@ from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import in_memory
 from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.clip_text import TextConfig
-from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.layers import HEAD_WIDTH
+from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 PUBLISHED_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 """Image towers H, g, bigG and e of open_clip; every other published width has heads of 64."""

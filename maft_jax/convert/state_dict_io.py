@@ -20,7 +20,7 @@ from maft_jax.convert.torch_archive import (
     open_torch_archive,
     read_torch_archive,
 )
-from maft_jax.whole_files import written_aside
+from maft_jax.runtime.atomic_files import written_aside
 
 SUFFIXES = (".safetensors", ".pt", ".npz")
 

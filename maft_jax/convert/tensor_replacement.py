@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
-from maft_jax.whole_files import written_aside
+from maft_jax.runtime.atomic_files import written_aside
 
 _SAFETENSORS_DTYPES = {
     "F64": np.float64,

@@ -8,8 +8,8 @@ from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.openai import why_not_image_tower, with_activation
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.clip_text import TextConfig
-from maft_jax.models.clip_vit import VisionConfig
+from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 SETTINGS_FILE = "config.json"
 

@@ -13,7 +13,7 @@ from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
-from maft_jax.sharding import one_device_mesh
+from maft_jax.runtime.sharding import one_device_mesh
 
 TOLERANCE = 1e-4
 """Largest difference of L2-normalised float32 embeddings that rounding explains in deep towers."""

@@ -11,17 +11,17 @@ import jax
 from etils import epath
 
 from input_pipeline.example_range import ExampleRange
-from maft_jax import sharding
 from maft_jax.config import Config, EvaluationRoots
-from maft_jax.convert.training_run import is_training_run
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise
 from maft_jax.evaluators.data_sets import EvaluationSet, check_roots
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
+from maft_jax.runtime import sharding
+from maft_jax.runtime.workdir import make_writable, versions, write_aside
+from maft_jax.state.restored_run import is_training_run
 from maft_jax.tree_rules import fingerprint
-from maft_jax.workdir import make_writable, versions, write_aside
 
 NUMBERS_FILE = "diagnosis.json"
 

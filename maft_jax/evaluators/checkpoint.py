@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import jax
 from etils import epath
 
-from maft_jax import agreement, sharding
 from maft_jax.config import Config
 from maft_jax.evaluators.data_sets import check_roots
 from maft_jax.evaluators.evaluation import Evaluation
@@ -15,9 +14,10 @@ from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.tables import format_table
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.proposals.precompute_job import cache_dir
-from maft_jax.sharding import make_mesh
-from maft_jax.stop_signals import StopSignals
-from maft_jax.workdir import describe_run, make_writable
+from maft_jax.runtime import consensus, sharding
+from maft_jax.runtime.sharding import make_mesh
+from maft_jax.runtime.stop_signals import StopSignals
+from maft_jax.runtime.workdir import describe_run, make_writable
 
 RESULTS_FOLDER = "evaluation"
 FROZEN_FOLDER = "frozen"
@@ -54,7 +54,7 @@ def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> Evaluatio
         EvaluationInterrupted: SIGINT or SIGTERM came; what was counted is kept.
     """
     base = epath.Path(workdir) / RESULTS_FOLDER
-    with agreement.all_or_none():
+    with consensus.all_or_none():
         check_roots(config)
         make_writable(base, "--workdir")
         make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")

@@ -16,7 +16,7 @@ from maft_jax.config import Config, EvaluationRoots
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.precompute_shards import PrecomputeJob
-from maft_jax.training_data import unseen_classes
+from maft_jax.proposals.record_sets import unseen_classes
 
 SPLIT = "val"
 DATA_SETS = tuple(field.name for field in dataclasses.fields(EvaluationRoots))

@@ -10,19 +10,19 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from maft_jax import agreement
 from maft_jax.config import Config
 from maft_jax.evaluators.data_sets import EvaluationSet
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult
 from maft_jax.evaluators.tables import format_table
-from maft_jax.metric_logging import METRICS_FILE, MetricWriter
 from maft_jax.models.clip import ClipConfig
 from maft_jax.pictures.sheets import comparison_sheet
-from maft_jax.stop_signals import StopSignals
-from maft_jax.train_state import TrainState, overlay
+from maft_jax.runtime import consensus
+from maft_jax.runtime.metric_logging import METRICS_FILE, MetricWriter
+from maft_jax.runtime.stop_signals import StopSignals
+from maft_jax.runtime.workdir import save_picture
+from maft_jax.state.train_state import TrainState, overlay
 from maft_jax.tree_rules import fingerprint
-from maft_jax.workdir import save_picture
 
 RESULTS_FOLDER = "evaluation"
 _PREFIX = "evaluation"
@@ -75,13 +75,13 @@ class TrainingEvaluation:
         if step > 0:
             rounded = self._evaluation.encoder.in_compute_dtype(state.trainable)
             student = overlay(pretrained, rounded)
-            on_host = overlay(self._host_visual, agreement.to_host(state.trainable))
+            on_host = overlay(self._host_visual, consensus.to_host(state.trainable))
             results = self._results(workdir, step, student, on_host, signals)
         if step == 0:
             logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))
         else:
             logger.info("step %d:\n%s", step, format_table(results, baseline=self._frozen))
-        if agreement.of_first_process(_is_written(workdir, step)):
+        if consensus.of_first_process(_is_written(workdir, step)):
             return
         scalars = {
             f"{_PREFIX}/{result.dataset}/{name}": value

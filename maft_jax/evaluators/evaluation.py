@@ -21,22 +21,22 @@ from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
 from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
 from input_pipeline.numpy_dataset import NumpyBatches
-from maft_jax import agreement, sharding
 from maft_jax.config import Config
-from maft_jax.encoder_setup import make_encoder
 from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
 from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
-from maft_jax.inference import InferenceSpec, Segmenter
-from maft_jax.mesh_axes import num_batch_shards
+from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder
+from maft_jax.models.encoder_setup import make_encoder
+from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir
-from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
-from maft_jax.text_embeddings import cached_class_embeddings, cleaning
+from maft_jax.runtime import consensus, sharding
+from maft_jax.runtime.mesh_axes import num_batch_shards
+from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
+from maft_jax.runtime.workdir import versions
 from maft_jax.tree_rules import fingerprint
-from maft_jax.workdir import versions
 
 VERSION = 1
 """Part of every key: raise it when the same input would give other counts."""
@@ -95,7 +95,7 @@ class Evaluation:
             ValueError: a record is damaged.
         """
         results = []
-        agreement.check_same({data.name: self._key(data, origin) for data in self.data_sets})
+        consensus.check_same({data.name: self._key(data, origin) for data in self.data_sets})
         for data in self.data_sets:
             results.append(self._evaluate_set(data, visual, origin, folder, signals))
             if jax.process_index() == 0:
@@ -113,7 +113,7 @@ class Evaluation:
         with self.batches(data, first) as batches:
             for batch in batches:
                 predicted = self._predict(data, visual, batch)
-                maps += list(np.asarray(agreement.to_host(predicted))[order])
+                maps += list(np.asarray(consensus.to_host(predicted))[order])
         sizes = first.image_sizes.tolist()
         return [maps[i][:height, :width] for i, (height, width) in enumerate(sizes)]
 
@@ -206,7 +206,7 @@ class Evaluation:
     def _text(self, data: EvaluationSet) -> Float[Array, "c e"]:
         """Class embeddings on the mesh, which are those of the first process."""
         if data.name not in self._texts:
-            text = agreement.of_first_process(self._host_texts[data.name])
+            text = consensus.of_first_process(self._host_texts[data.name])
             self._texts[data.name] = sharding.place_whole(text, self._mesh)
         return self._texts[data.name]
 
@@ -339,8 +339,8 @@ def _of_first_process(num_batches: int, counts: ConfusionTotal) -> tuple[int, Co
     """So that all processes go on from the same batch, whether or not they share a disk."""
     if jax.process_count() == 1:
         return num_batches, counts
-    first = int(agreement.of_first_process(num_batches))
-    confusion = agreement.of_first_process(counts.confusion)
+    first = int(consensus.of_first_process(num_batches))
+    confusion = consensus.of_first_process(counts.confusion)
     return first, ConfusionTotal.from_state({"confusion": confusion}, counts.num_classes)
 
 

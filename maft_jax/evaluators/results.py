@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
 from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics
-from maft_jax.workdir import write_aside
+from maft_jax.runtime.workdir import write_aside
 
 SUMMARY_FILE = "summary.csv"
 FORMAT = "maft_jax evaluation 1"

@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from maft_jax.evaluators.confusion import ConfusionTotal
-from maft_jax.metric_logging import format_seconds
-from maft_jax.whole_files import written_aside
+from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.metric_logging import format_seconds
 
 SECONDS_BETWEEN_SAVES = 30.0
 SECONDS_BETWEEN_LINES = 10.0

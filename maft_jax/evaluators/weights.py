@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from maft_jax.config import Config, DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
-from maft_jax.convert.training_run import (
+from maft_jax.models.clip import ClipConfig
+from maft_jax.resolved_config import resolve
+from maft_jax.state.restored_run import (
     is_training_run,
     read_first_weights,
     read_run_config,
     read_student,
 )
-from maft_jax.models.clip import ClipConfig
-from maft_jax.resolved_config import resolve
 from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 

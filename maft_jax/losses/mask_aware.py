@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from maft_jax.array_types import Masks
+from maft_jax.models.array_types import Masks
 from maft_jax.models.preprocess import mask_probability
 from maft_jax.models.resize import bilinear_matrix
 

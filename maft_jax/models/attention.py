@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.mesh_axes import MODEL, OVER_IMAGES
 from maft_jax.models import flash_attention
+from maft_jax.models.attention_pattern import Reading, Readings
 from maft_jax.models.masked_attention import proposal_attention, self_attention
 from maft_jax.models.precision import matmul_precision
-from maft_jax.models.token_rows import Reading, Readings
+from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES
 
 Projected = Any
 Attended = Any

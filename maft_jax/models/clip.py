@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from maft_jax.models.clip_text import TextConfig
-from maft_jax.models.clip_vit import VisionConfig
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
+from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from maft_jax.array_types import Images, Masks
+from maft_jax.models.array_types import Images, Masks
+from maft_jax.runtime.mesh_axes import ShardingRule
 
 Parameters = Any
 """A tower's nested dictionary of arrays, or of their shapes."""
-
-ShardingRule = tuple[str, PartitionSpec]
-"""A regular expression over parameter paths, and how what it matches lies on the mesh."""
 
 
 @dataclasses.dataclass(frozen=True)

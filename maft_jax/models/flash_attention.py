@@ -9,10 +9,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.mesh_axes import MODEL, OVER_IMAGES
+from maft_jax.models.attention_pattern import Readings
 from maft_jax.models.flash_kernels import LANES, AttentionCall
 from maft_jax.models.precision import matmul_precision
-from maft_jax.models.token_rows import Readings
+from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES
 
 _SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
 """16 MiB: in bfloat16 room for about 2,600 rows of a masked layer, in float32 for too few."""

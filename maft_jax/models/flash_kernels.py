@@ -22,8 +22,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
+from maft_jax.models.attention_pattern import Readings
 from maft_jax.models.precision import matmul_precision
-from maft_jax.models.token_rows import Readings
 
 LANES = 128
 _CHUNK = 128

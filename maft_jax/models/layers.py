@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.mesh_axes import MODEL
 from maft_jax.models.attention import Attended, Attention, Projected
+from maft_jax.models.attention_pattern import Readings, queries_of, with_queries_apart
 from maft_jax.models.precision import matmul_precision
-from maft_jax.models.token_rows import Readings, queries_of, with_queries_apart
+from maft_jax.runtime.mesh_axes import MODEL
 
 HEAD_WIDTH = 64
 """Of OpenAI's towers and of most others."""

@@ -6,7 +6,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.array_types import Images, Masks
+from maft_jax.models.array_types import Images, Masks
 from maft_jax.models.precision import tpu_precision
 from maft_jax.models.resize import bilinear_matrix, resize
 

@@ -8,8 +8,8 @@ from input_pipeline.dataset_specs import SPECS
 from maft_jax.config import Config, DataConfig
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import MaskingSpec
+from maft_jax.proposals.record_sets import unseen_classes
 from maft_jax.resolved_config import ResolvedConfig, resolve
-from maft_jax.training_data import unseen_classes
 from maft_jax.weights import BUILT_IN, RANDOM_PREFIX, is_here, open_weights, size_named_by
 
 FOLDER_CLASSES = 150

@@ -11,18 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from maft_jax.array_types import Batch
 from maft_jax.config import Config
+from maft_jax.models.array_types import Batch
 from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.encoder import ShardingRule
 from maft_jax.planning.chips import Chip
 from maft_jax.planning.collectives import find_collectives
 from maft_jax.planning.hlo_text import parse_module
 from maft_jax.planning.loop_costs import cost_of_repetitions
 from maft_jax.planning.traffic import Traffic, sum_traffic
-from maft_jax.sharding import batch_sharding, replicated, tree_shardings
-from maft_jax.step_setup import make_step_setup
-from maft_jax.training_data import batch_shapes
+from maft_jax.runtime.mesh_axes import ShardingRule
+from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
+from maft_jax.training.step_setup import make_step_setup
+from maft_jax.training.training_data import batch_shapes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

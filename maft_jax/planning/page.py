@@ -6,14 +6,14 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from maft_jax import markdown
 from maft_jax.planning.bounds import scaling_efficiency
 from maft_jax.planning.chips import CHIPS, GIB
 from maft_jax.planning.collectives import BETWEEN_SLICES, KINDS
 from maft_jax.planning.plan import Plan
 from maft_jax.planning.roofline import draw_roofline
 from maft_jax.planning.scaling_study import EIGHT_CHIPS, EXPERIMENTS, LARGE, Experiment
-from maft_jax.whole_files import written_aside
+from maft_jax.runtime import markdown
+from maft_jax.runtime.atomic_files import written_aside
 
 PAGE_FILE = "scaling.md"
 PLANS_FILE = "scaling/plans.json"
@@ -112,7 +112,8 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
             "(libtpu), and prints what this page has for every configuration: whether it fits, "
             "memory by part, arithmetic, traffic, and lower bounds of time. It is the step that "
             "training runs: the same function, shardings and donation, of "
-            "`maft_jax.step_setup.make_step_setup`. Several slices are written 2xv5e:16x16; "
+            "`maft_jax.training.step_setup.make_step_setup`. Several slices are written "
+            "2xv5e:16x16; "
             "`--sweep` finds the largest batch per device, `--json` and `--roofline` write files, "
             "and where a step does not fit, what would is compiled, too."
         ),

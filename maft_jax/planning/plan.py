@@ -8,14 +8,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from maft_jax import sharding
 from maft_jax.config import Config
-from maft_jax.mesh_axes import num_batch_shards
 from maft_jax.planning.architecture import CLASSES_PER_IMAGE, num_classes, resolve_config
 from maft_jax.planning.bounds import StepBounds, step_bounds
 from maft_jax.planning.compiled_step import StepCosts, compile_step
 from maft_jax.planning.topology import Topology, parse_topology
 from maft_jax.planning.traffic import Traffic
+from maft_jax.runtime import sharding
+from maft_jax.runtime.mesh_axes import num_batch_shards
 
 logger = logging.getLogger(__name__)
 

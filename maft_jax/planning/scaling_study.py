@@ -15,8 +15,8 @@ from maft_jax.config import Config, from_config_dict
 from maft_jax.configs import coco, folder, shapes_world
 from maft_jax.planning.plan import Plan, make_plan
 from maft_jax.planning.topology import parse_topology
-from maft_jax.whole_files import written_aside
-from maft_jax.workdir import versions
+from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.workdir import versions
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int32, UInt8
 from input_pipeline.permutation import example_index
 from input_pipeline.shapes_world.captions import Caption, describe
 from input_pipeline.shapes_world.scenes import draw_scene
-from maft_jax.models.tokenizer import tokenize
+from maft_jax.models.text.tokenizer import tokenize
 
 _CAPTIONS_PER_PICTURE = 4
 _TRAINING_SEED, _QUIZ_SEED = 1_000_000, 2_000_000

@@ -26,14 +26,14 @@ from maft_jax.config import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.losses.contrastive import contrastive_loss
 from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.clip_text import TextConfig, TextTransformer
-from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.models.preprocess import normalised
+from maft_jax.models.text.clip_text import TextConfig, TextTransformer
+from maft_jax.models.text_classifier import embed_classes
+from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
+from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
-from maft_jax.stop_signals import StopSignals, TrainingInterrupted
-from maft_jax.text_embeddings import embed_classes
-from maft_jax.whole_files import written_aside
 
 CLIP = ClipConfig(
     VisionConfig(width=128, layers=4, patch_size=16, image_size=SIZE, embed_dim=64),

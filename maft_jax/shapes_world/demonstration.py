@@ -13,7 +13,7 @@ from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.tables import format_table
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
-from maft_jax.train_loop import train_and_evaluate
+from maft_jax.training.train_loop import train_and_evaluate
 
 _NUM_DIAGNOSED = 40
 _NUM_PICTURES = 4

@@ -14,8 +14,9 @@ from input_pipeline.shapes_world.vocabulary import (
     PATTERNS,
     unseen_classes,
 )
-from maft_jax import markdown
 from maft_jax.configs.shapes_world import get_config
+from maft_jax.runtime import markdown
+from maft_jax.runtime.atomic_files import written_aside
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.paper_claims import CLAIMS, HERE, PAPER, verdict
@@ -31,7 +32,6 @@ from maft_jax.shapes_world.study_results import (
     step_panels,
     value,
 )
-from maft_jax.whole_files import written_aside
 
 PAGE_FILE = "shapes_world.md"
 

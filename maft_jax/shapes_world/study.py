@@ -20,13 +20,13 @@ from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
+from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.workdir import versions
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
-from maft_jax.train_loop import train_and_evaluate
+from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import BUILT_IN
-from maft_jax.whole_files import written_aside
-from maft_jax.workdir import versions
 
 DEVELOPMENT_SEED = 1000
 """Of the world whose pictures settings are chosen by."""

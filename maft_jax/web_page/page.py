@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from input_pipeline.sample_folder import SAMPLE_CLASSES
-from maft_jax.facade import Clip
+from maft_jax.inference.clip import Clip
 from maft_jax.web_page.session import PageSession, read_field, viewer_data
 
 MOST_PROPOSALS = 300

@@ -21,12 +21,12 @@ from PIL import Image
 
 from input_pipeline.examples import PreparedExample
 from input_pipeline.sample_folder import draw_scene
-from maft_jax.facade import Clip
+from maft_jax.inference.clip import Clip
+from maft_jax.inference.files import encode_labels
+from maft_jax.inference.overlay import overlay, place_names, segment_colors
+from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
+from maft_jax.inference.vocabulary import check_names, read_names
 from maft_jax.pictures.lettering import letter_size, readable
-from maft_jax.pictures.overlay import overlay, place_names, segment_colors
-from maft_jax.prediction.files import encode_labels
-from maft_jax.prediction.segmentation import ImageSegmenter, Segmentation, class_regions
-from maft_jax.prediction.vocabulary import check_names, read_names
 
 NO_CLASS = 0xFFFF
 """In the viewer's labels, where the label map has -1."""

@@ -10,8 +10,8 @@ from maft_jax.benchmarks.drawn_data import draw_batch, num_classes
 from maft_jax.benchmarks.models import load_model
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.step import measure_step
-from maft_jax.train_loop import train_and_evaluate
-from maft_jax.training_data import batch_shapes
+from maft_jax.training.train_loop import train_and_evaluate
+from maft_jax.training.training_data import batch_shapes
 from tests.runs import make_data, read_metrics, small_config
 
 NO_DATA = {"data.root": "unused"}

@@ -12,8 +12,8 @@ from maft_jax.convert import rules
 from maft_jax.convert.big_vision import ARCHITECTURE, BIG_VISION_FORMATS
 from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights, write_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
-from maft_jax.models.clip_vit import VisionTransformer
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
+from maft_jax.models.towers.clip_vit import VisionTransformer
 from maft_jax.weights import open_weights
 from tests.convert.big_vision_reference import BigVisionViT, embed, random_tensors
 

@@ -14,8 +14,8 @@ from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 from maft_jax.convert import rules
 from maft_jax.convert.formats import FORMATS, read_weights, write_weights
-from maft_jax.models.clip_text import TextTransformer
-from maft_jax.models.clip_vit import VisionTransformer
+from maft_jax.models.text.clip_text import TextTransformer
+from maft_jax.models.towers.clip_vit import VisionTransformer
 from tests.convert import library_models
 
 MODELS = {

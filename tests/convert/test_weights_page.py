@@ -12,8 +12,8 @@ from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.formats import FORMATS, ClipWeights, write_weights
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.clip_text import TextConfig, TextTransformer
-from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
+from maft_jax.models.text.clip_text import TextConfig, TextTransformer
+from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "weights.md").read_text()

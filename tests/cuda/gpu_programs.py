@@ -7,7 +7,6 @@ import jax
 from jax.sharding import Mesh
 from maft_jax.configs import coco
 
-from maft_jax import sharding
 from maft_jax.config import Config, MeshConfig, from_config_dict
 from maft_jax.models.clip import ClipConfig
 from maft_jax.planning.architecture import num_classes, resolve_config
@@ -15,6 +14,7 @@ from maft_jax.planning.collectives import find_collectives
 from maft_jax.planning.compiled_step import lower_step
 from maft_jax.planning.gpu_topology import COMPILER_OPTIONS, gpu_devices, target_config
 from maft_jax.planning.hlo_text import Module, parse_module
+from maft_jax.runtime import sharding
 
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 

@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import pytest
 
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
-from maft_jax import facade, sharding
 from maft_jax.benchmarks.drawn_data import draw_example
 from maft_jax.config import ModelConfig
-from maft_jax.encoder_setup import make_encoder
 from maft_jax.evaluators.confusion import confusion_matrix
 from maft_jax.evaluators.evaluation import inference_spec
-from maft_jax.facade import Clip
-from maft_jax.inference import InferenceSpec, Segmenter
+from maft_jax.inference.clip import Clip
+from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.models.clip import random_parameters
-from maft_jax.models.clip_text import TextTransformer
-from maft_jax.step_setup import make_step_setup
-from maft_jax.teacher import teacher_program
+from maft_jax.models.encoder_setup import make_encoder
+from maft_jax.models.text.clip_text import TextTransformer
+from maft_jax.runtime import sharding
+from maft_jax.training.step_setup import make_step_setup
+from maft_jax.training.teacher import teacher_program
 from tests.cuda.gpu_programs import FORWARD, compile_program, gpu_mesh
 from tests.cuda.small_towers import LAYERS, START, small_step
 
@@ -95,7 +95,7 @@ def test_prediction(dtype):
 def test_facade(monkeypatch):
     _, clip = small_step("ViT-B-16", 1)
     mesh = gpu_mesh()
-    monkeypatch.setattr(facade, "one_device_mesh", lambda: mesh)
+    monkeypatch.setattr("maft_jax.inference.clip.one_device_mesh", lambda: mesh)
 
     def encode(visual, images, masks):
         encoder = Clip(clip, {"visual": visual}, START, "bfloat16")

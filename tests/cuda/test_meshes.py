@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from maft_jax.models.clip import random_parameters
-from maft_jax.step_setup import make_step_setup
+from maft_jax.training.step_setup import make_step_setup
 from tests.cuda.gpu_programs import GpuProgram, compile_program, gpu_mesh, lower_training
 from tests.cuda.small_towers import calls_of_step, small_step
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from maft_jax import sharding
 from maft_jax.config import MeshConfig
 from maft_jax.planning.gpu_topology import gpu_devices, target_config
-from maft_jax.step_setup import make_step_setup
+from maft_jax.runtime import sharding
+from maft_jax.training.step_setup import make_step_setup
 from tests.cuda.gpu_programs import compile_program, gpu_mesh, lower_training
 from tests.cuda.small_towers import calls_of_step, small_step
 

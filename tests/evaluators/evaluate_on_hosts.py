@@ -26,7 +26,7 @@ if __name__ == "__main__":
     from etils import epath
 
     from maft_jax.evaluators.checkpoint import evaluate_checkpoint
-    from maft_jax.stop_signals import EvaluationInterrupted, StopSignals
+    from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
     from tests.evaluators.small_evaluations import evaluation_config, set_up
 
     config = evaluation_config(json.loads((FOLDER / "settings.json").read_text()))

@@ -23,9 +23,9 @@ from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
-from maft_jax.models.tokenizer import tokenize
-from maft_jax.sharding import make_mesh
-from maft_jax.stop_signals import StopSignals
+from maft_jax.models.text.tokenizer import tokenize
+from maft_jax.runtime.sharding import make_mesh
+from maft_jax.runtime.stop_signals import StopSignals
 
 SETTINGS = {
     "task": "evaluate",

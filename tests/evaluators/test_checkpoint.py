@@ -35,7 +35,7 @@ from tests.evaluators.small_evaluations import (
     set_up,
 )
 from tests.runs import finish, start
-from tests.test_interruptions import wait_until
+from tests.training.test_interruptions import wait_until
 
 
 @pytest.fixture(scope="module")

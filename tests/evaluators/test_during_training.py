@@ -19,8 +19,8 @@ from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import read_result
 from maft_jax.evaluators.unfinished_counts import ProgressLines
 from maft_jax.evaluators.weights import read_evaluated_weights
-from maft_jax.stop_signals import TrainingInterrupted
-from maft_jax.train_loop import train_and_evaluate
+from maft_jax.runtime.stop_signals import TrainingInterrupted
+from maft_jax.training.train_loop import train_and_evaluate
 from tests.evaluators.small_evaluations import write_telling_weights
 from tests.runs import make_data, read_metrics, small_config
 from tests.test_structure import REPOSITORY, imports_of

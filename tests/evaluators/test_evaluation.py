@@ -10,7 +10,7 @@ from etils import epath
 
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.evaluators.results import read_result
-from maft_jax.stop_signals import EvaluationInterrupted
+from maft_jax.runtime.stop_signals import EvaluationInterrupted
 from tests.evaluators.small_evaluations import (
     StopAfter,
     confusion_of,

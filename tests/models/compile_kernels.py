@@ -15,15 +15,15 @@ prepare_environment()
 import jax
 import jax.numpy as jnp
 
-from maft_jax import sharding
 from maft_jax.config import MeshConfig
-from maft_jax.models.flash_attention import FlashAttention, why_not
-from maft_jax.models.token_rows import (
+from maft_jax.models.attention_pattern import (
     MaskedRows,
     Reading,
     all_read_all,
     with_queries_apart,
 )
+from maft_jax.models.flash_attention import FlashAttention, why_not
+from maft_jax.runtime import sharding
 
 WIDTH, TOKENS, PROPOSALS = 768, 901, 100
 

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
-from maft_jax.models.token_rows import MaskedRows
+from maft_jax.models.attention_pattern import MaskedRows
 
 SIDE, START, LAYERS = 4, 8, 12
 WIDTH, HEIGHT = 10, 9.2

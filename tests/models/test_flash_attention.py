@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maft_jax import sharding
 from maft_jax.config import MeshConfig
 from maft_jax.models.attention import (
     CudnnAttention,
@@ -16,14 +15,15 @@ from maft_jax.models.attention import (
     choose_attention,
     resolve_name,
 )
-from maft_jax.models.flash_attention import FlashAttention
-from maft_jax.models.token_rows import (
+from maft_jax.models.attention_pattern import (
     MaskedRows,
     Reading,
     all_read_all,
     queries_of,
     with_queries_apart,
 )
+from maft_jax.models.flash_attention import FlashAttention
+from maft_jax.runtime import sharding
 
 # (precision of the products, largest difference from XLA's attention)
 TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)]

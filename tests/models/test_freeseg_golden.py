@@ -7,9 +7,9 @@ import numpy as np
 from maft_jax.convert.openai import RULES
 from maft_jax.convert.rules import to_ours
 from maft_jax.convert.state_dict_io import load_state_dict
-from maft_jax.models.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD, clip_input
 from maft_jax.models.resize import resize
+from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from tests.golden_files import GOLDEN, golden
 from tests.tiny_models import ip_clip
 

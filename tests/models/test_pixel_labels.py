@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from maft_jax.inference import ensemble
+from maft_jax.inference.segmenter import ensemble
 from maft_jax.models.pixel_labels import (
     IGNORE,
     TILES,

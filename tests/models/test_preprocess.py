@@ -7,7 +7,6 @@ import pytest
 import torch
 from jax import lax
 
-from maft_jax.models.clip_vit import resize_position_embedding
 from maft_jax.models.preprocess import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -17,6 +16,7 @@ from maft_jax.models.preprocess import (
     patch_mask,
 )
 from maft_jax.models.resize import bilinear_matrix, resize
+from maft_jax.models.towers.clip_vit import resize_position_embedding
 from tests.golden_files import golden
 
 

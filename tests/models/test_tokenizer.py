@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
-from maft_jax.models.tokenizer import clean_text, tokenize
+from maft_jax.models.text.tokenizer import clean_text, tokenize
 
 LENGTH = 4096
 """Long enough for 64 characters of any alphabet, which are up to four tokens each."""

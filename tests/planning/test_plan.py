@@ -6,13 +6,13 @@ import json
 import jax
 import pytest
 
-from maft_jax import sharding
 from maft_jax.config import MeshConfig, from_config_dict, preset
 from maft_jax.planning import plan as planning
 from maft_jax.planning.compiled_step import needed_by_message
 from maft_jax.planning.plan import Plan, alternatives, fit_batch, largest_batch
 from maft_jax.planning.report import describe, describe_alternatives, describe_sweep
 from maft_jax.planning.topology import parse_topology
+from maft_jax.runtime import sharding
 from tests.planning.plans import make_costs, make_plan
 from tests.runs import SETTINGS
 

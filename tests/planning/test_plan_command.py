@@ -228,7 +228,7 @@ def test_meshes_of_machines_that_are_not_there():
     script = """
 from maft_jax.planning.topology import parse_topology, prepare_environment
 prepare_environment()
-from maft_jax import sharding
+from maft_jax.runtime import sharding
 from maft_jax.config import MeshConfig
 def mesh_of(name, **sizes):
     return sharding.make_mesh(MeshConfig(**sizes), parse_topology(name).devices())

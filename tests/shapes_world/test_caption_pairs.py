@@ -7,7 +7,7 @@ import pytest
 
 from input_pipeline.shapes_world.captions import describe
 from input_pipeline.shapes_world.scenes import SIZE, draw_scene
-from maft_jax.models.tokenizer import tokenize
+from maft_jax.models.text.tokenizer import tokenize
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, draw_quiz
 
 START, END = 49406, 49407

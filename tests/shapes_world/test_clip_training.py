@@ -21,12 +21,12 @@ from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS, object_class
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 from maft_jax.models.preprocess import normalised
-from maft_jax.models.tokenizer import tokenize
+from maft_jax.models.text.tokenizer import tokenize
+from maft_jax.runtime.stop_signals import TrainingInterrupted
 from maft_jax.shapes_world import clip_training
 from maft_jax.shapes_world.caption_pairs import Quiz
 from maft_jax.shapes_world.clip_training import train_clip
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
-from maft_jax.stop_signals import TrainingInterrupted
 from maft_jax.weights import BUILT_IN
 
 CONFIG = ClipTrainingConfig(

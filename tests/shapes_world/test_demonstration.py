@@ -12,8 +12,8 @@ from PIL import Image
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.vocabulary import unseen_classes
 from maft_jax.evaluators.results import read_result
+from maft_jax.runtime.stop_signals import TrainingInterrupted
 from maft_jax.shapes_world import demonstration, worlds
-from maft_jax.stop_signals import TrainingInterrupted
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_interrupted_demonstration_goes_on(workdir, monkeypatch):
     write = demonstration.train_and_evaluate
 
     def interrupted(config, folder):
-        from maft_jax import train_loop
+        from maft_jax.training import train_loop
 
         fetch = train_loop._fetch
 

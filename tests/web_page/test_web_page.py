@@ -20,8 +20,8 @@ from PIL import Image
 import maft_jax
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.sample_folder import SAMPLE_CLASSES, draw_scene
-from maft_jax.pictures.overlay import overlay
-from maft_jax.prediction.segmentation import ImageSegmenter
+from maft_jax.inference.overlay import overlay
+from maft_jax.inference.segmentation import ImageSegmenter
 from maft_jax.web_page import make_page
 from maft_jax.web_page.session import NO_CLASS, PageSession, Result, read_field, viewer_data
 from tests.web_page.web_pages import serving

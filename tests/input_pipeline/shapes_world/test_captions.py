@@ -6,7 +6,7 @@ import pytest
 from input_pipeline.shapes_world.captions import describe
 from input_pipeline.shapes_world.scenes import Scene, draw_scene
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, OBJECTS
-from maft_jax.models.tokenizer import tokenize
+from maft_jax.models.text.tokenizer import tokenize
 
 FRAME = re.compile(
     r"a photo of (.*) in the scene|a photo of (.*)\.|This is a photo of (.*)|"

@@ -1,0 +1,1 @@
+"""From images, masks and names to class probabilities, label maps and pictures."""

@@ -1,0 +1,248 @@
+"""Which images to segment, under which names, and what is written about each of them."""
+
+import glob
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from PIL import Image
+from tqdm import tqdm
+
+from input_pipeline.examples import IGNORE
+from input_pipeline.layouts.base import IMAGE_SUFFIXES
+from maft_jax.inference.overlay import overlay, segment_colors
+from maft_jax.inference.result import Segmentation, class_regions
+from maft_jax.runtime.workdir import write_aside
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif")
+"""Of the files that count as images in folders."""
+
+_MOST_CLASSES_OF_8_BITS = 255
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image to segment."""
+
+    path: Path
+    example_id: str
+    """Its path below the folder that was given, without ending: what external proposals go by."""
+    name: str
+    """What the names of the files about it begin with; no other image has it."""
+
+
+def find_images(places: Sequence[str]) -> tuple[list[ImageFile], list[str]]:
+    """Images of files, folders and patterns such as photos/**/*.jpg, each once, and problems.
+
+    A problem says which place led to no image. In folders and below, hidden files are left out,
+    and so are the pictures that `write_prediction` put there.
+    """
+    found: dict[Path, str] = {}
+    problems = []
+    for place in places:
+        root, paths = _look(place)
+        for path in paths:
+            example_id = path.relative_to(root).with_suffix("").as_posix()
+            found.setdefault(Path(os.path.abspath(path)), example_id)
+        if not paths:
+            expected = "an image, a folder with images or a pattern"
+            problem = "no such file or folder, and no file of this pattern"
+            if os.path.isdir(place):
+                problem = f"no image ({' '.join(SUFFIXES)}) in this folder or below"
+            problems.append(f"{place}: expected {expected}, found {problem}")
+    names = _distinct_names(found)
+    return [ImageFile(path, found[path], names[path]) for path in found], problems
+
+
+class Interrupted(Exception):
+    """By Ctrl-C or SIGTERM; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, exit_code: int, finished: int, total: int):
+        super().__init__(
+            f"stopped: {finished} of {total} images are finished, and all of their files are whole"
+        )
+        self.exit_code = exit_code
+
+
+def predict_images(
+    segment: Callable[[Path, str], Segmentation],
+    images: Sequence[ImageFile],
+    folder: str | os.PathLike,
+    provenance: Mapping,
+    **options,
+) -> list[str]:
+    """Segments and writes images one after the other, with progress; returns what went wrong.
+
+    Args:
+        segment: of a path and an example id; its ValueErrors are about this image alone.
+        options: of `write_prediction`.
+
+    Raises:
+        Interrupted: Ctrl-C, or SIGTERM where that exits. Files of finished images are whole.
+    """
+    problems: list[str] = []
+    done = 0
+    try:
+        for image in tqdm(images, unit="image", disable=None):
+            try:
+                result = segment(image.path, image.example_id)
+            except ValueError as error:
+                named = str(image.path) in str(error)
+                problems.append(str(error) if named else f"{image.path}: {error}")
+                continue
+            height, width = result.label_map.shape
+            about = {"path": str(image.path), "width": width, "height": height}
+            write_prediction(result, folder, image.name, {"image": about, **provenance}, **options)
+            done += 1
+    except KeyboardInterrupt:
+        raise Interrupted(130, done, len(images)) from None
+    except SystemExit as stop:
+        raise Interrupted(stop.code, done, len(images)) from None
+    return problems
+
+
+def write_prediction(
+    segmentation: Segmentation,
+    folder: str | os.PathLike,
+    name: str,
+    provenance: Mapping,
+    *,
+    opacity: float = 0.6,
+    long_side: int | None = None,
+    picture_format: str = "png",
+) -> None:
+    """Writes <name>_overlay.png (or .jpg), <name>_labels.png and then <name>.json into a folder.
+
+    Each appears whole or not at all. `name` may contain folders, which are created. `provenance`
+    goes into the JSON file in front of what the segmentation says.
+    """
+    start = epath.Path(folder) / name
+    start.parent.mkdir(parents=True, exist_ok=True)
+    picture = overlay(segmentation, opacity, long_side=long_side)
+    files = {
+        "overlay": f"{start.name}_overlay.{picture_format}",
+        "labels": f"{start.name}_labels.png",
+    }
+    write_aside(start.parent / files["overlay"], _encoded(picture, picture_format))
+    write_aside(start.parent / files["labels"], encode_labels(segmentation))
+    content = {**provenance, "files": files, **describe(segmentation)}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_aside(start.parent / f"{start.name}.json", text.encode("utf-8", "replace") + b"\n")
+
+
+def encode_labels(segmentation: Segmentation) -> bytes:
+    """The label map as PNG: a palette of the overlay's colours, 255 = no class.
+
+    Of more than 255 classes 16 bits without a palette, 65535 = no class.
+    """
+    labels = segmentation.label_map
+    if len(segmentation.class_names) > _MOST_CLASSES_OF_8_BITS:
+        return _encoded(np.where(labels == IGNORE, 65535, labels).astype(np.uint16), "png")
+    image = Image.fromarray(np.where(labels == IGNORE, 255, labels).astype(np.uint8), "P")
+    palette = np.zeros((256, 3), np.uint8)
+    for index, color in segment_colors(segmentation).items():
+        palette[index] = color
+    image.putpalette(palette.tobytes())
+    content = io.BytesIO()
+    image.save(content, "png")
+    return content.getvalue()
+
+
+def describe(segmentation: Segmentation) -> dict:
+    """The classes in the picture, largest first, and what is needed to read the label map."""
+    colors = segment_colors(segmentation)
+    unlabelled = segmentation.label_map == IGNORE
+    background = unlabelled & (segmentation.score > 0)
+    wide = len(segmentation.class_names) > _MOST_CLASSES_OF_8_BITS
+    classes = [
+        {
+            "name": region.name,
+            "index": region.index,
+            "color": "#{:02x}{:02x}{:02x}".format(*colors[region.index]),
+            "pixels": region.num_pixels,
+            "share": round(region.share, 6),
+            "mean_score": round(region.mean_score, 4),
+            "box": list(region.box),
+        }
+        for region in class_regions(segmentation)
+    ]
+    return {
+        "classes": classes,
+        "no_class": {
+            "pixels": int(unlabelled.sum()),
+            "share": round(float(unlabelled.mean()), 6),
+            "background_pixels": int(background.sum()),
+        },
+        "label_map": {
+            "bits": 16 if wide else 8,
+            "no_class": 65535 if wide else 255,
+            "note": "values are places in class_names, from 0"
+            + ("; 16 bits, too many classes for a palette" if wide else ""),
+        },
+        "class_names": list(segmentation.class_names),
+        "background": list(segmentation.background),
+        "num_proposals": len(segmentation.proposals),
+    }
+
+
+def _encoded(array: np.ndarray, picture_format: str) -> bytes:
+    content = io.BytesIO()
+    if picture_format == "jpg":
+        Image.fromarray(array).save(content, "jpeg", quality=92, subsampling=0)
+    else:
+        Image.fromarray(array).save(content, "png")
+    return content.getvalue()
+
+
+def _look(place: str) -> tuple[Path, list[Path]]:
+    """The folder that examples' ids are relative to, and the images."""
+    path = Path(place)
+    if path.is_dir():
+        return path, sorted(p for p in path.rglob("*") if _is_image(p, path))
+    if path.exists():
+        return path.parent, [path]
+    if not glob.has_magic(place):
+        return path.parent, []
+    parts = path.parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    matches = sorted(Path(p) for p in glob.glob(place, recursive=True))
+    return Path(*parts[:fixed]), [p for p in matches if p.is_file() and not _is_ours(p)]
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file() and not _is_ours(path)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it lies beside the JSON file that was written with it."""
+    for ending in ("_overlay", "_labels"):
+        if path.stem.endswith(ending):
+            return path.with_name(f"{path.stem.removesuffix(ending)}.json").exists()
+    return False
+
+
+def _distinct_names(found: Mapping[Path, str]) -> dict[Path, str]:
+    """The id where it is the only one; else as much of the path as it takes, with its ending."""
+    count = Counter(example_id.casefold() for example_id in found.values())
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path, name in found.items():
+        if count[name.casefold()] > 1:
+            alike = [p.parent for p, other in found.items() if other.casefold() == name.casefold()]
+            if len(set(alike)) > 1:
+                name = path.relative_to(os.path.commonpath(alike)).with_suffix("").as_posix()
+            if sum(p == path.parent for p in alike) > 1:
+                name = f"{name}_{path.suffix[1:]}"
+        number, wanted = 2, name
+        while name.casefold() in taken:
+            name, number = f"{wanted}_{number}", number + 1
+        taken.add(name.casefold())
+        names[path] = name
+    return names

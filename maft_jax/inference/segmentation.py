@@ -1,0 +1,234 @@
+"""Free-text segmentation of one image: `maft_jax.segment`, and ImageSegmenter for many images."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
+from input_pipeline.examples import IGNORE, Example, PreparedExample, proposal_grid_size
+from input_pipeline.image_files import read_image, rgb_pixels
+from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.inference.clip import Clip
+from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
+from maft_jax.inference.segmenter import InferenceSpec, Segmenter
+from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
+from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.proposals.external import check_aspect
+from maft_jax.proposals.generator import ProposalGenerator, Proposals
+from maft_jax.proposals.precompute_shards import check_proposals
+from maft_jax.proposals.soft_masks import soften_masks
+from maft_jax.proposals.superpixels import SuperpixelProposals
+
+__all__ = ["ClassRegion", "ImageSegmenter", "Segmentation", "class_regions", "segment"]
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
+"""Of arrays, uint8 RGB [h, w, 3]; `load_image` refuses others."""
+
+_GIVEN_MASKS_MULTIPLE = 16
+"""Masks that the caller gives are padded to this, so that few programs are compiled."""
+
+logger = logging.getLogger(__name__)
+
+
+def segment(
+    clip: Clip,
+    image: ImageLike,
+    classes: str | Sequence[str],
+    proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
+    *,
+    background: str | Sequence[str] = (),
+    templates: Sequence[str] = PROMPT_TEMPLATES,
+    num_proposals: int = 100,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Segmentation:
+    """Names every pixel of an image with one of `classes`.
+
+    Args:
+        image: a path, a PIL image (both turned upright as their EXIF says), or uint8 RGB.
+        classes: names, or one text with commas between them ("quotes" keep a comma in a name).
+        proposals: masks of this image [n, h', w'] that cover all of it (bool, uint8 with 255 =
+            inside, or floats in [0, 1]); or what makes them; by default superpixels.
+        background: names for what is none of the classes; where one wins, pixels stay unlabelled.
+        templates: prompts in which {} stands for the name.
+        num_proposals: the most that a generator makes.
+        scales, flip: test-time augmentation: sizes, times clip.image_size, at which CLIP reads
+            the image, and whether also mirrored.
+
+    Raises:
+        ValueError: names that are empty, double or too long for CLIP's context; weights without a
+            text tower; an image that cannot be read; masks of another image's ratio of sides.
+    """
+    segmenter = ImageSegmenter(
+        clip,
+        classes,
+        background=background,
+        templates=templates,
+        num_proposals=num_proposals,
+        scales=scales,
+        flip=flip,
+    )
+    return segmenter(image, proposals)
+
+
+class ImageSegmenter:
+    """`segment` for many images with one vocabulary: the text is embedded once.
+
+    Args: as of `segment`, and
+
+        generator: makes the proposals of images that come without; by default superpixels.
+        cache_dir: folder in which the text embeddings are kept between runs; None keeps none.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        classes: str | Sequence[str],
+        *,
+        background: str | Sequence[str] = (),
+        templates: Sequence[str] = PROMPT_TEMPLATES,
+        generator: ProposalGenerator | None = None,
+        num_proposals: int = 100,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        cache_dir: str | os.PathLike | None = None,
+    ):
+        if num_proposals < 1:
+            raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
+        self.class_names = _names(classes, "classes")
+        self.background = _names(background, "background") if background else ()
+        check_apart(self.class_names, self.background)
+        if len(self.class_names) + len(self.background) == 1:
+            logger.warning(
+                "one class and nothing else to choose from: every pixel becomes %r with score 1; "
+                "give background names, such as wall, floor, sky",
+                self.class_names[0],
+            )
+        self.generator = generator or SuperpixelProposals()
+        self.num_proposals = num_proposals
+        self._geometry = EvalGeometry()
+        self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
+        self._visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
+        size = (clip.image_size, clip.image_size)
+        self._segmenter = Segmenter(InferenceSpec(clip.encoder, size, tuple(scales), flip))
+
+    def __call__(
+        self,
+        image: ImageLike,
+        proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
+        example_id: str | None = None,
+    ) -> Segmentation:
+        """Segments one image; `example_id` is by what generator=external finds its masks."""
+        return self.segment_prepared(self.prepare(image, proposals, example_id))
+
+    def prepare(
+        self,
+        image: ImageLike,
+        proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
+        example_id: str | None = None,
+    ) -> PreparedExample:
+        """The image with its proposals, which do not depend on the classes.
+
+        By default the id is that of `proposals.external`: the file's name without its ending.
+        """
+        pixels = load_image(image)
+        if example_id is None:
+            example_id = Path(image).stem if isinstance(image, str | os.PathLike) else "image"
+        unlabelled = np.full(pixels.shape[:2], IGNORE, np.int32)
+        example = Example(example_id, pixels, unlabelled)
+        if proposals is not None and not callable(proposals):
+            made = _given(np.asarray(proposals), example)
+            most = len(made.masks)
+        else:
+            generator, most = proposals or self.generator, self.num_proposals
+            made = generator(example, most)
+            check_proposals(made, f"{generator.name} proposals of {example_id!r}")
+        best = np.argsort(-made.scores, kind="stable")[:most]
+        input_size = made.input_size or pixels.shape[:2]
+        soft = np.zeros((0, *proposal_grid_size(*input_size)), np.uint8)
+        if len(best):
+            soft = soften_masks(made.masks[best], input_size)
+        return PreparedExample(example_id, pixels, unlabelled, soft, made.scores[best])
+
+    def segment_prepared(self, example: PreparedExample) -> Segmentation:
+        """Segments what `prepare` returned, of this segmenter or of one with other classes."""
+        count = len(example.proposals)
+        most = self.num_proposals
+        if count > most:
+            most = -(-count // _GIVEN_MASKS_MULTIPLE) * _GIVEN_MASKS_MULTIPLE
+        batch = make_eval_batch(example, most, self._geometry)
+        on_device = jax.tree.map(jnp.asarray, batch)
+        probabilities = self._segmenter.class_probabilities(self._visual, self._text, on_device)
+        pixels = self._segmenter.label_maps(probabilities, on_device)
+        height, width = example.image.shape[:2]
+        labels, score, total = (
+            np.asarray(array)[0, :height, :width]
+            for array in (pixels.label_map, pixels.score, pixels.total)
+        )
+        covered = total > 0
+        labelled = covered & (labels < len(self.class_names))
+        grid_height, grid_width = batch["proposal_grid"][0]
+        return Segmentation(
+            image=example.image,
+            class_names=self.class_names,
+            label_map=np.where(labelled, labels, IGNORE).astype(np.int32),
+            score=np.minimum(np.divide(score, total, out=np.zeros_like(score), where=covered), 1),
+            proposals=batch["proposals"][0, :count, :grid_height, :grid_width],
+            proposal_probabilities=np.asarray(probabilities)[0, :count, : len(self.class_names)],
+            background=self.background,
+        )
+
+    def _embedded(self, clip: Clip, templates: Sequence[str], cache_dir) -> np.ndarray:
+        names = [*self.class_names, *self.background]
+        if cache_dir is None or clip.config.text is None:
+            return clip.encode_text(names, templates)
+        parameters = clip.parameters["text"]
+        return cached_class_embeddings(clip.config.text, parameters, names, templates, cache_dir)
+
+
+def load_image(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
+    """Upright 8-bit RGB of what `segment` takes.
+
+    Raises:
+        ValueError: it cannot be read, or is another kind of array.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return rgb_pixels(ImageOps.exif_transpose(image))
+    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"image: expected uint8 [height, width, 3], got {image.dtype} {list(image.shape)}; "
+            "PIL's Image.fromarray takes other kinds"
+        )
+    return image
+
+
+def _names(names: str | Sequence[str], what: str) -> tuple[str, ...]:
+    return parse_names(names, what) if isinstance(names, str) else check_names(names, what)
+
+
+def _given(masks: np.ndarray, example: Example) -> Proposals:
+    """Masks that the caller made, in the caller's order."""
+    if masks.ndim != 3 or masks.dtype not in (np.bool_, np.uint8, np.float32):
+        raise ValueError(
+            "proposals: expected masks [n, h, w] of bool, uint8 or float32, got "
+            f"{masks.dtype} {list(masks.shape)}"
+        )
+    made = Proposals(masks, 1 / np.arange(1, len(masks) + 1, dtype=np.float32))
+    check_proposals(made, "proposals")
+    if not len(masks):
+        return made
+    check_aspect(masks.shape[1:], example, "proposals")
+    if masks.dtype == np.uint8 and masks.max() == 1:
+        raise ValueError(
+            "proposals: uint8 values of 0 and 1 only, but 255 means inside; pass masks.astype(bool)"
+        )
+    return made

@@ -1,0 +1,264 @@
+"""From an image and its proposals to class probabilities, and from these to a label map.
+
+Three kinds of programs, so that sizes cost little: one per shape of the arrays brings images and
+masks to the encoder's size, one encoder serves all, and one per shape labels pixels.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Float
+
+from maft_jax.models.encoder import ImageEncoder
+from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks
+from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
+from maft_jax.runtime.mesh_axes import OVER_IMAGES
+from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
+
+__all__ = ["IGNORE", "InferenceSpec", "PixelLabels", "Segmenter", "ensemble"]
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSpec:
+    """What inference computes, apart from its array arguments."""
+
+    encoder: ImageEncoder
+    image_size: tuple[int, int]
+    """Height and width at which the encoder reads the images."""
+    scales: tuple[float, ...] = (1.0,)
+    """Test-time augmentation: times image_size, rounded to whole patches."""
+    flip: bool = False
+    """Also reads every view mirrored."""
+    ensemble_weight: float = 0.0
+    """Exponent of the generator's probabilities for seen classes; 0 is CLIP alone."""
+    filter_invalid: bool = False
+    """Leaves out proposals that are nowhere above 0.5."""
+
+    def __post_init__(self):
+        self.encoder.grid(self.image_size)
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales: expected at least one positive number, got {self.scales}")
+        if not 0 <= self.ensemble_weight <= 1:
+            raise ValueError(f"ensemble_weight: expected 0 to 1, got {self.ensemble_weight}")
+
+    @property
+    def view_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of every scale; scale 1 is image_size itself."""
+        return tuple(self.encoder.scaled(self.image_size, scale) for scale in self.scales)
+
+
+class Segmenter:
+    """Labels batches of images, of which each program is compiled once.
+
+    Batches have the keys of `input_pipeline.eval_pipeline.make_eval_dataset`. Programs depend on
+    shapes alone: a new size of image within known shapes compiles nothing, and new shapes of
+    images compile no encoder, which depends on the number of images and proposals only.
+    """
+
+    def __init__(self, spec: InferenceSpec, mesh: Mesh | None = None):
+        """With a mesh, images are spread over its axes data and fsdp, which must divide them."""
+        self.spec = spec
+        self.mesh = mesh
+
+    def class_probabilities(
+        self,
+        visual: Mapping,
+        text: Float[Array, "c e"],
+        batch: Mapping[str, Array],
+        seen: Bool[Array, " seen_classes"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        """Softmax over the classes for every proposal; zeros where proposals do not count.
+
+        Args:
+            visual: parameters of the image tower.
+            text: normalised class embeddings.
+            seen: classes that the generator was trained on; the ensemble needs it.
+
+        Raises:
+            ValueError: text of another width, or an ensemble without what it needs.
+        """
+        self._check(text, batch, seen)
+        if self.mesh is not None:
+            visual = _put(
+                visual,
+                tree_shardings(visual, self.mesh, self.spec.encoder.architecture.sharding_rules),
+            )
+            text, seen = _put((text, seen), replicated(self.mesh))
+        batch = self._spread(dict(batch))
+        valid = batch["proposal_valid"]
+        covers = None
+        if self.spec.filter_invalid or self.spec.ensemble_weight:
+            covers = _covers(self.mesh, *_arrays(batch, *_COVERS_KEYS))
+        if self.spec.filter_invalid:
+            valid = valid & covers
+        encoder = self.spec.encoder
+        views = [
+            _classify(encoder, _encode(encoder, visual, *view), text) for view in self._views(batch)
+        ]
+        generator = None
+        if self.spec.ensemble_weight:
+            generator = (batch["class_logits"], covers, seen)
+        return _combine(self.spec.ensemble_weight, views, valid, generator)
+
+    def label_maps(
+        self, probabilities: Float[Array, "b n c"], batch: Mapping[str, Array]
+    ) -> PixelLabels:
+        """The best class of every pixel at native size, in arrays of the size of the label maps.
+
+        Without `label_map` in the batch, the arrays are as large as `image`, which must suffice.
+        """
+        probabilities, batch = self._spread((probabilities, dict(batch)))
+        like = batch["label_map"] if "label_map" in batch else batch["image"]
+        arrays = _arrays(batch, *_LABEL_KEYS)
+        return _label(self.mesh, like.shape[1:3], probabilities, *arrays)
+
+    def _views(self, batch):
+        """Images and masks on the patch grid for every scale, as they are and mirrored."""
+        for size in self.spec.view_sizes:
+            view = _prepare(self.mesh, self.spec.encoder, size, *_arrays(batch, *_PREPARE_KEYS))
+            yield view
+            if self.spec.flip:
+                yield _mirror(*view)
+
+    def _spread(self, tree):
+        """Rows over the devices."""
+        return tree if self.mesh is None else _put(tree, batch_sharding(self.mesh))
+
+    def _check(self, text, batch, seen):
+        width = self.spec.encoder.architecture.embed_dim
+        if text.ndim != 2 or text.shape[1] != width:
+            raise ValueError(
+                f"text: expected class embeddings [classes, {width}] of the text tower that "
+                f"belongs to the image tower, got {text.shape}; embed the names with its weights"
+            )
+        if not self.spec.ensemble_weight:
+            return
+        if seen is None or len(seen) != len(text):
+            raise ValueError(
+                f"ensemble_weight={self.spec.ensemble_weight}: expected `seen`, one bool for each "
+                f"of {len(text)} classes, got {seen if seen is None else len(seen)}; pass which "
+                "classes the generator was trained on, or set ensemble_weight=0"
+            )
+        logits = batch.get("class_logits")
+        if logits is None:
+            raise ValueError(
+                f"ensemble_weight={self.spec.ensemble_weight}: expected the generator's "
+                "`class_logits` in the batch, which has none; compute the records with a "
+                "generator that classifies, or set ensemble_weight=0"
+            )
+        if logits.shape[2] - len(text) not in (0, 1):
+            raise ValueError(
+                f"class_logits: expected {len(text)} classes, or {len(text) + 1} with the "
+                f"generator's no-object last, got {logits.shape[2]}; compute the records with a "
+                "generator of the same class list, or set ensemble_weight=0"
+            )
+
+
+def ensemble(
+    clip: Float[Array, "b n c"],
+    class_logits: Float[Array, "b n generator_classes"],
+    covers: Bool[Array, "b n"],
+    seen: Bool[Array, " c"],
+    weight: float,
+) -> Float[Array, "b n c"]:
+    """P^w C^(1-w) for seen and P^(1-w) C^w for unseen classes, P the generator's and C CLIP's.
+
+    A last generator class beyond CLIP's takes part in its softmax and is dropped. C is 1 for
+    proposals that cover no pixel.
+    """
+    generator = jax.nn.softmax(class_logits, axis=-1)[..., : clip.shape[-1]]
+    clip = jnp.where(covers[..., None], clip, 1.0)
+    exponent = jnp.where(seen, weight, 1 - weight)
+    return generator**exponent * clip ** (1 - exponent)
+
+
+_SIZES = ("proposal_grid", "image_size")
+_PREPARE_KEYS = ("image", "proposals", *_SIZES, "padded_size")
+_COVERS_KEYS = ("image", "proposals", *_SIZES)
+_LABEL_KEYS = ("proposals", *_SIZES, "label_size")
+
+
+def _arrays(batch, *keys):
+    return [batch[key] for key in keys]
+
+
+def _map_images(mesh, function, *arrays):
+    """`function` on each image, one after the other on each device of the mesh."""
+
+    def map_local(*local):
+        return lax.map(lambda of_image: function(*of_image), local)
+
+    if mesh is None:
+        return map_local(*arrays)
+    return jax.shard_map(
+        map_local, mesh=mesh, in_specs=OVER_IMAGES, out_specs=OVER_IMAGES, check_vma=False
+    )(*arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _prepare(mesh, encoder, size, *arrays):
+    grid = encoder.grid(size)
+
+    def prepare(image, masks, mask_size, image_size, padded_size):
+        pixels = encoder.normalise(image[None])[0]
+        return (
+            encoder_image(pixels, image_size, padded_size, size),
+            patch_grid_masks(masks, mask_size, image_size, padded_size, grid),
+        )
+
+    return _map_images(mesh, prepare, *arrays)
+
+
+@jax.jit
+def _mirror(images, masks):
+    return images[:, :, ::-1], masks[..., ::-1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encoder, visual, pixels, masks):
+    return encoder.encode_proposals(visual, pixels, masks)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classify(encoder, features, text):
+    return encoder.probabilities(encoder.logits(features, text))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _combine(weight, views, valid, generator):
+    probabilities = sum(views) / len(views)
+    if generator is not None:
+        probabilities = ensemble(probabilities, *generator, weight)
+    return jnp.where(valid[..., None], probabilities, 0.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _covers(mesh, images, *arrays):
+    size = images.shape[1:3]
+    return _map_images(mesh, lambda *of_image: covers_pixels(*of_image, size), *arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _label(mesh, out_size, *arrays):
+    return _map_images(mesh, functools.partial(label_pixels, out_size=out_size), *arrays)
+
+
+def _put(tree, shardings):
+    """Places what is not in its place; `shardings` is a tree, or one sharding for all leaves."""
+
+    def put(leaf, sharding: NamedSharding):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            in_place = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        else:
+            in_place = False  # on the host, or nowhere yet inside of somebody's jit
+        return leaf if in_place else jax.device_put(leaf, sharding)
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
+    return jax.tree.map(put, tree, shardings)

@@ -1,0 +1,88 @@
+"""CLIP's text tower."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from maft_jax.models.attention import XlaAttention
+from maft_jax.models.attention_pattern import Reading
+from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
+from maft_jax.models.precision import matmul_precision
+from maft_jax.models.text.tokenizer import tokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The text tower's architecture; see BlockConfig for the fields with defaults."""
+
+    width: int
+    layers: int
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+    head_width: int = HEAD_WIDTH
+    mlp_width: int | None = None
+    activation: str = "quick_gelu"
+
+    @property
+    def block(self) -> BlockConfig:
+        return BlockConfig(self.width, self.head_width, self.mlp_width, self.activation)
+
+    def init(self, key: jax.Array) -> Mapping:
+        tokens = jnp.zeros((1, self.context_length), jnp.int32)
+        return jax.jit(TextTransformer(self).init)(key, tokens)["params"]
+
+    def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "texts length"]:
+        return tokenize(texts, self.context_length)
+
+    def encode(
+        self, parameters: Mapping, tokens: Int[Array | np.ndarray, "b length"]
+    ) -> Float[Array, "b e"]:
+        return _encode(self, parameters, tokens)
+
+
+class TextTransformer(nn.Module):
+    """Causal transformer whose output is read at the end-of-text token."""
+
+    config: TextConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        config = self.config
+        self.token_embedding = self.param(
+            "token_embedding", nn.initializers.normal(0.02), (config.vocab_size, config.width)
+        )
+        self.position_embedding = self.param(
+            "position_embedding",
+            nn.initializers.normal(0.01),
+            (config.context_length, config.width),
+        )
+        self.blocks = make_blocks(config.layers, config.block, self.dtype, XlaAttention())
+        self.ln_final = LayerNorm(jnp.float32)
+        self.proj = self.param("proj", fan_in_init(config.width), (config.width, config.embed_dim))
+
+    def __call__(self, tokens: Int[Array | np.ndarray, "b length"]) -> Float[Array, "b e"]:
+        """L2-normalised embedding; the end-of-text token is the largest id of each row."""
+        length = tokens.shape[1]
+        x = (self.token_embedding[tokens] + self.position_embedding[:length]).astype(self.dtype)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        readings = (Reading(range(length), range(length), masked=True),)
+        for block in self.blocks:
+            x = block(x, readings, causal)
+        end = jnp.take_along_axis(x, jnp.argmax(tokens, axis=1)[:, None, None], axis=1)
+        features = jnp.einsum(
+            "btd,de->be", self.ln_final(end), self.proj, precision=matmul_precision(jnp.float32)
+        )
+        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: TextConfig, parameters, tokens):
+    return TextTransformer(config, jnp.float32).apply({"params": parameters}, tokens)

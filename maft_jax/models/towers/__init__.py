@@ -1,0 +1,1 @@
+"""Image towers, a file each, behind the protocols of models/encoder.py."""

@@ -1,0 +1,130 @@
+"""IP-CLIP: a tower with a class token reading an image and any number of mask proposals at once."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from maft_jax.models import layers
+from maft_jax.models.array_types import Images, Masks
+from maft_jax.models.attention_pattern import MaskedRows
+from maft_jax.models.block_stack import through_blocks
+from maft_jax.models.encoder import ImageArchitecture, Parameters
+from maft_jax.models.precision import float32_product
+from maft_jax.models.preprocess import clip_input, normalised, patch_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class IPClip:
+    """The models.encoder.ImageEncoder of a tower whose proposals are copies of its class token.
+
+    Below `mask_start_layer` the class token is an ordinary one and masks play no part: a trunk
+    computed once for the proposals and the whole image together. Above it one sequence holds the
+    tokens of the whole image, if these are wanted, patches that attend to patches only, and
+    proposals, copies of the class token that read themselves and their patches; see MaskedRows.
+    """
+
+    tower: Any
+    """A VisionTransformer, or a module with the same methods."""
+    mask_start_layer: int
+    logit_scale: float = 100.0
+
+    def __post_init__(self):
+        if not 0 <= self.mask_start_layer <= self.tower.config.layers:
+            raise ValueError(
+                f"mask_start_layer={self.mask_start_layer}: expected 0 to "
+                f"{self.tower.config.layers}, the number of layers of these weights"
+            )
+        if self.logit_scale <= 0:
+            raise ValueError(f"logit_scale: expected a positive number, got {self.logit_scale}")
+
+    @property
+    def architecture(self) -> ImageArchitecture:
+        return self.tower.config
+
+    @property
+    def dtype(self) -> DTypeLike:
+        return self.tower.dtype
+
+    def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
+        return normalised(images)
+
+    def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
+        return clip_input(images, size, self.dtype)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.tower.config.grid(*size)
+
+    def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
+        patch = self.tower.config.patch_size
+        if scale == 1:
+            return size
+        height, width = (max(1, round(side * scale / patch)) * patch for side in size)
+        return height, width
+
+    def in_compute_dtype(self, parameters: Parameters) -> Parameters:
+        return layers.in_compute_dtype(parameters, self.dtype)
+
+    def encode_images(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b e"]:
+        return self.tower.apply({"params": parameters}, pixels)
+
+    def encode_proposals(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
+    ) -> Float[Array, "b n e"]:
+        if self.mask_start_layer == self.tower.config.layers:
+            return _repeated(self.encode_images(parameters, pixels), masks)
+        return self._masked(parameters, pixels, masks, has_whole=False)
+
+    def encode_both(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
+    ) -> tuple[Float[Array, "b n e"], Float[Array, "b e"]]:
+        if self.mask_start_layer == self.tower.config.layers:
+            whole = self.encode_images(parameters, pixels)
+            return _repeated(whole, masks), whole
+        features = self._masked(parameters, pixels, masks, has_whole=True)
+        return features[:, 1:], features[:, 0]
+
+    def logits(
+        self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
+    ) -> Float[Array, "*rows c"]:
+        flat = features.reshape(-1, features.shape[-1])
+        similarities = float32_product(flat, text.T, self.dtype)
+        return self.logit_scale * similarities.reshape(*features.shape[:-1], len(text))
+
+    def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
+        return jax.nn.softmax(logits, axis=-1)
+
+    def _masked(self, parameters, pixels, masks, has_whole: bool):
+        layers_above = functools.partial(
+            _masked_layers, start=self.mask_start_layer, has_whole=has_whole
+        )
+        return self.tower.apply({"params": parameters}, pixels, masks, method=layers_above)
+
+
+def _masked_layers(tower, images, masks, start: int, has_whole: bool):
+    """Embeddings of the whole image, if wanted, and of the proposals, by a bound tower."""
+    tokens = tower.run(tower.embed(images), 0, start)
+    class_token, patches = tokens[:, :1], tokens[:, 1:]
+    rows = MaskedRows(patches.shape[1], masks.shape[1], has_whole)
+    allowed = patch_mask(masks, tower.config.grid(*images.shape[1:3]))
+    proposals = jnp.repeat(class_token, rows.num_proposals, axis=1)
+    whole = [tokens] if has_whole else []
+    tokens = through_blocks(
+        tower.blocks[start:-1],
+        lambda block, tokens: block(tokens, rows.readings, allowed),
+        jnp.concatenate([*whole, patches, proposals], axis=1),
+        tower.loop,
+        tower.remat,
+    )
+    return tower.project(tower.blocks[-1].read(tokens, rows.last_readings, allowed))
+
+
+def _repeated(whole, masks):
+    """No layer is masked, so every proposal has the embedding of the whole image."""
+    return jnp.repeat(whole[:, None], masks.shape[1], axis=1)

@@ -1,0 +1,1 @@
+"""What every command stands on: processes, devices, files, signals, lines for people."""

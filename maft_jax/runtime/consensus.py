@@ -1,0 +1,142 @@
+"""What several processes decide together, so that all of them go on, stop or fail at one point.
+
+Every function must be called by all processes, in the same order. One process alone agrees with
+itself at no cost.
+"""
+
+import contextlib
+import functools
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from maft_jax.runtime.exit_codes import FAILED, exit_code_of, message_of
+
+RUN_AHEAD = 2
+"""Calls of SharedMaximum.put between a value and its effect; training runs as far ahead."""
+
+_MESSAGE_BYTES = 2048
+
+
+class OtherProcessFailed(RuntimeError):
+    """Another process cannot go on; `exit_code` is that with which it leaves."""
+
+    agreed = True
+
+    def __init__(self, process: int, exit_code: int, reason: str):
+        super().__init__(f"process {process} of {jax.process_count()} stopped: {reason}")
+        self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """Work of which each process does its part, without talking to others in it.
+
+    A process that fails raises its own error, once the others know; its attribute `agreed` is True.
+
+    Raises:
+        OtherProcessFailed: in the processes whose own part was done.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        code = exit_code_of(error)
+        reason = f"{type(error).__name__}: {error}" if code is None else message_of(error)
+        _gather_reports(code or FAILED, reason)
+        error.agreed = True
+        raise
+    for process, (code, reason) in enumerate(_gather_reports(0, "")):
+        if code:
+            raise OtherProcessFailed(process, code, reason)
+
+
+def any_problem(problem: str | None) -> str | None:
+    """The first problem that a process has, with its number; None if none has one."""
+    if jax.process_count() == 1:
+        return problem
+    reports = _gather_reports(int(problem is not None), problem or "")
+    return next((f"{text}, on process {i}" for i, (bad, text) in enumerate(reports) if bad), None)
+
+
+def of_first_process(value: np.ndarray | bool | int) -> np.ndarray:
+    """The first process's value; shape and dtype must be the same everywhere."""
+    value = np.asarray(value)
+    if jax.process_count() == 1:
+        return value
+    # Bytes, because 64 bits become 32 on the way.
+    content = np.frombuffer(value.tobytes(), np.uint8)
+    first = np.asarray(multihost_utils.broadcast_one_to_all(content))
+    return np.frombuffer(first.tobytes(), value.dtype).reshape(value.shape)
+
+
+def check_same(values: Mapping[str, object]) -> None:
+    """Refuses processes that were started with different settings, weights or data.
+
+    Raises:
+        ValueError: names the first value that a process has differently, and the process.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
+    rows = np.asarray(multihost_utils.process_allgather(digests))
+    with all_or_none():
+        for process, index in np.argwhere(rows != rows[0]).tolist():
+            name = list(values)[index]
+            raise ValueError(
+                f"{name}: process {process} has another one than process 0; here it is "
+                f"{str(values[name])[:200]}; start all with the same command and files"
+            )
+
+
+def to_host(tree):
+    """Whole arrays of a tree that may be spread over the devices of several processes."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+class SharedMaximum:
+    """The largest of what the processes put, known to all at the same call, without a wait.
+
+    The maximum is computed by the devices behind the work that they have already, and fetched
+    RUN_AHEAD calls later, when the step that it followed is over.
+    """
+
+    def __init__(self):
+        self._pending: deque[jax.Array] = deque()
+
+    def put(self, value: int) -> int:
+        """The maximum of what was put RUN_AHEAD calls ago; 0 before that."""
+        sharding, maximum = _maximum_over_devices()
+        own = np.full(jax.local_device_count(), value, np.int32)
+        values = jax.make_array_from_process_local_data(sharding, own)
+        self._pending.append(maximum(values))
+        if len(self._pending) <= RUN_AHEAD:
+            return 0
+        return int(self._pending.popleft())
+
+
+@functools.cache
+def _maximum_over_devices():
+    mesh = Mesh(np.array(jax.devices()), ("device",))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, PartitionSpec("device")), jax.jit(jnp.max, out_shardings=replicated)
+
+
+def _gather_reports(code: int, reason: str) -> list[tuple[int, str]]:
+    """(code, reason) of every process."""
+    text = reason.encode()[:_MESSAGE_BYTES]
+    report = np.zeros(1 + _MESSAGE_BYTES, np.uint8)
+    report[0] = code
+    report[1 : 1 + len(text)] = np.frombuffer(text, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(report))
+    return [(int(row[0]), row[1:].tobytes().rstrip(b"\0").decode(errors="replace")) for row in rows]

@@ -1,0 +1,83 @@
+"""What commands share: progress on stderr, and errors as short messages and exit codes."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable
+
+from absl import logging as absl_logging
+
+from maft_jax.runtime.exit_codes import DONE, exit_code_of, message_of
+
+_PACKAGES = ("maft_jax", "input_pipeline")
+
+
+def log_to_stderr() -> None:
+    """Our own progress with the time of day; from libraries only what they warn about."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces them
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    _quiet_orbax()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for package in _PACKAGES:
+        logger = logging.getLogger(package)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+
+def run_and_report(work: Callable[[], object]) -> int:
+    """Calls `work`; what its caller can mend becomes a message on stderr and an exit code.
+
+    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted. Exceptions of ours other than
+    ValueError and OSError say their code in `exit_code`.
+    """
+    signal.signal(signal.SIGTERM, _leave)  # until the training loop takes over, and saves first
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        return failed(message_of(error), code)
+    return DONE
+
+
+def speak_as_process(index: int) -> None:
+    """Of several processes the first alone tells its progress, the others what they warn about."""
+    if index == 0:
+        return
+    for package in _PACKAGES:
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.WARNING)
+        for handler in logger.handlers:
+            handler.setFormatter(
+                logging.Formatter(f"%(asctime)s [process {index}] %(message)s", "%H:%M:%S")
+            )
+
+
+def _leave(number: int, frame: types.FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def failed(reason: Exception | str, code: int) -> int:
+    """Prints why, and returns the code."""
+    print(f"\n{reason}", file=sys.stderr)
+    return code
+
+
+def _quiet_orbax() -> None:
+    """Its failures reach the loop, which explains them; its threads' own reports are long."""
+
+    def report_thread_error(error: threading.ExceptHookArgs) -> None:
+        if not type(error.thread).__module__.startswith("orbax"):
+            threading.__excepthook__(error)
+
+    threading.excepthook = report_thread_error
+    for library in ("asyncio", "concurrent.futures"):  # its event loops end before their callbacks
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    absl_handler = absl_logging.get_absl_handler()
+    absl_handler.addFilter(lambda record: "orbax" not in record.pathname)

@@ -1,0 +1,129 @@
+"""Where metrics go: TensorBoard, a progress line, and metrics.jsonl. The only clu user here.
+
+clu's writers raise errors of their threads at the next write, so the loop flushes at every
+checkpoint.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from clu import metric_writers, parameter_overview
+from etils import epath
+
+from maft_jax import tree_rules
+from maft_jax.runtime.workdir import write_aside
+
+MetricWriter = metric_writers.MetricWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+_LINE_STARTS_WITH = ("loss", "mask_aware_loss", "distillation_loss", "grad_norm", "learning_rate")
+
+logger = logging.getLogger(__name__)
+
+
+def make_writer(workdir: epath.Path, num_steps: int) -> MetricWriter:
+    """TensorBoard events, progress lines and JSON lines of one run; the first process's alone."""
+    if jax.process_index() != 0:
+        return metric_writers.MultiWriter([])
+    return metric_writers.MultiWriter(
+        [
+            metric_writers.SummaryWriter(str(workdir)),
+            ProgressWriter(num_steps),
+            JsonLinesWriter(workdir / METRICS_FILE),
+        ]
+    )
+
+
+def describe_parameters(trainable: Mapping, pretrained: Mapping) -> str:
+    """A table of the trainable leaves and a line on what is frozen."""
+    table = parameter_overview.get_parameter_overview(trainable, include_stats=False)
+    tuned = parameter_overview.count_parameters(trainable)
+    total = parameter_overview.count_parameters(pretrained)
+    frozen = set(tree_rules.flatten(pretrained)) - set(tree_rules.flatten(trainable))
+    kinds = sorted({re.sub(r"_\d+/", "_*/", path) for path in frozen})
+    return (
+        f"Trainable parameters of the image tower:\n{table}\n"
+        f"trainable {tuned:,} of {total:,}; frozen {total - tuned:,}: {', '.join(kinds)}; "
+        "and the whole text tower"
+    )
+
+
+class _ScalarWriter(MetricWriter):
+    """A writer of scalars alone: what a line of text cannot show is left to TensorBoard."""
+
+    def _leave_out(self, *args, **kwargs):
+        pass
+
+    write_summaries = write_images = write_videos = write_audios = _leave_out
+    write_texts = write_histograms = write_hparams = flush = close = _leave_out
+
+
+class ProgressWriter(_ScalarWriter):
+    """One line per write: where the run is, how fast, how long still, and every metric."""
+
+    def __init__(self, num_steps: int):
+        self._num_steps = num_steps
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]):
+        """Metrics without `images_per_second` are an evaluation's, which logs a table itself."""
+        if "images_per_second" not in scalars:
+            return
+        values = {name: float(value) for name, value in scalars.items()}
+        speed = values.pop("images_per_second")
+        seconds = values.pop("seconds_per_step")
+        remaining = format_seconds((self._num_steps - step) * seconds)
+        first = [name for name in _LINE_STARTS_WITH if name in values]
+        names = first + sorted(set(values) - set(first))
+        metrics = "  ".join(f"{name}={values[name]:.4g}" for name in names)
+        logger.info(
+            "step %d/%d  %s  | %.3g images/s  %.3g s/step  ETA %s",
+            step,
+            self._num_steps,
+            metrics,
+            speed,
+            seconds,
+            remaining,
+        )
+
+
+class JsonLinesWriter(_ScalarWriter):
+    """One JSON object per write, with `step`; flushed at once, so a killed run loses nothing."""
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]):
+        """Appends {"step": ..., name: value, ...}; non-finite values become null."""
+        record = {"step": step}
+        for name, value in scalars.items():
+            record[name] = float(value) if np.isfinite(value) else None
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def forget_metrics_after(workdir: epath.Path, step: int) -> None:
+    """Drops the JSON lines of steps that a resumed run is about to compute again."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed while writing
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    write_aside(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def format_seconds(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

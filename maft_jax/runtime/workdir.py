@@ -1,0 +1,173 @@
+"""The folder of a run: checked before anything is computed, and told what the run is."""
+
+import dataclasses
+import importlib.metadata
+import io
+import json
+import logging
+import pathlib
+import platform
+import secrets
+import shutil
+import subprocess
+import time
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image
+
+from maft_jax.config import Config
+from maft_jax.runtime import consensus
+from maft_jax.runtime.atomic_files import written_aside
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+VERSIONS_FILE = "versions.json"
+_SECONDS_UNTIL_SEEN = 10.0
+_PACKAGES = (
+    "maft_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow",
+    "tensorflow-cpu",
+    "numpy",
+)
+
+
+def make_writable(folder: epath.Path, setting: str) -> None:
+    """Creates a folder if need be.
+
+    Raises:
+        ValueError: it cannot be created or written; `setting` is named.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink(missing_ok=True)  # another process may have been faster
+    except OSError as error:
+        raise ValueError(
+            f"{setting}={folder}: cannot write there ({error}); choose another folder"
+        ) from error
+
+
+def check_shared(workdir: epath.Path) -> None:
+    """Refuses a folder of which the hosts have one each: checkpoints need a common one.
+
+    Every process must call this.
+
+    Raises:
+        ValueError: a process does not see what the first one wrote.
+    """
+    if jax.process_count() == 1:
+        return
+    nonce = int(consensus.of_first_process(np.int64(secrets.randbits(62))))
+    probe = workdir / f".shared.{nonce:x}"
+    first = jax.process_index() == 0
+    with consensus.all_or_none():
+        if first:
+            probe.write_text("")
+    problem = None if first or _appears(probe) else "the first process's file is not there"
+    problem = consensus.any_problem(problem)
+    if first:
+        probe.unlink(missing_ok=True)
+    with consensus.all_or_none():
+        if problem is not None:
+            raise ValueError(
+                f"--workdir={workdir}: expected a folder that all hosts share, such as gs://... or "
+                f"one on NFS ({problem}); checkpoints of several hosts need one"
+            )
+
+
+def _appears(path: epath.Path) -> bool:
+    """Network file systems may show a new file seconds later."""
+    give_up = time.monotonic() + _SECONDS_UNTIL_SEEN
+    while not path.exists():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def describe_run(workdir: epath.Path, config: Config) -> None:
+    """Writes config.json and versions.json; reports what differs from an earlier start."""
+    resolved = dataclasses.asdict(config)
+    if (workdir / CONFIG_FILE).exists():
+        _report_changes(json.loads((workdir / CONFIG_FILE).read_text()), resolved)
+    _write_json(workdir / CONFIG_FILE, resolved)
+    _write_json(workdir / VERSIONS_FILE, versions())
+
+
+def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
+    """Refuses a local disk that cannot hold what the run is going to write.
+
+    Raises:
+        ValueError: says how much is needed and how much there is.
+    """
+    if "://" in str(workdir):
+        return
+    written = pathlib.Path(workdir, "checkpoints").rglob("*")
+    num_bytes -= sum(path.stat().st_size for path in written)  # these will be replaced
+    free = shutil.disk_usage(workdir).free
+    if free < num_bytes:
+        raise ValueError(
+            f"--workdir={workdir}: {free / 2**20:,.0f} MiB free, but checkpoints and tuned weights "
+            f"need {num_bytes / 2**20:,.0f} MiB; free some space, choose another folder or keep "
+            "fewer (config.checkpointing)"
+        )
+
+
+def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "png")
+    write_aside(path, content.getvalue())
+
+
+def write_aside(path: epath.Path, content: bytes) -> None:
+    """Writes a file so that it appears whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def versions() -> dict[str, str | None]:
+    """Packages, Python, devices and the git revision of this code, for provenance."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    found["devices"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    found["git_revision"] = _git_revision()
+    return found
+
+
+def _git_revision() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(
+            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def _report_changes(before: dict, now: dict, where: str = "config") -> None:
+    for name in sorted(set(before) | set(now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            _report_changes(old, new, f"{where}.{name}")
+        elif json.dumps(old) != json.dumps(new):
+            logger.warning("%s.%s was %r when this run began, now %r", where, name, old, new)
+
+
+def _write_json(path: epath.Path, value) -> None:
+    write_aside(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -1,0 +1,287 @@
+"""Checkpoints that can be trusted to be whole, or are recognised and passed over.
+
+Only this file knows orbax. A checkpoint holds the train state (trainable leaves, moments, step)
+and a record of what it belongs to: weights, data, seed, batch size, and a digest of the arrays,
+because orbax restores files with flipped bytes without complaint.
+
+Of several processes each writes its part, and all of them restore the same checkpoint or none: they
+read without orbax's barriers, at which a process that can read would wait for one that cannot.
+"""
+
+import contextlib
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from maft_jax.config import CheckpointingConfig
+from maft_jax.runtime import consensus
+from maft_jax.state.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+_DIGEST = "digest"
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; says why and which one is the newest good one."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints`; saving goes on in the background."""
+
+    def __init__(self, workdir: epath.Path, config: CheckpointingConfig):
+        self._directory = workdir / "checkpoints"
+        self._aside = workdir / "broken_checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preservation(config),
+                best_fn=_loss,  # orbax stores metrics only if it is given one
+                best_mode="min",
+                save_decision_policy=policies.FixedIntervalPolicy(1),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, state: TrainState, belongs_to: dict[str, Any], loss: float) -> None:
+        """Starts to save; a failure of an earlier save surfaces here.
+
+        Args:
+            belongs_to: what restore_latest must be given again, JSON values.
+            loss: mean training loss since the checkpoint before, which ranks the best.
+
+        Raises:
+            CheckpointError: a save failed.
+        """
+        step = int(state.step)
+        record = belongs_to | {_DIGEST: digest(state)}
+        with self._explained(f"the checkpoint of step {step}, or the one before it,"):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(record)
+                ),
+                metrics={"loss": loss},
+            )
+
+    def restore_latest(
+        self, abstract_state: TrainState, belongs_to: dict[str, Any]
+    ) -> TrainState | None:
+        """The newest whole checkpoint, or None if there is none at all.
+
+        Broken ones are reported and moved to `workdir/broken_checkpoints`.
+
+        Args:
+            abstract_state: shapes, dtypes and shardings to restore to; any mesh will do.
+
+        Raises:
+            ValueError: a checkpoint belongs to other weights, data or settings, or all are broken.
+        """
+        while (step := self._newest_of_all()) is not None:
+            with consensus.all_or_none():
+                state, record, problem = self._read(step, abstract_state, belongs_to)
+            problem = consensus.any_problem(problem)
+            if problem is None and digest(state) != record[_DIGEST]:
+                problem = "the arrays are not those that were saved: their digest differs"
+            if problem is None:
+                return state
+            self._put_aside(step, problem)
+        with consensus.all_or_none():
+            self._check_none_broken()
+        return None
+
+    def newest_step(self) -> int | None:
+        """Step of the newest checkpoint that is whole on disk, whatever is being written."""
+        steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
+        return max(steps, default=None)
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk.
+
+        Raises:
+            CheckpointError: a save failed.
+        """
+        with self._explained("the last checkpoint"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Stops the background threads without waiting for success."""
+        self._manager.close()
+
+    def _newest_of_all(self) -> int | None:
+        """As the first process sees it, which alone moves checkpoints."""
+        newest = max(self._manager.all_steps(), default=-1)
+        newest = int(consensus.of_first_process(newest))
+        return None if newest < 0 else newest
+
+    def _read(
+        self, step: int, abstract_state: TrainState, belongs_to: dict[str, Any]
+    ) -> tuple[TrainState | None, dict | None, str | None]:
+        """State and record of a checkpoint, or why they cannot be read."""
+        with _reader(self._directory) as reader:
+            record, problem = _restored(reader, step, data=ocp.args.JsonRestore())
+            if problem is not None:
+                return None, None, problem
+            self._check_belongs(step, record.data, belongs_to)
+            target = ocp.args.StandardRestore(abstract_state)
+            restored, problem = _restored(reader, step, state=target)
+        return None if restored is None else restored.state, record.data, problem
+
+    def _check_none_broken(self):
+        if self._aside.exists():
+            broken = sorted((int(path.name) for path in self._aside.iterdir()), reverse=True)
+            raise ValueError(
+                f"{self._directory}: no whole checkpoint is left; broken ones {broken} are in "
+                f"{self._aside}; delete that folder to start from step 0, or use another workdir"
+            )
+
+    def _check_belongs(self, step, record, belongs_to):
+        for name, expected in belongs_to.items():
+            if record.get(name) != expected:
+                raise ValueError(
+                    f"{self._directory / str(step)} was made with {name}={record.get(name)!r}, "
+                    f"this run has {name}={expected!r}; restore that setting to resume, or use "
+                    "another workdir"
+                )
+
+    def _put_aside(self, step: int, problem: str):
+        logger.warning(
+            "checkpoint of step %d is broken (%s); trying the one before it", step, problem
+        )
+        with consensus.all_or_none():
+            if jax.process_index() == 0:
+                self._aside.mkdir(parents=True, exist_ok=True)
+                target = self._aside / str(step)
+                if target.exists():
+                    target.rmtree()
+                (self._directory / str(step)).rename(target)
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str):
+        """Turns any failure to write into a CheckpointError."""
+        try:
+            yield
+        except Exception as error:
+            good = self.newest_step()
+            raise CheckpointError(
+                f"{what} could not be written: {error}\nIs the disk full? The newest good "
+                f"checkpoint is {'none' if good is None else f'that of step {good}'}; free some "
+                "space and run the same command again to resume from it"
+            ) from error
+
+
+def read_checkpoint(
+    workdir: epath.Path, abstract_state: TrainState, pretrained: str, step: int | None = None
+) -> TrainState:
+    """A checkpoint of a run that may still be going on: nothing there is changed.
+
+    Args:
+        abstract_state: shapes, dtypes and shardings to restore to.
+        pretrained: fingerprint of the weights that `abstract_state` was derived from.
+        step: of the checkpoint; by default the newest.
+
+    Raises:
+        ValueError: there is no such checkpoint, it is broken, or it belongs to other weights.
+    """
+    directory = workdir / "checkpoints"
+    if not directory.is_dir():
+        raise ValueError(f"{workdir}: expected the workdir of a run; there is no {directory}")
+    with _reader(directory) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps or step not in (None, *steps):
+            wanted = "any checkpoint" if step is None else f"a checkpoint of step {step}"
+            raise ValueError(f"{directory}: expected {wanted}; there are those of steps {steps}")
+        step = steps[-1] if step is None else step
+        where = directory / str(step)
+        try:
+            record = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
+            if record.data["pretrained"] != pretrained:
+                raise ValueError(
+                    f"{where} was made with pretrained={record.data['pretrained']!r}, these "
+                    f"weights are {pretrained!r}; give those that the run began with"
+                )
+            target = ocp.args.StandardRestore(abstract_state)
+            state = manager.restore(step, args=ocp.args.Composite(state=target)).state
+        except (PermissionError, MemoryError):
+            raise
+        except Exception as error:
+            if str(error).startswith(str(where)):
+                raise
+            raise ValueError(
+                f"{where} is broken ({type(error).__name__}: {str(error).splitlines()[0]}); choose "
+                f"another of the steps {steps}"
+            ) from error
+    if digest(state) != record.data[_DIGEST]:
+        raise ValueError(
+            f"{where} is broken: its arrays are not those that were saved; choose another of the "
+            f"steps {steps}"
+        )
+    return state
+
+
+def _reader(directory: epath.Path) -> ocp.CheckpointManager:
+    """Reads as if this process were alone, also into arrays of which it holds a part."""
+    own = jax.process_index()
+    return ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+            read_only=True,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
+            ),
+        ),
+    )
+
+
+def _restored(reader: ocp.CheckpointManager, step: int, **items) -> tuple[Any, str | None]:
+    """Some items of a checkpoint, or why they cannot be read."""
+    try:
+        return reader.restore(step, args=ocp.args.Composite(**items)), None
+    except (PermissionError, MemoryError):  # nothing is wrong with the checkpoint
+        raise
+    except Exception as error:
+        while error.__cause__ is not None:  # orbax wraps the reason several times
+            error = error.__cause__
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+@functools.cache
+def _checksums_on(sharding: jax.sharding.Sharding):
+    def checksum(leaf):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        return jnp.sum(bits * (2 * jnp.arange(len(bits), dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    def checksums(tree):
+        return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+    return jax.jit(checksums, out_shardings=sharding)
+
+
+def digest(state: TrainState) -> str:
+    """Checksum of every bit of every 32-bit leaf, in exact integers, wherever they are sharded.
+
+    Every element's weight is odd, so a change of any single element changes the sum modulo 2^32.
+    """
+    # The step is whole on every device, so that every process can read what lies like it.
+    return np.asarray(_checksums_on(state.step.sharding)(state)).astype(">u4").tobytes().hex()
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
+
+
+def _preservation(config: CheckpointingConfig):
+    rules = [policies.LatestN(config.keep_newest)]
+    if config.keep_best:
+        rules.append(policies.BestN(get_metric_fn=_loss, reverse=True, n=config.keep_best))
+    if config.keep_every_steps:
+        rules.append(policies.EveryNSteps(config.keep_every_steps))
+    return policies.AnyPreservationPolicy(rules)

@@ -1,0 +1,122 @@
+"""The tuned CLIP of a training run's workdir: the pretrained one with a checkpoint's leaves."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from etils import epath
+
+from maft_jax.config import Config, from_config_dict, preset
+from maft_jax.convert.formats import ClipWeights
+from maft_jax.models.encoder import resolve_masking
+from maft_jax.resolved_config import resolve
+from maft_jax.state import optimizer
+from maft_jax.state.checkpointing import read_checkpoint
+from maft_jax.state.train_state import init_train_state, overlay
+from maft_jax.tree_rules import fingerprint
+
+_CONFIG_FILE = "config.json"
+
+Opener = Callable[..., ClipWeights]
+
+
+def is_training_run(path: str | os.PathLike) -> bool:
+    """Whether this is the workdir of a run with checkpoints."""
+    path = epath.Path(path)
+    return (path / _CONFIG_FILE).is_file() and (path / "checkpoints").is_dir()
+
+
+def read_training_run(
+    workdir: str | os.PathLike,
+    open_pretrained: Opener,
+    *,
+    step: int | None = None,
+    pretrained: str | None = None,
+) -> ClipWeights:
+    """The student of a checkpoint, with the text tower that it was tuned against; float32.
+
+    Args:
+        open_pretrained: weights.open_weights, which itself reads runs.
+        step: of the checkpoint; by default the newest.
+        pretrained: where the weights that the run began with are now, if not where config.json
+            says.
+
+    Raises:
+        ValueError: this is no workdir, there is no such checkpoint, it is broken, or it was made
+            with other weights.
+    """
+    return read_student(workdir, open_pretrained, step=step, pretrained=pretrained)[0]
+
+
+def read_student(
+    workdir: str | os.PathLike,
+    open_pretrained: Opener,
+    *,
+    step: int | None = None,
+    pretrained: str | None = None,
+) -> tuple[ClipWeights, int]:
+    """What read_training_run says, and the step of the checkpoint."""
+    workdir = _absolute(workdir)
+    config = read_run_config(workdir)
+    weights = read_first_weights(workdir, open_pretrained, pretrained=pretrained)
+    parameters = weights.parameters()
+    visual = parameters["visual"]
+    trainable = resolve(config, weights.config, weights.masking).optimizer.trainable
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
+    abstract = jax.eval_shape(lambda: init_train_state(visual, trainable, tx))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
+    )
+    state = read_checkpoint(workdir, abstract, fingerprint(visual), step)
+    tuned = jax.tree.map(np.asarray, state.trainable)
+    student = parameters | {"visual": overlay(visual, tuned)}
+    return ClipWeights.of(weights.config, student, weights.masking), int(state.step)
+
+
+def read_first_weights(
+    workdir: str | os.PathLike, open_pretrained: Opener, *, pretrained: str | None = None
+) -> ClipWeights:
+    """The CLIP that a run began with, untuned, and how the run has it read proposals.
+
+    Raises:
+        ValueError: as read_training_run does.
+    """
+    workdir = _absolute(workdir)
+    model = read_run_config(workdir).model
+    try:
+        weights = open_pretrained(pretrained or model.pretrained, **model.stated, needs_text=True)
+    except ValueError as error:
+        raise ValueError(
+            f"{workdir}: its run began with the weights {model.pretrained}: {error}. If they are "
+            "elsewhere now, say where (--pretrained=...); for an evaluation "
+            "(--config.model.pretrained=...)"
+        ) from error
+    masking = resolve_masking(weights.config.vision, weights.masking, *model.given_masking)
+    return dataclasses.replace(weights, masking=masking)
+
+
+def _absolute(workdir: str | os.PathLike) -> epath.Path:
+    """Orbax refuses relative paths."""
+    text = os.fspath(workdir)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
+def read_run_config(workdir: str | os.PathLike) -> Config:
+    """A run's settings; those that its version did not know yet have their defaults.
+
+    Raises:
+        ValueError: there is no config.json, or it is not ours.
+    """
+    path = epath.Path(workdir) / _CONFIG_FILE
+    try:
+        config = preset("official")
+        config.update(json.loads(path.read_text()))
+        return from_config_dict(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{workdir}: expected the workdir of a run, with its {_CONFIG_FILE}: {error}"
+        ) from error

@@ -1,0 +1,158 @@
+"""What a run needs before its first step: everything that can be checked is checked here.
+
+Of several processes each reads weights and data by itself; if one cannot, none begins.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from input_pipeline.examples import PreparedSource
+from maft_jax.config import Config
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.resolved_config import ResolvedConfig, resolve
+from maft_jax.runtime import consensus, metric_logging, sharding
+from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
+from maft_jax.state.checkpointing import Checkpoints
+from maft_jax.state.train_state import TrainState
+from maft_jax.training.step_setup import StepSetup, make_step_setup
+from maft_jax.training.teacher import teacher_fields
+from maft_jax.training.training_data import describe_data, open_training_data
+from maft_jax.tree_rules import fingerprint
+from maft_jax.weights import open_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that stays the same from the first step to the last."""
+
+    config: ResolvedConfig
+    workdir: epath.Path
+    mesh: Mesh
+    source: PreparedSource
+    clip: ClipConfig
+    parameters: dict
+    """The whole pretrained CLIP on the host."""
+    pretrained: dict
+    """Its image tower on the mesh: frozen, and the teacher."""
+    text: jax.Array
+    """Class embeddings [c, e]."""
+    step: Callable
+    checkpoints: Checkpoints
+    per_example: dict[str, np.ndarray]
+    """Further fields of a Batch, one row for each example of the source."""
+    evaluation: Any
+    """A TrainingEvaluation, or None where there is no data set to evaluate."""
+    belongs_to: dict[str, Any]
+    """What a checkpoint must agree with to be resumed from."""
+
+
+def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
+    """Loads weights and data and places them on the devices; the state is that of step 0.
+
+    Raises:
+        ValueError: the configuration, weights, data or workdir cannot work.
+    """
+    with consensus.all_or_none():
+        loaded = _load(config, workdir)
+    config, visual, mesh = loaded.config, loaded.parameters["visual"], loaded.mesh
+    rules = loaded.clip.vision.sharding_rules
+    frozen = loaded.setup.frozen(visual)
+    belongs_to = {
+        "pretrained": fingerprint(visual),
+        "architecture": repr(loaded.clip.vision),
+        **describe_data(loaded.source),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "trainable": list(config.optimizer.trainable),
+    }
+    consensus.check_same(belongs_to | {"settings": repr(config)})
+    check_shared(workdir)
+    run = Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        source=loaded.source,
+        clip=loaded.clip,
+        parameters=loaded.parameters,
+        pretrained=sharding.place(frozen, mesh, rules),
+        text=sharding.place_whole(consensus.of_first_process(loaded.text), mesh),
+        step=loaded.setup.jitted(loaded.state, frozen),
+        checkpoints=Checkpoints(workdir, config.checkpointing),
+        per_example=loaded.per_example,
+        evaluation=loaded.evaluation,
+        belongs_to=belongs_to,
+    )
+    return run, loaded.setup.place_state(visual)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """What a process has on its host before it talks to others."""
+
+    config: ResolvedConfig
+    mesh: Mesh
+    clip: ClipConfig
+    parameters: dict
+    setup: StepSetup
+    state: TrainState
+    """Its shapes."""
+    source: PreparedSource
+    per_example: dict[str, np.ndarray]
+    evaluation: Any
+    text: np.ndarray
+
+
+def _load(config: Config, workdir: epath.Path) -> _Loaded:
+    make_writable(workdir, "--workdir")
+    make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
+    logger.info("reading %s", config.model.pretrained)
+    weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
+    clip, parameters = weights.config, weights.parameters()
+    config = resolve(config, clip, weights.masking)
+    visual = parameters["visual"]
+    setup = make_step_setup(config, clip.vision, mesh)
+    state = jax.eval_shape(setup.init_state, visual)
+    num_kept = config.checkpointing.keep_newest + config.checkpointing.keep_best + 1
+    check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
+    logger.info(metric_logging.describe_parameters(state.trainable, visual))
+
+    source = open_training_data(config)
+    per_example = teacher_fields(config, clip, parameters, source, mesh)
+    evaluation = _set_up_evaluation(config, clip, parameters, mesh)
+    text = cached_class_embeddings(
+        clip.text,
+        parameters["text"],
+        source.class_names,
+        config.data.templates,
+        cache_dir(config.data),
+    )
+    return _Loaded(
+        config, mesh, clip, parameters, setup, state, source, per_example, evaluation, text
+    )
+
+
+def _set_up_evaluation(config: ResolvedConfig, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
+    if not config.evaluation.has_data_sets:
+        return None
+    from maft_jax.evaluators.during_training import (
+        TrainingEvaluation,  # not needed for training alone
+    )
+
+    return TrainingEvaluation(config, clip, parameters, mesh)
+
+
+def _num_bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,71 @@
+"""The train step of a configuration: what training runs, planning compiles, benchmarks time."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from maft_jax import tree_rules
+from maft_jax.models.encoder import ImageArchitecture
+from maft_jax.models.encoder_setup import make_encoder
+from maft_jax.resolved_config import ResolvedConfig
+from maft_jax.runtime import sharding
+from maft_jax.state import optimizer
+from maft_jax.state.train_state import TrainState, init_train_state, state_of
+from maft_jax.training import train_step
+from maft_jax.training.objective import StepSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSetup:
+    """All of a step but its weights, which may be arrays or, to plan with, their shapes."""
+
+    spec: StepSpec
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    trainable: tuple[str, ...]
+
+    def init_state(self, visual: Mapping) -> TrainState:
+        """Step 0 of tuning this image tower, or its shapes under jax.eval_shape."""
+        return init_train_state(visual, self.trainable, self.optimizer)
+
+    def place_state(self, visual: Mapping) -> TrainState:
+        """The same from leaves on the host, on the mesh: each device makes its part of it."""
+        rules = self.spec.encoder.architecture.sharding_rules
+        shapes = jax.eval_shape(self.init_state, visual)
+        leaves, chosen = tree_rules.flatten(visual), tree_rules.flatten(shapes.trainable)
+        trained = tree_rules.unflatten({path: np.float32(leaves[path]) for path in chosen})
+        make = jax.jit(
+            functools.partial(state_of, optimizer=self.optimizer),
+            out_shardings=sharding.tree_shardings(shapes, self.mesh, rules),
+        )
+        return make(sharding.place(trained, self.mesh, rules))
+
+    def frozen(self, visual: Mapping) -> Mapping:
+        """The tower as the step reads it: rounded once, not in every step."""
+        return self.spec.encoder.in_compute_dtype(visual)
+
+    def jitted(self, state: TrainState, frozen: Mapping) -> Callable:
+        """The step, sharded over the mesh; both arguments give shapes alone."""
+        return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, frozen)
+
+
+def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mesh) -> StepSetup:
+    """The step of these settings for an image tower.
+
+    Raises:
+        ValueError: the start layer or the image size does not suit the weights.
+    """
+    size = config.model.image_size
+    spec = StepSpec(
+        make_encoder(config.model, vision, mesh, config.loss.temperature),
+        config.loss,
+        (size, size),
+        config.optimizer.accumulation_steps,
+    )
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
+    return StepSetup(spec, tx, mesh, config.optimizer.trainable)

@@ -1,0 +1,112 @@
+"""From the configuration to the examples that training reads, computing proposals if need be."""
+
+import logging
+
+import jax
+import numpy as np
+
+from input_pipeline.examples import PreparedSource
+from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.records.record_shards import read_dataset_file
+from input_pipeline.records.record_source import RecordSource
+from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_dataset
+from maft_jax.config import Config, DataConfig
+from maft_jax.models.array_types import Batch
+from maft_jax.pictures.sheets import contact_sheet
+from maft_jax.proposals.precompute import precompute
+from maft_jax.proposals.precompute_job import job_from_config, records_folder
+from maft_jax.proposals.record_sets import unseen_classes
+
+logger = logging.getLogger(__name__)
+
+
+def open_training_data(config: Config) -> RecordSource:
+    """The records of config.data.records, or those in the cache, completed first.
+
+    Raises:
+        ValueError: files are missing, damaged or contradict the configuration.
+    """
+    if not config.data.records:
+        if jax.process_count() > 1:
+            raise ValueError(
+                "config.data.records: several hosts need a folder of records that all can read; "
+                "make it first, on one host or several (docs/precompute.md), with python -m "
+                "maft_jax.cli.precompute_proposals and the same --config and settings, and "
+                "--config.data.records=FOLDER, then train with that, too"
+            )
+        precompute(job_from_config(config))
+    return open_records(config)
+
+
+def open_records(config: Config) -> RecordSource:
+    """The records of config.data.records, or those in the cache, as training reads them.
+
+    Raises:
+        ValueError: files are missing, damaged or contradict the configuration.
+    """
+    folder = records_folder(config)
+    description = read_dataset_file(folder)
+    source = RecordSource(folder, unseen_classes(config.data, description))
+    logger.info(
+        "%d images, %d classes, at most %d proposals an image in %s",
+        len(source),
+        len(source.class_names),
+        source.num_proposals,
+        folder,
+    )
+    return source
+
+
+def describe_data(source: RecordSource) -> dict[str, int | str]:
+    """What a run that resumes must find again; small JSON values, for people to compare."""
+    recipe = source.description["recipe"]
+    return {
+        "data_set": f"{source.description['dataset']} {source.description['split']}",
+        "proposals": f"{recipe['generator']}, at most {recipe['num_proposals']}",
+        "num_images": len(source),
+        "num_classes": len(source.class_names),
+        "num_shards": source.description["num_shards"],
+        "data": source.fingerprint,
+    }
+
+
+def train_geometry(data: DataConfig) -> TrainGeometry:
+    """How config.data says that examples become training squares."""
+    return TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment)
+
+
+def batch_shapes(config: Config, max_classes_per_image: int, num_classes: int) -> Batch:
+    """What a step reads, as shapes; without any data."""
+    size = config.data.crop_size
+    grid = train_geometry(config.data).proposal_grid
+    num_proposals = config.proposals.num_proposals
+
+    def shape(dtype, *dimensions: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *dimensions), dtype)
+
+    return Batch(
+        image=shape(np.uint8, size, size, 3),
+        label_map=shape(np.int32, size, size),
+        present_classes=shape(np.int32, max_classes_per_image),
+        proposals=shape(np.uint8, num_proposals, *grid),
+        proposal_valid=shape(bool, num_proposals),
+        teacher_probabilities=(
+            shape(np.float32, num_classes) if config.loss.cached_teacher else None
+        ),
+    )
+
+
+def draw_training_data(
+    source: PreparedSource, config: Config, num_examples: int = 4, step: int = 0
+) -> np.ndarray:
+    """Contact sheet [h, w, 3] uint8 of the first examples of a step, as training gets them."""
+    ids = example_ids_at(source, step, config.batch_size, config.seed)[:num_examples]
+    dataset = make_train_dataset(
+        source,
+        global_batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=step,
+        geometry=train_geometry(config.data),
+    )
+    batch = next(NumpyBatches(dataset))
+    return contact_sheet(batch, source.class_names, ids)

@@ -1,0 +1,41 @@
+"""The file with the tuned CLIP that training leaves behind."""
+
+import logging
+
+import jax
+
+from maft_jax.convert.formats import FORMATS, ClipWeights, default_format, write_weights
+from maft_jax.runtime import consensus
+from maft_jax.state.train_state import TrainState, overlay
+from maft_jax.training.run_setup import Run
+
+TUNED_WEIGHTS = "tuned.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+def are_written(run: Run) -> bool:
+    """As the first process sees it; every process must call this."""
+    return bool(consensus.of_first_process((run.workdir / TUNED_WEIGHTS).exists()))
+
+
+def export(run: Run, state: TrainState) -> None:
+    """Writes the tuned CLIP for PyTorch and for maft_jax.load: in OpenAI's layout if it fits.
+
+    Every process must call this; the first one writes.
+    """
+    if "://" in str(run.workdir):
+        logger.info("%s is not local: the tuned weights are in its checkpoints", run.workdir)
+        return
+    trainable = consensus.to_host(state.trainable)
+    if jax.process_index() != 0:
+        return
+    tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
+    path = run.workdir / TUNED_WEIGHTS
+    name = default_format(path, run.clip)
+    if reason := FORMATS[name].refuses(run.clip):
+        logger.info("tuned weights are in the checkpoints alone: the format %s %s", name, reason)
+        return
+    weights = ClipWeights.of(run.clip, tuned, run.config.masking)
+    write_weights(weights, path, name)
+    logger.info("tuned weights, for PyTorch too: %s", path)

@@ -1,0 +1,249 @@
+"""The command line: every setting can be given, and every mistake has a short answer."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from maft_jax.cli.config_flags import check_override
+from maft_jax.config import Config, from_config_dict
+from tests.test_config import GIVEN, all_fields
+
+# ml_collections loads configuration files through an old interface of importlib.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+CONFIGS = REPOSITORY / "configs"
+VARIANTS = ["folder.py", "folder.py:tiny", "shapes_world.py", "coco.py"]
+VARIANTS += [
+    f"coco.py:{name}" for name in ("paper", "l14", "l14,paper", "b16,official", "zero_shot")
+]
+
+
+def parse(variant: str, **overrides) -> ml_collections.ConfigDict:
+    """What ml_collections makes of a command line."""
+    given = GIVEN | {name.replace("__", "."): value for name, value in overrides.items()}
+    argv = ["program", f"--config={CONFIGS / variant}"]
+    argv += [f"--config.{name}={value}" for name, value in given.items()]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    assert values(argv) == ["program"]
+    return holder.value
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_config_file_is_valid(variant):
+    config = from_config_dict(parse(variant))
+    paper = variant.endswith("paper")
+    assert config.loss.distillation_weight == (1.0 if paper else 0.1)
+    assert config.optimizer.weight_decay == (1e-5 if paper else 1e-4)
+    if variant.startswith("coco"):
+        assert dataclasses.asdict(config.data) == dataclasses.asdict(Config().data) | {
+            "root": "photos",
+            "dataset": "coco_stuff",
+            "unseen_classes": ("published",) if "zero_shot" in variant else (),
+        }
+
+
+def test_every_config_file_is_tested():
+    files = {path.name for path in CONFIGS.glob("*.py")} - {"__init__.py"}
+    assert files == {v.split(":")[0] for v in [*VARIANTS, "eval_only.py"]}
+
+
+def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
+    given = {"data__root": "", "model__pretrained": "", "checkpoint": "runs/first"}
+    config = from_config_dict(parse("eval_only.py", **given, evaluation__roots__voc2012="VOC2012"))
+    assert config.task == "evaluate" and config.model.given_masking == (None, None)
+    assert config.evaluation.roots.voc2012 == "VOC2012"
+    with pytest.raises(ValueError, match=r"config\.evaluation\.roots: no data set"):
+        from_config_dict(parse("eval_only.py", **given))
+
+
+@pytest.mark.parametrize("variant", ["folder.py:big", "coco.py:l16", "coco.py:l14,papr"])
+def test_unknown_variant_is_refused_by_name(variant):
+    unknown = re.split("[:,]", variant)[-1]
+    with pytest.raises(flags.IllegalFlagValueError, match=f"{unknown}.*(expected|known)"):
+        parse(variant)
+
+
+OTHER_VALUES = {
+    "model.compute_dtype": "float32",
+    "data.dataset": "voc2012",
+    "data.split": "val",
+    "data.unseen_classes": ("published",),
+    "proposals.generator": "ground_truth",
+    "proposals.kinds": ("regions", "parts"),
+    "loss.mask_aware": "kl",
+    "batch_size": 32,
+    "data.ignore_labels": (0, 255),
+    "data.short_sides": (320, 400),
+    "data.templates": ("a {}.", "the {}"),
+    "model.activation": "gelu",
+    "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
+    "optimizer.no_weight_decay": ("ln_", "bias"),
+    "optimizer.accumulation_steps": 4,
+    "mesh.data": 2,
+    "model.attention": "xla",
+    "task": "evaluate",
+    "evaluation.scales": (0.75, 1.0),
+    "evaluation.ensemble_weight": 0.8,
+    "data.max_long_side": 3000,
+    "checkpointing.keep_every_steps": 400,
+    "checkpointing.every_steps": 400,
+}
+
+
+def other_value(name: str, default):
+    """A valid value that is not the default."""
+    if name in OTHER_VALUES:
+        return OTHER_VALUES[name]
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, str):
+        return "some/where"
+    return default / 2 if isinstance(default, float) else default + 1
+
+
+@pytest.mark.parametrize(("name", "field"), [*all_fields()])
+def test_every_field_can_be_set_on_the_command_line(name, field):
+    value = other_value(name, field.default)
+    more = {"data.max_long_side": 4000} if name == "data.short_sides" else {}
+    if name == "checkpointing.keep_every_steps":
+        more = {"checkpointing.every_steps": 400}
+    if name == "loss.cached_teacher":
+        more = {"data.augment": False}
+    if name in ("task", "checkpoint", "evaluation.every_steps", "evaluation.frozen"):
+        more = {"task": "evaluate", "evaluation.roots.folder": "photos"}
+    check_override(f"--config.{name}={value}")
+    config = from_config_dict(parse("folder.py", **(more | {name: value})))
+    for key in name.split("."):
+        config = getattr(config, key)
+    assert config == value and config != field.default
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("400", (400,)), ("(320, 400)", (320, 400)), ("320,400", (320, 400))]
+)
+def test_sizes_can_be_written_as_one_or_several(value, expected):
+    config = from_config_dict(parse("folder.py", data__short_sides=value))
+    assert config.data.short_sides == expected
+
+
+def test_one_rule_is_written_without_parentheses():
+    config = from_config_dict(parse("folder.py", optimizer__trainable="/attn/"))
+    assert config.optimizer.trainable == ("/attn/",)
+
+
+@pytest.mark.parametrize(
+    ("argument", "closest"),
+    [
+        ("--config.batchsize=3", "--config.batch_size"),
+        ("--noconfig.model.remta", "--config.model.remat"),
+        ("-config.learning_rate=1", "--config.optimizer.learning_rate"),
+        ("--config.data", "--config.data."),
+    ],
+)
+def test_misspelt_setting_is_refused_with_the_closest_one(argument, closest):
+    option = argument.lstrip("-").split("=")[0]
+    with pytest.raises(ValueError, match=f"--{option}: there is no such setting.*{closest}"):
+        check_override(argument)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--workdir=x", "--config=x.py", "x", "--noconfig.model.remat"]
+)
+def test_other_arguments_are_left_alone(argument):
+    check_override(argument)
+
+
+def run_main(*arguments, cwd=REPOSITORY) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "maft_jax.main", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_help_lists_every_setting():
+    result = run_main("--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    for name, field in all_fields():
+        assert f"--config.{name}=" in result.stdout and field.metadata["help"] in result.stdout
+    assert "--workdir" in result.stdout
+
+
+WRONG_COMMANDS = {
+    "misspelt field": (
+        ["--config.model.image_sise=3"],
+        "no such setting; did you mean .*image_size",
+    ),
+    "unknown section": (["--config.modle.remat"], "no such setting; did you mean .*model.remat"),
+    "wrong type": (["--config.batch_size=many"], r"--config\.batch_size=many: invalid literal"),
+    "wrong value": (["--config.batch_size=0"], r"config\.batch_size: expected at least 1, got 0"),
+    "wrong element": (
+        ["--config.data.short_sides=(1,'a')"],
+        r"config\.data\.short_sides\[1\]: expected int, got 'a'",
+    ),
+    "no weights": ([], r"config\.model\.pretrained: no weights; give a file"),
+    "unknown variant": (["--config=configs/folder.py:big"], "big: expected one of default, tiny"),
+    "unknown file": (["--config=configs/nope.py"], "No such file.*'configs/nope.py'"),
+    "unknown file and setting": (
+        ["--config=configs/nope.py", "--config.batch_size=3"],
+        "No such file.*'configs/nope.py'",
+    ),
+    "folder for file": (["--config=configs"], "Is a directory: 'configs'"),
+    "other file": (
+        ["--config=maft_jax/tree_rules.py"],
+        "--config: .* has no attribute 'get_config'",
+    ),
+    "unknown flag": (["--learning_rate=3"], "Unknown command line flag 'learning_rate'"),
+    "no flag": (["images"], r"unexpected \['images'\]; settings look like --config\.NAME=VALUE"),
+    "no workdir": (["--workdir="], "--workdir=: expected the run's folder"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_COMMANDS)
+def test_wrong_command_exits_with_2_and_one_line(case, tmp_path):
+    arguments, reason = WRONG_COMMANDS[case]
+    workdir = tmp_path / "run"
+    if not any(argument.startswith("--config=") for argument in arguments):
+        arguments = ["--config=configs/folder.py", *arguments]
+    result = run_main(f"--workdir={workdir}", *arguments)
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and re.search(reason, lines[0]), result.stderr
+    assert not workdir.exists()
+
+
+def test_missing_flags_are_named():
+    result = run_main()
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert (
+        len(lines) == 2 and "--workdir=None: expected" in lines[0] and "--config=None" in lines[1]
+    )
+    result = run_main("--config=configs/folder.py")
+    assert result.returncode == 2 and "--workdir=None: expected" in result.stderr
+
+
+def test_mistakes_are_answered_without_loading_jax():
+    program = (
+        "import sys; from maft_jax import main; sys.argv = ['main', '--config=configs/folder.py']\n"
+        "try: main.run()\n"
+        "except SystemExit: print(sorted({'jax', 'tensorflow', 'torch'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.stdout == "[]\n" and "--workdir=None: expected" in result.stderr
