@@ -12,7 +12,7 @@ coco_stuff, shapes_world and folder (config.data says how it is laid out), in th
 the command's.
 
 Start layer and image size come from the weights where they say it, else they are 8 and 480;
-prompts and temperature from the run. Everything else is the official protocol: short side 640,
+prompts and logit scale from the run. Everything else is the official protocol: short side 640,
 100 proposals, CLIP's scores alone.
 
 Hardware: anything. Results, one file per data set, and what an interrupted evaluation has counted

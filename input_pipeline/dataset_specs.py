@@ -1,12 +1,15 @@
-"""Facts about the data sets: classes, ignored label values, zero-shot splits, sizes, downloads."""
+"""The data sets, each declared once, in the order of papers; all else about them follows.
 
-from collections.abc import Mapping
+Choices and evaluation roots of the configuration, layouts, tables and TFDS builders are made of
+this list. It reads no data and loads nothing heavy, so that a configuration may import it.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from input_pipeline.class_lists import ClassList, load_class_list
-from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
-
-SPLITS = ("train", "val")
+from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, OBJECTS, unseen_classes
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,25 @@ class Download:
 class DatasetSpec:
     """What is known of a data set before any of its files is read.
 
+    `title` is its full name, `short_title` that of papers' tables. `layout` names the function
+    that opens it, of a FileTree and a split, as "module:function" below input_pipeline.layouts.
     `ignore_labels` are the values of unlabelled pixels in the official label files.
     `num_images` lists, for each split, every count that circulates, the usual one first.
     `unseen_ids` are the class ids that the published zero-shot split leaves out of training.
+    `stuff_ids` are the class ids without countable things; None where its authors do not say.
     `downloads` are keyed by what they hold, in the words of the layout that reads them;
     `obtaining` tells where the parts without a stable address come from.
     """
 
     name: str
     title: str
+    short_title: str
+    layout: str
     class_list: str
     ignore_labels: tuple[int, ...]
     num_images: Mapping[str, tuple[int, ...]]
     unseen_ids: tuple[int, ...] = ()
+    stuff_ids: tuple[int, ...] | None = None
     downloads: Mapping[str, Download] = field(default_factory=dict)
     obtaining: str = ""
 
@@ -49,6 +58,17 @@ class DatasetSpec:
     def classes(self) -> ClassList:
         """Names in contiguous order and their values in the official label files."""
         return load_class_list(self.class_list, self.ignore_labels)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Parts of which each can be opened."""
+        return tuple(self.num_images)
+
+    @property
+    def opener(self) -> Callable:
+        """`layout` itself, a function of a FileTree and a split that returns a LayoutSource."""
+        module, function = self.layout.split(":")
+        return getattr(importlib.import_module(f"input_pipeline.layouts.{module}"), function)
 
     @property
     def num_classes(self) -> int:
@@ -64,6 +84,12 @@ class DatasetSpec:
 _COCO_UNSEEN = (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
 _VOC_UNSEEN = (15, 16, 17, 18, 19)
 _ADE_150_UNSEEN = (9, 15, 30, 37, 49, 60, 74, 81, 89, 99, 112, 128, 136, 143, 149)
+# The panoptic version of the data set counts the other hundred.
+_ADE_150_STUFF = """
+0 1 2 3 4 5 6 9 11 13 16 17 21 25 26 28 29 34 40 46 48 51 52 54 59 60 61 63 68 77 79 84 91 94 96 99
+100 101 105 106 109 113 114 117 122 128 131 140 141 145
+"""
+_ADE_150_STUFF_IDS = tuple(map(int, _ADE_150_STUFF.split()))
 # The classes that ADE20K-Full's frequency table calls rare; ids, as there are 275 of them.
 _ADE_FULL_RARE = """
 166 176 193 208 264 267 273 287 298 303 311 317 328 329 330 340 342 344 347 349 356 358
@@ -95,25 +121,67 @@ _PASCAL_CONTEXT_IMAGES = {"train": (4998, 4996), "val": (5105, 5104)}
 
 _ALL = (
     DatasetSpec(
-        name="coco_stuff",
-        title="COCO-Stuff 164k",
-        class_list="coco_stuff_171",
-        ignore_labels=(255,),
-        num_images={"train": (118_287,), "val": (5_000,)},
-        unseen_ids=_COCO_UNSEEN,
+        name="ade20k_full",
+        title="ADE20K-Full (847 classes, release 2021_17_01)",
+        short_title="A-847",
+        layout="ade20k_full:open_ade20k_full",
+        class_list="ade20k_847",
+        ignore_labels=(65535,),
+        num_images={"train": (25_574,), "val": (2_000,)},
+        unseen_ids=_ADE_FULL_UNSEEN,
+        obtaining=(
+            "ADE20K_2021_17_01 needs a registration: request it at "
+            "https://groups.csail.mit.edu/vision/datasets/ADE20K/ and download "
+            "ADE20K_2021_17_01.zip"
+        ),
+    ),
+    DatasetSpec(
+        name="pascal_context_459",
+        title="Pascal Context, 459 classes",
+        short_title="PC-459",
+        layout="pascal_context:open_pascal_context_459",
+        class_list="pascal_context_459",
+        ignore_labels=(65535,),
+        num_images=_PASCAL_CONTEXT_IMAGES,
+        downloads=_PASCAL_CONTEXT_DOWNLOADS,
+    ),
+    DatasetSpec(
+        name="ade20k_150",
+        title="ADE20K-150 (SceneParsing)",
+        short_title="A-150",
+        layout="ade20k:open_ade20k_150",
+        class_list="ade20k_150",
+        ignore_labels=(0,),
+        num_images={"train": (20_210,), "val": (2_000,)},
+        unseen_ids=_ADE_150_UNSEEN,
+        stuff_ids=_ADE_150_STUFF_IDS,
         downloads={
-            "train images": Download(f"{_COCO_IMAGES}/train2017.zip", 19_336_861_798),
-            "val images": Download(f"{_COCO_IMAGES}/val2017.zip", 815_585_330),
-            "labels": Download(f"{_COCO_STUFF}/stuffthingmaps_trainval2017.zip", 690_000_000),
+            "images and label maps": Download(
+                "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                967_382_037,
+            )
         },
+    ),
+    DatasetSpec(
+        name="pascal_context_59",
+        title="Pascal Context, 59 classes",
+        short_title="PC-59",
+        layout="pascal_context:open_pascal_context_59",
+        class_list="pascal_context_59",
+        ignore_labels=(255,),
+        num_images=_PASCAL_CONTEXT_IMAGES,
+        downloads=_PASCAL_CONTEXT_DOWNLOADS,
     ),
     DatasetSpec(
         name="voc2012",
         title="Pascal VOC 2012",
+        short_title="VOC-20 (PAS-20)",
+        layout="voc2012:open_voc2012",
         class_list="voc_20",
         ignore_labels=(0, 255),
         num_images={"train": (10_582, 1_464), "val": (1_449,)},
         unseen_ids=_VOC_UNSEEN,
+        stuff_ids=(),
         downloads={
             "images and label maps": Download(
                 f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040
@@ -126,55 +194,31 @@ _ALL = (
         ),
     ),
     DatasetSpec(
-        name="ade20k_150",
-        title="ADE20K-150 (SceneParsing)",
-        class_list="ade20k_150",
-        ignore_labels=(0,),
-        num_images={"train": (20_210,), "val": (2_000,)},
-        unseen_ids=_ADE_150_UNSEEN,
-        downloads={
-            "images and label maps": Download(
-                "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
-                967_382_037,
-            )
-        },
-    ),
-    DatasetSpec(
-        name="ade20k_full",
-        title="ADE20K-Full (847 classes, release 2021_17_01)",
-        class_list="ade20k_847",
-        ignore_labels=(65535,),
-        num_images={"train": (25_574,), "val": (2_000,)},
-        unseen_ids=_ADE_FULL_UNSEEN,
-        obtaining=(
-            "ADE20K_2021_17_01 needs a registration: request it at "
-            "https://groups.csail.mit.edu/vision/datasets/ADE20K/ and download "
-            "ADE20K_2021_17_01.zip"
-        ),
-    ),
-    DatasetSpec(
-        name="pascal_context_59",
-        title="Pascal Context, 59 classes",
-        class_list="pascal_context_59",
+        name="coco_stuff",
+        title="COCO-Stuff 164k",
+        short_title="COCO-171",
+        layout="coco_stuff:open_coco_stuff",
+        class_list="coco_stuff_171",
         ignore_labels=(255,),
-        num_images=_PASCAL_CONTEXT_IMAGES,
-        downloads=_PASCAL_CONTEXT_DOWNLOADS,
-    ),
-    DatasetSpec(
-        name="pascal_context_459",
-        title="Pascal Context, 459 classes",
-        class_list="pascal_context_459",
-        ignore_labels=(65535,),
-        num_images=_PASCAL_CONTEXT_IMAGES,
-        downloads=_PASCAL_CONTEXT_DOWNLOADS,
+        num_images={"train": (118_287,), "val": (5_000,)},
+        unseen_ids=_COCO_UNSEEN,
+        stuff_ids=tuple(range(80, 171)),
+        downloads={
+            "train images": Download(f"{_COCO_IMAGES}/train2017.zip", 19_336_861_798),
+            "val images": Download(f"{_COCO_IMAGES}/val2017.zip", 815_585_330),
+            "labels": Download(f"{_COCO_STUFF}/stuffthingmaps_trainval2017.zip", 690_000_000),
+        },
     ),
     DatasetSpec(
         name="shapes_world",
         title="Shapes world",
+        short_title="Shapes-42",
+        layout="shapes_world:open_shapes_world",
         class_list="shapes_world",
         ignore_labels=(255,),
         num_images={"train": (1_200,), "val": (300,)},
         unseen_ids=tuple(map(CLASS_NAMES.index, unseen_classes(split=0))),
+        stuff_ids=tuple(range(len(OBJECTS), len(CLASS_NAMES))),
         obtaining=(
             "It is drawn rather than downloaded: by python -m maft_jax.cli.demo, or into a new "
             "folder by input_pipeline.shapes_world.folder.write_shapes_world"
@@ -182,3 +226,4 @@ _ALL = (
     ),
 )
 SPECS: dict[str, DatasetSpec] = {spec.name: spec for spec in _ALL}
+"""In the order of papers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from input_pipeline.dataset_specs import SPECS, SPLITS, Download
+from input_pipeline.dataset_specs import SPECS, DatasetSpec, Download
 from input_pipeline.layouts import open_dataset
 from input_pipeline.layouts.base import MissingFiles
 
@@ -29,10 +29,9 @@ def missing_downloads(dataset: str, root: str | Path, split: str) -> tuple[Downl
     """The archives that would complete a split below `root`; none when it can be read.
 
     `root` is created if there is none.
-    Raises ValueError for missing files that cannot be downloaded, and for damaged ones.
+    Raises ValueError for missing files that cannot be downloaded, and for corrupt ones.
     """
-    if dataset not in SPECS:
-        raise ValueError(f"dataset {dataset!r}: nothing to download; known are {list(SPECS)}")
+    _spec_of(dataset)
     if not Path(root).exists():
         Path(root).mkdir(parents=True)
     try:
@@ -52,7 +51,7 @@ def download_dataset(dataset: str, root: str | Path, split: str | None = None) -
     downloads that fail.
     """
     fetched: list[Path] = []
-    parts = (split,) if split else SPLITS
+    parts = (split,) if split else _spec_of(dataset).splits
     for part in parts:
         for item in missing_downloads(dataset, root, part):
             if not Path(root).is_dir():
@@ -72,6 +71,12 @@ def download_dataset(dataset: str, root: str | Path, split: str | None = None) -
     for part in parts:
         open_dataset(dataset, root, part)
     return fetched
+
+
+def _spec_of(dataset: str) -> DatasetSpec:
+    if dataset not in SPECS:
+        raise ValueError(f"dataset {dataset!r}: nothing to download; known are {list(SPECS)}")
+    return SPECS[dataset]
 
 
 def download(url: str, target: str | Path, retry_seconds: float = 5.0) -> None:

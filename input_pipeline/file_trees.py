@@ -23,7 +23,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_COMPRESSED_TAR_BYTES = 256 * 2**20
 _TAR_BLOCK = 512
 _READ_AGAIN = "download it again, or remove it if it is not part of the data set"
-# What zipfile, tarfile and the decompressors raise for damaged bytes.
+# What zipfile, tarfile and the decompressors raise for corrupt bytes.
 _UNREADABLE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -57,7 +57,7 @@ class FileTree(Protocol):
         ...
 
     def read(self, path: str) -> bytes:
-        """Content of a file. ValueError says which is missing or damaged."""
+        """Content of a file. ValueError says which is missing or corrupt."""
         ...
 
     def stamp(self, path: str) -> str:
@@ -77,7 +77,7 @@ def open_tree(root: str | Path) -> FileTree:
     """Opens a folder, an archive, or a folder some of whose sub-trees are archives in it.
 
     Archives directly in the folder are read as if they had been extracted there.
-    Raises ValueError for a missing root and for damaged archives.
+    Raises ValueError for a missing root and for corrupt archives.
     """
     path = Path(root).expanduser()
     if path.is_dir():
@@ -182,7 +182,7 @@ class _ArchiveTree:
             data = self._read_member(member)
         except _UNREADABLE as error:
             raise ValueError(
-                f"{self.locate(path)}: this part of the archive is damaged: {error}; {_READ_AGAIN}"
+                f"{self.locate(path)}: this part of the archive is corrupt: {error}; {_READ_AGAIN}"
             ) from error
         if len(data) != member.size:
             raise ValueError(
@@ -368,13 +368,13 @@ def _safely_named(members: Iterable[tuple[str, _Member]]) -> dict[str, _Member]:
 
 
 def _check_end_of_tar(archive: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end of the archive; a real end is a block of zeros."""
+    """tarfile takes a corrupt header for the end of the archive; a real end is a block of zeros."""
     archive.fileobj.seek(archive.offset)
     end = archive.fileobj.read(_TAR_BLOCK)
     if not end:  # some programs write no such block
         logger.warning("%s: has no end mark; it may have been cut off", archive.name)
     elif end != bytes(_TAR_BLOCK):
-        raise tarfile.ReadError(f"it is damaged or ends early, at byte {archive.offset}")
+        raise tarfile.ReadError(f"it is corrupt or ends early, at byte {archive.offset}")
 
 
 # Keyed by process too: after a fork, parent and child would move the same file offset.

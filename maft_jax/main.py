@@ -25,7 +25,7 @@ from absl import flags
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
-from maft_jax.runtime.console import log_to_stderr, run_and_report, speak_as_process
+from maft_jax.runtime.console import log_to_stderr, run_and_report, set_process_log_level
 
 __doc__ += describe_fields(Config, "--config.")
 
@@ -57,7 +57,7 @@ def main(config: Config) -> int:
             _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value, os.environ
         )
         with joined(launch, _HEARTBEAT_TIMEOUT.value) as process:
-            speak_as_process(process)
+            set_process_log_level(process)
             if config.task == "evaluate":
                 _evaluate(config, process)
             else:

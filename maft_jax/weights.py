@@ -38,7 +38,7 @@ def open_weights(
         needs_text: whether an image tower alone is refused.
 
     Raises:
-        ValueError: the source is none of these, damaged, of another architecture, or is told what
+        ValueError: the source is none of these, corrupt, of another architecture, or is told what
             only another kind of source has.
     """
     source = os.fspath(source)
@@ -67,7 +67,7 @@ def open_weights(
 
 
 def is_here(source: str) -> bool:
-    """Whether there is something of that name to open, damaged or not."""
+    """Whether there is something of that name to open, corrupt or not."""
     known = source.startswith(RANDOM_PREFIX) or source in BUILT_IN
     return known or (bool(source) and os.path.exists(source))
 

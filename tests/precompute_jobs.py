@@ -30,7 +30,7 @@ class DrawnSource:
 
     def __getitem__(self, index):
         if index in self._bad:
-            raise ValueError(f"{self.example_ids[index]}.png: the file is damaged")
+            raise ValueError(f"{self.example_ids[index]}.png: the file is corrupt")
         label_map = np.zeros(self._size, np.int32)
         label_map[:, self._size[1] // 2 :] = 1
         label_map[0] = IGNORE

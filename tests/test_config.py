@@ -44,7 +44,7 @@ def test_defaults_are_the_official_numbers():
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.learning_rate_power) == (1e-5, 0.9)
     assert (optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 0.01)
-    assert (config.loss.temperature, config.loss.distillation_weight) == (100.0, 0.1)
+    assert (config.loss.logit_scale, config.loss.distillation_weight) == (100.0, 0.1)
     assert config.loss.mask_aware == "smooth_l1"
     data = config.data
     assert (data.crop_size, data.max_long_side) == (640, 2560)
@@ -86,8 +86,8 @@ WRONG_VALUES = {
         r"config\.optimizer\.learning_rate: expected float, got '1e-5'",
     ),
     "bool for float": (
-        {"loss.temperature": True},
-        r"config\.loss\.temperature: expected float, got True",
+        {"loss.logit_scale": True},
+        r"config\.loss\.logit_scale: expected float, got True",
     ),
     "int for bool": ({"model.remat": 1}, r"config\.model\.remat: expected bool, got 1"),
     "None for str": ({"data.images": None}, r"config\.data\.images: expected str, got None"),
@@ -197,8 +197,8 @@ def test_missing_field_is_refused_by_name():
 
 
 def test_int_is_accepted_for_float_and_list_for_tuple():
-    config = build(loss__temperature=50, data__short_sides=[320, 640])
-    assert type(config.loss.temperature) is float and config.loss.temperature == 50.0
+    config = build(loss__logit_scale=50, data__short_sides=[320, 640])
+    assert type(config.loss.logit_scale) is float and config.loss.logit_scale == 50.0
     assert config.data.short_sides == (320, 640)
 
 

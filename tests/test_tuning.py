@@ -83,11 +83,11 @@ def test_files_without_it_are_read_as_before(tuned_weights, tmp_path):
 
 
 @pytest.mark.parametrize("stored", [{"mask_start_layer": 3}, {"image_size": "3"}, 7, ["a"]])
-def test_damaged_metadata_is_refused(tuned_weights, tmp_path, stored):
+def test_corrupt_metadata_is_refused(tuned_weights, tmp_path, stored):
     path = tmp_path / "clip.safetensors"
     write_weights(tuned_weights, path, "openai")
     rewrite_metadata(path, lambda own: own.update(tuning=stored))
-    with pytest.raises(ValueError, match=r"clip\.safetensors: damaged metadata 'maft_jax'"):
+    with pytest.raises(ValueError, match=r"clip\.safetensors: corrupt metadata 'maft_jax'"):
         read_weights(path)
 
 

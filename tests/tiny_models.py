@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maft_jax.config import LossConfig
+from maft_jax.config_sections import LossConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.models.towers.ip_clip import IPClip
@@ -25,7 +25,7 @@ def ip_clip(
 def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **encoder):
     """A step on 64x64 images, masked from the second of three layers on."""
     loss = loss or LossConfig()
-    encoder = ip_clip(VISION, **{"mask_start_layer": 1, **encoder}, logit_scale=loss.temperature)
+    encoder = ip_clip(VISION, **{"mask_start_layer": 1, **encoder}, logit_scale=loss.logit_scale)
     return StepSpec(encoder, loss, (64, 64), accumulation_steps)
 
 

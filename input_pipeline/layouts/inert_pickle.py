@@ -44,7 +44,7 @@ _STAND_INS = frozenset(
 def read_inert_pickle(data: bytes, where: str) -> Any:
     """The object in a pickle, with every NumPy object replaced by a `StandIn`.
 
-    Raises ValueError that begins with `where` when the pickle is damaged, or names anything beyond
+    Raises ValueError that begins with `where` when the pickle is corrupt, or names anything beyond
     what arrays of NumPy need.
     """
     try:

@@ -77,7 +77,7 @@ def read_label_matrix(data: bytes, where: str) -> Int32[np.ndarray, "h w"]:
     """The variable LabelMap of a MATLAB file. Raises ValueError that begins with `where`."""
     try:
         values = scipy.io.loadmat(io.BytesIO(data), variable_names=["LabelMap"]).get("LabelMap")
-    # What scipy raises for a damaged file depends on which byte is damaged.
+    # What scipy raises for a corrupt file depends on which byte is corrupt.
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ValueError(

@@ -115,12 +115,12 @@ class ShardWriter(AbstractContextManager):
         done_path(self._folder, self._stem).unlink(missing_ok=True)
         _sync_folder(self._folder)
         self._aside.replace(record_path(self._folder, self._stem))
-        write_aside(index_path(self._folder, self._stem), index)
-        write_aside(done_path(self._folder, self._stem), done)
+        atomic_write_bytes(index_path(self._folder, self._stem), index)
+        atomic_write_bytes(done_path(self._folder, self._stem), done)
 
 
 def read_done(folder: epath.PathLike, stem: str) -> dict | None:
-    """Content of a done-file, None where there is none; ValueError where it is damaged."""
+    """Content of a done-file, None where there is none; ValueError where it is corrupt."""
     path = done_path(folder, stem)
     try:
         done = read_sealed(path, REWRITE)
@@ -134,7 +134,7 @@ def read_done(folder: epath.PathLike, stem: str) -> dict | None:
 def read_index(folder: epath.PathLike, stem: str) -> list[IndexEntry]:
     """Where the records of a finished shard lie, in the order of the file.
 
-    Raises ValueError, which names the file, where any of the three files is missing, damaged or
+    Raises ValueError, which names the file, where any of the three files is missing, corrupt or
     of another size than the done-file says; the records themselves are not read.
     """
     done = read_done(folder, stem)
@@ -155,7 +155,7 @@ def read_shard_index(folder: epath.PathLike, stem: str, done: dict) -> ShardInde
     with _must_exist(records, advice):
         num_bytes = _size(records)
     if hashlib.sha256(content).hexdigest() != done["idx_sha256"]:
-        raise ValueError(f"{path}: the file is damaged, or of another run; {advice}")
+        raise ValueError(f"{path}: the file is corrupt, or of another run; {advice}")
     if num_bytes != done["num_bytes"]:
         raise ValueError(
             f"{records}: expected {done['num_bytes']} bytes, the file has {num_bytes}; {advice}"
@@ -166,7 +166,7 @@ def read_shard_index(folder: epath.PathLike, stem: str, done: dict) -> ShardInde
 def read_data(folder: epath.PathLike, stem: str, entry: IndexEntry) -> bytes:
     """Data of the record at an index entry; safe in any number of threads.
 
-    Raises ValueError, which names shard, offset and example, where any byte of it is damaged.
+    Raises ValueError, which names shard, offset and example, where any byte of it is corrupt.
     """
     path = record_path(folder, stem)
     try:
@@ -201,18 +201,18 @@ def write_dataset_file(folder: epath.PathLike, description: dict) -> None:
             f"{DATASET_FILE}: expected {sorted(_DESCRIPTION)}, missing {sorted(missing)}"
         )
     epath.Path(folder).mkdir(parents=True, exist_ok=True)
-    write_aside(epath.Path(folder) / DATASET_FILE, seal(description))
+    atomic_write_bytes(epath.Path(folder) / DATASET_FILE, seal(description))
 
 
 def read_dataset_file(folder: epath.PathLike) -> dict:
-    """What `write_dataset_file` wrote; ValueError where it is missing or damaged."""
+    """What `write_dataset_file` wrote; ValueError where it is missing or corrupt."""
     path = epath.Path(folder) / DATASET_FILE
     advice = "expected a folder of records, as maft_jax.cli.precompute_proposals makes them"
     with _must_exist(path, advice):
         return read_sealed(path, REWRITE)
 
 
-def write_aside(path: epath.Path, content: bytes) -> None:
+def atomic_write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a neighbour and renames it, so that no half-written file has the final name."""
     aside = _aside(path)
     try:

@@ -36,7 +36,7 @@ class RecordSource:
     their order. Examples in which nothing is labelled then are left out where `drop_empty` says
     so: training drops them, evaluation does not. Reading is safe in any number of threads.
 
-    Raises ValueError for folders that are incomplete or damaged, and for unknown class names.
+    Raises ValueError for folders that are incomplete or corrupt, and for unknown class names.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RecordSource:
         return len(self.example_ids)
 
     def __getitem__(self, index: int) -> PreparedExample:
-        """Raises ValueError naming shard, offset and example where the record is damaged."""
+        """Raises ValueError naming shard, offset and example where the record is corrupt."""
         record = self.record(index)
         stem, entry = self._place(index)
         where = describe_place(self._folder, stem, entry)

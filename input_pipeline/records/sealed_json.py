@@ -21,14 +21,14 @@ def seal(content: dict) -> bytes:
 def read_sealed(path: epath.Path, advice: str) -> dict:
     """What was sealed, without the seal.
 
-    Raises ValueError, which ends in `advice`, for a damaged file and for a newer schema.
+    Raises ValueError, which ends in `advice`, for a corrupt file and for a newer schema.
     """
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the file is damaged ({error}); {advice}") from None
+        raise ValueError(f"{path}: the file is corrupt ({error}); {advice}") from None
     if not isinstance(content, dict) or not isinstance(content.get("schema_version"), int):
-        raise ValueError(f"{path}: the file is damaged (it has no schema_version); {advice}")
+        raise ValueError(f"{path}: the file is corrupt (it has no schema_version); {advice}")
     if content["schema_version"] > SCHEMA_VERSION:
         raise ValueError(
             f"{path}: the file has schema version {content['schema_version']}, this code reads "
@@ -37,7 +37,7 @@ def read_sealed(path: epath.Path, advice: str) -> dict:
         )
     if content.pop(_SEAL, None) != _checksum(content):
         raise ValueError(
-            f"{path}: the file is damaged or was edited (its seal does not match); {advice}"
+            f"{path}: the file is corrupt or was edited (its seal does not match); {advice}"
         )
     return content
 

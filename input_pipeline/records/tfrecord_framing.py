@@ -31,7 +31,7 @@ def frame(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def unframe(framed: bytes) -> bytes:
-    """Data of one whole record; ValueError where it is cut off or damaged."""
+    """Data of one whole record; ValueError where it is cut off or corrupt."""
     if len(framed) < OVERHEAD:
         raise ValueError(f"expected a record of at least {OVERHEAD} bytes, got {len(framed)}")
     length, checksum = framed[: _LENGTH.size], framed[_LENGTH.size : _HEADER_SIZE]

@@ -73,7 +73,7 @@ def open_weights_or_random(pretrained: str, **stated) -> tuple[ClipWeights, str]
     what open_weights is told of weights that are there.
 
     Raises:
-        ValueError: neither a file nor the name of a published size, or a damaged file.
+        ValueError: neither a file nor the name of a published size, or a corrupt file.
     """
     if is_here(pretrained):
         return open_weights(pretrained, **stated, needs_text=True), pretrained

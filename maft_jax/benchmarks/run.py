@@ -17,8 +17,8 @@ from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.precompute import measure_precompute
 from maft_jax.benchmarks.step import measure_step
 from maft_jax.config import Config
-from maft_jax.runtime.atomic_files import written_aside
-from maft_jax.runtime.workdir import versions
+from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.versions import versions
 
 
 def run_benchmark(config: Config, options: BenchmarkOptions) -> dict:
@@ -82,5 +82,5 @@ def _processor() -> str:
 def write_results(results: dict, path: str) -> None:
     """As JSON, whole or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(results, indent=2) + "\n")

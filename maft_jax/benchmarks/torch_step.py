@@ -5,11 +5,11 @@ from jaxtyping import Float32
 
 from maft_jax.benchmarks import torch_device
 from maft_jax.benchmarks.models import BenchmarkModel
-from maft_jax.config import LossConfig, OptimizerConfig
+from maft_jax.config_sections import LossConfig, OptimizerConfig
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.array_types import Batch
 
-_FIXED_LOSS = ("mask_aware", "mask_aware_weight", "temperature")
+_FIXED_LOSS = ("mask_aware", "mask_aware_weight", "logit_scale")
 _FIXED_OPTIMIZER = ("learning_rate_power", "clip_norm", "trainable", "no_weight_decay")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from maft_jax.config import Config, from_config_dict
+from maft_jax.config import RENAMED, Config, from_config_dict
 from maft_jax.config_fields import field_names
 from maft_jax.runtime.console import failed
 
@@ -55,7 +55,17 @@ def parse_command_line(
         reason = str(error).strip()
         if "Traceback" in reason or isinstance(error, OSError | AttributeError):
             reason = f"--config: {reason.splitlines()[-1].strip()}"  # what goes before says how
+        reason += _present_names(reason)
         sys.exit(failed(reason, 2))
+
+
+def _present_names(reason: str) -> str:
+    """What to add where a configuration file sets what has another name now."""
+    return "".join(
+        f"; config.{old} is config.{new} now"
+        for old, new in RENAMED.items()
+        if f'"{old.rpartition(".")[2]}"' in reason
+    )
 
 
 def find_config(argument: str) -> str:
@@ -79,6 +89,8 @@ def check_override(argument: str) -> None:
     option = argument.partition("=")[0].lstrip("-")
     name = option.removeprefix("no").removeprefix("config.")
     known = field_names(Config)
+    if name in RENAMED:
+        raise ValueError(f"--{option}: this setting is --config.{RENAMED[name]} now")
     if option.startswith(("config.", "noconfig.")) and name not in known:
         close = difflib.get_close_matches(name, known) or known
         raise ValueError(

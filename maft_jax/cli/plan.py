@@ -29,7 +29,7 @@ from maft_jax.cli import config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.planning.topology import parse_topology, prepare_environment
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.console import failed, log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
@@ -93,7 +93,7 @@ def _plan(config: Config) -> int:
 
 def _write_json(plans: list) -> None:
     if _JSON.value:
-        with written_aside(_JSON.value) as aside:
+        with atomic_write(_JSON.value) as aside:
             aside.write_text(json.dumps([plan.to_json() for plan in plans], indent=1) + "\n")
 
 
@@ -103,7 +103,7 @@ def _draw(plans: list) -> None:
     from maft_jax.planning.roofline import draw_roofline
 
     labels = [f"{plan.topology}, {plan.batch_per_device} images per device" for plan in plans]
-    with written_aside(_ROOFLINE.value) as aside:
+    with atomic_write(_ROOFLINE.value) as aside:
         aside.write_bytes(draw_roofline(plans, labels))
 
 

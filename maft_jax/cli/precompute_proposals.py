@@ -16,7 +16,7 @@ With --config.loss.cached_teacher=True also what the frozen CLIP says of every i
 that does not ask it in every step; this needs --config.model.pretrained and, for large sets, an
 accelerator.
 
-Exit codes: 0 done, 1 failed or (--verify) damaged, 2 wrong input, 130 and 143 interrupted.
+Exit codes: 0 done, 1 failed or (--verify) corrupt, 2 wrong input, 130 and 143 interrupted.
 
 Settings that matter here:
 """
@@ -27,8 +27,9 @@ import time
 from absl import flags
 
 from maft_jax.cli import config_flags
-from maft_jax.config import Config, DataConfig, ProposalsConfig
+from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
+from maft_jax.config_sections import DataConfig, ProposalsConfig
 from maft_jax.runtime.console import failed, log_to_stderr, run_and_report
 
 __doc__ += describe_fields(DataConfig, "--config.data.") + "\n"
@@ -57,7 +58,7 @@ _VERIFY = flags.DEFINE_bool(
 _beam_options: list[str] = []
 
 
-class DamagedRecords(Exception):
+class CorruptRecords(Exception):
     """What --verify found."""
 
     exit_code = 1
@@ -154,7 +155,7 @@ def _verify(config: Config) -> None:
     folder = records_folder(config)
     problems = verify_records(folder)
     if problems:
-        raise DamagedRecords("\n  ".join([f"{folder}: {len(problems)} problems:", *problems]))
+        raise CorruptRecords("\n  ".join([f"{folder}: {len(problems)} problems:", *problems]))
     print(f"{folder}: every record is whole")
 
 

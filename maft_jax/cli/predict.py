@@ -135,11 +135,11 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
     import dataclasses
 
     import maft_jax
-    from maft_jax.config import DataConfig
+    from maft_jax.config_sections import DataConfig
     from maft_jax.inference.segmentation import ImageSegmenter
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.proposals.precompute_job import cache_dir
-    from maft_jax.runtime.workdir import versions
+    from maft_jax.runtime.versions import versions
     from maft_jax.tree_rules import fingerprint
 
     generator = _make_generator(class_names)
@@ -185,7 +185,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
 
 
 def _make_generator(class_names: tuple[str, ...]):
-    from maft_jax.config import ProposalsConfig
+    from maft_jax.config_sections import ProposalsConfig
     from maft_jax.proposals.generators import make_generator
 
     path = _PROPOSALS.value

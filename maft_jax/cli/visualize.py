@@ -31,7 +31,7 @@ def main(config: Config) -> int:
     log_to_stderr()
 
     def draw():
-        from maft_jax.runtime.workdir import save_picture
+        from maft_jax.runtime.atomic_files import save_picture
         from maft_jax.training.training_data import draw_training_data, open_training_data
 
         source = open_training_data(config)

@@ -93,7 +93,7 @@ def read_weights(
         format_name: a key of FORMATS, where the content alone would be ambiguous.
 
     Raises:
-        ValueError: absent, damaged, of no known format, or not an architecture of ours.
+        ValueError: absent, corrupt, of no known format, or not an architecture of ours.
     """
     source, format, outside = _recognised(open_tensors(path), format_name)
     choices = Choices(activation, head_width)
@@ -233,7 +233,7 @@ def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipC
         vision = VisionConfig(**source.own["vision"])
         text = source.own["text"] and TextConfig(**source.own["text"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"damaged metadata {OWN_METADATA!r}: {error!r}") from error
+        raise ValueError(f"corrupt metadata {OWN_METADATA!r}: {error!r}") from error
     if choices.head_width is not None:
         vision = dataclasses.replace(vision, head_width=choices.head_width)
     if choices.activation is not None:
@@ -266,7 +266,7 @@ def _masking_of(source: WeightsSource) -> MaskingSpec | None:
     try:
         return build(MaskingSpec, dict(stored), "tuning")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"damaged metadata {OWN_METADATA!r}: {error}") from error
+        raise ValueError(f"corrupt metadata {OWN_METADATA!r}: {error}") from error
 
 
 def _as_json(weights: ClipWeights, format: Format) -> dict:

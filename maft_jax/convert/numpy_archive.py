@@ -28,7 +28,7 @@ def open_numpy_archive(path: pathlib.Path) -> dict[str, StoredTensor]:
     """Arrays by name, which read the file when asked.
 
     Raises:
-        ValueError: damaged, or an array of Python objects, which would have to be unpickled.
+        ValueError: corrupt, or an array of Python objects, which would have to be unpickled.
     """
     tensors = {}
     with zipfile.ZipFile(path) as archive:
@@ -38,7 +38,7 @@ def open_numpy_archive(path: pathlib.Path) -> dict[str, StoredTensor]:
                 with archive.open(entry) as file:
                     shape, dtype = _read_header(file)
             except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-                raise ValueError(f"{path}: damaged array {name!r}: {error}") from error
+                raise ValueError(f"{path}: corrupt array {name!r}: {error}") from error
             if dtype.hasobject:
                 raise ValueError(
                     f"{path}: the array {name!r} holds Python objects, which are never unpickled"
@@ -67,7 +67,7 @@ def _reader(path: pathlib.Path, entry: str) -> Callable[[], np.ndarray]:
                 return values.view(_BFLOAT16) if values.dtype == _UNNAMED else values
         except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
             name = entry.removesuffix(_SUFFIX)
-            raise ValueError(f"{path}: damaged array {name!r}: {error}") from error
+            raise ValueError(f"{path}: corrupt array {name!r}: {error}") from error
 
     return read
 

@@ -41,10 +41,10 @@ def open_safetensors(path: pathlib.Path) -> tuple[dict[str, StoredTensor], dict[
     """Tensors by name, which read the file when asked, and the metadata.
 
     Raises:
-        ValueError: damaged, truncated, or with a dtype that we do not know.
+        ValueError: corrupt, truncated, or with a dtype that we do not know.
     """
     try:
-        with safetensors.safe_open(path, "numpy") as checked:  # the library knows what is damaged
+        with safetensors.safe_open(path, "numpy") as checked:  # the library knows what is corrupt
             metadata = checked.metadata() or {}
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -52,7 +52,7 @@ def open_safetensors(path: pathlib.Path) -> tuple[dict[str, StoredTensor], dict[
         header.pop("__metadata__", None)
         tensors = {name: _stored(path, name, 8 + size, entry) for name, entry in header.items()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged or unreadable safetensors file: {error}") from error
+        raise ValueError(f"{path}: corrupt or unreadable safetensors file: {error}") from error
     return tensors, metadata
 
 

@@ -20,7 +20,7 @@ from maft_jax.convert.torch_archive import (
     open_torch_archive,
     read_torch_archive,
 )
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 
 SUFFIXES = (".safetensors", ".pt", ".npz")
 
@@ -34,7 +34,7 @@ def open_state_dict(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], d
     must not change while its tensors are in use.
 
     Raises:
-        ValueError: no such file, not one of these formats, or damaged.
+        ValueError: no such file, not one of these formats, or corrupt.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -91,7 +91,7 @@ def write_state_dict(
         raise ValueError(f"{path}: expected a name that ends in {endings}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside = pathlib.Path(aside)
         if path.suffix == ".safetensors":
             write_safetensors(tensors, aside, {"format": "pt", **(metadata or {})}, progress)

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 
 _SAFETENSORS_DTYPES = {
     "F64": np.float64,
@@ -73,7 +73,7 @@ def replace_tensors(
     places = tensor_places(template)
     _check(template, places, values)
     rounded = {name: _rounded(template, name, values[name], places[name].dtype) for name in values}
-    with written_aside(destination) as aside:
+    with atomic_write(destination) as aside:
         _copy(template, aside, progress)
         with open(aside, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
             for name, value in rounded.items():
@@ -90,7 +90,7 @@ def tensor_places(path: pathlib.Path) -> dict[str, Place]:
     """Where every floating-point tensor of a file lies.
 
     Raises:
-        ValueError: the file is of another kind, damaged, or compressed.
+        ValueError: the file is of another kind, corrupt, or compressed.
     """
     if is_zip_archive(path):
         return _places_in_archive(path)
@@ -108,7 +108,7 @@ def tensor_places(path: pathlib.Path) -> dict[str, Place]:
             header = json.loads(file.read(size))
             return _places_in_safetensors(header, 8 + size, path.stat().st_size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: damaged or unreadable safetensors file: {error}") from error
+            raise ValueError(f"{path}: corrupt or unreadable safetensors file: {error}") from error
 
 
 def _places_in_safetensors(header: dict, start: int, file_size: int) -> dict[str, Place]:
@@ -213,7 +213,7 @@ def _renew_checksums(path: os.PathLike, content: mmap.mmap, changed: list[Place]
         end = begin + entry.compress_size
         central_magic, _, *sizes = _CENTRAL_HEADER.unpack_from(content, central)
         if magic != b"PK\x03\x04" or central_magic != b"PK\x01\x02":
-            raise ValueError(f"{path}: damaged zip directory at entry {entry.filename!r}")
+            raise ValueError(f"{path}: corrupt zip directory at entry {entry.filename!r}")
         if np.searchsorted(offsets, begin) < np.searchsorted(offsets, end):
             crc = struct.pack("<L", zlib.crc32(memoryview(content)[begin:end]))
             content[central + 16 : central + 20] = crc

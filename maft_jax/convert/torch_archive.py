@@ -66,7 +66,7 @@ def read_torch_archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
     the file must not change while they live.
 
     Raises:
-        ValueError: not a zip archive, damaged, big-endian, without tensors, or its pickle asks
+        ValueError: not a zip archive, corrupt, big-endian, without tensors, or its pickle asks
             for anything but plain tensors and containers.
     """
     archive = _Archive(pathlib.Path(path))
@@ -115,7 +115,7 @@ class _Archive:
                 with zipfile.ZipFile(file) as archive:
                     self._entries = {entry.filename: entry for entry in archive.infolist()}
             except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-                raise self.damaged(f"the zip directory cannot be read ({error})") from error
+                raise self.corrupt(f"the zip directory cannot be read ({error})") from error
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._mapped = memoryview(self._map)
         self._root = self._find_root()
@@ -134,19 +134,19 @@ class _Archive:
         entry = self._entries[f"{self._root}/{name}"]
         header = self._mapped[entry.header_offset : entry.header_offset + _LOCAL_HEADER.size]
         if len(header) < _LOCAL_HEADER.size or header[:4] != _ZIP_MAGICS[0]:
-            raise self.damaged(f"entry {name!r} is not where the zip directory says")
+            raise self.corrupt(f"entry {name!r} is not where the zip directory says")
         _, name_size, extra_size = _LOCAL_HEADER.unpack(header)
         start = entry.header_offset + _LOCAL_HEADER.size + name_size + extra_size
         stored = self._mapped[start : start + entry.compress_size]
         if entry.compress_type == zipfile.ZIP_STORED:
             return stored
         if entry.compress_type != zipfile.ZIP_DEFLATED:
-            raise self.damaged(f"entry {name!r} uses zip compression {entry.compress_type}")
+            raise self.corrupt(f"entry {name!r} uses zip compression {entry.compress_type}")
         try:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             inflated = inflate.decompress(stored, max(entry.file_size, 1))  # 0 would mean no limit
         except zlib.error as error:
-            raise self.damaged(f"entry {name!r} cannot be decompressed ({error})") from error
+            raise self.corrupt(f"entry {name!r} cannot be decompressed ({error})") from error
         return memoryview(inflated)
 
     def compresses(self, name: str) -> bool:
@@ -159,9 +159,9 @@ class _Archive:
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
-    def damaged(self, what: str) -> ValueError:
+    def corrupt(self, what: str) -> ValueError:
         return ValueError(
-            f"{self.path}: truncated or damaged PyTorch archive: {what}. Copy or download it again"
+            f"{self.path}: truncated or corrupt PyTorch archive: {what}. Copy or download it again"
         )
 
     def _find_root(self) -> str:
@@ -273,8 +273,8 @@ def _unpickle(archive: _Archive) -> list[tuple[str, _TensorView]]:
         return list(_named_views(content, ()))
     except _Refused:
         raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise archive.damaged(f"data.pkl: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a corrupt pickle can raise anything
+        raise archive.corrupt(f"data.pkl: {type(error).__name__}: {error}") from error
 
 
 def _named_views(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, _TensorView]]:
@@ -294,10 +294,10 @@ def _materialise(archive: _Archive, name: str, view: _TensorView) -> np.ndarray:
     storage, item_size = view.storage, view.storage.dtype.itemsize
     entry = f"data/{storage.key}"
     if entry not in archive:
-        raise archive.damaged(f"tensor {name!r}: its entry {entry!r} is missing")
+        raise archive.corrupt(f"tensor {name!r}: its entry {entry!r} is missing")
     data = archive.read(entry)
     if not 0 <= storage.size * item_size <= len(data):
-        raise archive.damaged(
+        raise archive.corrupt(
             f"tensor {name!r}: expected {storage.size * item_size} bytes in entry {entry!r}, "
             f"found {len(data)}"
         )
@@ -310,7 +310,7 @@ def _materialise(archive: _Archive, name: str, view: _TensorView) -> np.ndarray:
             strides=tuple(stride * item_size for stride in view.strides),
         )
     except (TypeError, ValueError, OverflowError) as error:
-        raise archive.damaged(
+        raise archive.corrupt(
             f"tensor {name!r}: shape {view.shape}, strides {view.strides} and offset "
             f"{view.offset} do not fit its storage of {storage.size} elements ({error})"
         ) from error

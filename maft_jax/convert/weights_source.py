@@ -30,7 +30,7 @@ def open_tensors(path: str | os.PathLike) -> WeightsSource:
     """Opens a file of weights, a folder with one, or one in shards; reads no values.
 
     Raises:
-        ValueError: absent, damaged, of another kind, or a folder without weights.
+        ValueError: absent, corrupt, of another kind, or a folder without weights.
     """
     path = pathlib.Path(path)
     file = _in_folder(path) if path.is_dir() else path
@@ -92,4 +92,4 @@ def _own(metadata: Mapping[str, str], path: pathlib.Path) -> dict | None:
     try:
         return dict(json.loads(metadata[OWN_METADATA]))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged metadata {OWN_METADATA!r}: {error}") from error
+        raise ValueError(f"{path}: corrupt metadata {OWN_METADATA!r}: {error}") from error

@@ -11,7 +11,8 @@ import jax
 from etils import epath
 
 from input_pipeline.example_range import ExampleRange
-from maft_jax.config import Config, EvaluationRoots
+from maft_jax.config import Config
+from maft_jax.config_sections import EvaluationRoots
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise
@@ -19,7 +20,9 @@ from maft_jax.evaluators.data_sets import EvaluationSet, check_roots
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.runtime import sharding
-from maft_jax.runtime.workdir import make_writable, versions, write_aside
+from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.versions import versions
+from maft_jax.runtime.workdir import make_writable
 from maft_jax.state.restored_run import is_training_run
 from maft_jax.tree_rules import fingerprint
 
@@ -84,7 +87,7 @@ def diagnose(
         NUMBERS_FILE: (json.dumps(numbers, indent=2, allow_nan=False) + "\n").encode(),
     }
     for name, content in files.items():
-        write_aside(out / name, content)
+        atomic_write_bytes(out / name, content)
     return numbers
 
 

@@ -48,7 +48,7 @@ def draw_score_against_iou(measured: Measurements) -> bytes:
     """PNG: all (image, present class, proposal) triples of each column, on the same axes."""
     iou = joined([truth.iou for truth in measured.truths])
     columns = {
-        title: joined([one.of_present for one in scores])
+        title: joined([one.present_probability for one in scores])
         for title, scores in measured.scores.items()
     }
     figure = Figure(figsize=(1.2 + 5 * len(columns), 5.4), layout="constrained")
@@ -82,7 +82,7 @@ def draw_classes(measured: Measurements, num_classes: int = 6) -> bytes:
     panels = figure.subplots(
         len(titles), max(len(classes), 1), squeeze=False, sharex=True, sharey=True
     )
-    top = _top([one.of_present for scores in measured.scores.values() for one in scores])
+    top = _top([one.present_probability for scores in measured.scores.values() for one in scores])
     densities = []
     for row, (title, scores) in enumerate(measured.scores.items()):
         for panel, class_id in zip(panels[row], classes, strict=False):
@@ -247,7 +247,7 @@ def _correlations(iou: np.ndarray, score: np.ndarray) -> str:
 def _row_correlation(measured: Measurements, title: str) -> str:
     found = mean_row_spearman(
         [row for truth in measured.truths for row in truth.iou],
-        [row for one in measured.scores[title] for row in one.of_present],
+        [row for one in measured.scores[title] for row in one.present_probability],
     )
     return f"Spearman within one image and class: {_number(found)} on average"
 

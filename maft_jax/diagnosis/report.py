@@ -71,7 +71,7 @@ def triples_of_class(
 ) -> tuple[np.ndarray, np.ndarray]:
     """IoU and score of all proposals in the images that have the class."""
     rows = [
-        (truth.iou[row], score.of_present[row])
+        (truth.iou[row], score.present_probability[row])
         for truth, score in zip(truths, scores, strict=True)
         for row in np.flatnonzero(truth.present_classes == class_id)
     ]
@@ -81,14 +81,14 @@ def triples_of_class(
 def _correlations(truths: Sequence[ImageTruth], scores: Sequence[ImageScores]) -> dict[str, Any]:
     iou = joined([truth.iou for truth in truths])
     normalised = joined([truth.normalised_iou for truth in truths])
-    score = joined([one.of_present for one in scores])
+    score = joined([one.present_probability for one in scores])
     bins = binned_means(iou, score)
     iou_rows = [row for truth in truths for row in truth.iou]
     return {
         "pearson": pearson(iou, score),
         "spearman": spearman(iou, score),
         "mean_row_spearman": mean_row_spearman(
-            iou_rows, [row for one in scores for row in one.of_present]
+            iou_rows, [row for one in scores for row in one.present_probability]
         ),
         "pearson_with_normalised_iou": pearson(normalised, score),
         "spearman_with_normalised_iou": spearman(normalised, score),

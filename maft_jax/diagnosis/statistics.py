@@ -38,7 +38,7 @@ class ImageTruth:
 class ImageScores:
     """What some weights say about one image's proposals."""
 
-    of_present: Float[np.ndarray, "g n"]
+    present_probability: Float[np.ndarray, "g n"]
     """Probability of every present class."""
     predicted: Int[np.ndarray, " n"]
     """Class with the highest probability."""
@@ -87,7 +87,7 @@ def score_image(truth: ImageTruth, probabilities: Float[np.ndarray, "n c"]) -> I
     iou_of = np.zeros((probabilities.shape[1], len(probabilities)))
     iou_of[truth.present_classes] = truth.iou
     return ImageScores(
-        of_present=probabilities[:, truth.present_classes].T,
+        present_probability=probabilities[:, truth.present_classes].T,
         predicted=predicted,
         predicted_score=largest,
         predicted_iou=iou_of[predicted, indices],

@@ -54,7 +54,7 @@ def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> Evaluatio
         EvaluationInterrupted: SIGINT or SIGTERM came; what was counted is kept.
     """
     base = epath.Path(workdir) / RESULTS_FOLDER
-    with consensus.all_or_none():
+    with consensus.fail_together():
         check_roots(config)
         make_writable(base, "--workdir")
         make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")

@@ -12,7 +12,8 @@ from input_pipeline.example_range import ExampleRange, FirstExamples
 from input_pipeline.examples import PreparedSource
 from input_pipeline.records.record_shards import DATASET_FILE, read_dataset_file
 from input_pipeline.records.record_source import RecordSource
-from maft_jax.config import Config, EvaluationRoots
+from maft_jax.config import Config
+from maft_jax.config_sections import EvaluationRoots
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.precompute_shards import PrecomputeJob
@@ -61,7 +62,7 @@ class FoundSet:
         """Computes the records that are missing, and opens them.
 
         Raises:
-            ValueError: records are missing, damaged or of another class list.
+            ValueError: records are missing, corrupt or of another class list.
         """
         if self.job is not None:
             precompute(self.job)

@@ -18,9 +18,9 @@ from maft_jax.evaluators.tables import format_table
 from maft_jax.models.clip import ClipConfig
 from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.runtime import consensus
+from maft_jax.runtime.atomic_files import save_picture
 from maft_jax.runtime.metric_logging import METRICS_FILE, MetricWriter
 from maft_jax.runtime.stop_signals import StopSignals
-from maft_jax.runtime.workdir import save_picture
 from maft_jax.state.train_state import TrainState, overlay
 from maft_jax.tree_rules import fingerprint
 
@@ -81,7 +81,7 @@ class TrainingEvaluation:
             logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))
         else:
             logger.info("step %d:\n%s", step, format_table(results, baseline=self._frozen))
-        if consensus.of_first_process(_is_written(workdir, step)):
+        if consensus.broadcast_from_first(_is_written(workdir, step)):
             return
         scalars = {
             f"{_PREFIX}/{result.dataset}/{name}": value

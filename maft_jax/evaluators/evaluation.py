@@ -35,7 +35,7 @@ from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.runtime import consensus, sharding
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
-from maft_jax.runtime.workdir import versions
+from maft_jax.runtime.versions import versions
 from maft_jax.tree_rules import fingerprint
 
 VERSION = 1
@@ -92,7 +92,7 @@ class Evaluation:
 
         Raises:
             EvaluationInterrupted: a signal came; what was counted is kept in `folder`.
-            ValueError: a record is damaged.
+            ValueError: a record is corrupt.
         """
         results = []
         consensus.check_same({data.name: self._key(data, origin) for data in self.data_sets})
@@ -133,7 +133,7 @@ class Evaluation:
             )
         elif jax.process_index() == 0:
             num_batches, counts = unfinished.load()
-        num_batches, counts = _of_first_process(num_batches, counts)
+        num_batches, counts = _broadcast_from_first(num_batches, counts)
         counts = self._counts(data, visual, num_batches, counts, unfinished, signals)
         if finished is not None:
             logger.info("%s: evaluated before, with the same weights and protocol", data.name)
@@ -206,7 +206,7 @@ class Evaluation:
     def _text(self, data: EvaluationSet) -> Float[Array, "c e"]:
         """Class embeddings on the mesh, which are those of the first process."""
         if data.name not in self._texts:
-            text = consensus.of_first_process(self._host_texts[data.name])
+            text = consensus.broadcast_from_first(self._host_texts[data.name])
             self._texts[data.name] = sharding.place_whole(text, self._mesh)
         return self._texts[data.name]
 
@@ -266,7 +266,7 @@ class Evaluation:
                 "scales": list(settings.scales),
                 "flip": settings.flip,
                 "mask_start_layer": config.model.mask_start_layer,
-                "temperature": config.loss.temperature,
+                "temperature": config.loss.logit_scale,  # as results of version 0.1 have it
                 "ensemble_weight": settings.ensemble_weight,
                 "filter_invalid": settings.filter_invalid,
                 "compute_dtype": jnp.dtype(self.encoder.dtype).name,
@@ -292,7 +292,7 @@ class Evaluation:
 def inference_spec(config: Config, clip: ClipConfig, mesh: Mesh) -> InferenceSpec:
     """What config.evaluation, config.model and config.loss say of inference."""
     return InferenceSpec(
-        encoder=make_encoder(config.model, clip.vision, mesh, config.loss.temperature),
+        encoder=make_encoder(config.model, clip.vision, mesh, config.loss.logit_scale),
         image_size=(config.model.image_size, config.model.image_size),
         scales=config.evaluation.scales,
         flip=config.evaluation.flip,
@@ -335,12 +335,12 @@ def _finished_result(path: epath.Path, key: str) -> EvaluationResult | None:
     return result
 
 
-def _of_first_process(num_batches: int, counts: ConfusionTotal) -> tuple[int, ConfusionTotal]:
+def _broadcast_from_first(num_batches: int, counts: ConfusionTotal) -> tuple[int, ConfusionTotal]:
     """So that all processes go on from the same batch, whether or not they share a disk."""
     if jax.process_count() == 1:
         return num_batches, counts
-    first = int(consensus.of_first_process(num_batches))
-    confusion = consensus.of_first_process(counts.confusion)
+    first = int(consensus.broadcast_from_first(num_batches))
+    confusion = consensus.broadcast_from_first(counts.confusion)
     return first, ConfusionTotal.from_state({"confusion": confusion}, counts.num_classes)
 
 

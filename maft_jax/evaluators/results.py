@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
 from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics
-from maft_jax.runtime.workdir import write_aside
+from maft_jax.runtime.atomic_files import atomic_write_bytes
 
 SUMMARY_FILE = "summary.csv"
 FORMAT = "maft_jax evaluation 1"
@@ -158,10 +158,10 @@ def write_results(results: Sequence[EvaluationResult], folder: str | os.PathLike
     contents = [_json_of(result) for result in results]
     folder.mkdir(parents=True, exist_ok=True)
     for result, content in zip(results, contents, strict=True):
-        write_aside(folder / f"{result.dataset}_confusion.npz", _npz_of(result))
-        write_aside(folder / f"{result.dataset}_classes.csv", _csv_of(class_rows(result)))
-        write_aside(folder / f"{result.dataset}.json", content)
-    write_aside(folder / SUMMARY_FILE, _csv_of([_summary_row(result) for result in results]))
+        atomic_write_bytes(folder / f"{result.dataset}_confusion.npz", _npz_of(result))
+        atomic_write_bytes(folder / f"{result.dataset}_classes.csv", _csv_of(class_rows(result)))
+        atomic_write_bytes(folder / f"{result.dataset}.json", content)
+    atomic_write_bytes(folder / SUMMARY_FILE, _csv_of([_summary_row(result) for result in results]))
 
 
 def read_result(path: str | os.PathLike) -> EvaluationResult:

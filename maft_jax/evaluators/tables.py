@@ -6,18 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.dataset_specs import SPECS
 from maft_jax.evaluators.results import SCALARS, EvaluationResult
-
-TITLES = {
-    "ade20k_full": "A-847",
-    "pascal_context_459": "PC-459",
-    "ade20k_150": "A-150",
-    "pascal_context_59": "PC-59",
-    "voc2012": "VOC-20 (PAS-20)",
-    "coco_stuff": "COCO-171",
-    "shapes_world": "Shapes-42",
-}
-"""How papers call the data sets, in their order."""
 
 HEADINGS = (
     "mIoU (gt_or_pred)",
@@ -121,13 +111,13 @@ def _by_dataset(results) -> dict[tuple[str, str], EvaluationResult]:
 
 def _rank(key: tuple[str, str]) -> int:
     """Papers' order, then own data sets as they come."""
-    order = list(TITLES)
+    order = list(SPECS)
     return order.index(key[0]) if key[0] in order else len(order)
 
 
 def _title(key: tuple[str, str]) -> str:
     dataset, split = key
-    title = TITLES.get(dataset, dataset)
+    title = SPECS[dataset].short_title if dataset in SPECS else dataset
     return title if split == "val" else f"{title} {split}"
 
 

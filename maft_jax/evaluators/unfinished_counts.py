@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from maft_jax.evaluators.confusion import ConfusionTotal
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.metric_logging import format_seconds
 
 SECONDS_BETWEEN_SAVES = 30.0
@@ -47,13 +47,13 @@ class UnfinishedCounts:
                 counts = ConfusionTotal.from_state(stored, self._num_classes)
                 return int(stored["num_batches"]), counts
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logger.warning("%s is damaged (%s); starting anew", self._path, error)
+            logger.warning("%s is corrupt (%s); starting anew", self._path, error)
             return nothing
 
     def save(self, num_batches: int, counts: ConfusionTotal) -> None:
         """Replaces the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(self._path) as aside, aside.open("wb") as file:
+        with atomic_write(self._path) as aside, aside.open("wb") as file:
             np.savez(file, key=self._key, num_batches=num_batches, **counts.state())
         self._saved = time.monotonic()
 

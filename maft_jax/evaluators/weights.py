@@ -4,7 +4,8 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
-from maft_jax.config import Config, DataConfig, LossConfig
+from maft_jax.config import Config
+from maft_jax.config_sections import DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.resolved_config import resolve
@@ -35,11 +36,11 @@ class EvaluatedWeights:
 def read_evaluated_weights(config: Config) -> EvaluatedWeights:
     """Reads what config.checkpoint and config.evaluation.frozen say.
 
-    A run's workdir has its own protocol: prompts, temperature, unseen classes, start layer and
+    A run's workdir has its own protocol: prompts, logit scale, unseen classes, start layer and
     image size. A setting that `config` changes from its default goes before it.
 
     Raises:
-        ValueError: the weights are absent, damaged, without text tower, or of a file of which
+        ValueError: the weights are absent, corrupt, without text tower, or of a file of which
             nobody said what it was tuned from.
     """
     source, step = config.checkpoint or config.model.pretrained, None
@@ -95,19 +96,19 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
         dataset=config.data.dataset if config.data.unseen_classes else run.data.dataset,
         unseen_classes=config.data.unseen_classes or run.data.unseen_classes,
     )
-    temperature = _first_changed(
-        LossConfig.temperature, config.loss.temperature, run.loss.temperature
+    logit_scale = _first_changed(
+        LossConfig.logit_scale, config.loss.logit_scale, run.loss.logit_scale
     )
     logger.info(
-        "protocol of the run: %d prompts, temperature %g%s",
+        "protocol of the run: %d prompts, logit scale %g%s",
         len(data.templates),
-        temperature,
+        logit_scale,
         f", unseen classes {', '.join(data.unseen_classes)}" if data.unseen_classes else "",
     )
     return dataclasses.replace(
         config,
         data=data,
-        loss=dataclasses.replace(config.loss, temperature=temperature),
+        loss=dataclasses.replace(config.loss, logit_scale=logit_scale),
         model=dataclasses.replace(
             config.model, pretrained=config.model.pretrained or run.model.pretrained
         ),

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from maft_jax.config import PROMPT_TEMPLATES, LossConfig, ModelConfig
+from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.config_sections import LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec, resolve_masking
@@ -113,7 +114,7 @@ class Clip:
             compute_dtype=self.compute_dtype,
         )
         mesh = one_device_mesh()
-        return make_encoder(model, self.config.vision, mesh, LossConfig.temperature)
+        return make_encoder(model, self.config.vision, mesh, LossConfig.logit_scale)
 
 
 def load(
@@ -138,7 +139,7 @@ def load(
         head_width: of the image tower's attention, likewise.
 
     Raises:
-        ValueError: the file is absent, damaged or of another architecture, or
+        ValueError: the file is absent, corrupt or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
     """
     weights = open_weights(path, activation=activation, head_width=head_width)

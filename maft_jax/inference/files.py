@@ -18,7 +18,7 @@ from input_pipeline.examples import IGNORE
 from input_pipeline.layouts.base import IMAGE_SUFFIXES
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation, class_regions
-from maft_jax.runtime.workdir import write_aside
+from maft_jax.runtime.atomic_files import atomic_write_bytes
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif")
 """Of the files that count as images in folders."""
@@ -129,11 +129,11 @@ def write_prediction(
         "overlay": f"{start.name}_overlay.{picture_format}",
         "labels": f"{start.name}_labels.png",
     }
-    write_aside(start.parent / files["overlay"], _encoded(picture, picture_format))
-    write_aside(start.parent / files["labels"], encode_labels(segmentation))
+    atomic_write_bytes(start.parent / files["overlay"], _encoded(picture, picture_format))
+    atomic_write_bytes(start.parent / files["labels"], encode_labels(segmentation))
     content = {**provenance, "files": files, **describe(segmentation)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_aside(start.parent / f"{start.name}.json", text.encode("utf-8", "replace") + b"\n")
+    atomic_write_bytes(start.parent / f"{start.name}.json", text.encode("utf-8", "replace") + b"\n")
 
 
 def encode_labels(segmentation: Segmentation) -> bytes:

@@ -108,7 +108,7 @@ def mask_aware_terms(
         target: normalised IoU; no gradient flows into it.
     """
     classes = jnp.maximum(present_classes, 0)[:, None]
-    of_present = jnp.swapaxes(jnp.take_along_axis(probability, classes, axis=2), 1, 2)
-    terms = MASK_AWARE_LOSSES[kind](of_present, lax.stop_gradient(target))
+    present_probability = jnp.swapaxes(jnp.take_along_axis(probability, classes, axis=2), 1, 2)
+    terms = MASK_AWARE_LOSSES[kind](present_probability, lax.stop_gradient(target))
     counted = (present_classes >= 0)[:, :, None] & valid[:, None]
     return jnp.sum(terms, axis=(1, 2), where=counted)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from maft_jax.models.encoder import TextArchitecture
 from maft_jax.models.text.tokenizer import needs_cleaning
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.tree_rules import fingerprint
 
 _BATCH_SIZE = 256
@@ -66,10 +66,10 @@ def cached_class_embeddings(
                 return rows
         except (ValueError, EOFError, OSError):
             pass
-        logger.warning("%s is damaged; computing the text embeddings again", path)
+        logger.warning("%s is corrupt; computing the text embeddings again", path)
     rows = embed_classes(config, parameters, names, templates)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         np.save(file, rows)
     return rows
 

@@ -5,7 +5,8 @@ import pathlib
 from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.dataset_specs import SPECS
-from maft_jax.config import Config, DataConfig
+from maft_jax.config import Config
+from maft_jax.config_sections import DataConfig
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.proposals.record_sets import unseen_classes
@@ -70,7 +71,7 @@ def num_classes(data: DataConfig) -> tuple[int, str]:
     """Classes that training reads text embeddings of, and what was assumed.
 
     Raises:
-        ValueError: the list of classes is damaged, or "published" of a data set without a split.
+        ValueError: the list of classes is corrupt, or "published" of a data set without a split.
     """
     if data.dataset in SPECS:
         spec = SPECS[data.dataset]

@@ -13,7 +13,7 @@ from maft_jax.planning.plan import Plan
 from maft_jax.planning.roofline import draw_roofline
 from maft_jax.planning.scaling_study import EIGHT_CHIPS, EXPERIMENTS, LARGE, Experiment
 from maft_jax.runtime import markdown
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 
 PAGE_FILE = "scaling.md"
 PLANS_FILE = "scaling/plans.json"
@@ -70,7 +70,7 @@ def write_page(study: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
     """Writes the page, its figure and the plans that they are made of; returns the page's path."""
     planned = read_study(study)
     (folder / PLANS_FILE).parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(folder / PLANS_FILE) as aside:
+    with atomic_write(folder / PLANS_FILE) as aside:
         aside.write_text(json.dumps(study, indent=1) + "\n")
     drawn = [
         (plan, f"{one.experiment.name}, {plan.topology}")
@@ -79,9 +79,9 @@ def write_page(study: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
         if plan.topology in (EIGHT_CHIPS if one.experiment is EXPERIMENTS[0] else LARGE[:1])
     ]
     if drawn:
-        with written_aside(folder / ROOFLINE_FILE) as aside:
+        with atomic_write(folder / ROOFLINE_FILE) as aside:
             aside.write_bytes(draw_roofline(*zip(*drawn, strict=True)))
-    with written_aside(folder / PAGE_FILE) as aside:
+    with atomic_write(folder / PAGE_FILE) as aside:
         aside.write_text(render_page(study), encoding="utf-8")
     return folder / PAGE_FILE
 

@@ -15,8 +15,8 @@ from maft_jax.config import Config, from_config_dict
 from maft_jax.configs import coco, folder, shapes_world
 from maft_jax.planning.plan import Plan, make_plan
 from maft_jax.planning.topology import parse_topology
-from maft_jax.runtime.atomic_files import written_aside
-from maft_jax.runtime.workdir import versions
+from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _path(workdir: pathlib.Path, experiment: Experiment, topology: str) -> pathl
 
 def _write(plan: Plan, path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(plan.to_json(), indent=1) + "\n")
 
 

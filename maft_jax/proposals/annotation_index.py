@@ -71,7 +71,7 @@ def index_annotations(path: Path, fingerprint: str) -> AnnotationIndex:
     The file is a list of annotations, or an object with `annotations` and perhaps `images`.
 
     Raises:
-        ValueError: it is neither, or damaged; says at which byte.
+        ValueError: it is neither, or corrupt; says at which byte.
     """
     numbers: dict[str, int] = {}
     number_of, places = array("q"), array("q")
@@ -159,7 +159,7 @@ class _JsonStream:
         if not found or found not in expected:
             raise self.error(
                 f"expected {' or '.join(expected) or 'the end of the file'}, got "
-                f"{found or 'the end of the file'}; the JSON is damaged or incomplete"
+                f"{found or 'the end of the file'}; the JSON is corrupt or incomplete"
             )
         self._at += 1
         return found
@@ -174,11 +174,11 @@ class _JsonStream:
                 if self._read_more():
                     continue
                 raise self.error(
-                    f"{error.msg} {error.pos - self._at} bytes further on; the JSON is damaged or "
+                    f"{error.msg} {error.pos - self._at} bytes further on; the JSON is corrupt or "
                     "incomplete"
                 ) from error
             except RecursionError as error:
-                raise self.error("nested too deeply; the JSON is damaged") from error
+                raise self.error("nested too deeply; the JSON is corrupt") from error
             # A number at the end of what was read may go on.
             if end < len(self._text) or not self._read_more():
                 text, start = self._text[self._at : end], self._offset + self._at
@@ -191,7 +191,7 @@ class _JsonStream:
         try:
             return json.loads(data)
         except ValueError as error:
-            raise ValueError(f"{self._path}, byte {start}: {error}; the JSON is damaged") from error
+            raise ValueError(f"{self._path}, byte {start}: {error}; the JSON is corrupt") from error
 
 
 def _read_sections(stream: _JsonStream) -> Iterator[tuple[str, int, int, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from input_pipeline.records.record_shards import write_aside
+from input_pipeline.records.record_shards import atomic_write_bytes
 from maft_jax.proposals.precompute import describe_problems, prepare_folder, summarize
 from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob
 from maft_jax.proposals.precompute_summary import Summary
@@ -60,4 +60,4 @@ def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[str, ...]]:
 def _write_problems(found: list[tuple[int, tuple[str, ...]]], path: str) -> None:
     problems = [problem for _, of_shard in sorted(found) for problem in of_shard]
     if problems:
-        write_aside(epath.Path(path), json.dumps(problems).encode())
+        atomic_write_bytes(epath.Path(path), json.dumps(problems).encode())

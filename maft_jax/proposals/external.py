@@ -29,7 +29,7 @@ class ExternalProposals:
 
     Raises:
         ValueError: at once if there is no such path; when called, if the example's file is missing,
-            damaged, or its masks have another shape than the image.
+            corrupt, or its masks have another shape than the image.
     """
 
     name = "external"
@@ -214,7 +214,7 @@ def _read_png(path: Path, modes: tuple[str, ...], meaning: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.asarray(image)
-    except Exception as error:  # Of many kinds, depending on where the file is damaged.
+    except Exception as error:  # Of many kinds, depending on where the file is corrupt.
         raise ValueError(f"{path}: not a readable PNG file ({error})") from error
     if mode not in modes:
         raise ValueError(f"{path}: expected {meaning} (mode {' or '.join(modes)}), got mode {mode}")

@@ -105,7 +105,7 @@ class PrecomputeJob:
             if done is None or done["key"] != self.shard_key(shard):
                 return False
             read_index(self.folder, self.stem(shard))
-        except ValueError:  # damaged, so that it has to be written again
+        except ValueError:  # corrupt, so that it has to be written again
             return False
         return True
 

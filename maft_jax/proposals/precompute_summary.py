@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Int32, UInt8
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.records.record_shards import write_aside
+from input_pipeline.records.record_shards import atomic_write_bytes
 from maft_jax.proposals.soft_masks import soften_masks
 
 SUMMARY_FILE = "summary.json"
@@ -178,8 +178,8 @@ def write_summary(folder: epath.PathLike, summary: Summary) -> None:
     text, picture = epath.Path(folder) / SUMMARY_FILE, epath.Path(folder) / PICTURE_FILE
     if picture.exists() and text.exists() and text.read_bytes() == content:
         return
-    write_aside(picture, draw_summary(summary))
-    write_aside(text, content)
+    atomic_write_bytes(picture, draw_summary(summary))
+    atomic_write_bytes(text, content)
 
 
 def draw_summary(summary: Summary) -> bytes:

@@ -27,7 +27,7 @@ _MESSAGE_BYTES = 2048
 class OtherProcessFailed(RuntimeError):
     """Another process cannot go on; `exit_code` is that with which it leaves."""
 
-    agreed = True
+    raised_everywhere = True
 
     def __init__(self, process: int, exit_code: int, reason: str):
         super().__init__(f"process {process} of {jax.process_count()} stopped: {reason}")
@@ -35,10 +35,11 @@ class OtherProcessFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def all_or_none() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """Work of which each process does its part, without talking to others in it.
 
-    A process that fails raises its own error, once the others know; its attribute `agreed` is True.
+    A process that fails raises its own error, once the others know, with its attribute
+    `raised_everywhere` set to True.
 
     Raises:
         OtherProcessFailed: in the processes whose own part was done.
@@ -52,7 +53,7 @@ def all_or_none() -> Iterator[None]:
         code = exit_code_of(error)
         reason = f"{type(error).__name__}: {error}" if code is None else message_of(error)
         _gather_reports(code or FAILED, reason)
-        error.agreed = True
+        error.raised_everywhere = True
         raise
     for process, (code, reason) in enumerate(_gather_reports(0, "")):
         if code:
@@ -67,7 +68,7 @@ def any_problem(problem: str | None) -> str | None:
     return next((f"{text}, on process {i}" for i, (bad, text) in enumerate(reports) if bad), None)
 
 
-def of_first_process(value: np.ndarray | bool | int) -> np.ndarray:
+def broadcast_from_first(value: np.ndarray | bool | int) -> np.ndarray:
     """The first process's value; shape and dtype must be the same everywhere."""
     value = np.asarray(value)
     if jax.process_count() == 1:
@@ -88,7 +89,7 @@ def check_same(values: Mapping[str, object]) -> None:
         return
     digests = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
     rows = np.asarray(multihost_utils.process_allgather(digests))
-    with all_or_none():
+    with fail_together():
         for process, index in np.argwhere(rows != rows[0]).tolist():
             name = list(values)[index]
             raise ValueError(

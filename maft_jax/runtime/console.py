@@ -46,7 +46,7 @@ def run_and_report(work: Callable[[], object]) -> int:
     return DONE
 
 
-def speak_as_process(index: int) -> None:
+def set_process_log_level(index: int) -> None:
     """Of several processes the first alone tells its progress, the others what they warn about."""
     if index == 0:
         return

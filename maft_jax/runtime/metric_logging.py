@@ -15,7 +15,7 @@ from clu import metric_writers, parameter_overview
 from etils import epath
 
 from maft_jax import tree_rules
-from maft_jax.runtime.workdir import write_aside
+from maft_jax.runtime.atomic_files import atomic_write_bytes
 
 MetricWriter = metric_writers.MetricWriter
 
@@ -106,7 +106,7 @@ class JsonLinesWriter(_ScalarWriter):
             file.write(json.dumps(record) + "\n")
 
 
-def forget_metrics_after(workdir: epath.Path, step: int) -> None:
+def truncate_metrics(workdir: epath.Path, step: int) -> None:
     """Drops the JSON lines of steps that a resumed run is about to compute again."""
     path = workdir / METRICS_FILE
     if not path.exists():
@@ -119,7 +119,7 @@ def forget_metrics_after(workdir: epath.Path, step: int) -> None:
             continue
         if record["step"] <= step:
             kept.append(line)
-    write_aside(path, "".join(f"{line}\n" for line in kept).encode())
+    atomic_write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def format_seconds(seconds: float) -> str:

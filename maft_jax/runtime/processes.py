@@ -103,7 +103,7 @@ def joined(launch: Launch, heartbeat_seconds: int = HEARTBEAT_SECONDS) -> Iterat
     try:
         yield jax.process_index()
     except BaseException as error:
-        if jax.process_count() > 1 and not getattr(error, "agreed", False):
+        if jax.process_count() > 1 and not getattr(error, "raised_everywhere", False):
             _leave_alone(error)
         jax.distributed.shutdown()
         raise

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class TrainingInterrupted(Exception):
     """Raised once everything is saved; `exit_code` is 128 + the signal's number."""
 
-    agreed = True
+    raised_everywhere = True
 
     def __init__(self, signal_number: int, step: int):
         saved = f"at step {step}, which is saved" if step else "before the first step"
@@ -31,7 +31,7 @@ class TrainingInterrupted(Exception):
 class EvaluationInterrupted(Exception):
     """Raised once what was counted is saved; `exit_code` is 128 + the signal's number."""
 
-    agreed = True
+    raised_everywhere = True
 
     def __init__(self, signal_number: int, dataset: str, num_done: int, num_images: int):
         super().__init__(

@@ -1,43 +1,27 @@
 """The folder of a run: checked before anything is computed, and told what the run is."""
 
 import dataclasses
-import importlib.metadata
-import io
 import json
 import logging
 import pathlib
-import platform
 import secrets
 import shutil
-import subprocess
 import time
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
-from PIL import Image
 
-from maft_jax.config import Config
+from maft_jax.config import Config, with_present_names
 from maft_jax.runtime import consensus
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.versions import versions
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
 _SECONDS_UNTIL_SEEN = 10.0
-_PACKAGES = (
-    "maft_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow",
-    "tensorflow-cpu",
-    "numpy",
-)
 
 
 def make_writable(folder: epath.Path, setting: str) -> None:
@@ -67,17 +51,17 @@ def check_shared(workdir: epath.Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    nonce = int(consensus.of_first_process(np.int64(secrets.randbits(62))))
+    nonce = int(consensus.broadcast_from_first(np.int64(secrets.randbits(62))))
     probe = workdir / f".shared.{nonce:x}"
     first = jax.process_index() == 0
-    with consensus.all_or_none():
+    with consensus.fail_together():
         if first:
             probe.write_text("")
     problem = None if first or _appears(probe) else "the first process's file is not there"
     problem = consensus.any_problem(problem)
     if first:
         probe.unlink(missing_ok=True)
-    with consensus.all_or_none():
+    with consensus.fail_together():
         if problem is not None:
             raise ValueError(
                 f"--workdir={workdir}: expected a folder that all hosts share, such as gs://... or "
@@ -99,7 +83,8 @@ def describe_run(workdir: epath.Path, config: Config) -> None:
     """Writes config.json and versions.json; reports what differs from an earlier start."""
     resolved = dataclasses.asdict(config)
     if (workdir / CONFIG_FILE).exists():
-        _report_changes(json.loads((workdir / CONFIG_FILE).read_text()), resolved)
+        before = with_present_names(json.loads((workdir / CONFIG_FILE).read_text()))
+        _report_changes(before, resolved)
     _write_json(workdir / CONFIG_FILE, resolved)
     _write_json(workdir / VERSIONS_FILE, versions())
 
@@ -123,43 +108,6 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
         )
 
 
-def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG."""
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "png")
-    write_aside(path, content.getvalue())
-
-
-def write_aside(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that it appears whole or not at all."""
-    with written_aside(path) as aside:
-        aside.write_bytes(content)
-
-
-def versions() -> dict[str, str | None]:
-    """Packages, Python, devices and the git revision of this code, for provenance."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    found["devices"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    found["git_revision"] = _git_revision()
-    return found
-
-
-def _git_revision() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        described = subprocess.run(
-            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None
-
-
 def _report_changes(before: dict, now: dict, where: str = "config") -> None:
     for name in sorted(set(before) | set(now)):
         old, new = before.get(name), now.get(name)
@@ -170,4 +118,4 @@ def _report_changes(before: dict, now: dict, where: str = "config") -> None:
 
 
 def _write_json(path: epath.Path, value) -> None:
-    write_aside(path, (json.dumps(value, indent=2) + "\n").encode())
+    atomic_write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -30,7 +30,7 @@ from maft_jax.models.preprocess import normalised
 from maft_jax.models.text.clip_text import TextConfig, TextTransformer
 from maft_jax.models.text_classifier import embed_classes
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
@@ -194,9 +194,9 @@ def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:
     """The state has the curve in it, so that the two always belong together."""
     text = json.dumps(curve) + "\n"
     kept = {"state": serialization.to_state_dict(jax.device_get(state)), "curve": text}
-    with written_aside(workdir / STATE_FILE) as aside:
+    with atomic_write(workdir / STATE_FILE) as aside:
         aside.write_bytes(serialization.msgpack_serialize(kept))
-    with written_aside(workdir / CURVE_FILE) as aside:
+    with atomic_write(workdir / CURVE_FILE) as aside:
         aside.write_text(text)
 
 

@@ -67,7 +67,7 @@ EXPERIMENTS = (
         "loss.mask_aware",
         {"SmoothL1": None, "L1": "l1", "L2": "l2", "KL": "kl"},
     ),
-    *_variants("temperature", "loss.temperature", {"20": 20.0, "100": None}),
+    *_variants("logit_scale", "loss.logit_scale", {"20": 20.0, "100": None}),
     *_variants("proposal_number", "proposals.num_proposals", {"8": 8, "24": None, "48": 48}),
     Experiment("proposal_quality", "mixed"),
     Experiment("proposal_quality", "true regions", {"proposals.kinds": ("regions",)}),

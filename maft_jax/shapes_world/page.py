@@ -16,7 +16,7 @@ from input_pipeline.shapes_world.vocabulary import (
 )
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
-from maft_jax.runtime.atomic_files import written_aside
+from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.paper_claims import CLAIMS, HERE, PAPER, verdict
@@ -75,9 +75,9 @@ def write_page(
     }
     for name, draw in drawings.items():
         if _figure_file(name) in text:
-            with written_aside(folder / _figure_file(name)) as aside:
+            with atomic_write(folder / _figure_file(name)) as aside:
                 aside.write_bytes(draw())
-    with written_aside(folder / PAGE_FILE) as aside:
+    with atomic_write(folder / PAGE_FILE) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

@@ -20,8 +20,8 @@ from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
-from maft_jax.runtime.atomic_files import written_aside
-from maft_jax.runtime.workdir import versions
+from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.versions import versions
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
@@ -87,7 +87,7 @@ def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> p
     curve = json.loads(_clip().with_suffix(".json").read_text())
     numbers = folder / DATASET / "runs.json"
     numbers.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(numbers) as aside:
+    with atomic_write(numbers) as aside:
         aside.write_text(json.dumps(study, indent=1) + "\n")
     write_page(study, curve, folder)
     return folder / "shapes_world.md"
@@ -109,7 +109,7 @@ def _run(experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.
         "seconds": round(time.monotonic() - started, 1),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -20,7 +20,7 @@ TITLES = {
     "steps": "Number of steps",
     "proposal_number": "Number of proposals",
     "proposal_quality": "Quality of proposals",
-    "temperature": "Temperature",
+    "logit_scale": "Logit scale",
 }
 """Of the tables."""
 

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from maft_jax.config import CheckpointingConfig
+from maft_jax.config_sections import CheckpointingConfig
 from maft_jax.runtime import consensus
 from maft_jax.state.train_state import TrainState
 
@@ -50,18 +50,18 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: TrainState, belongs_to: dict[str, Any], loss: float) -> None:
+    def save(self, state: TrainState, run_identity: dict[str, Any], loss: float) -> None:
         """Starts to save; a failure of an earlier save surfaces here.
 
         Args:
-            belongs_to: what restore_latest must be given again, JSON values.
+            run_identity: what restore_latest must be given again, JSON values.
             loss: mean training loss since the checkpoint before, which ranks the best.
 
         Raises:
             CheckpointError: a save failed.
         """
         step = int(state.step)
-        record = belongs_to | {_DIGEST: digest(state)}
+        record = run_identity | {_DIGEST: digest(state)}
         with self._explained(f"the checkpoint of step {step}, or the one before it,"):
             self._manager.save(
                 step,
@@ -72,7 +72,7 @@ class Checkpoints:
             )
 
     def restore_latest(
-        self, abstract_state: TrainState, belongs_to: dict[str, Any]
+        self, abstract_state: TrainState, run_identity: dict[str, Any]
     ) -> TrainState | None:
         """The newest whole checkpoint, or None if there is none at all.
 
@@ -85,15 +85,15 @@ class Checkpoints:
             ValueError: a checkpoint belongs to other weights, data or settings, or all are broken.
         """
         while (step := self._newest_of_all()) is not None:
-            with consensus.all_or_none():
-                state, record, problem = self._read(step, abstract_state, belongs_to)
+            with consensus.fail_together():
+                state, record, problem = self._read(step, abstract_state, run_identity)
             problem = consensus.any_problem(problem)
             if problem is None and digest(state) != record[_DIGEST]:
                 problem = "the arrays are not those that were saved: their digest differs"
             if problem is None:
                 return state
             self._put_aside(step, problem)
-        with consensus.all_or_none():
+        with consensus.fail_together():
             self._check_none_broken()
         return None
 
@@ -118,18 +118,18 @@ class Checkpoints:
     def _newest_of_all(self) -> int | None:
         """As the first process sees it, which alone moves checkpoints."""
         newest = max(self._manager.all_steps(), default=-1)
-        newest = int(consensus.of_first_process(newest))
+        newest = int(consensus.broadcast_from_first(newest))
         return None if newest < 0 else newest
 
     def _read(
-        self, step: int, abstract_state: TrainState, belongs_to: dict[str, Any]
+        self, step: int, abstract_state: TrainState, run_identity: dict[str, Any]
     ) -> tuple[TrainState | None, dict | None, str | None]:
         """State and record of a checkpoint, or why they cannot be read."""
         with _reader(self._directory) as reader:
             record, problem = _restored(reader, step, data=ocp.args.JsonRestore())
             if problem is not None:
                 return None, None, problem
-            self._check_belongs(step, record.data, belongs_to)
+            self._check_belongs(step, record.data, run_identity)
             target = ocp.args.StandardRestore(abstract_state)
             restored, problem = _restored(reader, step, state=target)
         return None if restored is None else restored.state, record.data, problem
@@ -142,8 +142,8 @@ class Checkpoints:
                 f"{self._aside}; delete that folder to start from step 0, or use another workdir"
             )
 
-    def _check_belongs(self, step, record, belongs_to):
-        for name, expected in belongs_to.items():
+    def _check_belongs(self, step, record, run_identity):
+        for name, expected in run_identity.items():
             if record.get(name) != expected:
                 raise ValueError(
                     f"{self._directory / str(step)} was made with {name}={record.get(name)!r}, "
@@ -155,7 +155,7 @@ class Checkpoints:
         logger.warning(
             "checkpoint of step %d is broken (%s); trying the one before it", step, problem
         )
-        with consensus.all_or_none():
+        with consensus.fail_together():
             if jax.process_index() == 0:
                 self._aside.mkdir(parents=True, exist_ok=True)
                 target = self._aside / str(step)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from maft_jax import tree_rules
-from maft_jax.config import OptimizerConfig
+from maft_jax.config_sections import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

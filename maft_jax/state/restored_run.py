@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from maft_jax.config import Config, from_config_dict, preset
+from maft_jax.config import Config, from_config_dict, preset, with_present_names
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.encoder import resolve_masking
 from maft_jax.resolved_config import resolve
@@ -114,7 +114,7 @@ def read_run_config(workdir: str | os.PathLike) -> Config:
     path = epath.Path(workdir) / _CONFIG_FILE
     try:
         config = preset("official")
-        config.update(json.loads(path.read_text()))
+        config.update(with_present_names(json.loads(path.read_text())))
         return from_config_dict(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -76,7 +76,7 @@ class MetricWindow:
         self._fetched, self._started, self._waited_before = [], now, self.seconds_waited
         return means | speed
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude_seconds(self, seconds: float) -> None:
         """Does not count time in which no step was meant to run."""
         self._started += seconds
 

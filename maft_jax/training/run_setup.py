@@ -53,7 +53,7 @@ class Run:
     """Further fields of a Batch, one row for each example of the source."""
     evaluation: Any
     """A TrainingEvaluation, or None where there is no data set to evaluate."""
-    belongs_to: dict[str, Any]
+    run_identity: dict[str, Any]
     """What a checkpoint must agree with to be resumed from."""
 
 
@@ -63,12 +63,12 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     Raises:
         ValueError: the configuration, weights, data or workdir cannot work.
     """
-    with consensus.all_or_none():
+    with consensus.fail_together():
         loaded = _load(config, workdir)
     config, visual, mesh = loaded.config, loaded.parameters["visual"], loaded.mesh
     rules = loaded.clip.vision.sharding_rules
     frozen = loaded.setup.frozen(visual)
-    belongs_to = {
+    run_identity = {
         "pretrained": fingerprint(visual),
         "architecture": repr(loaded.clip.vision),
         **describe_data(loaded.source),
@@ -76,7 +76,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         "batch_size": config.batch_size,
         "trainable": list(config.optimizer.trainable),
     }
-    consensus.check_same(belongs_to | {"settings": repr(config)})
+    consensus.check_same(run_identity | {"settings": repr(config)})
     check_shared(workdir)
     run = Run(
         config=config,
@@ -86,12 +86,12 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         clip=loaded.clip,
         parameters=loaded.parameters,
         pretrained=sharding.place(frozen, mesh, rules),
-        text=sharding.place_whole(consensus.of_first_process(loaded.text), mesh),
+        text=sharding.place_whole(consensus.broadcast_from_first(loaded.text), mesh),
         step=loaded.setup.jitted(loaded.state, frozen),
         checkpoints=Checkpoints(workdir, config.checkpointing),
         per_example=loaded.per_example,
         evaluation=loaded.evaluation,
-        belongs_to=belongs_to,
+        run_identity=run_identity,
     )
     return run, loaded.setup.place_state(visual)
 

@@ -62,7 +62,7 @@ def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mes
     """
     size = config.model.image_size
     spec = StepSpec(
-        make_encoder(config.model, vision, mesh, config.loss.temperature),
+        make_encoder(config.model, vision, mesh, config.loss.logit_scale),
         config.loss,
         (size, size),
         config.optimizer.accumulation_steps,

@@ -73,7 +73,7 @@ class Teacher:
             "text_tower": fingerprint(self.parameters["text"]),
             "architecture": repr(self.clip),
             "templates": _digest(templates),
-            "temperature": config.loss.temperature,
+            "temperature": config.loss.logit_scale,  # its name in version 0.1, whose caches stay
             "crop_size": config.data.crop_size,
             "image_size": config.model.image_size,
             "compute_dtype": np.dtype(self.spec.encoder.dtype).name,

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32
 
-from input_pipeline.records.record_shards import write_aside
+from input_pipeline.records.record_shards import atomic_write_bytes
 from input_pipeline.records.sealed_json import read_sealed, seal
 
 PART_SIZE = 256
@@ -54,7 +54,7 @@ class TeacherCache:
         return range(first, min(first + PART_SIZE, self.description["num_images"]))
 
     def read_part(self, part: int) -> Float32[np.ndarray, "rows c"] | None:
-        """The rows of a part, None where it is missing; where it is damaged, that is logged."""
+        """The rows of a part, None where it is missing; where it is corrupt, that is logged."""
         path = self._path(part)
         try:
             content = path.read_bytes()
@@ -62,7 +62,7 @@ class TeacherCache:
             return None
         array, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         if self._digest(part, array) != digest:
-            logger.warning("%s is damaged; as good as missing", path)
+            logger.warning("%s is corrupt; as good as missing", path)
             return None
         return np.load(io.BytesIO(array), allow_pickle=False)
 
@@ -73,14 +73,14 @@ class TeacherCache:
             raise ValueError(f"part {part}: expected rows of shape {expected}, got {rows.shape}")
         if not (self.folder / DESCRIPTION_FILE).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_aside(self.folder / DESCRIPTION_FILE, seal(dict(self.description)))
+            atomic_write_bytes(self.folder / DESCRIPTION_FILE, seal(dict(self.description)))
         array = io.BytesIO()
         np.save(array, rows, allow_pickle=False)
         content = array.getvalue()
-        write_aside(self._path(part), content + self._digest(part, content))
+        atomic_write_bytes(self._path(part), content + self._digest(part, content))
 
     def missing_parts(self, parts: Sequence[int] | None = None) -> list[int]:
-        """Which of the given parts, or of all, are missing or damaged."""
+        """Which of the given parts, or of all, are missing or corrupt."""
         parts = range(self.num_parts) if parts is None else parts
         return [part for part in parts if self.read_part(part) is None]
 
@@ -88,7 +88,7 @@ class TeacherCache:
         """All rows.
 
         Raises:
-            ValueError: parts are missing or damaged; says how to compute them.
+            ValueError: parts are missing or corrupt; says how to compute them.
         """
         parts = [self.read_part(part) for part in range(self.num_parts)]
         found = [part for part in parts if part is not None]

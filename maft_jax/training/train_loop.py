@@ -15,9 +15,10 @@ from input_pipeline.train_pipeline import example_ids_at, make_train_dataset
 from maft_jax.config import Config
 from maft_jax.models.array_types import Batch
 from maft_jax.runtime import consensus, metric_logging, sharding
+from maft_jax.runtime.atomic_files import save_picture
 from maft_jax.runtime.metric_logging import MetricWriter
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals, TrainingInterrupted
-from maft_jax.runtime.workdir import describe_run, save_picture
+from maft_jax.runtime.workdir import describe_run
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import TrainState
 from maft_jax.training import tuned_weights
@@ -46,14 +47,14 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
     workdir = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
     run, state = set_up_run(config, workdir)  # orbax refuses relative paths
     try:
-        restored = run.checkpoints.restore_latest(_abstract(state), run.belongs_to)
+        restored = run.checkpoints.restore_latest(_abstract(state), run.run_identity)
         if restored is not None:
             state = restored
             logger.info("resuming from the checkpoint of step %d", int(state.step))
-        with consensus.all_or_none():
+        with consensus.fail_together():
             if jax.process_index() == 0:
                 describe_run(run.workdir, run.config)
-                metric_logging.forget_metrics_after(run.workdir, int(state.step))
+                metric_logging.truncate_metrics(run.workdir, int(state.step))
         done = int(state.step) == config.num_steps
         if not done:
             with StopSignals() as signals:
@@ -72,7 +73,7 @@ class TrainingDiverged(RuntimeError):
     """Training diverged; the message has the step, the examples and the last good checkpoint."""
 
     exit_code = 1
-    agreed = True
+    raised_everywhere = True
 
 
 def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
@@ -121,14 +122,14 @@ def _take_steps(
             evaluated = run.evaluation is not None and run.evaluation.is_due(done)
             if last or evaluated or done % config.checkpointing.every_steps == 0:
                 _fetch(run, window, writer)
-                run.checkpoints.save(state, run.belongs_to, window.take_loss())
+                run.checkpoints.save(state, run.run_identity, window.take_loss())
                 writer.flush()
             if last:
                 break
             if evaluated:
                 started = time.monotonic()
                 _evaluate(run, state, writer, signals)
-                window.leave_out(time.monotonic() - started)
+                window.exclude_seconds(time.monotonic() - started)
             batch = Batch(**batches.next_during(metrics["loss"]))
             window.seconds_waited = batches.seconds_waited
     run.checkpoints.wait()

@@ -10,7 +10,8 @@ from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_dataset
-from maft_jax.config import Config, DataConfig
+from maft_jax.config import Config
+from maft_jax.config_sections import DataConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.pictures.sheets import contact_sheet
 from maft_jax.proposals.precompute import precompute
@@ -24,7 +25,7 @@ def open_training_data(config: Config) -> RecordSource:
     """The records of config.data.records, or those in the cache, completed first.
 
     Raises:
-        ValueError: files are missing, damaged or contradict the configuration.
+        ValueError: files are missing, corrupt or contradict the configuration.
     """
     if not config.data.records:
         if jax.process_count() > 1:
@@ -42,7 +43,7 @@ def open_records(config: Config) -> RecordSource:
     """The records of config.data.records, or those in the cache, as training reads them.
 
     Raises:
-        ValueError: files are missing, damaged or contradict the configuration.
+        ValueError: files are missing, corrupt or contradict the configuration.
     """
     folder = records_folder(config)
     description = read_dataset_file(folder)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 def are_written(run: Run) -> bool:
     """As the first process sees it; every process must call this."""
-    return bool(consensus.of_first_process((run.workdir / TUNED_WEIGHTS).exists()))
+    return bool(consensus.broadcast_from_first((run.workdir / TUNED_WEIGHTS).exists()))
 
 
 def export(run: Run, state: TrainState) -> None:

@@ -165,7 +165,7 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
     picture = gr.Image(
         label="Picture", sources=["upload", "clipboard"], height=200, elem_id="picture"
     )
-    # The file as it came: gr.Image itself would meet a damaged one with a message for programmers.
+    # The file as it came: gr.Image itself would meet a corrupt one with a message for programmers.
     picture.preprocess = lambda payload: None if payload is None else payload.path
     asked = {"picture": picture}
     examples = session.draw_examples()

@@ -36,7 +36,7 @@ def test_what_weights_do_not_tell_can_be_stated():
     assert weights.config.vision.activation == "gelu"
 
 
-def test_a_damaged_file_is_an_error_and_not_replaced(tmp_path):
+def test_a_corrupt_file_is_an_error_and_not_replaced(tmp_path):
     (tmp_path / "ViT-B-16.pt").write_text("no weights")
     with pytest.raises(ValueError, match=r"ViT-B-16\.pt"):
         open_weights_or_random(str(tmp_path / "ViT-B-16.pt"))

@@ -195,6 +195,10 @@ WRONG_COMMANDS = {
         ["--config.data.short_sides=(1,'a')"],
         r"config\.data\.short_sides\[1\]: expected int, got 'a'",
     ),
+    "setting of version 0.1": (
+        ["--config.loss.temperature=50"],
+        r"--config\.loss\.temperature: this setting is --config\.loss\.logit_scale now",
+    ),
     "no weights": ([], r"config\.model\.pretrained: no weights; give a file"),
     "unknown variant": (["--config=configs/folder.py:big"], "big: expected one of default, tiny"),
     "unknown file": (["--config=configs/nope.py"], "No such file.*'configs/nope.py'"),

@@ -11,7 +11,7 @@ import pytest
 
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.sample_folder import SAMPLE_CLASSES, write_sample_folder
-from maft_jax.config import DataConfig, ProposalsConfig
+from maft_jax.config_sections import DataConfig, ProposalsConfig
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_IMAGES = 20
@@ -124,16 +124,16 @@ def test_stopped_command_leaves_nothing_behind_and_goes_on(photos, tmp_path, num
     assert len(RecordSource(tmp_path)) == NUM_IMAGES
 
 
-def test_verify_names_the_damaged_record(photos, records, tmp_path):
+def test_verify_names_the_corrupt_record(photos, records, tmp_path):
     result = finish(start(photos, records, "--verify"))
     assert "every record is whole" in result.stdout
-    damaged = tmp_path / "records"
-    damaged.mkdir()
+    corrupt = tmp_path / "records"
+    corrupt.mkdir()
     for name, content in contents(records).items():
         if name == "train-00003-of-00010.tfrecord":
             content = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
-        (damaged / name).write_bytes(content)
-    result = finish(start(photos, damaged, "--verify"), 1)
+        (corrupt / name).write_bytes(content)
+    result = finish(start(photos, corrupt, "--verify"), 1)
     assert "train-00003-of-00010.tfrecord" in result.stderr and "scene_0006" in result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""
 

@@ -41,7 +41,7 @@ def test_training_reads_what_the_command_computed(data, caplog, tmp_path):
     of_the_command = cached_probabilities(teacher)
     (teacher.cache.folder / "00000-of-00001.npy").unlink()
     on_eight_devices = cached_probabilities(teacher)
-    # At temperature 100 a probability moves up to 25 times as far as a similarity, equal to 4e-7.
+    # At a logit scale of 100 a probability moves up to 25 times as far as a similarity (4e-7).
     np.testing.assert_allclose(on_eight_devices, of_the_command, rtol=0, atol=1e-5)
 
 

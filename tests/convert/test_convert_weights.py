@@ -175,9 +175,9 @@ def tuned_run(workdir: pathlib.Path, pretrained: str) -> dict[int, ClipWeights]:
     students = {}
     for step in (4, 9):
         trainable = jax.tree.map(lambda x, step=step: x + 0.01 * step, state.trainable)
-        belongs_to = {"pretrained": fingerprint(visual)}
+        run_identity = {"pretrained": fingerprint(visual)}
         saved = state.replace(step=jnp.int32(step), trainable=trainable)
-        checkpoints.save(saved, belongs_to, loss=1.0)
+        checkpoints.save(saved, run_identity, loss=1.0)
         tuned = jax.tree.map(np.asarray, trainable)
         parameters = parameters | {"visual": overlay(visual, tuned)}
         students[step] = ClipWeights.of(CONFIG, parameters)
@@ -228,7 +228,7 @@ def test_weights_that_a_run_did_not_begin_with_are_refused(folder, capsys):
     assert convert("run", "tuned.pt", "--to=openai", "--pretrained=moved.pt") == 0
 
 
-def test_damaged_checkpoint_of_a_run_is_refused(folder, capsys):
+def test_corrupt_checkpoint_of_a_run_is_refused(folder, capsys):
     tuned_run(folder / "run", str(folder / "clip.pt"))
     data = [p for p in (folder / "run/checkpoints/9").rglob("*") if p.is_file()]
     largest = max(data, key=lambda path: path.stat().st_size)
@@ -351,7 +351,7 @@ def bomb(path: pathlib.Path) -> None:
         (("clip.pt", "clip.pt", "--to=openai"), "replace it with --overwrite"),
         (("clip.pt", "nowhere/x.pt", "--to=openai"), "the folder nowhere does not exist"),
         (("missing.pt", "x.pt", "--to=openai"), "missing.pt: no such file"),
-        (("cut.pt", "x.pt", "--to=openai"), "cut.pt: truncated or damaged"),
+        (("cut.pt", "x.pt", "--to=openai"), "cut.pt: truncated or corrupt"),
         (("bomb.pt", "x.pt", "--to=openai"), "which is forbidden"),
         (("clip.pt", "x.pt", "--to=openai", "--step=3"), "step=3 has no meaning"),
         (("random:tiny", "x.pt", "--to=openai", "--from=openai"), "from=openai has no meaning"),

@@ -144,13 +144,13 @@ def test_safetensors_of_ours_tell_the_architecture(weights, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ("{", "damaged metadata 'maft_jax'"),
-        ('{"format": "openai"}', "damaged metadata 'maft_jax': KeyError"),
-        ('{"format": "openai", "vision": {"depth": 3}, "text": null}', "damaged metadata"),
+        ("{", "corrupt metadata 'maft_jax'"),
+        ('{"format": "openai"}', "corrupt metadata 'maft_jax': KeyError"),
+        ('{"format": "openai", "vision": {"depth": 3}, "text": null}', "corrupt metadata"),
         ('{"format": "pickle"}', "unknown weight format 'pickle'"),
     ],
 )
-def test_damaged_metadata_is_refused(weights, tmp_path, metadata, message):
+def test_corrupt_metadata_is_refused(weights, tmp_path, metadata, message):
     path = tmp_path / "clip.safetensors"
     tensors = to_openai(weights.parameters())
     safetensors.numpy.save_file(tensors, path, metadata={"maft_jax": metadata})

@@ -279,10 +279,10 @@ def test_pickle_that_executes_is_refused(tmp_path):
         ),
     ],
 )
-def test_damaged_checkpoint_is_refused_by_name(tmp_path, change, message):
-    damaged = dict(tensors())
-    change(damaged)
-    safetensors.numpy.save_file(damaged, tmp_path / "model.safetensors")
+def test_corrupt_checkpoint_is_refused_by_name(tmp_path, change, message):
+    corrupt = dict(tensors())
+    change(corrupt)
+    safetensors.numpy.save_file(corrupt, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=rf"model\.safetensors: .*{message}"):
         read_weights(tmp_path / "model.safetensors")
 

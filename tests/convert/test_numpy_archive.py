@@ -63,7 +63,7 @@ def test_array_of_objects_is_never_unpickled(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["header", "data", "end"])
-def test_damaged_archive_is_refused(tmp_path, damage):
+def test_corrupt_archive_is_refused(tmp_path, damage):
     path = tmp_path / "x.npz"
     np.savez(path, w=np.ones(1000, np.float32))
     content = bytearray(path.read_bytes())
@@ -73,7 +73,7 @@ def test_damaged_archive_is_refused(tmp_path, damage):
         start = content.index(b"\x93NUMPY")
         content[start + (0 if damage == "header" else 300)] ^= 255
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.npz: .*damaged"):
+    with pytest.raises(ValueError, match=r"x\.npz: .*corrupt"):
         load_state_dict(path)
 
 

@@ -1,4 +1,4 @@
-"""Damaged or foreign weights: refused by name, or accepted where that is right; nothing written."""
+"""Corrupt or foreign weights: refused by name, or accepted where that is right; nothing written."""
 
 import json
 import os
@@ -119,7 +119,7 @@ def test_dtype_that_float32_does_not_hold(case, saved, tmp_path, dtype):
 def test_file_that_ends_early(case, saved, tmp_path, kept):
     _, path, file, _ = case
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"damaged|neither safetensors nor a PyTorch file"):
+    with pytest.raises(ValueError, match=r"corrupt|neither safetensors nor a PyTorch file"):
         convert(path, tmp_path)
     assert os.listdir(tmp_path) == []
 

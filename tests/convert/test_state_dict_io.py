@@ -110,7 +110,7 @@ def test_truncated_safetensors_is_refused(tmp_path, kept):
     path = tmp_path / "cut.safetensors"
     write(small_clip(), path, "safetensors")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"cut\.safetensors: (damaged|neither)"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors: (corrupt|neither)"):
         open_weights(path)
 
 
@@ -118,7 +118,7 @@ def test_safetensors_with_a_foreign_dtype_is_refused(tmp_path):
     header = json.dumps({"x": {"dtype": "Q7", "shape": [1], "data_offsets": [0, 1]}}).encode()
     path = tmp_path / "odd.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with pytest.raises(ValueError, match=r"odd\.safetensors: damaged or unreadable"):
+    with pytest.raises(ValueError, match=r"odd\.safetensors: corrupt or unreadable"):
         open_weights(path)
 
 
@@ -129,7 +129,7 @@ def test_safetensors_with_a_foreign_dtype_is_refused(tmp_path):
         (b"x", "neither safetensors nor a PyTorch file"),
         (b"These are not the weights that you are looking for.\n", "neither safetensors nor"),
         (b'{"a": 1, "b": {}}', "neither safetensors nor"),
-        (b"PK\x03\x04 and then nothing", "truncated or damaged PyTorch archive"),
+        (b"PK\x03\x04 and then nothing", "truncated or corrupt PyTorch archive"),
     ],
 )
 def test_file_of_another_kind_is_refused(tmp_path, content, message):

@@ -233,7 +233,7 @@ def test_a_truncated_file_is_refused(state_file, tmp_path, kept):
     path = tmp_path / "truncated.pt"
     content = state_file.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(ValueError, match=r"truncated\.pt: truncated or damaged"):
+    with pytest.raises(ValueError, match=r"truncated\.pt: truncated or corrupt"):
         read_torch_archive(path)
 
 
@@ -250,7 +250,7 @@ def test_a_truncated_file_is_refused(state_file, tmp_path, kept):
         ("byteorder", b"big", "byte order b'big'; expected little-endian"),
     ],
 )
-def test_a_damaged_or_foreign_entry_is_refused(state_file, tmp_path, entry, content, message):
+def test_a_corrupt_or_foreign_entry_is_refused(state_file, tmp_path, entry, content, message):
     path = rewrite(state_file, tmp_path / "changed.pt", {entry: content})
     with pytest.raises(ValueError, match=rf"changed\.pt: .*{message}"):
         read_torch_archive(path)

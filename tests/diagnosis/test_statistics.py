@@ -107,7 +107,7 @@ def test_scores_of_an_image_are_reduced_to_what_counts():
     truth = make_truth([[0.5, 0.0], [0.1, 0.7]])
     probabilities = np.array([[0.2, 0.7, 0.1], [0.1, 0.0, 0.9]])
     scores = score_image(truth, probabilities)
-    np.testing.assert_array_equal(scores.of_present, [[0.2, 0.1], [0.1, 0.9]])
+    np.testing.assert_array_equal(scores.present_probability, [[0.2, 0.1], [0.1, 0.9]])
     np.testing.assert_array_equal(scores.predicted, [1, 2])
     np.testing.assert_array_equal(scores.predicted_score, [0.7, 0.9])
     np.testing.assert_array_equal(scores.predicted_iou, [0, 0.7])  # class 1 is not in the image
@@ -120,7 +120,7 @@ def test_image_without_proposals_or_classes_has_numbers_for_nothing():
     scores = score_image(
         make_truth(np.zeros((0, 2)), present=(), shares=np.zeros((2, 0))), np.eye(3)[:2]
     )
-    assert scores.of_present.shape == (0, 2) and scores.cosine == 0
+    assert scores.present_probability.shape == (0, 2) and scores.cosine == 0
 
 
 def test_worst_false_positive_of_each_image_comes_first():

@@ -15,7 +15,8 @@ from input_pipeline.sample_folder import write_sample_folder
 from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.official_step import proposal_features
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
-from maft_jax.config import Config, MeshConfig, from_config_dict, preset
+from maft_jax.config import Config, from_config_dict, preset
+from maft_jax.config_sections import MeshConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.convert.openai import to_openai
 from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
@@ -122,7 +123,7 @@ def slow_confusion(
         masks = torch.tensor(example.proposals / np.float32(255))[None]
         masks = F.interpolate(masks, (height, width), mode="bilinear", align_corners=True)
         features = proposal_features(clip.visual, image, F.pad(masks, padding), start_layer)[0]
-        probabilities = (config.loss.temperature * features @ text.T).softmax(-1)
+        probabilities = (config.loss.logit_scale * features @ text.T).softmax(-1)
         scores = torch.einsum("nc,nhw->chw", probabilities, masks[0])
         predicted = scores.argmax(0).numpy()
         for row, column in zip(predicted.ravel(), example.label_map.ravel(), strict=True):

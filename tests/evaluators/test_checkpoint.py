@@ -249,7 +249,7 @@ def test_missing_records_are_refused_before_anything_is_evaluated(data, tmp_path
         set_up(evaluation_config(settings))
 
 
-def test_damaged_record_is_named(data, tmp_path):
+def test_corrupt_record_is_named(data, tmp_path):
     source = open_all(evaluation_config(data))[0].folder
     copy_records(source, tmp_path / "records/voc2012")
     path = tmp_path / "records/voc2012/val-00003-of-00007.tfrecord"

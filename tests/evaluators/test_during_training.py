@@ -199,10 +199,10 @@ def test_workdir_of_the_run_is_evaluated_by_its_own_protocol(data, finished, tmp
 def test_settings_that_the_command_changes_go_before_those_of_the_run(data, finished):
     settings = {"task": "evaluate", "checkpoint": str(finished), "model.pretrained": ""}
     config = read_evaluated_weights(config_of(data | settings)).config
-    assert config.data.templates == PROMPT_TEMPLATES and config.loss.temperature == 100.0
-    own = {"data.templates": ("a {}",), "loss.temperature": 50.0, "model.mask_start_layer": 3}
+    assert config.data.templates == PROMPT_TEMPLATES and config.loss.logit_scale == 100.0
+    own = {"data.templates": ("a {}",), "loss.logit_scale": 50.0, "model.mask_start_layer": 3}
     config = read_evaluated_weights(config_of(data | settings | own)).config
-    assert config.data.templates == ("a {}",) and config.loss.temperature == 50.0
+    assert config.data.templates == ("a {}",) and config.loss.logit_scale == 50.0
     assert config.model.mask_start_layer == 3
 
 

@@ -105,7 +105,7 @@ def test_counts_of_other_weights_are_not_continued(evaluation, finished, tmp_pat
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
-def test_damaged_counts_are_reported_and_not_continued(
+def test_corrupt_counts_are_reported_and_not_continued(
     evaluation, finished, tmp_path, caplog, damage
 ):
     with pytest.raises(EvaluationInterrupted):
@@ -113,7 +113,7 @@ def test_damaged_counts_are_reported_and_not_continued(
     path = tmp_path / "folder.unfinished.npz"
     path.write_bytes(damage(path.read_bytes()))
     [result] = evaluate(evaluation, tmp_path)
-    assert "folder.unfinished.npz is damaged" in caplog.text
+    assert "folder.unfinished.npz is corrupt" in caplog.text
     np.testing.assert_array_equal(result.confusion, finished[0].confusion)
 
 
@@ -149,7 +149,7 @@ def test_result_of_other_weights_is_replaced_and_that_is_said(
     }
 
 
-def test_damaged_result_is_reported_and_made_again(evaluation, finished, tmp_path, caplog):
+def test_corrupt_result_is_reported_and_made_again(evaluation, finished, tmp_path, caplog):
     evaluate(evaluation, tmp_path)
     path = tmp_path / "folder.json"
     path.write_text(path.read_text()[:100])
@@ -180,7 +180,7 @@ def test_result_tells_where_it_comes_from(finished, config):
 @pytest.mark.parametrize(
     "change",
     [
-        {"loss__temperature": 50.0},
+        {"loss__logit_scale": 50.0},
         {"data__templates": ("a {}",)},
         {"evaluation__flip": True},
         {"evaluation__filter_invalid": True},

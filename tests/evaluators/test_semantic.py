@@ -50,12 +50,12 @@ def assert_agrees_with_sklearn(metrics, predicted, labels):
     labelled = labels != IGNORE
     truth, guess = labels[labelled], predicted[labelled]
     present, occurring = np.unique(truth), np.unique([truth, guess])
-    of_present = {"labels": present, "zero_division": 0}
+    present_probability = {"labels": present, "zero_division": 0}
 
-    ious = sklearn.metrics.jaccard_score(truth, guess, average=None, **of_present)
+    ious = sklearn.metrics.jaccard_score(truth, guess, average=None, **present_probability)
     assert_exact(metrics.iou[present], ious)
     assert np.isnan(np.delete(metrics.iou, present)).all()
-    gt_only = sklearn.metrics.jaccard_score(truth, guess, average="macro", **of_present)
+    gt_only = sklearn.metrics.jaccard_score(truth, guess, average="macro", **present_probability)
     assert_exact(metrics.miou_gt_only, gt_only)
     gt_or_pred = sklearn.metrics.jaccard_score(
         truth, guess, average="macro", labels=occurring, zero_division=0
@@ -63,9 +63,9 @@ def assert_agrees_with_sklearn(metrics, predicted, labels):
     assert_exact(metrics.miou_gt_or_pred, gt_or_pred)
     assert_exact(
         metrics.fwiou,
-        sklearn.metrics.jaccard_score(truth, guess, average="weighted", **of_present),
+        sklearn.metrics.jaccard_score(truth, guess, average="weighted", **present_probability),
     )
-    recalls = sklearn.metrics.recall_score(truth, guess, average=None, **of_present)
+    recalls = sklearn.metrics.recall_score(truth, guess, average=None, **present_probability)
     assert_exact(metrics.accuracy[present], recalls)
     assert_exact(metrics.macc, recalls.mean())
     assert_exact(metrics.pacc, sklearn.metrics.accuracy_score(truth, guess))

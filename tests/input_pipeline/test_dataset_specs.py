@@ -1,10 +1,17 @@
+import pathlib
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from input_pipeline.class_lists import BUILT_IN
 from input_pipeline.dataset_specs import SPECS
+from input_pipeline.file_trees import open_tree
+from maft_jax.config_sections import DATASETS, EvaluationRoots
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
 
 # The published splits: class ids and names.
 UNSEEN = {
@@ -105,6 +112,36 @@ def test_sizes_and_ignored_values_are_the_official_ones(name, ignored, train, va
     spec = SPECS[name]
     assert spec.ignore_labels == ignored
     assert (spec.num_images["train"][0], spec.num_images["val"][0]) == (train, val)
+
+
+@pytest.mark.parametrize(
+    "name, stuff, some",
+    [
+        ("coco_stuff", 91, {"grass", "sky-other", "wall-concrete"}),
+        ("voc2012", 0, set()),
+        ("ade20k_150", 50, {"wall", "sky", "lake", "shower"}),
+        ("shapes_world", 6, {"brick", "stone"}),
+    ],
+)
+def test_things_are_told_from_stuff_where_the_authors_do(name, stuff, some):
+    spec = SPECS[name]
+    assert len(set(spec.stuff_ids)) == stuff
+    assert some <= {spec.classes.names[class_id] for class_id in spec.stuff_ids}
+    things = set(range(spec.num_classes)) - set(spec.stuff_ids)
+    assert {"person", "chair"} <= {spec.classes.names[i] for i in things} or name == "shapes_world"
+
+
+def test_all_else_follows_from_the_declaration(tmp_path):
+    """Choices, roots, openers and the pages that list the data sets, in the order of papers."""
+    assert (*SPECS, "folder") == tuple(asdict(EvaluationRoots()))
+    assert set(DATASETS) == {*SPECS, "folder"}
+    page = (REPOSITORY / "docs/evaluation.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (\d+) \|", page, re.MULTILINE)
+    assert rows == [(s.name, s.short_title, str(s.num_classes)) for s in SPECS.values()]
+    for spec in SPECS.values():
+        assert f"`{spec.name}`" in (REPOSITORY / "README.md").read_text()
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+            spec.opener(open_tree(tmp_path), "train")
 
 
 def test_both_counts_of_pascal_context_are_known():

@@ -269,7 +269,7 @@ def test_flipped_byte_in_a_zip_is_an_error_that_names_archive_and_member(tmp_pat
     path = write_zip(tmp_path / "x.zip")
     path.write_bytes(path.read_bytes().replace(b"first", b"fIrst", 1))
     tree = open_tree(path)
-    with pytest.raises(ValueError, match=r"x\.zip:train/a\.jpg: .*damaged.*CRC.*download it again"):
+    with pytest.raises(ValueError, match=r"x\.zip:train/a\.jpg: .*corrupt.*CRC.*download it again"):
         tree.read("train/a.jpg")
     assert tree.read("train/b.jpg") == b"second"
 
@@ -281,7 +281,7 @@ def test_flipped_byte_in_a_tar_header_is_an_error(tmp_path):
     data[data.index(b"train2/c.jpg")] ^= 1
     path.write_bytes(data)
     with pytest.raises(
-        ValueError, match=r"x\.tar: cannot be read as a tar .*damaged or ends early"
+        ValueError, match=r"x\.tar: cannot be read as a tar .*corrupt or ends early"
     ):
         open_tree(path)
 

@@ -130,7 +130,7 @@ def test_bytes_are_read_like_the_file_that_holds_them(tmp_path):
     np.testing.assert_array_equal(read_label_map(labels), RGB[..., 0])
 
 
-def test_damaged_bytes_are_named_by_where_they_came_from():
+def test_corrupt_bytes_are_named_by_where_they_came_from():
     with pytest.raises(ValueError, match=r"^shard 3, photo 7: cannot be read as an image: unknown"):
         read_image(b"hello", "shard 3, photo 7")
     with pytest.raises(ValueError, match=r"^5 bytes in memory: cannot be read as a label map"):
@@ -197,10 +197,10 @@ def test_flipped_bit_of_a_png_is_an_error_or_changes_no_pixel(dtype):
     data = _encoded(Image.fromarray(_LABELS.astype(dtype)), "PNG")
     rng, num_errors = np.random.default_rng(0), 0
     for position in range(len(data)):
-        damaged = bytearray(data)
-        damaged[position] ^= 1 << rng.integers(8)
+        corrupt = bytearray(data)
+        corrupt[position] ^= 1 << rng.integers(8)
         try:
-            np.testing.assert_array_equal(read_label_map(bytes(damaged)), _LABELS)
+            np.testing.assert_array_equal(read_label_map(bytes(corrupt)), _LABELS)
         except ValueError as error:
             num_errors += "cannot be read as a label map" in str(error)
     assert num_errors > 0.9 * len(data)

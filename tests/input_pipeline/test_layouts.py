@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline.dataset_specs import SPECS
 from input_pipeline.examples import IGNORE, ExampleSource
-from input_pipeline.layouts import LAYOUTS, open_dataset
+from input_pipeline.layouts import open_dataset
 from input_pipeline.layouts.base import MissingFiles
 
 RGB = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8)
@@ -330,7 +331,7 @@ def test_cmyk_and_turned_images_are_read(tmp_path):
         (None, png(1, 151, 9000, dtype=np.uint16), r"1\.png: label values 151, 9000 are neither"),
     ],
 )
-def test_damaged_and_impossible_files_are_named(tmp_path, image, label, message):
+def test_corrupt_and_impossible_files_are_named(tmp_path, image, label, message):
     with pytest.raises(ValueError, match=message):
         _ade_with(tmp_path, image, label)[0]
 
@@ -364,14 +365,14 @@ def test_signature_follows_content_and_meaning(tmp_path):
 
 def test_unknown_names_are_errors_that_list_the_known(tmp_path):
     with pytest.raises(
-        ValueError, match=r"dataset 'coco': expected one of .*'folder', 'coco_stuff'"
+        ValueError, match=r"dataset 'coco': expected one of \['folder', 'ade20k_full'"
     ):
         open_dataset("coco", tmp_path, "train")
     with pytest.raises(ValueError, match="split 'test': expected one of"):
         open_dataset("coco_stuff", tmp_path, "test")
 
 
-@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize("dataset", SPECS)
 def test_empty_root_is_an_error_that_says_what_to_do(tmp_path, dataset):
     source = "maft_jax.cli.demo" if dataset == "shapes_world" else "http"
     with pytest.raises(ValueError, match=f"{tmp_path}: .*(?s:.*){source}"):

@@ -67,7 +67,7 @@ def test_masks_beyond_what_a_record_holds_are_refused():
 @pytest.mark.parametrize(
     "change", [lambda d: d[:-1], lambda d: d + b"x", lambda d: b"", lambda d: b"no"]
 )
-def test_damaged_data_are_refused(change):
+def test_corrupt_data_are_refused(change):
     codec, data = encode_masks(np.random.default_rng(0).integers(0, 256, (2, 3, 4), np.uint8))
     with pytest.raises(ValueError, match="masks"):
         decode_masks(codec, change(data), (2, 3, 4))

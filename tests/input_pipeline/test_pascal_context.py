@@ -227,12 +227,12 @@ def test_matrix_of_something_else_is_refused(variables, found):
         read_label_matrix(_matrix_file(**variables), "x.mat")
 
 
-def test_damaged_matrix_names_its_file():
+def test_corrupt_matrix_names_its_file():
     good = _matrix_file(LabelMap=np.arange(600, dtype=np.uint16).reshape(20, 30))
     rng = np.random.default_rng(0)
-    damaged = [b"", b"nonsense", good[:-20], good[:130], *_with_flipped_bytes(good, rng, 60)]
+    corrupt = [b"", b"nonsense", good[:-20], good[:130], *_with_flipped_bytes(good, rng, 60)]
     refused = 0
-    for data in damaged:
+    for data in corrupt:
         try:
             read_label_matrix(data, "x.mat")
         except ValueError as error:

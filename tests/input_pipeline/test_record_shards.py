@@ -140,14 +140,14 @@ def test_edited_done_file_is_refused(folder):
     path = done_path(folder, STEM)
     done = json.loads(path.read_text())
     path.write_text(json.dumps(done | {"key": "another recipe"}))
-    with pytest.raises(ValueError, match=r"done\.json: the file is damaged or was edited"):
+    with pytest.raises(ValueError, match=r"done\.json: the file is corrupt or was edited"):
         read_done(folder, STEM)
 
 
 def test_index_of_other_records_is_refused(folder, tmp_path):
     write_shard(tmp_path / "other", STEM, RECORDS[::-1])
     index_path(folder, STEM).write_bytes(index_path(tmp_path / "other", STEM).read_bytes())
-    with pytest.raises(ValueError, match=r"\.idx: the file is damaged, or of another run; delete"):
+    with pytest.raises(ValueError, match=r"\.idx: the file is corrupt, or of another run; delete"):
         read_index(folder, STEM)
 
 

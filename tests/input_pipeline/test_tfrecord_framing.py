@@ -25,11 +25,11 @@ def test_data_come_back():
 
 @pytest.mark.parametrize("position", range(len(FRAMED)))
 def test_a_change_of_any_byte_is_refused(position):
-    damaged = bytearray(FRAMED)
-    damaged[position] ^= 1 << position % 8
+    corrupt = bytearray(FRAMED)
+    corrupt[position] ^= 1 << position % 8
     part = "length of the record does" if position < 12 else "data do"
     with pytest.raises(ValueError, match=f"the {part} not match"):
-        unframe(bytes(damaged))
+        unframe(bytes(corrupt))
 
 
 @pytest.mark.parametrize("size", [0, 11, 12, len(FRAMED) - 1])

@@ -131,14 +131,14 @@ def test_other_names_order_templates_and_weights_have_their_own_files(
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "text", "other shape", "pickle"])
-def test_damaged_cache_file_is_computed_again(parameters, tmp_path, counted, caplog, damage):
+def test_corrupt_cache_file_is_computed_again(parameters, tmp_path, counted, caplog, damage):
     names = ["cat", "dog"]
     expected = cached_class_embeddings(CONFIG, parameters, names, TEMPLATES, tmp_path)
     (path,) = cache_files(tmp_path)
     content = path.read_bytes()
-    damaged = {"empty": b"", "truncated": content[:-7], "text": b"not an array"}.get(damage)
-    if damaged is not None:
-        path.write_bytes(damaged)
+    corrupt = {"empty": b"", "truncated": content[:-7], "text": b"not an array"}.get(damage)
+    if corrupt is not None:
+        path.write_bytes(corrupt)
     else:
         other = np.zeros((3, 2), np.float32) if damage == "other shape" else np.array([{}, None])
         np.save(path, other, allow_pickle=True)
@@ -146,7 +146,7 @@ def test_damaged_cache_file_is_computed_again(parameters, tmp_path, counted, cap
         again = cached_class_embeddings(CONFIG, parameters, names, TEMPLATES, tmp_path)
     np.testing.assert_array_equal(again, expected)
     assert path.read_bytes() == content and len(counted) == 2
-    assert f"{path} is damaged" in caplog.text
+    assert f"{path} is corrupt" in caplog.text
 
 
 def test_failing_write_leaves_nothing_behind(parameters, tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_results_come_best_first(tmp_path, encode, image_id):
 
 def test_only_the_best_are_decoded(tmp_path):
     results = _results()
-    results[2]["segmentation"]["counts"] = "damaged"
+    results[2]["segmentation"]["counts"] = "corrupt"
     path = _write_json(tmp_path / "results.json", results)
     np.testing.assert_array_equal(_propose(path, None, 2).masks, _masks()[[1, 0]])
     with pytest.raises(ValueError, match=r"results\.json.*139.*annotation 2: counts: "):
@@ -142,8 +142,8 @@ def test_missing_image_is_named_with_what_was_looked_for(tmp_path):
         ("{}", "expected a list or an object"),
         ('{"images": []}', 'with "annotations"'),
         ("[{}]", "expected an annotation with image_id"),
-        ('[{"image_id": 139, "segmentation"', "damaged or incomplete"),
-        ('[{"image_id": 139}, ', "damaged or incomplete"),
+        ('[{"image_id": 139, "segmentation"', "corrupt or incomplete"),
+        ('[{"image_id": 139}, ', "corrupt or incomplete"),
         ('[{"image_id": 139} {"image_id": 139}]', "expected , or ]"),
         ('[{"image_id": 139}] x', "expected the end of the file, got x"),
         ('{"images": [{"id": 1}], "annotations": []}', "an image with id and file_name"),
@@ -153,7 +153,7 @@ def test_missing_image_is_named_with_what_was_looked_for(tmp_path):
         ('[{"image_id": 139, "score": 1}, {"image_id": 139}]', "a score in all annotations"),
     ],
 )
-def test_damaged_files_are_refused_with_the_place(tmp_path, text, message):
+def test_corrupt_files_are_refused_with_the_place(tmp_path, text, message):
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
@@ -172,7 +172,7 @@ def test_file_is_indexed_once_per_process(tmp_path, monkeypatch):
 def test_text_that_is_not_utf8_is_refused_with_the_place(tmp_path):
     path = tmp_path / "results.json"
     path.write_bytes(b'[{"image_id": "b\xfcro", "segmentation": []}]')
-    with pytest.raises(ValueError, match=r"results\.json, byte 1: .*utf-8.*damaged"):
+    with pytest.raises(ValueError, match=r"results\.json, byte 1: .*utf-8.*corrupt"):
         _propose(path)
 
 

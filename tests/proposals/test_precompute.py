@@ -141,7 +141,7 @@ def cut(path):
 
 @pytest.mark.parametrize("kind", ["tfrecord", "idx", "done.json"])
 @pytest.mark.parametrize("damage", [cut, pathlib.Path.unlink])
-def test_shard_with_a_damaged_or_missing_file_is_written_again(tmp_path, kind, damage):
+def test_shard_with_a_corrupt_or_missing_file_is_written_again(tmp_path, kind, damage):
     precompute(make_job(tmp_path, num_examples=6), num_workers=1)
     expected = contents(tmp_path)
     damage(tmp_path / f"train-00001-of-00003.{kind}")

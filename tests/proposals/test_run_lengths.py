@@ -61,7 +61,7 @@ def test_run_longer_than_any_photo_is_read():
         lambda counts: [1.5, 2398.5],
     ],
 )
-def test_damaged_counts_are_refused(damage):
+def test_corrupt_counts_are_refused(damage):
     counts = damage(_compressed(_disk())["counts"])
     with pytest.raises(ValueError, match=r"counts: "):
         decode_segmentation({"size": [40, 60], "counts": counts}, (40, 60))

@@ -22,11 +22,12 @@ print = functools.partial(print, file=answers)
 
 def attempt(work):
     try:
-        with consensus.all_or_none():
+        with consensus.fail_together():
             work()
         print("done")
     except Exception as error:
-        print(type(error).__name__, getattr(error, "exit_code", None), error.agreed, error)
+        code, everywhere = getattr(error, "exit_code", None), error.raised_everywhere
+        print(type(error).__name__, code, everywhere, error)
 
 def work():
     if process == 1:
@@ -43,7 +44,7 @@ with joined(choose_launch(address, count, process, {}), heartbeat_seconds=10):
     attempt(work)
     check()
     print(consensus.any_problem("broken" if process == 1 else None), consensus.any_problem(None))
-    print(consensus.of_first_process(np.array([2**40 + process, -1])).tolist())
+    print(consensus.broadcast_from_first(np.array([2**40 + process, -1])).tolist())
     shared = consensus.SharedMaximum()
     print([shared.put(value) for value in ([0, 0, 0, 0, 0], [0, 15, 15, 15, 15])[process]])
 """
@@ -72,8 +73,8 @@ def test_processes_agree(tmp_path):
 
 def test_one_process_agrees_with_itself():
     value = np.array([2**40, -1])
-    np.testing.assert_array_equal(consensus.of_first_process(value), value)
+    np.testing.assert_array_equal(consensus.broadcast_from_first(value), value)
     assert consensus.any_problem("broken") == "broken"
     consensus.check_same({"seed": 3})
-    with pytest.raises(OSError, match="full"), consensus.all_or_none():
+    with pytest.raises(OSError, match="full"), consensus.fail_together():
         raise OSError("full")

@@ -36,7 +36,7 @@ EXAMPLES = (
     Experiment("trainable", "as in the paper"),
     Experiment("trainable", "everything", {"optimizer.trainable": (".*",)}),
     *STEPS,
-    Experiment("temperature", "20", {"loss.temperature": 20.0}, seeds=(0,)),
+    Experiment("logit_scale", "20", {"loss.logit_scale": 20.0}, seeds=(0,)),
 )
 TUNED = {
     "split 0": (0.30, 0.20),
@@ -164,7 +164,7 @@ def test_minutes_are_of_different_runs():
 
 
 def test_row_of_one_seed_has_no_spread_and_is_compared_by_that_of_the_other():
-    text = section(render_page(make_study(), CURVE, EXAMPLES), TITLES["temperature"])
+    text = section(render_page(make_study(), CURVE, EXAMPLES), TITLES["logit_scale"])
     assert "| 20 | 1 | 10.0 → 24.0 | 10.0 → 14.0 | 10.0 → 17.7 | +4.0 |" in text
     spread = statistics.stdev(100 * noise for noise in NOISE.values())
     below = 14.0 - statistics.mean(100 * value for value in with_noise(0.20))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maft_jax import tree_rules
-from maft_jax.config import OptimizerConfig
+from maft_jax.config_sections import OptimizerConfig
 from maft_jax.state.optimizer import clip_by_global_norm, make_optimizer, make_schedule
 
 SHAPES = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from maft_jax import tree_rules
-from maft_jax.config import PROMPT_TEMPLATES, LossConfig, OptimizerConfig
+from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.config_sections import LossConfig, OptimizerConfig
 from maft_jax.convert.openai import RULES
 from maft_jax.convert.rules import to_foreign
 from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou

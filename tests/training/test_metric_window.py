@@ -27,7 +27,7 @@ def test_speed_is_that_of_the_steps_since_the_last_window():
 def test_time_that_is_left_out_is_no_time_of_steps():
     window = MetricWindow()
     time.sleep(0.2)
-    window.leave_out(0.19)
+    window.exclude_seconds(0.19)
     assert 0.005 <= take(window)["seconds_per_step"] < 0.1
 
 

@@ -106,7 +106,7 @@ def test_interrupted_computation_keeps_its_parts_and_goes_on(empty):
     np.testing.assert_array_equal(empty.cache.read(), expected)
 
 
-def test_damaged_part_alone_is_computed_again(empty):
+def test_corrupt_part_alone_is_computed_again(empty):
     expected = cached_probabilities(empty)
     path = empty.cache.folder / "00002-of-00003.npy"
     path.write_bytes(path.read_bytes()[:-7])
@@ -133,7 +133,7 @@ def test_several_hosts_do_not_all_compute_the_same(empty, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        {"loss__temperature": 50.0},
+        {"loss__logit_scale": 50.0},
         {"model__image_size": 48},
         {"model__compute_dtype": "bfloat16"},
         {"data__crop_size": 48},

@@ -72,7 +72,7 @@ def test_any_changed_byte_makes_a_part_missing(tmp_path, rows, caplog, position)
     path.write_bytes(bytes(content))
     with caplog.at_level(logging.WARNING):
         assert cache.missing_parts() == [1]
-    assert "00001-of-00003.npy is damaged" in caplog.text
+    assert "00001-of-00003.npy is corrupt" in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, 5, 150])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from maft_jax import tree_rules
-from maft_jax.config import LossConfig, OptimizerConfig
+from maft_jax.config_sections import LossConfig, OptimizerConfig
 from maft_jax.models.layers import in_compute_dtype
 from maft_jax.models.preprocess import clip_input
 from maft_jax.training import train_step
@@ -120,7 +120,7 @@ def test_frozen_weights_rounded_once_change_no_number():
 
 @pytest.mark.parametrize("accumulation_steps", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_cached_teacher_changes_no_number(accumulation_steps):
-    spec = tiny_spec(LossConfig(temperature=10.0), accumulation_steps)
+    spec = tiny_spec(LossConfig(logit_scale=10.0), accumulation_steps)
     visual, batch = tiny_visual(), tiny_batch(4)
     tuned = jax.tree.map(
         lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), visual

@@ -175,7 +175,7 @@ def test_wrong_names_are_explained(session, picture, classes, background, messag
         session.segment(picture, classes, background, 25)
 
 
-def test_missing_and_damaged_pictures_are_explained(session, tmp_path):
+def test_missing_and_corrupt_pictures_are_explained(session, tmp_path):
     with pytest.raises(ValueError, match="no picture yet"):
         session.segment(None, CLASSES, "", 25)
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")

@@ -193,7 +193,7 @@ def test_missing_picture_is_explained_in_the_page(tab):
     assert "no picture yet" in toast.inner_text()
 
 
-def test_damaged_picture_is_explained_in_the_page(tab, tmp_path):
+def test_corrupt_picture_is_explained_in_the_page(tab, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     tab.set_input_files("#picture input[type=file]", tmp_path / "torn.jpg")
     tab.fill("#classes textarea", "cat, dog")

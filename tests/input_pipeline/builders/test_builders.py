@@ -18,6 +18,7 @@ from input_pipeline.builders.pascal_context import PascalContext
 from input_pipeline.builders.voc2012 import Voc2012
 from input_pipeline.examples import IGNORE
 from input_pipeline.layouts import open_dataset
+from maft_jax.config_sections import DATASETS
 from tests.input_pipeline.builders.raw_data_sets import NUM_IMAGES, WRITERS
 
 # TFDS 4.9.10 reads its own metadata with a property that protobuf 6 deprecates.
@@ -35,6 +36,7 @@ BUILDERS = [
     (PascalContext, {"config": "459"}, "pascal_context_459", 16),
     (Folder, {}, "folder", 16),
 ]
+assert {dataset for _, _, dataset, _ in BUILDERS} == {*DATASETS} - {"shapes_world"}
 every_builder = pytest.mark.parametrize(("builder_class", "arguments", "dataset", "bits"), BUILDERS)
 
 
@@ -201,7 +203,7 @@ def test_missing_files_are_named(tmp_path):
         builder.download_and_prepare()
 
 
-def test_damaged_image_stops_the_build(prepare, tmp_path):
+def test_corrupt_image_stops_the_build(prepare, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     WRITERS["coco_stuff"](raw)

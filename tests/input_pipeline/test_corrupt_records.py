@@ -153,7 +153,7 @@ def test_shard_that_vanishes_while_it_is_read_is_named(folder):
         _ = source[0]
 
 
-def test_every_damaged_record_of_a_set_is_reported(folder):
+def test_every_corrupt_record_of_a_set_is_reported(folder):
     path = record_path(folder, STEMS[1])
     content = bytearray(path.read_bytes())
     entries = read_index(folder, STEMS[1])

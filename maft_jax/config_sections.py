@@ -1,0 +1,202 @@
+"""The sections of the configuration: every setting with its meaning, default and range."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from input_pipeline.dataset_specs import SPECS
+from maft_jax.config_fields import setting
+from maft_jax.prompts import PROMPT_TEMPLATES
+
+DATASETS = ("folder", *SPECS)
+GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    pretrained: str = setting(
+        "", "weights: OpenAI, open_clip, transformers, ...; or random:tiny, built-in:shapes_world"
+    )
+    mask_start_layer: int = setting(
+        8,
+        "first layer (from 0) where proposals use their masks; -1 = as the weights say, or 8",
+        low=-1,
+    )
+    image_size: int = setting(
+        480, "pixels per side at which CLIP reads images; 0 = as the weights say, or 480", low=0
+    )
+    activation: str = setting(
+        "",
+        "of the weights, where they do not tell it; empty = as they say",
+        choices=("", "quick_gelu", "gelu", "gelu_tanh"),
+    )
+    head_width: int = setting(
+        0, "of the image tower's attention, likewise; 0 = as the weights say", low=0
+    )
+    compute_dtype: str = setting(
+        "auto",
+        "of matrix products; auto = bfloat16, on a CPU float32",
+        choices=("auto", "bfloat16", "float32"),
+    )
+    attention: str = setting(
+        "auto",
+        "how it is computed; auto = the fused kernel of the device: pallas on TPUs, cudnn on GPUs",
+        choices=("auto", "xla", "pallas", "cudnn"),
+    )
+    remat: bool = setting(False, "recompute blocks in the backward pass: less memory, more time")
+    scan_blocks: bool = setting(
+        True,
+        "on accelerators blocks are a loop, compiled once; False = one after the other, which "
+        "takes less memory and traffic, and longer to compile",
+    )
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What weights are opened with, because they do not tell it themselves."""
+        return {"activation": self.activation or None, "head_width": self.head_width or None}
+
+    @property
+    def given_masking(self) -> tuple[int | None, int | None]:
+        """mask_start_layer and image_size, None where the weights decide."""
+        layer = None if self.mask_start_layer < 0 else self.mask_start_layer
+        return layer, self.image_size or None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    dataset: str = setting("folder", "layout of the files below root", choices=DATASETS)
+    split: str = setting("train", "part of the data set that is read", choices=("train", "val"))
+    root: str = setting("", "folder of the data set, extracted or in its official archives")
+    images: str = setting("images", "dataset=folder: images, below root, searched recursively")
+    annotations: str = setting("annotations", "dataset=folder: PNG label maps, named like images")
+    classes: str = setting(
+        "classes.txt",
+        "dataset=folder: file of class names (below root or absolute), or a built-in list's name",
+    )
+    ignore_labels: tuple[int, ...] = setting(
+        (255,), "dataset=folder: label values of unlabelled pixels", low=0, high=65535
+    )
+    unseen_classes: tuple[str, ...] = setting(
+        (), "names of classes left out of training; published = the data set's zero-shot split"
+    )
+    records: str = setting("", "folder of the precomputed records; empty = inside cache_dir")
+    templates: tuple[str, ...] = setting(PROMPT_TEMPLATES, "prompts; {} stands for the class name")
+    crop_size: int = setting(640, "pixels per side of a training crop", low=8)
+    short_sides: tuple[int, ...] = setting(
+        tuple(range(320, 961, 64)), "sizes drawn for the short side before cropping", low=2
+    )
+    max_long_side: int = setting(2560, "limit of the long side when resizing", low=2)
+    augment: bool = setting(True, "random scale, crop, colour and flip; False fits the image in")
+    cache_dir: str = setting("", "for proposals and text embeddings; empty = ~/.cache/maft_jax")
+
+
+@dataclass(frozen=True)
+class ProposalsConfig:
+    generator: str = setting("superpixels", "what makes the proposals", choices=GENERATORS)
+    num_proposals: int = setting(100, "most proposals of an image", low=1)
+    path: str = setting(
+        "",
+        "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
+        "set's name; transformers: folder of the model",
+    )
+    kinds: tuple[str, ...] = setting(
+        ("regions",),
+        "ground_truth: which masks to make of the label map",
+        choices=("regions", "jittered", "unions", "parts", "random"),
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    mask_aware: str = setting(
+        "smooth_l1", "between probability and IoU", choices=("smooth_l1", "l1", "l2", "kl")
+    )
+    mask_aware_weight: float = setting(1.0, "0 leaves distillation alone, for ablations", low=0)
+    distillation_weight: float = setting(0.1, "0.1 in the official code, 1 in the paper", low=0)
+    logit_scale: float = setting(100.0, "factor of similarities before the softmax", low=1e-6)
+    cached_teacher: bool = setting(
+        False, "compute distillation's teacher once, not in every step; for data.augment=False"
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = setting(1e-5, "at step 0", low=0)
+    learning_rate_power: float = setting(
+        0.9, "learning_rate * (1 - step / num_steps) ** power", low=0
+    )
+    weight_decay: float = setting(1e-4, "1e-4 in the official code, 1e-5 in the paper", low=0)
+    clip_norm: float = setting(0.01, "largest norm of the trainable gradient", low=1e-12)
+    trainable: tuple[str, ...] = setting(
+        (),
+        "regular expressions over the image tower's parameter paths, the rest is frozen; empty = "
+        "the tower's own, of CLIP attention and its LayerNorms",
+    )
+    no_weight_decay: tuple[str, ...] = setting(("ln_",), "paths without weight decay")
+    accumulation_steps: int = setting(1, "parts into which a batch is split to fit", low=1)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    data: int = setting(-1, "devices that split the batch; -1 = all that remain", low=-1)
+    fsdp: int = setting(1, "devices that split the batch and the parameters", low=1)
+    model: int = setting(1, "devices that split attention heads and MLPs", low=1)
+
+
+@dataclass(frozen=True)
+class CheckpointingConfig:
+    every_steps: int = setting(200, "steps between checkpoints; the end makes one more", low=1)
+    keep_newest: int = setting(2, "how many of the newest to keep", low=1)
+    keep_best: int = setting(1, "how many with the lowest training loss to keep", low=0)
+    keep_every_steps: int = setting(0, "keep for good those at multiples of this; 0 = none", low=0)
+
+
+EvaluationRoots = dataclasses.make_dataclass(
+    "EvaluationRoots",
+    [
+        *((name, str, setting("", f"folder of {spec.title}")) for name, spec in SPECS.items()),
+        (
+            "folder",
+            str,
+            setting("", "folder of your own, laid out as config.data says of dataset=folder"),
+        ),
+    ],
+    frozen=True,
+    namespace={"__module__": __name__},
+)
+"""Where the data sets to evaluate lie: a setting for each, in the order of papers."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    records: str = setting(
+        "", "folder with the records of each data set in a folder of its name; empty = the cache"
+    )
+    every_steps: int = setting(
+        0, "training steps between evaluations; 0 = before the first and after the last", low=0
+    )
+    max_images: int = setting(0, "images of each data set that are evaluated; 0 = all", low=0)
+    frozen: bool = setting(False, "evaluate the CLIP that the checkpoint was tuned from")
+    images_per_device: int = setting(1, "images that a device evaluates at once", low=1)
+    short_side: int = setting(640, "pixels of the short side that images are resized to", low=8)
+    max_long_side: int = setting(2560, "limit of the long side when resizing", low=8)
+    ensemble_weight: float = setting(
+        0.0, "exponent of the generator's own class probabilities; 0 = CLIP alone", low=0, high=1
+    )
+    filter_invalid: bool = setting(False, "leave out proposals that are nowhere above 0.5")
+    scales: tuple[float, ...] = setting(
+        (1.0,), "test-time augmentation: sizes at which CLIP reads, times config.model.image_size"
+    )
+    flip: bool = setting(False, "test-time augmentation: also read the mirror image")
+    num_pictures: int = setting(
+        4, "images of each data set drawn as image | labels | frozen | tuned; 0 = none", low=0
+    )
+    roots: EvaluationRoots = dataclasses.field(
+        default=EvaluationRoots(),
+        metadata={"help": "where the data sets to evaluate lie; those without a folder are not"},
+    )
+
+    @property
+    def has_data_sets(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self.records or any(dataclasses.astuple(self.roots)))
