@@ -8,8 +8,7 @@ import pathlib
 
 import numpy as np
 
-from maft_jax.convert.openai import from_openai
-from maft_jax.convert.state_dict_io import load_state_dict
+from tests.in_memory_weights import from_openai, load_state_dict
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MASK_START_LAYER = 3

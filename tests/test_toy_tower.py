@@ -4,6 +4,7 @@ It is a linear map of patches, averaged over an image or a mask. Nothing of it i
 """
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,8 @@ from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder, MaskingSpec
 from maft_jax.models.preprocess import patch_mask
 from maft_jax.models.resize import resize
-from maft_jax.planning.architecture import resolve_config
-from maft_jax.planning.chips import CHIPS
-from maft_jax.planning.compiled_step import compile_step
-from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.training.train_loop import train_and_evaluate
-from tests.runs import make_data, read_metrics, small_config
+from tests.runs import command, finish, make_data, read_metrics, small_config, start
 
 PATCH, PIXELS = 8, 64
 
@@ -118,10 +115,15 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("toy"))
 
 
+TOY_SETTINGS = {
+    "model__pretrained": "random:toy",
+    "model__mask_start_layer": -1,
+    "model__image_size": 0,
+}
+
+
 def config_of(data, **changes):
-    toy = {"model__pretrained": "random:toy", "model__mask_start_layer": -1}
-    toy["model__image_size"] = 0
-    return small_config(data, **toy, **changes)
+    return small_config(data, **TOY_SETTINGS, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +185,24 @@ def test_it_resumes_with_the_same_bits(data, finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, straight)
 
 
-def test_its_step_is_planned(data):
-    config, clip, _ = resolve_config(config_of(data))
-    assert (clip, config.masking) == (TOY, MaskingSpec(0, PIXELS))
-    costs = compile_step(
-        config, clip, one_device_mesh(), CHIPS["v5e"], num_classes=8, classes_per_image=4
-    )
-    assert costs.fits and costs.trainable_parameters == 3 * PATCH**2 * 64
-    assert clip.vision.step_flops(config.masking, 8) > 0
+PLAN = """
+from maft_jax.cli import plan
+plan.prepare_environment()
+plan.prepare_environment = lambda: None
+from maft_jax.models.clip import CLIP_SIZES
+from tests.test_toy_tower import TOY
+CLIP_SIZES["toy"] = TOY
+plan.run()
+"""
+
+
+def test_its_step_is_planned(data, tmp_path):
+    program = [sys.executable, "-c", PLAN, *command(data, tmp_path, **TOY_SETTINGS)[3:]]
+    program = [flag for flag in program if not flag.startswith("--workdir")]
+    report = finish(start([*program, "--topology=v5e:2x2"]))
+    assert "averages of patches" in report and "fits" in report
+    trained = 3 * PATCH**2 * TOY.vision.embed_dim
+    assert f"{trained:,}" in report
 
 
 def test_no_format_holds_it_and_that_is_said(finished, tmp_path):

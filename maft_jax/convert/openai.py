@@ -5,14 +5,12 @@ import math
 import re
 from collections.abc import Collection, Mapping
 
-import jax
 import numpy as np
 
 from maft_jax.convert import rules
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.rules import Ignored, Rule
-from maft_jax.convert.stored_tensor import in_memory
-from maft_jax.models.clip import ClipConfig, random_parameters
+from maft_jax.models.clip import ClipConfig
 from maft_jax.models.layers import HEAD_WIDTH
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
@@ -191,41 +189,6 @@ def with_activation(config: ClipConfig, activation: str | None) -> ClipConfig:
         return config
     text = config.text and dataclasses.replace(config.text, activation=activation)
     return ClipConfig(dataclasses.replace(config.vision, activation=activation), text)
-
-
-def infer_config(
-    state_dict: Mapping[str, np.ndarray],
-    *,
-    source: str,
-    activation: str | None = None,
-    head_width: int | None = None,
-) -> ClipConfig:
-    """The architecture that the tensors imply; see infer_towers."""
-    shapes = {name: np.shape(value) for name, value in state_dict.items()}
-    return with_activation(infer_towers(shapes, source=source, head_width=head_width), activation)
-
-
-def from_openai(
-    state_dict: Mapping[str, np.ndarray],
-    *,
-    source: str,
-    activation: str | None = None,
-    head_width: int | None = None,
-) -> tuple[ClipConfig, dict]:
-    """Architecture and float32 parameters {"visual", "text", "logit_scale"}.
-
-    Args:
-        activation: a key of models.layers.ACTIVATIONS; OpenAI's is quick_gelu, the default.
-        head_width: of the image tower's attention; by default as published for its width.
-
-    Raises:
-        ValueError: unknown, missing or misshapen tensors, all listed, with `source`.
-    """
-    choices = {"activation": activation, "head_width": head_width}
-    config = infer_config(state_dict, source=source, **choices)
-    expected = jax.eval_shape(lambda: random_parameters(config))
-    tensors = rules.stored_as_ours(in_memory(state_dict), expected, RULES, IGNORED, source=source)
-    return config, rules.materialised(tensors)
 
 
 def to_openai(parameters: Mapping) -> dict[str, np.ndarray]:

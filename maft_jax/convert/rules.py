@@ -137,20 +137,6 @@ def stored_as_foreign(
     return tensors | {name: _stacked(parts) for name, parts in layers.items()}
 
 
-def to_ours(
-    state_dict: Mapping[str, np.ndarray],
-    expected: Mapping,
-    rules: Sequence[Rule],
-    ignored: Sequence[Ignored] = (),
-    *,
-    source: str,
-) -> dict:
-    """stored_as_ours for arrays: a nested tree of float32 copies of them."""
-    return materialised(
-        stored_as_ours(in_memory(state_dict), expected, rules, ignored, source=source)
-    )
-
-
 def materialised(leaves: Mapping[str, StoredTensor]) -> dict:
     """The nested tree, read: float32 copies, never views of a file, which may change."""
     return tree_rules.unflatten(

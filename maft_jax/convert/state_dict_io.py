@@ -18,7 +18,6 @@ from maft_jax.convert.stored_tensor import StoredTensor, in_memory
 from maft_jax.convert.torch_archive import (
     is_zip_archive,
     open_torch_archive,
-    read_torch_archive,
 )
 from maft_jax.runtime.atomic_files import atomic_write
 
@@ -51,21 +50,8 @@ def open_state_dict(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], d
     return in_memory(_load_legacy_torch(path)), {}
 
 
-def load_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """open_state_dict with every tensor read; those of a PyTorch archive are views of the file."""
-    path = pathlib.Path(path)
-    if path.is_file() and is_zip_archive(path) and not is_numpy_archive(path):
-        return read_torch_archive(path)
-    return {name: tensor.read() for name, tensor in open_state_dict(path)[0].items()}
-
-
 _PICKLE = b"\x80"
 """What a PyTorch file begins with that is no zip archive."""
-
-
-def save_state_dict(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
-    """write_state_dict for arrays."""
-    write_state_dict(in_memory(tensors), path)
 
 
 def write_state_dict(

@@ -12,11 +12,11 @@ import transformers
 
 from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
-from maft_jax.convert import rules
 from maft_jax.convert.formats import FORMATS, read_weights, write_weights
 from maft_jax.models.text.clip_text import TextTransformer
 from maft_jax.models.towers.clip_vit import VisionTransformer
 from tests.convert import library_models
+from tests.in_memory_weights import to_ours
 
 MODELS = {
     "openai": library_models.openai,
@@ -106,7 +106,7 @@ def test_features_and_gradients_are_the_librarys(case):
             assert np.abs(expected[0] - expected[1]).max() > 0.05, "the inputs matter"
 
     format = FORMATS[weights.format_name]
-    expected = rules.to_ours(gradients, parameters, format.rules, source="gradients")
+    expected = to_ours(gradients, parameters, format.rules, source="gradients")
     expected = tree_rules.flatten(expected)
     ours = jax.jit(jax.grad(our_score), static_argnums=1)(
         parameters, config, images, tokens, weighting
@@ -188,7 +188,7 @@ def test_half_precision_is_read_exactly_and_written_back_as_it_was(name, dtype, 
     theirs = {name: value.float().numpy() for name, value in expected.items()}
     read = weights.parameters()
     for path, leaf in tree_rules.flatten(
-        rules.to_ours(theirs, read, format.rules, format.ignored, source="memory")
+        to_ours(theirs, read, format.rules, format.ignored, source="memory")
     ).items():
         found = tree_rules.flatten(read)[path]
         assert found.dtype == np.float32 and found.tobytes() == leaf.tobytes(), path

@@ -7,7 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maft_jax.convert.state_dict_io import load_state_dict, open_state_dict, save_state_dict
+from maft_jax.convert.state_dict_io import open_state_dict
+from tests.in_memory_weights import load_state_dict, save_state_dict
 
 ARRAYS = {
     "params/img/cls": np.arange(6, dtype=np.float32).reshape(1, 1, 6),

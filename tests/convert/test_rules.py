@@ -9,6 +9,7 @@ from maft_jax.convert import rules
 from maft_jax.convert.formats import FORMATS
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
+from tests.in_memory_weights import to_ours
 
 
 def shaped(**shapes):
@@ -59,7 +60,7 @@ def test_stack_of_another_number_of_layers_is_refused(layers):
     expected = shaped(**{f"block_{layer}__w": (2,) for layer in range(3)})
     message = rf"of wrong shape: layers/w \({layers}, 2\) instead of \(3, 2\)"
     with pytest.raises(ValueError, match=message):
-        rules.to_ours({"layers/w": array(layers, 2)}, expected, [STACK], source="x")
+        to_ours({"layers/w": array(layers, 2)}, expected, [STACK], source="x")
 
 
 def test_absent_tensor_is_a_constant_and_only_that_can_be_written():
@@ -73,7 +74,7 @@ def test_dtype_of_the_source_is_kept_until_it_is_read_as_parameters():
     tensors = {"layers/w": array(2, 2, dtype=np.float16)}
     expected = shaped(block_0__w=(2,), block_1__w=(2,))
     assert there_and_back(tensors, expected, [STACK])["block_0/w"].dtype == np.float16
-    ours = rules.to_ours(tensors, expected, [STACK], source="x")
+    ours = to_ours(tensors, expected, [STACK], source="x")
     assert ours["block_1"]["w"].dtype == np.float32
     mixed = {"q.0": array(1, 1, dtype=ml_dtypes.bfloat16), "k.0": array(1, 1)}
     leaves = rules.stored_as_ours(
@@ -85,15 +86,15 @@ def test_dtype_of_the_source_is_kept_until_it_is_read_as_parameters():
 def test_tensor_that_two_rules_match_is_an_error_of_the_table():
     table = [Rule("w.{}", "a_{}"), Rule("w.1", "b")]
     with pytest.raises(ValueError, match=r"rule table: the tensor 'w\.1' is matched by 2 rules"):
-        rules.to_ours({"w.1": array(1)}, shaped(a_1=(1,)), table, source="x")
+        to_ours({"w.1": array(1)}, shaped(a_1=(1,)), table, source="x")
     table = [Rule("v", "a_{}"), Rule("w", "a_1")]
     with pytest.raises(ValueError, match=r"rule table: our parameter 'a_1' is matched by 2 rules"):
-        rules.to_ours({"w": array(1)}, shaped(a_1=(1,)), table, source="x")
+        to_ours({"w": array(1)}, shaped(a_1=(1,)), table, source="x")
 
 
 def test_tensor_that_is_both_converted_and_ignored_is_an_error_of_the_table():
     with pytest.raises(ValueError, match=r"rule table: the tensor 'w' is matched by 1 rules"):
-        rules.to_ours(
+        to_ours(
             {"w": array(1)}, shaped(a=(1,)), [Rule("w", "a")], [Ignored("w", "no use")], source="x"
         )
 
@@ -116,7 +117,7 @@ def test_nothing_is_read_before_everything_was_checked():
 def test_a_layer_number_written_otherwise_is_unknown():
     tensors = {"w.0": array(1), "w.00": array(1)}
     with pytest.raises(ValueError, match=r"1 unknown: w\.00"):
-        rules.to_ours(tensors, shaped(a_0=(1,)), [Rule("w.{}", "a_{}")], source="x")
+        to_ours(tensors, shaped(a_0=(1,)), [Rule("w.{}", "a_{}")], source="x")
 
 
 def test_value_that_cannot_be_written_is_named():

@@ -11,10 +11,10 @@ import torch
 
 from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
-from maft_jax.convert.openai import from_openai, to_openai
-from maft_jax.convert.state_dict_io import load_state_dict, save_state_dict
+from maft_jax.convert.openai import to_openai
 from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
+from tests.in_memory_weights import from_openai, load_state_dict, save_state_dict
 
 # PyTorch discourages TorchScript, but OpenAI's released weights are TorchScript archives.
 pytestmark = [

@@ -11,8 +11,8 @@ import safetensors.numpy
 
 import maft_jax
 from maft_jax import tree_rules
-from maft_jax.convert.state_dict_io import load_state_dict
 from tests.golden_files import GOLDEN, MASK_START_LAYER, golden
+from tests.in_memory_weights import load_state_dict
 
 NAMES = ["cat", "wall-other", "potted plant"]
 

@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from maft_jax.convert.openai import RULES
-from maft_jax.convert.rules import to_ours
-from maft_jax.convert.state_dict_io import load_state_dict
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD, clip_input
 from maft_jax.models.resize import resize
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from tests.golden_files import GOLDEN, golden
+from tests.in_memory_weights import load_state_dict, to_ours
 from tests.tiny_models import ip_clip
 
 VISION = VisionConfig(width=128, layers=10, patch_size=16, image_size=96, embed_dim=64)

@@ -8,9 +8,9 @@ import torch
 
 from maft_jax.benchmarks.pytorch.official_step import image_features, proposal_features
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
-from maft_jax.convert.openai import from_openai
 from maft_jax.models.text.clip_text import TextTransformer
 from maft_jax.models.text.tokenizer import tokenize
+from tests.in_memory_weights import from_openai
 from tests.tiny_models import VISION, ip_clip, tiny_batch, tiny_spec, tiny_visual
 
 

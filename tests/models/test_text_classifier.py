@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
-from maft_jax.convert.openai import from_openai
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.text.tokenizer import tokenize
 from maft_jax.models.text_classifier import (
@@ -17,6 +16,7 @@ from maft_jax.models.text_classifier import (
     cleaning,
     embed_classes,
 )
+from tests.in_memory_weights import from_openai
 
 CONFIG = CLIP_SIZES["tiny"].text
 TEMPLATES = ("a photo of a {}.", "There is {} in the scene", "{}")
