@@ -124,20 +124,20 @@ class Evaluation:
 
     def _evaluate_set(self, data, visual, origin, folder, signals) -> EvaluationResult:
         key, unfinished = self._key(data, origin), self._unfinished(data, origin, folder)
-        finished = _finished_result(folder / f"{data.name}.json", key)
         num_batches, counts = 0, ConfusionTotal(len(data.source.class_names))
-        if finished is not None:
-            num_batches = -(-len(data.source) // self._batch_size)
-            counts = ConfusionTotal.from_state(
-                {"confusion": finished.confusion}, counts.num_classes
-            )
-        elif jax.process_index() == 0:
+        finished = _finished_result(folder / f"{data.name}.json", key)
+        if consensus.broadcast_from_first(finished is not None):
+            logger.info("%s: evaluated before, with the same weights and protocol", data.name)
+            confusion = counts.confusion if finished is None else finished.confusion
+            confusion = consensus.broadcast_from_first(confusion)
+            return finished or self._result(data, key, origin, confusion)
+        if jax.process_index() == 0:
             num_batches, counts = unfinished.load()
         num_batches, counts = _broadcast_from_first(num_batches, counts)
         counts = self._counts(data, visual, num_batches, counts, unfinished, signals)
-        if finished is not None:
-            logger.info("%s: evaluated before, with the same weights and protocol", data.name)
-            return finished
+        return self._result(data, key, origin, counts.confusion)
+
+    def _result(self, data, key: str, origin, confusion: np.ndarray) -> EvaluationResult:
         provenance = {
             "key": key,
             "weights": dict(origin),
@@ -152,7 +152,7 @@ class Evaluation:
             tuple(data.source.class_names),
             data.unseen_classes,
             len(data.source),
-            counts.confusion,
+            confusion,
             provenance,
         )
 
@@ -168,8 +168,6 @@ class Evaluation:
         """Adds all batches from number `num_batches` on to the counts."""
         num_images = len(data.source)
         first = min(num_batches * self._batch_size, num_images)
-        if first == num_images:
-            return counts
         if first:
             logger.info("%s: going on after %d of %d images", data.name, first, num_images)
         progress = ProgressLines(data.name, num_images, first)

@@ -33,26 +33,37 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything that stays the same from the first step to the last."""
+class HostState:
+    """What a process has on its host, before any collective."""
 
     config: ResolvedConfig
-    workdir: epath.Path
     mesh: Mesh
-    source: PreparedSource
     clip: ClipConfig
     parameters: dict
-    """The whole pretrained CLIP on the host."""
-    pretrained: dict
-    """Its image tower on the mesh: frozen, and the teacher."""
-    text: jax.Array
-    """Class embeddings [c, e]."""
-    step: Callable
-    checkpoints: Checkpoints
+    """The whole pretrained CLIP."""
+    setup: StepSetup
+    abstract_state: TrainState
+    """Shapes and dtypes of the state."""
+    source: PreparedSource
     per_example: dict[str, np.ndarray]
     """Further fields of a Batch, one row for each example of the source."""
     evaluation: Any
     """A TrainingEvaluation, or None where there is no data set to evaluate."""
+    host_text: np.ndarray
+    """Class embeddings [c, e], as this process computed them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(HostState):
+    """Everything that stays the same from the first step to the last."""
+
+    workdir: epath.Path
+    pretrained: dict
+    """The pretrained image tower on the mesh: frozen, and the teacher."""
+    text: jax.Array
+    """The first process's class embeddings, on the mesh."""
+    step: Callable
+    checkpoints: Checkpoints
     run_identity: dict[str, Any]
     """What a checkpoint must agree with to be resumed from."""
 
@@ -78,42 +89,20 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     }
     consensus.check_same(run_identity | {"settings": repr(config)})
     check_shared(workdir)
+    on_host = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)}
     run = Run(
-        config=config,
+        **on_host,
         workdir=workdir,
-        mesh=mesh,
-        source=loaded.source,
-        clip=loaded.clip,
-        parameters=loaded.parameters,
         pretrained=sharding.place(frozen, mesh, rules),
-        text=sharding.place_whole(consensus.broadcast_from_first(loaded.text), mesh),
-        step=loaded.setup.jitted(loaded.state, frozen),
+        text=sharding.place_whole(consensus.broadcast_from_first(loaded.host_text), mesh),
+        step=loaded.setup.jitted(loaded.abstract_state, frozen),
         checkpoints=Checkpoints(workdir, config.checkpointing),
-        per_example=loaded.per_example,
-        evaluation=loaded.evaluation,
         run_identity=run_identity,
     )
     return run, loaded.setup.place_state(visual)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """What a process has on its host before it talks to others."""
-
-    config: ResolvedConfig
-    mesh: Mesh
-    clip: ClipConfig
-    parameters: dict
-    setup: StepSetup
-    state: TrainState
-    """Its shapes."""
-    source: PreparedSource
-    per_example: dict[str, np.ndarray]
-    evaluation: Any
-    text: np.ndarray
-
-
-def _load(config: Config, workdir: epath.Path) -> _Loaded:
+def _load(config: Config, workdir: epath.Path) -> HostState:
     make_writable(workdir, "--workdir")
     make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
     mesh = sharding.make_mesh(config.mesh)
@@ -139,7 +128,7 @@ def _load(config: Config, workdir: epath.Path) -> _Loaded:
         config.data.templates,
         cache_dir(config.data),
     )
-    return _Loaded(
+    return HostState(
         config, mesh, clip, parameters, setup, state, source, per_example, evaluation, text
     )
 

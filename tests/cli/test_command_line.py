@@ -1,7 +1,6 @@
 """The command line: every setting can be given, and every mistake has a short answer."""
 
 import dataclasses
-import os
 import pathlib
 import re
 import subprocess
@@ -14,6 +13,7 @@ from ml_collections import config_flags
 
 from maft_jax.cli.config_flags import check_override
 from maft_jax.config import Config, from_config_dict
+from tests.command_lines import answers
 from tests.test_config import GIVEN, all_fields
 
 # ml_collections loads configuration files through an old interface of importlib.
@@ -163,26 +163,6 @@ def test_other_arguments_are_left_alone(argument):
     check_override(argument)
 
 
-def run_main(*arguments, cwd=REPOSITORY) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "maft_jax.main", *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def test_help_lists_every_setting():
-    result = run_main("--help")
-    assert result.returncode == 0
-    assert result.stderr == ""
-    for name, field in all_fields():
-        assert f"--config.{name}=" in result.stdout and field.metadata["help"] in result.stdout
-    assert "--workdir" in result.stdout
-
-
 WRONG_COMMANDS = {
     "misspelt field": (
         ["--config.model.image_sise=3"],
@@ -217,27 +197,48 @@ WRONG_COMMANDS = {
 }
 
 
+WITHOUT_FLAGS = {"help": ["--help"], "nothing": [], "no folder": ["--config=configs/folder.py"]}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """What main says to each of these command lines, and the folder that none may make."""
+    workdir = tmp_path_factory.mktemp("command_line") / "run"
+    commands = dict(WITHOUT_FLAGS)
+    for case, (arguments, _) in WRONG_COMMANDS.items():
+        given = any(argument.startswith("--config=") for argument in arguments)
+        first = [] if given else ["--config=configs/folder.py"]
+        commands[case] = [f"--workdir={workdir}", *first, *arguments]
+    return answers("maft_jax.main", commands), workdir
+
+
+def test_help_lists_every_setting(answered):
+    result = answered[0]["help"]
+    assert result.returncode == 0
+    assert result.stderr == ""
+    for name, field in all_fields():
+        assert f"--config.{name}=" in result.stdout and field.metadata["help"] in result.stdout
+    assert "--workdir" in result.stdout
+
+
 @pytest.mark.parametrize("case", WRONG_COMMANDS)
-def test_wrong_command_exits_with_2_and_one_line(case, tmp_path):
-    arguments, reason = WRONG_COMMANDS[case]
-    workdir = tmp_path / "run"
-    if not any(argument.startswith("--config=") for argument in arguments):
-        arguments = ["--config=configs/folder.py", *arguments]
-    result = run_main(f"--workdir={workdir}", *arguments)
+def test_wrong_command_exits_with_2_and_one_line(case, answered):
+    answers_by_case, workdir = answered
+    result = answers_by_case[case]
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and re.search(reason, lines[0]), result.stderr
+    assert len(lines) == 1 and re.search(WRONG_COMMANDS[case][1], lines[0]), result.stderr
     assert not workdir.exists()
 
 
-def test_missing_flags_are_named():
-    result = run_main()
+def test_missing_flags_are_named(answered):
+    result = answered[0]["nothing"]
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
     assert (
         len(lines) == 2 and "--workdir=None: expected" in lines[0] and "--config=None" in lines[1]
     )
-    result = run_main("--config=configs/folder.py")
+    result = answered[0]["no folder"]
     assert result.returncode == 2 and "--workdir=None: expected" in result.stderr
 
 
