@@ -28,6 +28,13 @@ from maft_jax.runtime import sharding
 # (precision of the products, largest difference from XLA's attention)
 TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)]
 WIDTH, NUM_PROPOSALS = 256, 5
+SUMS_IN_FLOAT32 = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Compiler options with which a CPU adds up products of bfloat16 in float32, as accelerators do.
+
+XLA of jax 0.11 and 0.12 leaves products in bfloat16 that YNNPACK can take, and then transposes some
+of them, such as gradients of weights, into a form it does not take. What XLA compiles instead adds
+up in bfloat16: 300 ones make 256. Without YNNPACK all are converted to float32, as in jax 0.10.
+"""
 jax_attention = jax.nn.dot_product_attention
 TOKENS = 150
 """More than one chunk of queries, and some that are left over."""
@@ -127,7 +134,8 @@ def values_and_gradients(attention, form, x, allowed):
         )
         return total, outputs
 
-    gradient, outputs = jax.jit(jax.grad(total, has_aux=True))(x)
+    options = SUMS_IN_FLOAT32 if x["kernel"].dtype == jnp.bfloat16 else None
+    gradient, outputs = jax.jit(jax.grad(total, has_aux=True), compiler_options=options)(x)
     return outputs, gradient
 
 
