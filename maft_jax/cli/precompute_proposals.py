@@ -12,9 +12,9 @@ Several machines that share the folder: the same command on each, with --process
 
     python -m maft_jax.cli.precompute_proposals --config=... --engine=beam -- --runner=...
 
-With --config.loss.cached_teacher=True also what the frozen CLIP says of every image, for training
-that does not ask it in every step; this needs --config.model.pretrained and, for large sets, an
-accelerator.
+With --config.loss.cached_teacher=True also the frozen CLIP's probabilities of every image, which
+training then does not compute in every step; this needs --config.model.pretrained and, for large
+sets, an accelerator.
 
 Exit codes: 0 done, 1 failed or (--verify) corrupt, 2 wrong input, 130 and 143 interrupted.
 

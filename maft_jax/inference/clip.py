@@ -1,4 +1,4 @@
-"""CLIP as one object, for notebooks and for whoever embeds us."""
+"""CLIP as one object: the public Python API."""
 
 import dataclasses
 import functools

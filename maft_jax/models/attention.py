@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models import flash_attention
-from maft_jax.models.attention_pattern import Reading, Readings
+from maft_jax.models.attention_pattern import AttentionPattern, AttentionSegment
 from maft_jax.models.masked_attention import proposal_attention, self_attention
 from maft_jax.models.precision import matmul_precision
 from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES
@@ -37,7 +37,7 @@ class Attention(Protocol):
         self,
         queries: Projected,
         sources: Projected | None,
-        readings: Readings,
+        pattern: AttentionPattern,
         allowed: Bool[Array, "..."] | None,
     ) -> Attended:
         """All queries, in their order.
@@ -45,9 +45,9 @@ class Attention(Protocol):
         Args:
             queries: query, key and value of every token, or only queries.
             sources: keys and values that only queries read; None where they have their own.
-            readings: who reads whom; covers every query, and every source.
-            allowed: what the one reading that is masked may read: [b, q, k] for queries that read
-                themselves, too, [q, k] for others.
+            pattern: which queries attend to which keys; covers every query, and every source.
+            allowed: what the one masked segment may attend to: [b, q, k] for queries with an own
+                key, [q, k] for others.
         """
 
     def merge(self, attended: Attended, kernel: Float[Array, "a h d"]) -> Float[Array, "b t d"]:
@@ -65,18 +65,18 @@ class XlaAttention:
         projected = jnp.einsum("btd,dsah->sbath", x, kernel, precision=matmul_precision(x.dtype))
         return list(projected + bias[:, None, :, None])
 
-    def attend(self, queries, sources, readings, allowed) -> Float[Array, "b a q h"]:
+    def attend(self, queries, sources, pattern, allowed) -> Float[Array, "b a q h"]:
         key, value = (queries if sources is None else sources)[-2:]
 
-        def attended(reading: Reading):
-            query = _rows(queries[0], reading.queries)
-            read = _rows(key, reading.keys), _rows(value, reading.keys)
-            if reading.own is None:
-                return self.read(query, *read, allowed if reading.masked else None)
-            own = _rows(key, reading.own), _rows(value, reading.own)
+        def attended(segment: AttentionSegment):
+            query = _rows(queries[0], segment.queries)
+            read = _rows(key, segment.keys), _rows(value, segment.keys)
+            if segment.own is None:
+                return self.read(query, *read, allowed if segment.masked else None)
+            own = _rows(key, segment.own), _rows(value, segment.own)
             return proposal_attention(query, *own, *read, allowed)
 
-        return jnp.concatenate([attended(reading) for reading in readings], axis=2)
+        return jnp.concatenate([attended(segment) for segment in pattern], axis=2)
 
     def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
         """Of queries that read no key of their own."""

@@ -1,4 +1,4 @@
-"""Which rows of a sequence are what, and which rows each of them reads."""
+"""Attention patterns: which tokens attend to which, known when a program is compiled."""
 
 import dataclasses
 import itertools
@@ -8,52 +8,52 @@ from jaxtyping import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class AttentionSegment:
     """A run of queries and what they attend to; static, kernels are compiled for it."""
 
     queries: range
     keys: range
     own: range | None = None
-    """Each query's own key and value, which it reads beside `keys`."""
+    """Each query's own key and value, to which it attends beside `keys`."""
     masked: bool = False
-    """Queries read only those of `keys` that the mask given to Attention.attend allows."""
+    """Queries attend only to those of `keys` that the mask given to Attention.attend allows."""
 
 
-Readings = tuple[Reading, ...]
-"""All queries of an array, in order.
+AttentionPattern = tuple[AttentionSegment, ...]
+"""Segments that cover all queries of an array, in order.
 
-Readings of the same keys follow each other; keys of others, and what is anybody's own, share no
-row. Who has an own key is masked, and there is one mask.
+Segments of the same keys follow each other; keys of different segments, and own keys, share no
+token. A segment with own keys is masked, and there is one mask.
 """
 
 
-def all_read_all(tokens: int) -> Readings:
+def full_attention(tokens: int) -> AttentionPattern:
     """Plain self-attention."""
-    return (Reading(range(tokens), range(tokens)),)
+    return (AttentionSegment(range(tokens), range(tokens)),)
 
 
-def with_queries_apart(readings: Readings) -> Readings:
-    """The same for queries that lie in an array of their own, one run after the other."""
-    ends = itertools.accumulate(len(reading.queries) for reading in readings)
+def with_separate_queries(pattern: AttentionPattern) -> AttentionPattern:
+    """The same for queries that lie in an array of their own, one segment after the other."""
+    ends = itertools.accumulate(len(segment.queries) for segment in pattern)
     return tuple(
-        dataclasses.replace(reading, queries=range(end - len(reading.queries), end))
-        for reading, end in zip(readings, ends, strict=True)
+        dataclasses.replace(segment, queries=range(end - len(segment.queries), end))
+        for segment, end in zip(pattern, ends, strict=True)
     )
 
 
-def queries_of(x: Float[Array, "b t d"], readings: Readings) -> Float[Array, "b q d"]:
-    """Their rows alone, one run after the other."""
-    runs = [x[:, reading.queries.start : reading.queries.stop] for reading in readings]
+def gather_queries(x: Float[Array, "b t d"], pattern: AttentionPattern) -> Float[Array, "b q d"]:
+    """The queries' tokens alone, one segment after the other."""
+    runs = [x[:, segment.queries.start : segment.queries.stop] for segment in pattern]
     return jnp.concatenate(runs, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedRows:
-    """The rows of a masked layer: perhaps the whole image's tokens, then patches, then proposals.
+class ProposalSequence:
+    """The tokens of a masked layer: perhaps the whole image's, then patches, then proposals.
 
-    The whole image is its class token and its patches, which attend to each other. Patches that
-    proposals read attend to patches only, and every proposal, a copy of the class token, to itself
-    and its allowed patches.
+    The whole image is its class token and its patches, which attend to each other. The patches
+    that proposals attend to attend to patches only, and every proposal, a copy of the class token,
+    to itself and its allowed patches.
     """
 
     num_patches: int
@@ -73,21 +73,21 @@ class MaskedRows:
         return range(self.patches.stop, self.patches.stop + self.num_proposals)
 
     @property
-    def readings(self) -> Readings:
+    def pattern(self) -> AttentionPattern:
         return (
-            *self._of_whole(self.whole),
-            Reading(self.patches, self.patches),
-            self._of_proposals,
+            *self._whole_segments(self.whole),
+            AttentionSegment(self.patches, self.patches),
+            self._proposal_segment,
         )
 
     @property
-    def last_readings(self) -> Readings:
-        """Of the last layer, where nothing reads patches afterwards: class token, proposals."""
-        return (*self._of_whole(range(1)), self._of_proposals)
+    def last_pattern(self) -> AttentionPattern:
+        """Of the last layer, where nothing attends to patches later: class token, proposals."""
+        return (*self._whole_segments(range(1)), self._proposal_segment)
 
-    def _of_whole(self, queries: range) -> Readings:
-        return (Reading(queries, self.whole),) if self.has_whole else ()
+    def _whole_segments(self, queries: range) -> AttentionPattern:
+        return (AttentionSegment(queries, self.whole),) if self.has_whole else ()
 
     @property
-    def _of_proposals(self) -> Reading:
-        return Reading(self.proposals, self.patches, own=self.proposals, masked=True)
+    def _proposal_segment(self) -> AttentionSegment:
+        return AttentionSegment(self.proposals, self.patches, own=self.proposals, masked=True)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.models.attention_pattern import Readings
+from maft_jax.models.attention_pattern import AttentionPattern
 from maft_jax.models.flash_kernels import LANES, AttentionCall
 from maft_jax.models.precision import matmul_precision
 from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES
@@ -61,13 +61,13 @@ class FlashAttention:
         self,
         queries: Array,
         sources: Array | None,
-        readings: Readings,
+        pattern: AttentionPattern,
         allowed: Bool[Array, "b n k"] | None,
     ) -> Float[Array, "b q d"]:
-        if any(reading.masked and reading.own is None for reading in readings):
+        if any(segment.masked and segment.own is None for segment in pattern):
             raise ValueError("attention=pallas: only proposals have a mask; use xla")
         mask = None if allowed is None else allowed.astype(jnp.int8)
-        call = AttentionCall(self.head_width, readings, sources is not None, self.interpret)
+        call = AttentionCall(self.head_width, pattern, sources is not None, self.interpret)
         return _attention(self.mesh, call, (queries, sources, mask))
 
     def merge(self, attended: Array, kernel: Float[Array, "a h d"]) -> Float[Array, "b t d"]:

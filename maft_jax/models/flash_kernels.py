@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
-from maft_jax.models.attention_pattern import Readings
+from maft_jax.models.attention_pattern import AttentionPattern
 from maft_jax.models.precision import matmul_precision
 
 LANES = 128
@@ -40,12 +40,11 @@ class AttentionCall:
 
     Operands are queries [b, q, groups * width], width being LANES times their parts; keys and
     values [b, t, groups * 2 * LANES], unless the queries have these parts themselves; and, if a
-    reading is masked, int8 [b, masked queries, keys of that reading].
+    segment is masked, int8 [b, masked queries, keys of that segment].
     """
 
     head_width: int
-    readings: Readings
-    """Those of the same keys follow each other."""
+    pattern: AttentionPattern
     has_sources: bool = False
     """Keys and values are an operand of their own, and the queries have one part, else three."""
     interpret: bool = False
@@ -62,14 +61,14 @@ class AttentionCall:
         parts = [1, 2] if self.has_sources else [3]
         outputs = [(x, part * LANES) for x, part in zip(operands, parts, strict=False)]
         scratch = [((1, n, LANES), gradient.dtype) for n in self._unaligned * 2]
-        most = max(len(reading.keys) for reading in self.readings)
+        most = max(len(segment.keys) for segment in self.pattern)
         scratch += [((most, LANES), jnp.float32)] * 2
         return self._call(_backward, [*operands, gradient], outputs, scratch, 5)
 
     @property
     def _unaligned(self) -> list[int]:
         """The largest number of queries that are read in chunks and begin within a tile, if any."""
-        runs = [reading.queries for reading in self.readings if reading.own is None]
+        runs = [segment.queries for segment in self.pattern if segment.own is None]
         return sorted(len(rows) for rows in runs if _needs_copy(rows))[-1:]
 
     def _call(self, kernel, operands, outputs, scratch, products: int) -> tuple[Array, ...]:
@@ -78,7 +77,7 @@ class AttentionCall:
         shapes = [
             jax.ShapeDtypeStruct((*x.shape[:2], groups * width), x.dtype) for x, width in outputs
         ]
-        pairs = sum(len(reading.queries) * len(reading.keys) for reading in self.readings)
+        pairs = sum(len(segment.queries) * len(segment.keys) for segment in self.pattern)
         pairs *= len(queries) * groups * (LANES // self.head_width)
         cost = pl.CostEstimate(
             flops=2 * products * pairs * self.head_width,
@@ -111,14 +110,14 @@ def _block(x, groups: int) -> pl.BlockSpec:
 
 def _forward(call: AttentionCall, *refs) -> None:
     queries, sources, allowed, (attended, *copies) = _operands(call, refs)
-    for reading in call.readings:
-        key, value = _keys_and_values(sources, reading.keys)
-        query, result = (_Rows(ref, reading.queries) for ref in (queries, attended))
+    for segment in call.pattern:
+        key, value = _keys_and_values(sources, segment.keys)
+        query, result = (_Rows(ref, segment.queries) for ref in (queries, attended))
         attend = functools.partial(_attend, call, key=key, value=value)
-        if reading.own is None:
+        if segment.own is None:
             _in_chunks([query], result, copies, attend)
         else:
-            own = _keys_and_values(sources, reading.own)
+            own = _keys_and_values(sources, segment.own)
             result.store(attend(query.load(), allowed=_mask(allowed), own=own))
 
 
@@ -126,24 +125,24 @@ def _backward(call: AttentionCall, *refs) -> None:
     queries, sources, allowed, (gradient, of_queries, *rest) = _operands(call, refs)
     of_sources = rest.pop(0) if call.has_sources else of_queries
     *copies, key_sum, value_sum = rest
-    for keys, readings in itertools.groupby(call.readings, lambda reading: reading.keys):
+    for keys, segments in itertools.groupby(call.pattern, lambda segment: segment.keys):
         key, value = _keys_and_values(sources, keys)
         sums = [total.at[: len(keys), :] for total in (key_sum, value_sum)]
         for total in sums:
             total[...] = jnp.zeros(total.shape, jnp.float32)
         attend_backward = functools.partial(_attend_backward, call, key=key, value=value, sums=sums)
-        for reading in readings:
-            given = [_Rows(ref, reading.queries) for ref in (queries, gradient)]
-            result = _Rows(of_queries, reading.queries)
-            if reading.own is None:
+        for segment in segments:
+            given = [_Rows(ref, segment.queries) for ref in (queries, gradient)]
+            result = _Rows(of_queries, segment.queries)
+            if segment.own is None:
                 _in_chunks(given, result, copies, attend_backward)
             else:
-                own = _keys_and_values(sources, reading.own)
+                own = _keys_and_values(sources, segment.own)
                 of_query, *of_own = attend_backward(
                     *[rows.load() for rows in given], allowed=_mask(allowed), own=own
                 )
                 result.store(of_query)
-                _store_keys_and_values(of_sources, reading.own, of_own)
+                _store_keys_and_values(of_sources, segment.own, of_own)
         _store_keys_and_values(of_sources, keys, [total[...] for total in sums])
 
 
@@ -151,7 +150,7 @@ def _operands(call: AttentionCall, refs):
     """Queries, keys and values, the mask or None, and what else there is."""
     queries, *refs = refs
     sources = refs.pop(0) if call.has_sources else queries
-    masked = any(reading.masked for reading in call.readings)
+    masked = any(segment.masked for segment in call.pattern)
     return queries, sources, refs.pop(0) if masked else None, refs
 
 

@@ -16,7 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models.attention import Attended, Attention, Projected
-from maft_jax.models.attention_pattern import Readings, queries_of, with_queries_apart
+from maft_jax.models.attention_pattern import (
+    AttentionPattern,
+    gather_queries,
+    with_separate_queries,
+)
 from maft_jax.models.precision import matmul_precision
 from maft_jax.runtime.mesh_axes import MODEL
 
@@ -185,27 +189,27 @@ class Block(nn.Module):
     def __call__(
         self,
         tokens: Float[Array, "b t d"],
-        readings: Readings,
+        pattern: AttentionPattern,
         allowed: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Every token attends to what `readings` and, where they are masked, `allowed` let it."""
+        """Every token attends to what `pattern` and, where it is masked, `allowed` let it."""
         projected = self.attn.in_proj(self.ln_1(tokens), "qkv")
-        attended = self.attention.attend(projected, None, readings, allowed)
+        attended = self.attention.attend(projected, None, pattern, allowed)
         return self._finish(tokens, attended)
 
     def read(
         self,
         tokens: Float[Array, "b t d"],
-        readings: Readings,
+        pattern: AttentionPattern,
         allowed: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "b q d"]:
-        """The last layer, for the queries of `readings` alone, in their order."""
+        """The last layer, for the queries of `pattern` alone, in their order."""
         normal = self.ln_1(tokens)
-        queries = self.attn.in_proj(queries_of(normal, readings), "q")
+        queries = self.attn.in_proj(gather_queries(normal, pattern), "q")
         attended = self.attention.attend(
-            queries, self.attn.in_proj(normal, "kv"), with_queries_apart(readings), allowed
+            queries, self.attn.in_proj(normal, "kv"), with_separate_queries(pattern), allowed
         )
-        return self._finish(queries_of(tokens, readings), attended)
+        return self._finish(gather_queries(tokens, pattern), attended)
 
     def _finish(self, tokens, attended):
         attended = checkpoint_name(attended, "attended")
@@ -227,8 +231,8 @@ SAVED = ("projected", "attended", "middle", "hidden")
 """What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""
 
 _BLOCK_METHODS = ("__call__", "read")
-_READINGS = 2
-"""Which argument of theirs is not an array, counted from self."""
+_PATTERN = 2
+"""static_argnums of the attention pattern, counted from self."""
 
 
 def in_compute_dtype(params: Mapping, dtype: DTypeLike) -> Mapping:
@@ -249,5 +253,5 @@ def make_blocks(
     layers: int, config: BlockConfig, dtype, attention: Attention, *, remat: bool = False
 ) -> list[Block]:
     """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
-    block = nn.remat(Block, methods=_BLOCK_METHODS, static_argnums=_READINGS) if remat else Block
+    block = nn.remat(Block, methods=_BLOCK_METHODS, static_argnums=_PATTERN) if remat else Block
     return [block(config, dtype, attention) for _ in range(layers)]

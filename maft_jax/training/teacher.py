@@ -1,7 +1,7 @@
-"""What the frozen CLIP says of every training image, computed once instead of in every step.
+"""Precomputed teacher probabilities: the frozen CLIP's, of every training image, computed once.
 
 With config.data.augment=False an image is the same square in every epoch, so that the teacher of
-the distillation loss always gives the same answer. It is asked here exactly as a step asks it.
+the distillation loss always gives the same probabilities. They are computed as in a step.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class Teacher:
 
     @functools.cached_property
     def cache(self) -> TeacherCache:
-        """Where its answers are kept, with the records."""
+        """Where the probabilities are kept, with the records."""
         config = self.config
         names, templates = self.source.class_names, config.data.templates
         description = cleaning(names, templates) | {
@@ -80,7 +80,7 @@ class Teacher:
         }
         return TeacherCache(records_folder(config), description)
 
-    def answers(self) -> Callable[[np.ndarray], jax.Array]:
+    def make_teacher_fn(self) -> Callable[[np.ndarray], jax.Array]:
         """From images [b, h, w, 3] uint8, spread over the mesh, to probabilities [b, c]."""
         visual, text = self.parameters["visual"], self._text()
         program = teacher_program(self.spec, visual, self.mesh)
@@ -152,7 +152,7 @@ def teacher_fields(
 
 
 def cached_probabilities(teacher: Teacher) -> Float32[np.ndarray, "examples c"]:
-    """The answers for all examples, computing those that are missing.
+    """Teacher probabilities of all examples, computing those that are missing.
 
     Raises:
         ValueError: some are missing, and this process is one of several: each would compute all.
@@ -171,7 +171,7 @@ def compute_missing(teacher: Teacher, process_index: int = 0, process_count: int
     parts = cache.missing_parts(range(process_index, cache.num_parts, process_count))
     if not parts:
         return
-    logger.info("asking the teacher, for %s", cache.folder)
+    logger.info("computing teacher probabilities for %s", cache.folder)
     batches_of = {part: _equal_batches(cache.examples_of(part), batch_size) for part in parts}
     dataset = make_unaugmented_dataset(
         teacher.source,
@@ -179,14 +179,12 @@ def compute_missing(teacher: Teacher, process_index: int = 0, process_count: int
         batch_size=batch_size,
         geometry=train_geometry(teacher.config.data),
     )
-    batches, answer = NumpyBatches(dataset), teacher.answers()
+    batches, teacher_fn = NumpyBatches(dataset), teacher.make_teacher_fn()
     with contextlib.closing(batches), _progress(cache, parts) as progress:
         for part in parts:
-            answers = []
-            for _ in batches_of[part]:
-                answers.append(answer(next(batches)["image"]))
+            computed = [teacher_fn(next(batches)["image"]) for _ in batches_of[part]]
             examples = cache.examples_of(part)
-            cache.write_part(part, np.concatenate(jax.device_get(answers))[: len(examples)])
+            cache.write_part(part, np.concatenate(jax.device_get(computed))[: len(examples)])
             progress.update(len(examples))
 
 

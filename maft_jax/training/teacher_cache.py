@@ -62,7 +62,7 @@ class TeacherCache:
             return None
         array, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         if self._digest(part, array) != digest:
-            logger.warning("%s is corrupt; as good as missing", path)
+            logger.warning("%s is corrupt; recomputing it", path)
             return None
         return np.load(io.BytesIO(array), allow_pickle=False)
 

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from maft_jax.config_sections import MeshConfig
 from maft_jax.models.attention_pattern import (
-    MaskedRows,
-    Reading,
-    all_read_all,
-    with_queries_apart,
+    AttentionSegment,
+    ProposalSequence,
+    full_attention,
+    with_separate_queries,
 )
 from maft_jax.models.flash_attention import FlashAttention, why_not
 from maft_jax.runtime import sharding
@@ -28,15 +28,16 @@ from maft_jax.runtime import sharding
 WIDTH, TOKENS, PROPOSALS = 768, 901, 100
 
 
-def readings():
+def patterns():
     """What the encoders use: whole images, masked layers with and without, and last layers."""
-    rows, alone = (MaskedRows(TOKENS - 1, PROPOSALS, has_whole) for has_whole in (True, False))
-    yield "attend", all_read_all(TOKENS), False
-    yield "masked", rows.readings, False
-    yield "read", (Reading(range(1), range(TOKENS)),), True
-    yield "read_masked", with_queries_apart(rows.last_readings), True
-    yield "masked_alone", alone.readings, False
-    yield "read_masked_alone", with_queries_apart(alone.last_readings), True
+    both = (ProposalSequence(TOKENS - 1, PROPOSALS, has_whole) for has_whole in (True, False))
+    sequence, alone = both
+    yield "attend", full_attention(TOKENS), False
+    yield "masked", sequence.pattern, False
+    yield "read", (AttentionSegment(range(1), range(TOKENS)),), True
+    yield "read_masked", with_separate_queries(sequence.last_pattern), True
+    yield "masked_alone", alone.pattern, False
+    yield "read_masked_alone", with_separate_queries(alone.last_pattern), True
 
 
 def compile_for(device: jax.Device) -> None:
@@ -47,10 +48,10 @@ def compile_for(device: jax.Device) -> None:
     def shape(*dimensions, dtype):
         return jax.ShapeDtypeStruct(dimensions, dtype, sharding=sharding.replicated(mesh))
 
-    for name, some, apart in readings():
-        queries = max(reading.queries.stop for reading in some)
-        sources = max(rows.stop for reading in some for rows in (reading.keys, reading.own) if rows)
-        masked = any(reading.masked for reading in some)
+    for name, some, apart in patterns():
+        queries = max(segment.queries.stop for segment in some)
+        sources = max(rows.stop for segment in some for rows in (segment.keys, segment.own) if rows)
+        masked = any(segment.masked for segment in some)
         mask = shape(1, PROPOSALS, TOKENS - 1, dtype=jnp.bool_) if masked else None
         for dtype in (jnp.bfloat16, jnp.float32):
             if why_not(WIDTH // 64, 64, 1, dtype, device.device_kind):

@@ -2,8 +2,8 @@
 
     python -m tests.models.draw_method docs/method.png
 
-The upper half is drawn from `MaskedRows.readings`, so it shows what the encoder computes, with a
-grid of 4 x 4 patches and four proposals in place of 30 x 30 and 100.
+The upper half is drawn from `ProposalSequence.pattern`, so it shows what the encoder computes, with
+a grid of 4 x 4 patches and four proposals in place of 30 x 30 and 100.
 """
 
 import io
@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
-from maft_jax.models.attention_pattern import MaskedRows
+from maft_jax.models.attention_pattern import ProposalSequence
 
 SIDE, START, LAYERS = 4, 8, 12
 WIDTH, HEIGHT = 10, 9.2
@@ -31,34 +31,34 @@ MASKS[0, :2, :2] = MASKS[1, 1:, 2:] = MASKS[2, 2:] = True  # the last allows no 
 NAMES = ("proposal 1", "proposal 2", "proposal 3", "proposal 4: empty")
 
 
-def attention_matrix(rows: MaskedRows) -> np.ndarray:
+def attention_matrix(sequence: ProposalSequence) -> np.ndarray:
     """An RGB colour for every pair of a query (row) and a key (column)."""
-    kinds = ((rows.whole, WHOLE), (rows.patches, PATCHES), (rows.proposals, PROPOSALS))
+    kinds = ((sequence.whole, WHOLE), (sequence.patches, PATCHES), (sequence.proposals, PROPOSALS))
     color_of = {row: color for run, color in kinds for row in run}
-    size = rows.proposals.stop
+    size = sequence.proposals.stop
     colors = np.tile(to_rgb(PAPER), (size, size, 1))
-    for reading in rows.readings:
-        for number, query in enumerate(reading.queries):
-            for place, key in enumerate(reading.keys):
-                if not reading.masked or MASKS[number].flat[place]:
+    for segment in sequence.pattern:
+        for number, query in enumerate(segment.queries):
+            for place, key in enumerate(segment.keys):
+                if not segment.masked or MASKS[number].flat[place]:
                     colors[query, key] = to_rgb(color_of[query])
-            if reading.own is not None:
-                colors[query, reading.own[number]] = to_rgb(OWN)
+            if segment.own is not None:
+                colors[query, segment.own[number]] = to_rgb(OWN)
     return colors
 
 
-def draw_matrix(axes, rows: MaskedRows) -> None:
+def draw_matrix(axes, sequence: ProposalSequence) -> None:
     """The matrix, with names and lines around its groups of tokens."""
-    sizes = np.ones(rows.proposals.stop)
-    sizes[[0, *rows.proposals]] = 2.5  # room for their names
+    sizes = np.ones(sequence.proposals.stop)
+    sizes[[0, *sequence.proposals]] = 2.5  # room for their names
     edges = np.concatenate([[0], np.cumsum(sizes)])
-    axes.pcolormesh(edges, edges, attention_matrix(rows), edgecolors="white", linewidth=0.6)
+    axes.pcolormesh(edges, edges, attention_matrix(sequence), edgecolors="white", linewidth=0.6)
     whole, read = "patches of the\nwhole image", "patches that\nproposals read"
     groups = (
         ("class token", "cls", range(1)),
-        (whole, whole, range(1, rows.whole.stop)),
-        (read, read, rows.patches),
-        ("", "proposals", rows.proposals),
+        (whole, whole, range(1, sequence.whole.stop)),
+        (read, read, sequence.patches),
+        ("", "proposals", sequence.proposals),
     )
     for row_name, column_name, run in groups:
         middle = (edges[run.start] + edges[run.stop]) / 2
@@ -67,7 +67,7 @@ def draw_matrix(axes, rows: MaskedRows) -> None:
         for edge in (edges[run.start], edges[run.stop]):
             axes.axhline(edge, color=INK, lw=0.9)
             axes.axvline(edge, color=INK, lw=0.9)
-    for row, name in zip(rows.proposals, NAMES, strict=True):
+    for row, name in zip(sequence.proposals, NAMES, strict=True):
         middle = (edges[row] + edges[row + 1]) / 2
         axes.text(-1, middle, name, ha="right", va="center", fontsize=9)
     slanted = {"ha": "center", "va": "center", "fontsize": 9.5, "style": "italic"}
@@ -157,7 +157,7 @@ def draw(path: str) -> None:
     heading = {"fontsize": 12, "weight": "bold"}
     figure.text(0.02, 0.97, f"A masked layer (from layer {START} on)", **heading)
     axes = figure.add_axes([0.165, 0.447, 0.41, 0.41 * WIDTH / HEIGHT])
-    draw_matrix(axes, MaskedRows(SIDE**2, len(MASKS), has_whole=True))
+    draw_matrix(axes, ProposalSequence(SIDE**2, len(MASKS), has_whole=True))
     draw_masks(figure, 0.605, 0.76)
     draw_notes(figure, 0.605, 0.7)
     figure.text(0.02, 0.41, "A training step", **heading)

@@ -16,11 +16,11 @@ from maft_jax.models.attention import (
     resolve_name,
 )
 from maft_jax.models.attention_pattern import (
-    MaskedRows,
-    Reading,
-    all_read_all,
-    queries_of,
-    with_queries_apart,
+    AttentionSegment,
+    ProposalSequence,
+    full_attention,
+    gather_queries,
+    with_separate_queries,
 )
 from maft_jax.models.flash_attention import FlashAttention
 from maft_jax.runtime import sharding
@@ -66,8 +66,8 @@ def inputs(dtype, tokens=TOKENS, head_width=64, batch=2):
     return cast, allowed.at[:, 0].set(False)  # the first proposal allows no patch
 
 
-def rows_of(x, has_whole: bool) -> MaskedRows:
-    return MaskedRows(x["patches"].shape[1], NUM_PROPOSALS, has_whole)
+def sequence_of(x, has_whole: bool) -> ProposalSequence:
+    return ProposalSequence(x["patches"].shape[1], NUM_PROPOSALS, has_whole)
 
 
 def sequence(x, has_whole: bool):
@@ -77,34 +77,34 @@ def sequence(x, has_whole: bool):
 
 def attend(attention, x, allowed):
     tokens = attention.project(x["whole"], x["kernel"], x["bias"])
-    readings = all_read_all(x["whole"].shape[1])
-    return [attention.merge(attention.attend(tokens, None, readings, None), x["out"])]
+    pattern = full_attention(x["whole"].shape[1])
+    return [attention.merge(attention.attend(tokens, None, pattern, None), x["out"])]
 
 
 def masked(attention, x, allowed, has_whole=False):
     """Outputs of the whole image, if it is there, of patches, and of proposals."""
     tokens = attention.project(sequence(x, has_whole), x["kernel"], x["bias"])
-    readings = rows_of(x, has_whole).readings
-    attended = attention.attend(tokens, None, readings, allowed)
-    return by_reading(attention.merge(attended, x["out"]), readings)
+    pattern = sequence_of(x, has_whole).pattern
+    attended = attention.attend(tokens, None, pattern, allowed)
+    return by_segment(attention.merge(attended, x["out"]), pattern)
 
 
 def masked_with_whole(attention, x, allowed):
     return masked(attention, x, allowed, has_whole=True)
 
 
-def read_some(attention, x, tokens, readings, allowed):
+def read_some(attention, x, tokens, pattern, allowed):
     kernel, bias = x["kernel"], x["bias"]
-    queries = attention.project(queries_of(tokens, readings), kernel[:, :1], bias[:1])
+    queries = attention.project(gather_queries(tokens, pattern), kernel[:, :1], bias[:1])
     sources = attention.project(tokens, kernel[:, 1:], bias[1:])
-    apart = with_queries_apart(readings)
+    apart = with_separate_queries(pattern)
     attended = attention.attend(queries, sources, apart, allowed)
-    return by_reading(attention.merge(attended, x["out"]), apart)
+    return by_segment(attention.merge(attended, x["out"]), apart)
 
 
 def read(attention, x, allowed, has_whole=False):
-    readings = rows_of(x, has_whole).last_readings
-    return read_some(attention, x, sequence(x, has_whole), readings, allowed)
+    pattern = sequence_of(x, has_whole).last_pattern
+    return read_some(attention, x, sequence(x, has_whole), pattern, allowed)
 
 
 def read_with_whole(attention, x, allowed):
@@ -112,12 +112,12 @@ def read_with_whole(attention, x, allowed):
 
 
 def read_class_token(attention, x, allowed):
-    readings = (Reading(range(1), range(x["whole"].shape[1])),)
-    return read_some(attention, x, x["whole"], readings, None)
+    pattern = (AttentionSegment(range(1), range(x["whole"].shape[1])),)
+    return read_some(attention, x, x["whole"], pattern, None)
 
 
-def by_reading(output, readings):
-    return [output[:, reading.queries.start : reading.queries.stop] for reading in readings]
+def by_segment(output, pattern):
+    return [output[:, segment.queries.start : segment.queries.stop] for segment in pattern]
 
 
 FORMS = [attend, masked, masked_with_whole, read, read_with_whole, read_class_token]
@@ -218,10 +218,10 @@ def test_cudnn_never_gets_an_odd_number_of_tokens(tokens, lengths, monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
     x, _ = inputs(jnp.float32, tokens=tokens)
-    readings = all_read_all(tokens)
+    pattern = full_attention(tokens)
 
     def total(attention, projected):
-        return jnp.sum(jnp.sin(attention.attend(projected, None, readings, None)))
+        return jnp.sum(jnp.sin(attention.attend(projected, None, pattern, None)))
 
     attention = CudnnAttention(flash().mesh)
     projected = attention.project(x["whole"], x["kernel"], x["bias"])
@@ -335,6 +335,6 @@ def test_what_cannot_run_is_refused():
     x, _ = inputs(jnp.float32)
     tokens = flash().project(x["whole"], x["kernel"], x["bias"])
     everything = range(tokens.shape[1])
-    causal = (Reading(everything, everything, masked=True),)
+    causal = (AttentionSegment(everything, everything, masked=True),)
     with pytest.raises(ValueError, match="only proposals have a mask"):
         flash().attend(tokens, None, causal, jnp.ones((1, TOKENS, TOKENS), bool))

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from maft_jax.models.attention import XlaAttention
-from maft_jax.models.attention_pattern import Reading
+from maft_jax.models.attention_pattern import AttentionSegment
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.text.tokenizer import tokenize
@@ -73,9 +73,9 @@ class TextTransformer(nn.Module):
         length = tokens.shape[1]
         x = (self.token_embedding[tokens] + self.position_embedding[:length]).astype(self.dtype)
         causal = jnp.tril(jnp.ones((length, length), bool))
-        readings = (Reading(range(length), range(length), masked=True),)
+        pattern = (AttentionSegment(range(length), range(length), masked=True),)
         for block in self.blocks:
-            x = block(x, readings, causal)
+            x = block(x, pattern, causal)
         end = jnp.take_along_axis(x, jnp.argmax(tokens, axis=1)[:, None, None], axis=1)
         features = jnp.einsum(
             "btd,de->be", self.ln_final(end), self.proj, precision=matmul_precision(jnp.float32)

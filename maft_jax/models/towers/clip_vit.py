@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from maft_jax.models.attention import Attention, XlaAttention, choose_attention
-from maft_jax.models.attention_pattern import Reading, all_read_all
+from maft_jax.models.attention_pattern import AttentionSegment, full_attention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec, Parameters
 from maft_jax.models.flops import EncoderSize, step_flops
@@ -167,10 +167,10 @@ class VisionTransformer(nn.Module):
 
     def run(self, tokens: Float[Array, "b t d"], first: int, last: int) -> Float[Array, "b t d"]:
         """Through the plain layers first, ..., last - 1."""
-        readings = all_read_all(tokens.shape[1])
+        pattern = full_attention(tokens.shape[1])
         return through_blocks(
             self.blocks[first:last],
-            lambda block, tokens: block(tokens, readings),
+            lambda block, tokens: block(tokens, pattern),
             tokens,
             self.loop,
             self.remat,
@@ -191,8 +191,8 @@ class VisionTransformer(nn.Module):
 
     def read_class_token(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b e"]:
         """Runs the last layer for the class token alone and projects it."""
-        readings = (Reading(range(1), range(tokens.shape[1])),)
-        return self.project(self.blocks[-1].read(tokens, readings))[:, 0]
+        pattern = (AttentionSegment(range(1), range(tokens.shape[1])),)
+        return self.project(self.blocks[-1].read(tokens, pattern))[:, 0]
 
     def project(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
         """ln_post, projection and L2 normalisation, in float32."""

@@ -1,4 +1,4 @@
-"""IP-CLIP: a tower with a class token reading an image and any number of mask proposals at once."""
+"""IP-CLIP: a tower with a class token that reads an image and any number of proposals at once."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from maft_jax.models import layers
 from maft_jax.models.array_types import Images, Masks
-from maft_jax.models.attention_pattern import MaskedRows
+from maft_jax.models.attention_pattern import ProposalSequence
 from maft_jax.models.block_stack import through_blocks
 from maft_jax.models.encoder import ImageArchitecture, Parameters
 from maft_jax.models.precision import float32_product
@@ -25,7 +25,8 @@ class IPClip:
     Below `mask_start_layer` the class token is an ordinary one and masks play no part: a trunk
     computed once for the proposals and the whole image together. Above it one sequence holds the
     tokens of the whole image, if these are wanted, patches that attend to patches only, and
-    proposals, copies of the class token that read themselves and their patches; see MaskedRows.
+    proposals, copies of the class token that attend to themselves and to their patches
+    (ProposalSequence).
     """
 
     tower: Any
@@ -111,18 +112,18 @@ def _masked_layers(tower, images, masks, start: int, has_whole: bool):
     """Embeddings of the whole image, if wanted, and of the proposals, by a bound tower."""
     tokens = tower.run(tower.embed(images), 0, start)
     class_token, patches = tokens[:, :1], tokens[:, 1:]
-    rows = MaskedRows(patches.shape[1], masks.shape[1], has_whole)
+    sequence = ProposalSequence(patches.shape[1], masks.shape[1], has_whole)
     allowed = patch_mask(masks, tower.config.grid(*images.shape[1:3]))
-    proposals = jnp.repeat(class_token, rows.num_proposals, axis=1)
+    proposals = jnp.repeat(class_token, sequence.num_proposals, axis=1)
     whole = [tokens] if has_whole else []
     tokens = through_blocks(
         tower.blocks[start:-1],
-        lambda block, tokens: block(tokens, rows.readings, allowed),
+        lambda block, tokens: block(tokens, sequence.pattern, allowed),
         jnp.concatenate([*whole, patches, proposals], axis=1),
         tower.loop,
         tower.remat,
     )
-    return tower.project(tower.blocks[-1].read(tokens, rows.last_readings, allowed))
+    return tower.project(tower.blocks[-1].read(tokens, sequence.last_pattern, allowed))
 
 
 def _repeated(whole, masks):
