@@ -1,12 +1,15 @@
 """Eight fake CPU devices, exact matrix products, and a compilation cache for the whole suite."""
 
+import gc
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
+import pytest
 
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
@@ -17,3 +20,15 @@ jax.config.update(
     "jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Under nohup or in the background, where what tests start would not hear their Ctrl-C either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of a file are of no use to the next one, and stay in memory."""
+    yield
+    jax.clear_caches()
+    gc.collect()

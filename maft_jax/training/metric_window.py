@@ -1,6 +1,7 @@
 """Metrics of the steps since the last progress line, fetched from the device in one go."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -20,11 +21,13 @@ class NonFiniteLoss(Exception):
 class MetricWindow:
     """Collects device metrics without waiting for them."""
 
-    def __init__(self):
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        """`clock` tells seconds; the window begins now."""
+        self._clock = clock
         self._pending: list[tuple[int, dict]] = []
         self._fetched: list[dict] = []
         self._losses: list[float] = []
-        self._started = time.monotonic()
+        self._started = clock()
         self.seconds_waited = 0.0
         """For which the devices had no data, since the beginning; whoever reads data sets it."""
         self._waited_before = 0.0
@@ -62,7 +65,7 @@ class MetricWindow:
 
     def take_means(self, batch_size: int) -> dict[str, float]:
         """Means of the fetched steps with speed and waiting; the next window begins now."""
-        count, now = len(self._fetched), time.monotonic()
+        count, now = len(self._fetched), self._clock()
         seconds = (now - self._started) / count
         means = {
             name: float(np.mean([metrics[name] for metrics in self._fetched]))

@@ -5,6 +5,7 @@ Of several processes each reads weights and data by itself; if one cannot, none 
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,6 +108,7 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
+    _warn_of_sums_in_bfloat16(config.model.compute_dtype, mesh)
     logger.info("reading %s", config.model.pretrained)
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
     clip, parameters = weights.config, weights.parameters()
@@ -131,6 +133,22 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     return HostState(
         config, mesh, clip, parameters, setup, state, source, per_example, evaluation, text
     )
+
+
+def _warn_of_sums_in_bfloat16(compute_dtype: str, mesh: Mesh) -> None:
+    """What XLA's compiler for CPUs does to some gradients since jax 0.11."""
+    flag = "--xla_cpu_experimental_ynn_fusion_type="
+    if (
+        compute_dtype == "bfloat16"
+        and mesh.devices.flat[0].platform == "cpu"
+        and jax.__version_info__ >= (0, 11)
+        and flag not in os.environ.get("XLA_FLAGS", "")
+    ):
+        logger.warning(
+            "config.model.compute_dtype=bfloat16 on a CPU: XLA adds up gradients of some weights in "
+            "bfloat16, 2e-2 of their norm off; set XLA_FLAGS=%s, or use float32",
+            flag,
+        )
 
 
 def _set_up_evaluation(config: ResolvedConfig, clip: ClipConfig, parameters: Mapping, mesh: Mesh):

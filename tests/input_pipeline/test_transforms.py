@@ -18,15 +18,14 @@ from input_pipeline.transforms import (
     uniform_draws,
 )
 
-RNG = np.random.default_rng(0)
-
 
 def _example(height, width, grid, num_proposals=2):
+    rng = np.random.default_rng(0)
     return PreparedExample(
         "scene",
-        RNG.integers(0, 256, (height, width, 3)).astype(np.uint8),
-        RNG.integers(IGNORE, 4, (height, width)).astype(np.int32),
-        RNG.integers(0, 256, (num_proposals, *grid)).astype(np.uint8),
+        rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
+        rng.integers(IGNORE, 4, (height, width)).astype(np.int32),
+        rng.integers(0, 256, (num_proposals, *grid)).astype(np.uint8),
         np.ones(num_proposals, np.float32),
     )
 
@@ -53,7 +52,7 @@ def _placed_proposals(proposals, placement, crop_size):
 )
 def test_resize_and_crop_equal_pillow(resized, offset, visible, flip):
     """Pillow on the whole image; its box has single precision, hence one level here and there."""
-    image = RNG.integers(0, 256, (75, 100, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (75, 100, 3)).astype(np.uint8)
     whole = Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR)
     (top, left), (height, width) = offset, visible
     expected = np.asarray(whole, int)[top : top + height, left : left + width]
@@ -73,7 +72,7 @@ def test_every_crop_of_every_size_stays_inside_the_image():
 
 @pytest.mark.parametrize("resized, visible", [((50, 33), (40, 30)), ((12, 90), (9, 30))])
 def test_labels_are_resized_by_floor_index(resized, visible):
-    labels = RNG.integers(-1, 90, (31, 47)).astype(np.int32)
+    labels = np.random.default_rng(0).integers(-1, 90, (31, 47)).astype(np.int32)
     rows = np.arange(resized[0]) * 31 // resized[0]
     columns = np.arange(resized[1]) * 47 // resized[1]
     expected = labels[rows][:, columns][3 : 3 + visible[0], 2 : 2 + visible[1]]
@@ -84,7 +83,7 @@ def test_labels_are_resized_by_floor_index(resized, visible):
 
 
 def test_unmoved_proposals_are_unchanged():
-    proposals = RNG.integers(0, 256, (3, 16, 16)).astype(np.uint8)
+    proposals = np.random.default_rng(0).integers(0, 256, (3, 16, 16)).astype(np.uint8)
     placement = Placement((64, 64), (64, 64), (0, 0), (64, 64), False)
     np.testing.assert_array_equal(_placed_proposals(proposals, placement, 64), proposals)
     mirrored = _placed_proposals(proposals, placement._replace(flip=True), 64)
@@ -95,7 +94,7 @@ def test_unmoved_proposals_are_unchanged():
 @pytest.mark.parametrize("resized, offset", [((90, 131), (20, 60)), ((200, 290), (130, 200))])
 def test_proposals_are_interpolated_between_stored_points_as_scipy_does(resized, offset, flip):
     """Seven proposals: not a multiple of those that are computed at a time."""
-    proposals = RNG.integers(0, 256, (7, 13, 19)).astype(np.uint8)
+    proposals = np.random.default_rng(0).integers(0, 256, (7, 13, 19)).astype(np.uint8)
     placement = Placement((50, 74), resized, offset, (64, 64), flip)
     points = np.linspace(0, 63, 16)
     columns = 63 - points if flip else points
