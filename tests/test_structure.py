@@ -122,30 +122,33 @@ def function():
 
 
 @functools.cache
-def names_of_package(package: str) -> set[str]:
-    """What its own file defines, imports or lists in __all__, at module level."""
-    found = set()
-    for node in ast.parse(MODULES[f"{package}.__init__"].read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            found |= set(ast.literal_eval(node.value)) if target.id == "__all__" else {target.id}
+def names_in(module: str) -> set[str]:
+    """What its file defines, imports or lists in __all__, outside of functions and classes."""
+    found, ahead = set(), [ast.parse(MODULES[module].read_text())]
+    while ahead:
+        for node in ast.iter_child_nodes(ahead.pop()):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                found |= {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            else:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                    found |= set(ast.literal_eval(node.value))
+                ahead.append(node)
     return found
 
 
-def test_what_is_imported_from_a_package_is_there():
-    """Also inside functions, where nothing fails until they are called."""
+def test_what_is_imported_of_ours_is_there():
+    """Also inside functions, where nothing fails until they are called, and in tests."""
     problems = []
-    for path in SOURCES:
+    for path in [*SOURCES, *TESTS]:
         for name, _ in imports_of(path):
-            package, _, last = name.rpartition(".")
-            if f"{package}.__init__" in MODULES and our_module(name) == f"{package}.__init__":
-                offered = names_of_package(package)
-                if last not in offered:
-                    problems.append(f"{relative(path)} imports {name}; {package} has {offered}")
+            module, _, last = name.rpartition(".")
+            module = module if module in MODULES else f"{module}.__init__"
+            if module in MODULES and our_module(name) == module and last not in names_in(module):
+                problems.append(f"{relative(path)} imports {name}, which is not there")
     assert not problems, "\n".join(problems)
 
 

@@ -18,7 +18,7 @@ Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.config import PROMPT_TEMPLATES
+from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = flags.DEFINE_string(

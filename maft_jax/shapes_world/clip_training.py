@@ -22,7 +22,6 @@ from jaxtyping import Array, Float, UInt8
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS
 from maft_jax import tree_rules
-from maft_jax.config import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.losses.contrastive import contrastive_loss
 from maft_jax.models.clip import ClipConfig, random_parameters
@@ -30,6 +29,7 @@ from maft_jax.models.preprocess import normalised
 from maft_jax.models.text.clip_text import TextConfig, TextTransformer
 from maft_jax.models.text_classifier import embed_classes
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
+from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz

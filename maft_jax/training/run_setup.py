@@ -145,7 +145,7 @@ def _warn_of_sums_in_bfloat16(compute_dtype: str, mesh: Mesh) -> None:
         and flag not in os.environ.get("XLA_FLAGS", "")
     ):
         logger.warning(
-            "config.model.compute_dtype=bfloat16 on a CPU: XLA adds up gradients of some weights in "
+            "config.model.compute_dtype=bfloat16 on a CPU: XLA adds up some gradients in "
             "bfloat16, 2e-2 of their norm off; set XLA_FLAGS=%s, or use float32",
             flag,
         )
