@@ -19,7 +19,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update(
     "jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup or in the background, where what tests start would not hear their Ctrl-C either.

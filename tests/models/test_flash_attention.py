@@ -25,8 +25,6 @@ from maft_jax.models.attention_pattern import (
 from maft_jax.models.flash_attention import FlashAttention
 from maft_jax.runtime import sharding
 
-# (precision of the products, largest difference from XLA's attention)
-TOLERANCES = [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)]
 WIDTH, NUM_PROPOSALS = 256, 5
 SUMS_IN_FLOAT32 = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Compiler options with which a CPU adds up products of bfloat16 in float32, as accelerators do.
@@ -139,18 +137,34 @@ def values_and_gradients(attention, form, x, allowed):
     return outputs, gradient
 
 
+@functools.cache
+def xla(form, dtype, **sizes):
+    """Plain attention's outputs and gradients, once for all that are compared with them."""
+    x, allowed = inputs(dtype, **sizes)
+    return values_and_gradients(XlaAttention(), form, x, allowed)
+
+
+@functools.cache
+def xla_in_float32(form, dtype, **sizes):
+    """The same of these inputs, computed in float32."""
+    if dtype == jnp.float32:
+        return xla(form, dtype, **sizes)
+    x, allowed = inputs(dtype, **sizes)
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), x)
+    return values_and_gradients(XlaAttention(), form, exact, allowed)
+
+
 def assert_same(attention, form, dtype, tolerance, **sizes):
     x, allowed = inputs(dtype, **sizes)
     outputs, gradient = values_and_gradients(attention, form, x, allowed)
-    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), x)
-    expected, expected_gradient = values_and_gradients(XlaAttention(), form, exact, allowed)
+    expected, expected_gradient = xla_in_float32(form, dtype, **sizes)
     for out, reference in zip(outputs, expected, strict=True):
         assert out.dtype == dtype
         scale = np.abs(reference).max()
         np.testing.assert_allclose(
             np.float32(out) / scale, reference / scale, atol=tolerance, rtol=0
         )
-    _, plain_gradient = values_and_gradients(XlaAttention(), form, x, allowed)
+    _, plain_gradient = xla(form, dtype, **sizes)
     for name, reference in expected_gradient.items():
         ours, plain = (np.float32(one[name]) for one in (gradient, plain_gradient))
         allowance = tolerance * np.linalg.norm(reference)
@@ -159,10 +173,23 @@ def assert_same(attention, form, dtype, tolerance, **sizes):
         assert np.linalg.norm(ours - reference) <= allowance, name
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def in_both_precisions(cases, also_in_bfloat16):
+    """Everything in float32; in bfloat16 the forms of the encoders, and what these contain slowly."""
+    for case in cases:
+        yield pytest.param(*case, jnp.float32, 1e-5)
+        slow = () if case in also_in_bfloat16 else pytest.mark.slow
+        yield pytest.param(*case, jnp.bfloat16, 1e-2, marks=slow)
+
+
+KERNEL_CASES = [(form,) for form in FORMS]
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "tolerance"),
+    in_both_precisions(KERNEL_CASES, [(masked_with_whole,), (read_with_whole,)]),
+)
 def test_kernels_agree_with_xla(form, dtype, tolerance):
-    assert_same(flash(), form, dtype, tolerance)
+    assert_same(flash(), form, dtype, tolerance, tokens=TOKENS)
 
 
 @pytest.mark.parametrize(("head_width", "tokens"), [(32, 17), (128, 128), (64, 144)])
@@ -193,12 +220,15 @@ def cudnn_by_xla(devices=1, **axes) -> CudnnAttention:
     return CudnnAttention(mesh, implementation="xla")
 
 
+CUDNN_CASES = [(form, TOKENS) for form in FORMS]
+CUDNN_CASES += [(attend, TOKENS + 1), (masked_with_whole, TOKENS + 1)]
+
+
 @pytest.mark.parametrize(
-    ("form", "tokens"),
-    [*((form, TOKENS) for form in FORMS), (attend, TOKENS + 1), (masked_with_whole, TOKENS + 1)],
+    ("form", "tokens", "dtype", "tolerance"),
+    in_both_precisions(CUDNN_CASES, [(masked_with_whole, TOKENS + 1)]),
 )
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-def test_what_cudnn_is_given_agrees_with_xla(form, dtype, tolerance, tokens):
+def test_what_cudnn_is_given_agrees_with_xla(form, tokens, dtype, tolerance):
     assert_same(cudnn_by_xla(), form, dtype, tolerance, tokens=tokens)
 
 
