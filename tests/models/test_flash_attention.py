@@ -174,11 +174,12 @@ def assert_same(attention, form, dtype, tolerance, **sizes):
 
 
 def in_both_precisions(cases, also_in_bfloat16):
-    """Everything in float32; in bfloat16 the forms of the encoders, and what these contain slowly."""
+    """Everything in float32, the largest forms in bfloat16, and what they contain as slow tests."""
+    parameters = [pytest.param(*case, jnp.float32, 1e-5) for case in cases]
     for case in cases:
-        yield pytest.param(*case, jnp.float32, 1e-5)
-        slow = () if case in also_in_bfloat16 else pytest.mark.slow
-        yield pytest.param(*case, jnp.bfloat16, 1e-2, marks=slow)
+        marks = () if case in also_in_bfloat16 else pytest.mark.slow
+        parameters.append(pytest.param(*case, jnp.bfloat16, 1e-2, marks=marks))
+    return parameters
 
 
 KERNEL_CASES = [(form,) for form in FORMS]
