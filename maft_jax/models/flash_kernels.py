@@ -122,8 +122,8 @@ def _forward(call: AttentionCall, *refs) -> None:
 
 
 def _backward(call: AttentionCall, *refs) -> None:
-    queries, sources, allowed, (gradient, of_queries, *rest) = _operands(call, refs)
-    of_sources = rest.pop(0) if call.has_sources else of_queries
+    queries, sources, allowed, (gradient, query_gradients, *rest) = _operands(call, refs)
+    source_gradients = rest.pop(0) if call.has_sources else query_gradients
     *copies, key_sum, value_sum = rest
     for keys, segments in itertools.groupby(call.pattern, lambda segment: segment.keys):
         key, value = _keys_and_values(sources, keys)
@@ -133,17 +133,17 @@ def _backward(call: AttentionCall, *refs) -> None:
         attend_backward = functools.partial(_attend_backward, call, key=key, value=value, sums=sums)
         for segment in segments:
             given = [_Rows(ref, segment.queries) for ref in (queries, gradient)]
-            result = _Rows(of_queries, segment.queries)
+            result = _Rows(query_gradients, segment.queries)
             if segment.own is None:
                 _in_chunks(given, result, copies, attend_backward)
             else:
                 own = _keys_and_values(sources, segment.own)
-                of_query, *of_own = attend_backward(
+                query_gradient, *own_gradients = attend_backward(
                     *[rows.load() for rows in given], allowed=_mask(allowed), own=own
                 )
-                result.store(of_query)
-                _store_keys_and_values(of_sources, segment.own, of_own)
-        _store_keys_and_values(of_sources, keys, [total[...] for total in sums])
+                result.store(query_gradient)
+                _store_keys_and_values(source_gradients, segment.own, own_gradients)
+        _store_keys_and_values(source_gradients, keys, [total[...] for total in sums])
 
 
 def _operands(call: AttentionCall, refs):
@@ -229,10 +229,10 @@ def _attend(call, query, key, value, allowed=None, own=()):
     attended = jnp.zeros(query.shape, jnp.float32)
     for lanes in _heads(call.head_width):
         weights, to_self, total, _ = _weights(call, query, key, lanes, allowed, own)
-        of_head = _product(weights.astype(value.dtype), value, (1, 0))
+        head_values = _product(weights.astype(value.dtype), value, (1, 0))
         if own:
-            of_head += to_self * own[1]
-        attended = jnp.where(lanes, of_head / total, attended)
+            head_values += to_self * own[1]
+        attended = jnp.where(lanes, head_values / total, attended)
     return attended
 
 
@@ -246,22 +246,24 @@ def _attend_backward(call, query, gradient, key, value, sums, allowed=None, own=
     for lanes in _heads(call.head_width):
         weights, to_self, total, scaled = _weights(call, query, key, lanes, allowed, own)
         weights, to_self = weights / total, to_self / total
-        of_head = jnp.where(lanes, gradient, 0)
-        of_weights = _product(of_head, value, (1, 1))
-        mean = jnp.sum(weights * of_weights, axis=1, keepdims=True)
+        head_gradient = jnp.where(lanes, gradient, 0)
+        weight_gradient = _product(head_gradient, value, (1, 1))
+        mean = jnp.sum(weights * weight_gradient, axis=1, keepdims=True)
         if own:
-            of_self = jnp.sum(of_head * own[1].astype(jnp.float32), axis=1, keepdims=True)
-            mean += to_self * of_self
-            of_self = to_self * (of_self - mean)
-        of_scores = (weights * (of_weights - mean)).astype(dtype)
-        of_query = _product(of_scores, key, (1, 0))
+            self_gradient = jnp.sum(
+                head_gradient * own[1].astype(jnp.float32), axis=1, keepdims=True
+            )
+            mean += to_self * self_gradient
+            self_gradient = to_self * (self_gradient - mean)
+        score_gradient = (weights * (weight_gradient - mean)).astype(dtype)
+        query_gradient = _product(score_gradient, key, (1, 0))
         if own:
-            of_query += of_self * own[0]
-            results[1] += of_self * scaled
-            results[2] += to_self * of_head
-        results[0] = jnp.where(lanes, scale * of_query, results[0])
-        sums[0][...] += _product(of_scores, scaled, (0, 0))
-        sums[1][...] += _product(weights.astype(dtype), of_head, (0, 0))
+            query_gradient += self_gradient * own[0]
+            results[1] += self_gradient * scaled
+            results[2] += to_self * head_gradient
+        results[0] = jnp.where(lanes, scale * query_gradient, results[0])
+        sums[0][...] += _product(score_gradient, scaled, (0, 0))
+        sums[1][...] += _product(weights.astype(dtype), head_gradient, (0, 0))
     return results if own else results[0]
 
 

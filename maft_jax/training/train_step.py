@@ -31,7 +31,7 @@ def gradients(
     num_images, parts = len(batch.image), spec.accumulation_steps
     num_terms = count_terms(batch.present_classes, batch.proposal_valid)
 
-    def of_part(part):
+    def gradients_of(part):
         value_and_grad = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
         (_, metrics), gradient = value_and_grad(
             spec, trainable, pretrained, text, part, num_terms, num_images
@@ -39,9 +39,9 @@ def gradients(
         return gradient, metrics
 
     if parts == 1:
-        gradient, metrics = of_part(batch)
+        gradient, metrics = gradients_of(batch)
     else:
-        gradient, metrics = _accumulated(of_part, batch, parts)
+        gradient, metrics = _accumulated(gradients_of, batch, parts)
     terms = metrics.pop("terms")
     metrics |= {f"{name}_loss": value for name, value in terms.items()}
     metrics["loss"] = sum(terms.values())
@@ -93,17 +93,17 @@ def make_train_step(
     )
 
 
-def _accumulated(of_part, batch, parts):
+def _accumulated(gradients_of, batch, parts):
     def split(x):
         return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
     def add_part(total, part):
-        gradient, metrics = of_part(part)
+        gradient, metrics = gradients_of(part)
         finite = metrics.pop("example_finite")
         return jax.tree.map(jnp.add, total, (gradient, metrics)), finite
 
     stacked = jax.tree.map(split, batch)
-    shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], stacked))
+    shapes = jax.eval_shape(gradients_of, jax.tree.map(lambda x: x[0], stacked))
     shapes[1].pop("example_finite")
     zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     (gradient, metrics), finite = lax.scan(add_part, zero, stacked)
