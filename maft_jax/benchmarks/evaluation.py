@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
+from input_pipeline.eval_pipeline import make_eval_batch
 from maft_jax.benchmarks import torch_inference
 from maft_jax.benchmarks.drawn_data import draw_example, draw_text, num_classes
 from maft_jax.benchmarks.models import BenchmarkModel, load_model
@@ -21,8 +21,10 @@ from maft_jax.benchmarks.timing import (
 )
 from maft_jax.benchmarks.torch_alone import peak_bytes_alone
 from maft_jax.config import Config
-from maft_jax.evaluators.evaluation import Evaluation, inference_spec
-from maft_jax.inference.segmenter import PixelLabels, Segmenter
+from maft_jax.evaluators.evaluation import Evaluation, make_segmenter
+from maft_jax.evaluators.protocol import EvaluationProtocol
+from maft_jax.inference.segmenter import PixelLabels
+from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import sharding
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.tree_rules import fingerprint
@@ -41,7 +43,7 @@ class EvaluationProgram:
         self._visual = model.on_devices(model.parameters["visual"])
         self.text = draw_text(num_classes(config), model.clip.vision.embed_dim)
         self._text = jax.device_put(self.text, sharding.replicated(model.mesh))
-        self._segmenter = Segmenter(inference_spec(config, model.clip, model.mesh), model.mesh)
+        self._segmenter = make_segmenter(config, model.clip, model.mesh)
 
     def dispatch(self) -> PixelLabels:
         """Starts a batch, and returns its labels while it may still run."""
@@ -59,10 +61,10 @@ class EvaluationProgram:
         jax.block_until_ready(labels)
 
 
-def draw_example_batch(config: Config) -> dict[str, np.ndarray]:
+def draw_example_batch(config: ResolvedConfig) -> dict[str, np.ndarray]:
     """A batch of one drawn photograph, with the keys of `make_eval_dataset`."""
-    geometry = EvalGeometry(config.evaluation.short_side, config.evaluation.max_long_side)
-    return make_eval_batch(draw_example(config), config.proposals.num_proposals, geometry)
+    protocol = EvaluationProtocol.of(config)
+    return make_eval_batch(draw_example(config), config.proposals.num_proposals, protocol.geometry)
 
 
 def measure_evaluation(model: BenchmarkModel, options: BenchmarkOptions) -> dict:

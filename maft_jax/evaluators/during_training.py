@@ -10,13 +10,13 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from maft_jax.config import Config
 from maft_jax.evaluators.data_sets import EvaluationSet
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult
 from maft_jax.evaluators.tables import format_table
 from maft_jax.models.clip import ClipConfig
 from maft_jax.pictures.sheets import comparison_sheet
+from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import save_picture
 from maft_jax.runtime.metric_logging import METRICS_FILE, MetricWriter
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class TrainingEvaluation:
     """Compares the student with the CLIP that it began as, whenever it is asked to."""
 
-    def __init__(self, config: Config, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
+    def __init__(self, config: ResolvedConfig, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
         """`parameters` are those of the whole pretrained CLIP, on the host.
 
         Raises:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import functools
-import hashlib
 import itertools
 import logging
 from collections import deque
@@ -17,21 +16,22 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32
 
 from input_pipeline.device_batches import GlobalBatches
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
+from input_pipeline.eval_pipeline import make_eval_dataset
 from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
 from input_pipeline.numpy_dataset import NumpyBatches
-from maft_jax.config import Config
 from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
 from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
+from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
-from maft_jax.inference.segmenter import InferenceSpec, Segmenter
+from maft_jax.inference.segmenter import Segmenter
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, sharding
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
@@ -53,18 +53,17 @@ class Evaluation:
         ValueError: data, class names or settings cannot work; before anything is evaluated.
     """
 
-    def __init__(self, config: Config, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
-        """config.model must not leave start layer and image size to the weights."""
-        self._config = config
+    def __init__(self, config: ResolvedConfig, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
+        self.protocol = EvaluationProtocol.of(config)
         self._mesh = mesh
-        self._segmenter = Segmenter(inference_spec(config, clip, mesh), mesh)
-        self._geometry = EvalGeometry(config.evaluation.short_side, config.evaluation.max_long_side)
+        self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
+        self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = fingerprint(text_tower)
         found = find_evaluation_data(config)
         embed = functools.partial(cached_class_embeddings, clip.text, text_tower)
-        templates, cache = config.data.templates, cache_dir(config.data)
+        cache = cache_dir(config.data)
         # All names before any proposals: hours lie between them.
-        texts = [embed(data.class_names, templates, cache) for data in found]
+        texts = [embed(data.class_names, self.protocol.templates, cache) for data in found]
         self._host_texts = dict(zip((data.name for data in found), texts, strict=True))
         self._texts: dict[str, jax.Array] = {}
         self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
@@ -116,11 +115,6 @@ class Evaluation:
                 maps += list(np.asarray(consensus.to_host(predicted))[order])
         sizes = first.image_sizes.tolist()
         return [maps[i][:height, :width] for i, (height, width) in enumerate(sizes)]
-
-    @property
-    def _batch_size(self) -> int:
-        devices = num_batch_shards(self._mesh)
-        return self._config.evaluation.images_per_device * devices
 
     def _evaluate_set(self, data, visual, origin, folder, signals) -> EvaluationResult:
         key, unfinished = self._key(data, origin), self._unfinished(data, origin, folder)
@@ -215,12 +209,12 @@ class Evaluation:
     @contextlib.contextmanager
     def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:
         """Batches of a part of a data set on the devices, closed in the end."""
-        ensemble = self._config.evaluation.ensemble_weight > 0
+        ensemble = self.protocol.ensemble_weight > 0
         share = sharding.share_of_process(self._mesh, jax.process_index(), self._batch_size)
         dataset = make_eval_dataset(
             source,
             global_batch_size=self._batch_size,
-            geometry=self._geometry,
+            geometry=self.protocol.geometry,
             process_index=share[0],
             process_count=share[1],
             num_generator_classes=data.num_generator_classes if ensemble else 0,
@@ -237,7 +231,7 @@ class Evaluation:
 
     def _key(self, data: EvaluationSet, origin: Mapping) -> str:
         weights = {"image_tower": origin["image_tower"], "text_tower": self._text_tower}
-        texts = cleaning(data.source.class_names, self._config.data.templates)
+        texts = cleaning(data.source.class_names, self.protocol.templates)
         return key_of({"version": VERSION, "weights": weights, **texts, **self.depends_on(data)})
 
     @property
@@ -247,34 +241,19 @@ class Evaluation:
 
     def depends_on(self, data: EvaluationSet) -> dict:
         """Beside the weights; what two evaluations must share to be compared."""
-        config, settings = self._config, self._config.evaluation
         names = data.source.class_names
         return {
             "images": {"num_images": len(data.source), "split": data.description["split"]},
             "proposals": data.description["recipe"] | {"records": data.digest},
             "classes": {
-                "names_sha256": _sha256("".join(f"{name}\n" for name in names)),
+                "names_sha256": sha256_of_text("".join(f"{name}\n" for name in names)),
                 "unseen": [names[i] for i in data.unseen_classes],
             },
-            "protocol": {
-                "short_side": settings.short_side,
-                "max_long_side": settings.max_long_side,
-                "padding_multiple": self._geometry.divisor,
-                "image_size": config.model.image_size,
-                "scales": list(settings.scales),
-                "flip": settings.flip,
-                "mask_start_layer": config.model.mask_start_layer,
-                "temperature": config.loss.logit_scale,  # as results of version 0.1 have it
-                "ensemble_weight": settings.ensemble_weight,
-                "filter_invalid": settings.filter_invalid,
-                "compute_dtype": jnp.dtype(self.encoder.dtype).name,
-                "prompts": list(config.data.templates),
-                "prompts_sha256": _sha256("".join(f"{t}\n" for t in config.data.templates)),
-            },
+            "protocol": self.protocol.describe(self.encoder),
         }
 
     def _check_ensemble(self) -> None:
-        if not self._config.evaluation.ensemble_weight:
+        if not self.protocol.ensemble_weight:
             return
         for data in self.data_sets:
             num_classes = len(data.source.class_names)
@@ -287,16 +266,11 @@ class Evaluation:
                 )
 
 
-def inference_spec(config: Config, clip: ClipConfig, mesh: Mesh) -> InferenceSpec:
-    """What config.evaluation, config.model and config.loss say of inference."""
-    return InferenceSpec(
-        encoder=make_encoder(config.model, clip.vision, mesh, config.loss.logit_scale),
-        image_size=(config.model.image_size, config.model.image_size),
-        scales=config.evaluation.scales,
-        flip=config.evaluation.flip,
-        ensemble_weight=config.evaluation.ensemble_weight,
-        filter_invalid=config.evaluation.filter_invalid,
-    )
+def make_segmenter(config: ResolvedConfig, clip: ClipConfig, mesh: Mesh) -> Segmenter:
+    """The program that labels images as the configuration says, on the devices of a mesh."""
+    protocol = EvaluationProtocol.of(config)
+    encoder = make_encoder(config.model, clip.vision, mesh, protocol.logit_scale)
+    return Segmenter(protocol.inference_spec(encoder), mesh)
 
 
 def _count_pixels(
@@ -340,7 +314,3 @@ def _broadcast_from_first(num_batches: int, counts: ConfusionTotal) -> tuple[int
     first = int(consensus.broadcast_from_first(num_batches))
     confusion = consensus.broadcast_from_first(counts.confusion)
     return first, ConfusionTotal.from_state({"confusion": confusion}, counts.num_classes)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

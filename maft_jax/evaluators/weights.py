@@ -8,7 +8,7 @@ from maft_jax.config import Config
 from maft_jax.config_sections import DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
-from maft_jax.resolved_config import resolve
+from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.state.restored_run import (
     is_training_run,
     read_first_weights,
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 class EvaluatedWeights:
     """A whole CLIP on the host, and how it is evaluated."""
 
-    config: Config
-    """What was asked for, with the protocol as it is used: nothing is left to the weights."""
+    config: ResolvedConfig
+    """What was asked for, with the protocol as it is used."""
     clip: ClipConfig
     parameters: dict
     origin: dict

@@ -8,12 +8,13 @@ from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
 from maft_jax.benchmarks.drawn_data import draw_example
 from maft_jax.config_sections import ModelConfig
 from maft_jax.evaluators.confusion import confusion_matrix
-from maft_jax.evaluators.evaluation import inference_spec
+from maft_jax.evaluators.evaluation import make_segmenter
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.models.clip import random_parameters
 from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.models.text.clip_text import TextTransformer
+from maft_jax.resolved_config import resolve
 from maft_jax.runtime import sharding
 from maft_jax.training.step_setup import make_step_setup
 from maft_jax.training.teacher import teacher_program
@@ -72,7 +73,7 @@ def compile_segmenter(segmenter, visual, text, batch):
 def test_evaluation(devices):
     config, clip = small_step("ViT-B-16", devices)
     mesh = gpu_mesh("h100", devices)
-    segmenter = Segmenter(inference_spec(config, clip, mesh), mesh)
+    segmenter = make_segmenter(resolve(config, clip, None), clip, mesh)
     batch = photographs(config, mesh, devices)
     program = compile_segmenter(segmenter, *tower_and_text(clip, mesh), batch)
     assert program.cudnn_calls == {FORWARD: LAYERS - 1}
