@@ -217,6 +217,6 @@ def test_pretrained_weights_that_are_not_the_runs_are_refused(data, finished, tm
 
 def test_training_alone_does_not_import_evaluation():
     for module in ("train_loop", "run_setup"):
-        path = REPOSITORY / f"maft_jax/{module}.py"
+        path = REPOSITORY / f"maft_jax/training/{module}.py"
         top = [name for name, at_top in imports_of(path) if at_top]
         assert not [name for name in top if name.startswith("maft_jax.evaluators")], module
