@@ -1,6 +1,5 @@
 """Eight fake CPU devices, exact matrix products, and a compilation cache for the whole suite."""
 
-import gc
 import os
 import pathlib
 import signal
@@ -31,4 +30,3 @@ def forget_programs():
     """Compiled programs of a file are of no use to the next one, and stay in memory."""
     yield
     jax.clear_caches()
-    gc.collect()
