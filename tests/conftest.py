@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,6 +13,8 @@ import pytest
 
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
+# PyTorch for CUDA brings triton, which ends a process that has loaded TensorFlow; no test needs it.
+sys.modules.setdefault("triton", None)
 declare_missing_operators()  # before anything imports transformers, which imports torchvision
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -23,6 +26,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup or in the background, where what tests start would not hear their Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    """Default tests compile without LLVM's optimisations, in half the time.
+
+    What a program computes stays; slow tests, and `pytest -m ""`, compile as users do. Commands
+    that tests start inherit it.
+    """
+    if "not slow" in config.option.markexpr:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 
 @pytest.fixture(autouse=True, scope="module")
