@@ -41,6 +41,12 @@ class FolderSource(LayoutSource):
                     f"{tree.describe()}"
                 )
         class_list = _load_classes(tree, classes, tuple(ignore_labels))
+        if not class_list.label_values:
+            raise ValueError(
+                f"{tree.locate(str(classes))}: the class list has colours and no label values, "
+                "which label maps of indices need; write 'integer<TAB>name' lines, where the "
+                f"integer is the value in the label maps, of {', '.join(class_list.names[:3])}, ..."
+            )
         files = _match_labels(tree, _find_images(tree, images), images, annotations)
         super().__init__(
             "folder",
