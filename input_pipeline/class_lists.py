@@ -100,19 +100,18 @@ def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
             f"{entry.place}: class {entry.name!r} falls on label value {entry.value}, which is "
             "ignored; set ignore_labels to other values, or write 'integer<TAB>name' lines"
         )
-    by_default = set(ignore_labels) == set(DEFAULT_IGNORE_LABELS)
     name = entry.name.lower()
     if _NAME_OF_IGNORED.fullmatch(name):
         return True
-    if not by_default and _NAME_OF_THE_REST.fullmatch(name):
+    if set(ignore_labels) == set(DEFAULT_IGNORE_LABELS):
+        return False
+    if _NAME_OF_THE_REST.fullmatch(name):
         return True
-    if not by_default:
-        raise ValueError(
-            f"{entry.place}: label value {entry.value} is class {entry.name!r} here, but "
-            f"ignore_labels {tuple(ignore_labels)} (--config.data.ignore_labels) leave it out; "
-            "delete the line, or take the value out of ignore_labels"
-        )
-    return False
+    raise ValueError(
+        f"{entry.place}: label value {entry.value} is class {entry.name!r} here, but "
+        f"ignore_labels {tuple(ignore_labels)} (--config.data.ignore_labels) leave it out; "
+        "delete the line, or take the value out of ignore_labels"
+    )
 
 
 def _check_distinct(listed: Sequence[ListedClass]) -> None:

@@ -55,8 +55,8 @@ class FolderSource(LayoutSource):
             class_list.names,
             class_lookup(class_list, ignore_labels),
             unknown_values_advice=(
-                "add the missing classes to the class list, or set ignore_labels to the values of "
-                "unlabelled pixels"
+                "add the missing classes to the class list ('value<TAB>name' lines), or set "
+                "ignore_labels to the values of unlabelled pixels"
             ),
         )
 

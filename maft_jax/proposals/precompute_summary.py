@@ -47,8 +47,8 @@ class Statistics:
     ) -> None:
         """Counts one image; `best_ious` says what is measured."""
         self.proposal_counts[len(proposals)] += 1
-        found, counts = np.unique(label_map, return_counts=True)
-        self.class_pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        pixels = np.bincount(label_map.ravel() - IGNORE)
+        self.class_pixels.update({i + IGNORE: n for i, n in enumerate(pixels.tolist()) if n})
         for class_id, millionths in best_ious(proposals, label_map, input_size).items():
             self.iou_millionths[class_id] += millionths
             self.class_images[class_id] += 1
