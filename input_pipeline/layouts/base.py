@@ -33,14 +33,14 @@ class MissingFiles(ValueError):
 
 
 class UnknownLabels(ValueError):
-    """Label values of a file are neither a class nor ignored; `pixels` counts those of each."""
+    """Label values of the file `where` are neither a class nor ignored; `pixels` counts each."""
 
-    def __init__(self, message: str, pixels: Mapping[int, int]):
-        super().__init__(message, pixels)
-        self.pixels = pixels
+    def __init__(self, where: str, reason: str, pixels: Mapping[int, int]):
+        super().__init__(where, reason, pixels)
+        self.where, self.pixels = where, pixels
 
     def __str__(self) -> str:
-        return self.args[0]
+        return f"{self.where}: {self.args[1]}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ class LayoutSource:
             listed = np.flatnonzero(self._class_of_value >= 0)
             ignored = np.flatnonzero(self._class_of_value == IGNORE)
             raise UnknownLabels(
-                f"{where}: label values {shown}{more} are neither in the class list "
+                where,
+                f"label values {shown}{more} are neither in the class list "
                 f"({len(self.class_names)} classes, values {listed.min()} to {listed.max()}) nor "
                 f"ignored (values {', '.join(map(str, ignored)) or 'none'}); {pixels.sum():,} of "
                 f"{values.size:,} pixels have them; {self._advice}",

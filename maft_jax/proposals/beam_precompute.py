@@ -43,7 +43,8 @@ def run(job: PrecomputeJob, pipeline_options: Sequence[str]) -> Summary:
             )
     if problems_path.exists():
         problems = [
-            Problem(text, dict(labels)) for text, labels in json.loads(problems_path.read_text())
+            Problem(text, label_map, dict(labels))
+            for text, label_map, labels in json.loads(problems_path.read_text())
         ]
         problems_path.unlink()
         raise ValueError(describe_problems(problems, job))
@@ -61,7 +62,7 @@ def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[Problem, ..
 
 def _write_problems(found: list[tuple[int, tuple[Problem, ...]]], path: str) -> None:
     problems = [
-        (problem.text, list(problem.unknown_labels.items()))
+        (problem.text, problem.label_map, list(problem.unknown_labels.items()))
         for _, of_shard in sorted(found, key=lambda pair: pair[0])
         for problem in of_shard
     ]

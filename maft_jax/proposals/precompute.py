@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from etils import epath
@@ -133,12 +133,14 @@ def describe_problems(problems: Sequence[Problem], job: PrecomputeJob) -> str:
 
 def _count_unknown_labels(problems: Sequence[Problem]) -> list[str]:
     """A line for each label value without a class, the most frequent first."""
-    pixels, label_maps = Counter(), Counter()
+    pixels, label_maps = Counter(), defaultdict(list)
     for problem in problems:
         pixels.update(problem.unknown_labels)
-        label_maps.update(problem.unknown_labels.keys())
+        for value in problem.unknown_labels:
+            label_maps[value].append(problem.label_map)
     lines = [
-        f"label value {value} has no class: {count:,} pixels of {label_maps[value]:,} label maps"
+        f"label value {value} has no class: {count:,} pixels of {len(label_maps[value]):,} label "
+        f"maps, the first of them {label_maps[value][0]}"
         for value, count in pixels.most_common()
     ]
     more = len(lines) - _MAX_LISTED

@@ -26,10 +26,13 @@ _MASK_TYPES = (np.bool_, np.uint8, np.float32)
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an example cannot be used, and its pixels by label value, of values without a class."""
+    """Why an example cannot be used."""
 
     text: str
+    label_map: str = ""
+    """The file of the label values without a class, if there are any."""
     unknown_labels: Mapping[int, int] = field(default_factory=dict)
+    """Pixels by label value."""
 
 
 class BadExamples(ValueError):
@@ -141,10 +144,7 @@ class PrecomputeJob:
                     record, input_size = self._compute(index, provenance)
                     writer.add(record)
                 except ValueError as error:
-                    text = str(error) if example_id in str(error) else f"{example_id}: {error}"
-                    problems.append(
-                        Problem(text, error.pixels if isinstance(error, UnknownLabels) else {})
-                    )
+                    problems.append(_problem_of(error, example_id))
                 except Exception as error:
                     error.add_note(f"while computing example {example_id!r}")
                     raise
@@ -190,6 +190,13 @@ class PrecomputeJob:
             vocabulary_hash=_digest(json.dumps(list(self.source.class_names))),
             code_version=f"maft_jax {version}, recipe {RECIPE_VERSION}",
         )
+
+
+def _problem_of(error: ValueError, example_id: str) -> Problem:
+    text = str(error) if example_id in str(error) else f"{example_id}: {error}"
+    if isinstance(error, UnknownLabels):
+        return Problem(text, error.where, error.pixels)
+    return Problem(text)
 
 
 def check_proposals(made: Proposals, where: str) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from input_pipeline.folder_source import FolderSource
 from input_pipeline.records.record_shards import done_path
 from input_pipeline.records.record_source import RecordSource
+from maft_jax.evaluators.data_sets import find_evaluation_data
 from maft_jax.proposals.label_agreement import check_several_classes
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
@@ -87,8 +88,10 @@ def test_label_values_without_a_class_are_counted_over_the_whole_set(tmp_path):
     assert "photo_1.png: label values 7 are neither in the class list (2 classes" in lines[1]
     assert "192 of 384 pixels have them" in lines[1] and "photo_2.png" in lines[2]
     assert lines[3:] == [
-        "label value 7 has no class: 448 pixels of 2 label maps",
-        "label value 9 has no class: 128 pixels of 1 label maps",
+        "label value 7 has no class: 448 pixels of 2 label maps, the first of them "
+        f"{root}/annotations/photo_1.png",
+        "label value 9 has no class: 128 pixels of 1 label maps, the first of them "
+        f"{root}/annotations/photo_2.png",
     ]
 
 
@@ -180,3 +183,14 @@ def test_removed_counts_are_written_again_and_no_shard_is(tmp_path):
     precompute(job, num_workers=1)
     assert (tmp_path / "records/label_counts.json").read_bytes() == written
     assert done_path(job.folder, job.stem(0)).stat().mtime == before
+
+
+def test_evaluation_of_one_class_goes_on_with_a_warning(tmp_path, caplog):
+    root = write_data(tmp_path / "skin", "background\nlesion\n", [0, 255], [0, 0])
+    config = small_config(
+        {"data.cache_dir": str(tmp_path / "cache"), "evaluation.roots.folder": str(root)}
+    )
+    with caplog.at_level(logging.WARNING):
+        (found,) = find_evaluation_data(config)
+        assert len(found.open().source) == 2
+    assert "show fewer than two classes, no pixel shows 'lesion'" in caplog.text
