@@ -187,9 +187,7 @@ def test_removed_counts_are_written_again_and_no_shard_is(tmp_path):
 
 def test_evaluation_of_one_class_goes_on_with_a_warning(tmp_path, caplog):
     root = write_data(tmp_path / "skin", "background\nlesion\n", [0, 255], [0, 0])
-    config = small_config(
-        {"data.cache_dir": str(tmp_path / "cache"), "evaluation.roots.folder": str(root)}
-    )
+    config = config_of(root, evaluation__roots__folder=str(root))
     with caplog.at_level(logging.WARNING):
         (found,) = find_evaluation_data(config)
         assert len(found.open().source) == 2
