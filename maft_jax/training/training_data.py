@@ -39,7 +39,7 @@ def open_training_data(config: Config) -> RecordSource:
                 "--config.data.records=FOLDER, then train with that, too"
             )
         job = job_from_config(config)
-        check_several_classes(job.source)
+        check_several_classes(job.source, unseen_classes(config.data, job.description))
         precompute(job)
     return open_records(config)
 

@@ -117,8 +117,8 @@ def test_labels_that_agree_are_passed_without_a_word(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("classes", "unseen", "message"),
     [
-        ("sky\ntree\nroad\n", ("sky", "tree"), "only 'road' is left to learn of 3 classes; train"),
-        ("sky\ntree\nroad\nsea\n", ("sky", "tree"), "only 'road' .* no pixel shows 'sea'; train"),
+        ("sky\ntree\nroad\n", ("sky", "tree"), "only 'road' is left to learn of 3 classes; two"),
+        ("sky\ntree\nroad\nsea\n", ("sky", "tree"), "shows 'sea'; every pixel is 0 .sky, 33.3"),
         ("sky\ntree\nroad\n", ("sky",), None),
     ],
 )
@@ -130,6 +130,22 @@ def test_fewer_than_two_classes_to_learn_are_refused(tmp_path, classes, unseen, 
         return
     with pytest.raises(ValueError, match=message):
         open_training_data(config)
+    assert not records_folder(config).exists()
+
+
+@pytest.mark.parametrize(
+    ("unseen", "message"),
+    [
+        (("sky", "tree", "sea"), "only 'road' is left to learn of 4 classes; training needs two"),
+        (("sky", "tree"), "only 'road' is left to learn of 4 classes, no pixel shows 'sea'; train"),
+    ],
+)
+def test_fewer_than_two_classes_to_learn_are_refused_of_records_too(tmp_path, unseen, message):
+    root = write_data(tmp_path / "data", "sky\ntree\nroad\nsea\n", [0, 1, 2])
+    records = {"data__records": str(tmp_path / "records")}
+    precompute(job_from_config(config_of(root, **records)), num_workers=1)
+    with pytest.raises(ValueError, match=message):
+        open_training_data(config_of(root, **records, data__unseen_classes=unseen))
 
 
 def test_class_list_of_one_class_cannot_be_learnt(tmp_path):
