@@ -59,6 +59,7 @@ setup(
         "protobuf>=6",
         "scikit-image>=0.25",
         "scipy>=1.15",
+        "pyyaml>=6.0",
         "regex>=2025.1",
         "tensorboard>=2.20",
         "tensorflow-cpu>=2.21; platform_system == 'Linux' and platform_machine == 'x86_64'",

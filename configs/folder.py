@@ -9,7 +9,8 @@ Hardware: anything; on a CPU try --config=configs/folder.py:tiny with
 --config.model.pretrained=random:tiny first, which takes a minute or two for its 60 steps.
 Proposals are superpixel regions, computed once and cached as records.
 
-classes.txt has one name a line (line number - 1 is the label), or "label<TAB>name" lines.
+classes.txt has one name a line (line number - 1 is the label), or "label<TAB>name" lines, or is a
+list of another tool: docs/class_lists.md. Masks of 0 and 255 need "label<TAB>name" lines.
 Other layouts: --config.data.images=JPEGImages --config.data.annotations=SegmentationClass.
 """
 

@@ -1,35 +1,50 @@
 """Class names and the label values that stand for them in the files of a data set."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from input_pipeline.class_list_formats.lines import read_listed_classes
+from input_pipeline.class_list_formats.listed_class import ListedClass
+
 _DIRECTORY = Path(__file__).with_name("class_list_files")
 BUILT_IN = tuple(sorted(path.stem for path in _DIRECTORY.glob("*.txt")))
+DEFAULT_IGNORE_LABELS = (255,)
 
-_VALUE_AND_NAME = re.compile(r"\s*(\d+)\s*\t\s*(.*)")
+_LARGEST_VALUE = 65535
+_NAME_OF_IGNORED = re.compile(
+    r"(__)?ignored?(__)?|void|unlabell?ed|unknown|none|border|boundary|don't care|dontcare"
+)
+_NAME_OF_THE_REST = re.compile(r"_?background_?|others?")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names in contiguous order, and the value of each in the label files."""
+    """Class names in contiguous order, and the value of each in the label files.
+
+    `colors` are those of a list that has some; one that has nothing else has no `label_values`.
+    """
 
     names: tuple[str, ...]
     label_values: tuple[int, ...]
+    colors: tuple[tuple[int, int, int], ...] = ()
 
 
-def load_class_list(name_or_path: str | Path, ignore_labels: Sequence[int] = (255,)) -> ClassList:
-    """Reads a built-in class list, or a file with one class per line.
+def load_class_list(
+    name_or_path: str | Path, ignore_labels: Sequence[int] = DEFAULT_IGNORE_LABELS
+) -> ClassList:
+    """Reads a built-in class list, or a file in one of the formats of docs/class_lists.md.
 
-    A line is a name, whose label value is its line number - 1, or `integer<TAB>name`; a file uses
-    one of the two forms throughout. `integer<TAB>name` lines of an ignored value are skipped.
-    Raises ValueError for a missing, empty or ambiguous file, and for a file of names alone where
-    a class falls on an ignored value.
+    Raises ValueError for a missing file, and as `parse_class_list`.
     """
     path = Path(name_or_path)
     if str(name_or_path) in BUILT_IN:
         path = _DIRECTORY / f"{name_or_path}.txt"
+        return _parse(path.read_bytes(), str(path), ignore_labels)[0]
     if not path.is_file():
         raise ValueError(
             f"{path}: there is no such class list; expected a text file with one class per line, "
@@ -39,60 +54,86 @@ def load_class_list(name_or_path: str | Path, ignore_labels: Sequence[int] = (25
 
 
 def parse_class_list(
-    content: bytes, where: str, ignore_labels: Sequence[int] = (255,)
+    content: bytes, where: str, ignore_labels: Sequence[int] = DEFAULT_IGNORE_LABELS
 ) -> ClassList:
-    """`load_class_list` for the content of a file; the errors begin with `where`."""
-    names, values = [], []
-    for number, value, name, value_is_given in _numbered_classes(content, where):
-        if value in ignore_labels and value_is_given:
-            continue
-        if value in ignore_labels:
-            raise ValueError(
-                f"{where}:{number}: class {name!r} falls on label value {value}, which is ignored; "
-                "set ignore_labels to other values, or write 'integer<TAB>name' lines"
-            )
-        if name in names:
-            first = names.index(name)
-            raise ValueError(
-                f"{where}:{number}: class {name!r} is already listed with label value "
-                f"{values[first]}; class names must differ, so merge or rename one of them"
-            )
-        if value in values:
-            first = values.index(value)
-            raise ValueError(
-                f"{where}:{number}: label value {value} already belongs to class {names[first]!r}; "
-                "give every class its own value"
-            )
-        names.append(name)
-        values.append(value)
-    if not names:
-        raise ValueError(f"{where}: expected one class per line, found no class")
-    return ClassList(tuple(names), tuple(values))
+    """`load_class_list` for the content of a file; logs in a line what it was taken for.
+
+    A value that the file gives to a class is not ignored by default, unless the name says so
+    (`void`, `border`); where `ignore_labels` are others than the default, that is a contradiction.
+    Raises ValueError, which begins with `where`, for an empty, ambiguous or contradictory list.
+    """
+    classes, taken_for = _parse(content, where, ignore_labels)
+    logger.info("%d classes of %s, %s", len(classes.names), where, taken_for)
+    return classes
 
 
-def _numbered_classes(content: bytes, where: str) -> list[tuple[int, int, str, bool]]:
-    """(line number, label value, name, whether the file gives the value) of every line."""
+def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[ClassList, str]:
     try:
         text = content.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: expected UTF-8 text, {error}; save the file as UTF-8") from None
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if lines == [""]:
+    if not text:
         raise ValueError(f"{where}: expected one class per line, the file is empty")
-    matches = [_VALUE_AND_NAME.fullmatch(line) for line in lines]
-    has_values = any(matches)
-    classes = []
-    for number, (line, match) in enumerate(zip(lines, matches, strict=True), start=1):
-        if not line.strip() or (match and not match[2].strip()):
+    listed, taken_for = read_listed_classes(text, where)
+    kept = [entry for entry in listed if not _is_ignored(entry, ignore_labels)]
+    _check_distinct(kept)
+    if not kept:
+        raise ValueError(f"{where}: expected one class per line, found no class")
+    left_out = [f"{entry.value} {entry.name!r}" for entry in listed if entry not in kept]
+    if left_out:
+        taken_for += f"; ignored: {', '.join(left_out)}"
+    colors = tuple(entry.color for entry in kept)
+    classes = ClassList(
+        tuple(entry.name for entry in kept),
+        tuple(entry.value for entry in kept if entry.value is not None),
+        colors if None not in colors else (),
+    )
+    return classes, taken_for
+
+
+def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
+    """Whether a line of an ignored value says so itself; ValueError where it contradicts."""
+    if entry.value not in ignore_labels:
+        return False
+    if not entry.value_is_given:
+        raise ValueError(
+            f"{entry.place}: class {entry.name!r} falls on label value {entry.value}, which is "
+            "ignored; set ignore_labels to other values, or write 'integer<TAB>name' lines"
+        )
+    name = entry.name.lower()
+    if _NAME_OF_IGNORED.fullmatch(name):
+        return True
+    if set(ignore_labels) == set(DEFAULT_IGNORE_LABELS):
+        return False
+    if _NAME_OF_THE_REST.fullmatch(name):
+        return True
+    raise ValueError(
+        f"{entry.place}: label value {entry.value} is class {entry.name!r} here, but "
+        f"ignore_labels {tuple(ignore_labels)} (--config.data.ignore_labels) leave it out; "
+        "delete the line, or take the value out of ignore_labels"
+    )
+
+
+def _check_distinct(listed: Sequence[ListedClass]) -> None:
+    by_name: dict[str, ListedClass] = {}
+    by_value: dict[int, ListedClass] = {}
+    for entry in listed:
+        if first := by_name.get(entry.name):
             raise ValueError(
-                f"{where}:{number}: the class name is blank; delete the line or name the class"
+                f"{entry.place}: class {entry.name!r} is already listed with label value "
+                f"{first.value}; class names must differ, so merge or rename one of them"
             )
-        if has_values and not match:
+        if first := by_value.get(entry.value):
             raise ValueError(
-                f"{where}:{number}: expected 'integer<TAB>name' as on line "
-                f"{1 + next(i for i, m in enumerate(matches) if m)}, found {line.strip()!r}; use "
-                "one form throughout the file"
+                f"{entry.place}: label value {entry.value} already belongs to class "
+                f"{first.name!r}; give every class its own value"
             )
-        value, name = (int(match[1]), match[2]) if match else (number - 1, line)
-        classes.append((number, value, name.strip(), has_values))
-    return classes
+        by_name[entry.name] = entry
+        if entry.value is None:
+            continue
+        if entry.value > _LARGEST_VALUE:
+            raise ValueError(
+                f"{entry.place}: label value {entry.value} of class {entry.name!r} is larger than "
+                f"those of label maps, which go up to {_LARGEST_VALUE}; correct it"
+            )
+        by_value[entry.value] = entry

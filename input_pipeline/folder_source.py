@@ -41,6 +41,12 @@ class FolderSource(LayoutSource):
                     f"{tree.describe()}"
                 )
         class_list = _load_classes(tree, classes, tuple(ignore_labels))
+        if not class_list.label_values:
+            raise ValueError(
+                f"{tree.locate(str(classes))}: the class list has colours and no label values, "
+                "which label maps of indices need; write 'integer<TAB>name' lines, where the "
+                f"integer is the value in the label maps, of {', '.join(class_list.names[:3])}, ..."
+            )
         files = _match_labels(tree, _find_images(tree, images), images, annotations)
         super().__init__(
             "folder",
@@ -49,8 +55,8 @@ class FolderSource(LayoutSource):
             class_list.names,
             class_lookup(class_list, ignore_labels),
             unknown_values_advice=(
-                "add the missing classes to the class list, or set ignore_labels to the values of "
-                "unlabelled pixels"
+                "add the missing classes to the class list ('value<TAB>name' lines), or set "
+                "ignore_labels to the values of unlabelled pixels"
             ),
         )
 

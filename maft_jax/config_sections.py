@@ -74,7 +74,10 @@ class DataConfig:
         "dataset=folder: file of class names (below root or absolute), or a built-in list's name",
     )
     ignore_labels: tuple[int, ...] = setting(
-        (255,), "dataset=folder: label values of unlabelled pixels", low=0, high=65535
+        (255,),
+        "dataset=folder: label values of unlabelled pixels; 255 is none where the classes name it",
+        low=0,
+        high=65535,
     )
     unseen_classes: tuple[str, ...] = setting(
         (), "names of classes left out of training; published = the data set's zero-shot split"

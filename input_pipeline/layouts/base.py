@@ -32,6 +32,17 @@ class MissingFiles(ValueError):
         self.downloads = tuple(downloads)
 
 
+class UnknownLabels(ValueError):
+    """Label values of the file `where` are neither a class nor ignored; `pixels` counts each."""
+
+    def __init__(self, where: str, reason: str, pixels: Mapping[int, int]):
+        super().__init__(where, reason, pixels)
+        self.where, self.pixels = where, pixels
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.args[1]}"
+
+
 @dataclass(frozen=True)
 class ExampleFiles:
     """Where one example comes from: paths in a FileTree."""
@@ -79,7 +90,7 @@ class LayoutSource:
         files = self._files[index]
         image_at, label_at = self._tree.locate(files.image), self._tree.locate(files.label)
         image = read_image(self._tree.read(files.image), image_at)
-        values = self._read_values(self._tree.read(files.label), label_at)
+        values = self.label_values(index)
         height, width = image.shape[:2]
         if min(height, width) < 2:
             raise ValueError(
@@ -93,6 +104,20 @@ class LayoutSource:
                 "map at the size of the upright image"
             )
         return Example(files.example_id, image, self._to_class_ids(values, label_at))
+
+    def label_values(self, index: int) -> Int32[np.ndarray, "h w"]:
+        """The label map with the values of its file."""
+        label = self._files[index].label
+        return self._read_values(self._tree.read(label), self._tree.locate(label))
+
+    def label_place(self, index: int) -> str:
+        """The file of a label map, for messages."""
+        return self._tree.locate(self._files[index].label)
+
+    def class_of(self, value: int) -> int:
+        """Class id of a label value, IGNORE or UNKNOWN."""
+        last = len(self._class_of_value) - 1
+        return int(self._class_of_value[value if 0 <= value <= last else last])
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image as it came."""
@@ -109,16 +134,19 @@ class LayoutSource:
     ) -> Int32[np.ndarray, "h w"]:
         last = len(self._class_of_value) - 1
         ids = self._class_of_value[np.where((values < 0) | (values > last), last, values)]
-        unknown = np.unique(values[ids == UNKNOWN])
+        unknown, pixels = np.unique(values[ids == UNKNOWN], return_counts=True)
         if unknown.size:
             shown = ", ".join(map(str, unknown[:_MAX_LISTED]))
             more = ", ..." if unknown.size > _MAX_LISTED else ""
             listed = np.flatnonzero(self._class_of_value >= 0)
             ignored = np.flatnonzero(self._class_of_value == IGNORE)
-            raise ValueError(
-                f"{where}: label values {shown}{more} are neither in the class list "
+            raise UnknownLabels(
+                where,
+                f"label values {shown}{more} are neither in the class list "
                 f"({len(self.class_names)} classes, values {listed.min()} to {listed.max()}) nor "
-                f"ignored (values {', '.join(map(str, ignored))}); {self._advice}"
+                f"ignored (values {', '.join(map(str, ignored)) or 'none'}); {pixels.sum():,} of "
+                f"{values.size:,} pixels have them; {self._advice}",
+                dict(zip(unknown.tolist(), pixels.tolist(), strict=True)),
             )
         return ids
 
@@ -126,11 +154,14 @@ class LayoutSource:
 def class_lookup(
     classes: ClassList, ignore_labels: Iterable[int] = (255,)
 ) -> Int32[np.ndarray, " v"]:
-    """Class id of every label value; the last entry stands for all larger values."""
+    """Class id of every label value; the last entry stands for all larger values.
+
+    A value that the class list names is a class, whether ignored or not.
+    """
     ignored = list(ignore_labels)
     lookup = np.full(max(*classes.label_values, *ignored) + 2, UNKNOWN, np.int32)
-    lookup[list(classes.label_values)] = np.arange(len(classes.names))
     lookup[ignored] = IGNORE
+    lookup[list(classes.label_values)] = np.arange(len(classes.names))
     return lookup
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Int32
 
 from input_pipeline.examples import IGNORE, PreparedExample
 from input_pipeline.image_files import read_image
+from input_pipeline.records.label_counts import count_labels
 from input_pipeline.records.proposal_records import ProposalRecord, decode_record
 from input_pipeline.records.record_shards import (
     describe_place,
@@ -53,6 +54,12 @@ class RecordSource:
         check_complete(self._folder, self.description, indexes)
 
         self._indexes = indexes
+        self.label_counts = count_labels(
+            all_names,
+            Counter(itertools.chain.from_iterable(_column(indexes, "classes"))),
+            [done["extra"].get("statistics", {}) for done in dones],
+        )
+        """Of all examples and classes, unseen ones included."""
 
         seen = frozenset(np.flatnonzero(self._class_lookup != IGNORE).tolist())
         num_classes = np.array(

@@ -84,6 +84,7 @@ def main(config: Config) -> int:
 
 def _compute(config: Config) -> None:
     # Imported late: --help and wrong configurations answer at once.
+    from maft_jax.proposals.label_agreement import check_several_classes
     from maft_jax.proposals.precompute import precompute
     from maft_jax.proposals.precompute_job import job_from_config
 
@@ -98,6 +99,7 @@ def _compute(config: Config) -> None:
 
         download_dataset(config.data.dataset, config.data.root, config.data.split)
     job = job_from_config(config, overwrite=_OVERWRITE.value)
+    check_several_classes(job.source)
     start = time.monotonic()
     if _ENGINE.value == "beam":
         from maft_jax.proposals import beam_precompute

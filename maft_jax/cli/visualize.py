@@ -1,5 +1,8 @@
 """Draws what the trainer sees: images, named labels and proposals after augmentation.
 
+It also prints how many images and pixels show each class, and draws that beside the picture, as
+training_data_labels.png.
+
     python -m maft_jax.cli.visualize --config=configs/folder.py --out=training_data.png \\
         --config.data.root=my_photos
 
@@ -31,13 +34,17 @@ def main(config: Config) -> int:
     log_to_stderr()
 
     def draw():
-        from maft_jax.runtime.atomic_files import save_picture
+        from maft_jax.pictures.label_chart import draw_label_counts
+        from maft_jax.runtime.atomic_files import atomic_write_bytes, save_picture
         from maft_jax.training.training_data import draw_training_data, open_training_data
 
         source = open_training_data(config)
         picture = draw_training_data(source, config, _NUM_EXAMPLES.value, _STEP.value)
-        save_picture(epath.Path(_OUT.value), picture)
-        print(f"wrote {_OUT.value}")
+        out = epath.Path(_OUT.value)
+        chart = out.with_name(f"{out.stem}_labels.png")
+        save_picture(out, picture)
+        atomic_write_bytes(chart, draw_label_counts(source.label_counts))
+        print(f"{source.label_counts.table()}\nwrote {out} and {chart}")
 
     return run_and_report(draw)
 

@@ -10,6 +10,7 @@ from etils import epath
 
 from input_pipeline.example_range import ExampleRange, FirstExamples
 from input_pipeline.examples import PreparedSource
+from input_pipeline.records.label_counts import list_names
 from input_pipeline.records.record_shards import DATASET_FILE, read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
@@ -71,6 +72,15 @@ class FoundSet:
             raise ValueError(
                 f"{self.folder}: the records are of other classes than {self.name} has now; "
                 "write them again"
+            )
+        absent = source.label_counts.absent
+        if len(self.class_names) - len(absent) < 2:
+            logger.warning(
+                "%s: the labels in %s show fewer than two classes, no pixel shows %s; see whether "
+                "label values and class list agree",
+                self.name,
+                self.folder,
+                list_names(absent) or "another",
             )
         logits = source.record(0).class_logits
         count = min(self.max_images or len(source), len(source))

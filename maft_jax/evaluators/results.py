@@ -102,6 +102,18 @@ class EvaluationResult:
         return zero_shot_metrics(self.metrics, self.unseen_classes)
 
     @property
+    def tells_classes_apart(self) -> bool:
+        """Whether two classes are there, in labels or predictions."""
+        there = (self.metrics.ground_truth_pixels > 0) | (self.metrics.predicted_pixels > 0)
+        return bool(there.sum() != 1)
+
+    @property
+    def absent_classes(self) -> tuple[str, ...]:
+        """Names of the classes that no labelled pixel shows."""
+        pixels = self.metrics.ground_truth_pixels
+        return tuple(name for name, n in zip(self.class_names, pixels, strict=True) if not n)
+
+    @property
     def class_list_sha256(self) -> str:
         """Of the names, one a line: what sha256sum says of such a file."""
         return hashlib.sha256(
@@ -109,7 +121,12 @@ class EvaluationResult:
         ).hexdigest()
 
     def numbers(self) -> dict[str, float]:
-        """All of DEFINITIONS, as fractions; nan where undefined."""
+        """All of DEFINITIONS, as fractions; nan where undefined.
+
+        Where one class alone is shown and predicted, all are undefined: 100 % of it says nothing.
+        """
+        if not self.tells_classes_apart:
+            return dict.fromkeys(DEFINITIONS, float("nan"))
         zero_shot = dataclasses.asdict(self.zero_shot) if self.zero_shot else {}
         semantic = {name: getattr(self.metrics, name, float("nan")) for name in DEFINITIONS}
         return semantic | zero_shot

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.dataset_specs import SPECS
+from input_pipeline.records.label_counts import list_names
 from maft_jax.evaluators.results import SCALARS, EvaluationResult
 
 HEADINGS = (
@@ -34,6 +35,7 @@ def format_table(
     With a `baseline`, the frozen CLIP's results, lines "frozen", "tuned" and "gain". Where a pair
     was not measured on the same images, proposals, protocol and classes, or the tuned weights were
     made from another CLIP, the gain is left out and a WARNING below the table says what differs.
+    Classes that no pixel shows are listed below the table.
 
     Raises:
         ValueError: two results of one data set and split.
@@ -42,7 +44,9 @@ def format_table(
     keys = sorted({**tuned, **frozen}, key=_rank)
     if baseline is None:
         groups = [[_line(key, None, tuned[key])] for key in keys]
-        return "\n".join(_as_text(_Table(["data set", "images", *HEADINGS], 1, groups, [])))
+        notes = [note for key in keys for note in _absent_classes(key, tuned[key])]
+        return "\n".join(_as_text(_Table(["data set", "images", *HEADINGS], 1, groups, notes)))
+    notes = [note for key in keys for note in _absent_classes(key, tuned.get(key) or frozen[key])]
     warnings, groups = [], []
     for key in keys:
         pair = frozen.get(key), tuned.get(key)
@@ -63,7 +67,24 @@ def format_table(
             group.append(_gain_line(*pair))
         groups.append(group)
     headings = ["data set", "weights", "images", *HEADINGS]
-    return "\n".join(_as_text(_Table(headings, 2, groups, warnings)))
+    return "\n".join(_as_text(_Table(headings, 2, groups, notes + warnings)))
+
+
+def _absent_classes(key: tuple[str, str], result: EvaluationResult) -> list[str]:
+    """Which classes the numbers do not speak of; empty where all are shown."""
+    absent, total = result.absent_classes, len(result.class_names)
+    notes = []
+    if absent:
+        notes.append(
+            f"{_title(key)}: no labelled pixel shows {len(absent)} of {total} classes: "
+            f"{list_names(absent)}"
+        )
+    if total - len(absent) < 2:
+        notes.append(
+            f"WARNING: {_title(key)}: the labels show fewer than two classes, so that the numbers "
+            "say nothing of telling classes apart; see whether label values and class list agree"
+        )
+    return notes
 
 
 def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
@@ -99,6 +120,7 @@ class _Table:
     groups: list[list[list[str]]]
     """Lines of cells that belong together, one group per data set."""
     warnings: list[str]
+    """And notes, a line each, below the table."""
 
 
 def _by_dataset(results) -> dict[tuple[str, str], EvaluationResult]:

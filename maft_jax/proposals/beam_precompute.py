@@ -7,7 +7,7 @@ from etils import epath
 
 from input_pipeline.records.record_shards import atomic_write_bytes
 from maft_jax.proposals.precompute import describe_problems, prepare_folder, summarize
-from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob
+from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
 from maft_jax.proposals.precompute_summary import Summary
 
 PROBLEMS_FILE = "problems.json"
@@ -42,13 +42,16 @@ def run(job: PrecomputeJob, pipeline_options: Sequence[str]) -> Summary:
                 | "write problems" >> beam.Map(_write_problems, str(problems_path))
             )
     if problems_path.exists():
-        problems = json.loads(problems_path.read_text())
+        problems = [
+            Problem(text, label_map, dict(labels))
+            for text, label_map, labels in json.loads(problems_path.read_text())
+        ]
         problems_path.unlink()
         raise ValueError(describe_problems(problems, job))
     return summarize(job)
 
 
-def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[str, ...]]:
+def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[Problem, ...]]:
     """The shard and what is wrong with its examples, in which case it is not written."""
     try:
         job.write_shard(shard)
@@ -57,7 +60,11 @@ def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[str, ...]]:
     return shard, ()
 
 
-def _write_problems(found: list[tuple[int, tuple[str, ...]]], path: str) -> None:
-    problems = [problem for _, of_shard in sorted(found) for problem in of_shard]
+def _write_problems(found: list[tuple[int, tuple[Problem, ...]]], path: str) -> None:
+    problems = [
+        (problem.text, problem.label_map, list(problem.unknown_labels.items()))
+        for _, of_shard in sorted(found, key=lambda pair: pair[0])
+        for problem in of_shard
+    ]
     if problems:
         atomic_write_bytes(epath.Path(path), json.dumps(problems).encode())

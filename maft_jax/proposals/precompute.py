@@ -8,11 +8,13 @@ import logging
 import os
 import re
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from etils import epath
 from tqdm import tqdm
 
+from input_pipeline.records.label_counts import count_labels, write_label_counts
 from input_pipeline.records.record_shards import (
     DATASET_FILE,
     done_path,
@@ -20,7 +22,7 @@ from input_pipeline.records.record_shards import (
     read_done,
     write_dataset_file,
 )
-from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob
+from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
 from maft_jax.proposals.precompute_summary import Statistics, Summary, write_summary
 from maft_jax.proposals.worker_processes import run_tasks
 
@@ -97,39 +99,59 @@ def prepare_folder(job: PrecomputeJob, shards: Sequence[int]) -> list[int]:
 
 
 def summarize(job: PrecomputeJob) -> Summary:
-    """Sums up the finished shards; writes summary.json and summary.png once that is all of them."""
-    statistics, num_bytes, num_shards = Statistics(), 0, 0
+    """Sums up the finished shards; once that is all of them, writes summaries and label counts."""
+    statistics, num_bytes, num_shards, stored = Statistics(), 0, 0, []
     for shard in range(job.num_shards):
         done = read_done(job.folder, job.stem(shard))
         if done is not None:
-            statistics.merge(Statistics.from_json(done["extra"]["statistics"]))
+            stored.append(done["extra"]["statistics"])
+            statistics.merge(Statistics.from_json(stored[-1]))
             num_bytes += done["num_bytes"]
             num_shards += 1
     names = tuple(job.source.class_names)
     summary = Summary(names, num_shards, job.num_shards, num_bytes, statistics)
     if num_shards == job.num_shards:
         write_summary(job.folder, summary)
+        counts = count_labels(names, statistics.class_images, stored)
+        write_label_counts(job.folder, counts)
     return summary
 
 
-def describe_problems(problems: Sequence[str], job: PrecomputeJob) -> str:
+def describe_problems(problems: Sequence[Problem], job: PrecomputeJob) -> str:
     """One message for all examples that cannot be used."""
     more = len(problems) - _MAX_LISTED
     return "\n  ".join(
         [
             f"{len(problems)} of {len(job.source)} examples cannot be used; repair or remove them "
             "and give the same command again, which computes only what changed:",
-            *problems[:_MAX_LISTED],
+            *(problem.text for problem in problems[:_MAX_LISTED]),
             *([f"and {more} more"] if more > 0 else []),
+            *_count_unknown_labels(problems),
         ]
     )
 
 
-def _write_shards(job: PrecomputeJob, missing: Sequence[int], num_workers: int) -> list[str]:
+def _count_unknown_labels(problems: Sequence[Problem]) -> list[str]:
+    """A line for each label value without a class, the most frequent first."""
+    pixels, label_maps = Counter(), defaultdict(list)
+    for problem in problems:
+        pixels.update(problem.unknown_labels)
+        for value in problem.unknown_labels:
+            label_maps[value].append(problem.label_map)
+    lines = [
+        f"label value {value} has no class: {count:,} pixels of {len(label_maps[value]):,} label "
+        f"maps, the first of them {label_maps[value][0]}"
+        for value, count in pixels.most_common()
+    ]
+    more = len(lines) - _MAX_LISTED
+    return lines[:_MAX_LISTED] + ([f"and {more} more label values"] if more > 0 else [])
+
+
+def _write_shards(job: PrecomputeJob, missing: Sequence[int], num_workers: int) -> list[Problem]:
     """Returns what is wrong with examples, in their order."""
     total = sum(len(job.examples_of(shard)) for shard in missing)
     seconds_between = 0.5 if sys.stderr.isatty() else _SECONDS_BETWEEN_LOG_LINES
-    problems: dict[int, tuple[str, ...]] = {}
+    problems: dict[int, tuple[Problem, ...]] = {}
     with tqdm(
         total=total,
         desc=f"{job.generator.name} proposals",
@@ -149,7 +171,7 @@ def _write_shards(job: PrecomputeJob, missing: Sequence[int], num_workers: int) 
 
 def _problems_of_shard(
     job: PrecomputeJob, shard: int, on_example: Callable[[], None]
-) -> tuple[str, ...]:
+) -> tuple[Problem, ...]:
     """Writes the shard, or returns what is wrong with its examples."""
     try:
         job.write_shard(shard, on_example)
@@ -172,7 +194,7 @@ def _remove_other_records(job: PrecomputeJob) -> None:
 def _remove_unfinished(folder: str, stems: Sequence[str]) -> None:
     """Removes what killed runs left, once this run's workers are gone."""
     for path in epath.Path(folder).glob("*.unfinished"):
-        if path.name.partition(".")[0] in {*stems, "dataset", "summary"}:
+        if path.name.partition(".")[0] in {*stems, "dataset", "summary", "label_counts"}:
             path.unlink(missing_ok=True)
 
 

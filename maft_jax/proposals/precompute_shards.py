@@ -3,12 +3,13 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from input_pipeline.examples import ExampleSource, proposal_grid_size
+from input_pipeline.layouts.base import UnknownLabels
 from input_pipeline.records.proposal_records import SCHEMA_VERSION, ProposalRecord, Provenance
 from input_pipeline.records.record_shards import ShardWriter, read_done, read_index, shard_stem
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
@@ -23,15 +24,26 @@ _FEWEST_SHARDS = 16
 _MASK_TYPES = (np.bool_, np.uint8, np.float32)
 
 
-class BadExamples(ValueError):
-    """What is wrong with the examples of a shard, one string each."""
+@dataclass(frozen=True)
+class Problem:
+    """Why an example cannot be used."""
 
-    def __init__(self, problems: tuple[str, ...]):
+    text: str
+    label_map: str = ""
+    """The file of the label values without a class, if there are any."""
+    unknown_labels: Mapping[int, int] = field(default_factory=dict)
+    """Pixels by label value."""
+
+
+class BadExamples(ValueError):
+    """What is wrong with the examples of a shard."""
+
+    def __init__(self, problems: tuple[Problem, ...]):
         super().__init__(problems)
         self.problems = problems
 
     def __str__(self) -> str:
-        return "\n  ".join(self.problems)
+        return "\n  ".join(problem.text for problem in self.problems)
 
 
 @dataclass(frozen=True)
@@ -132,8 +144,7 @@ class PrecomputeJob:
                     record, input_size = self._compute(index, provenance)
                     writer.add(record)
                 except ValueError as error:
-                    named = example_id in str(error)
-                    problems.append(str(error) if named else f"{example_id}: {error}")
+                    problems.append(_problem_of(error, example_id))
                 except Exception as error:
                     error.add_note(f"while computing example {example_id!r}")
                     raise
@@ -179,6 +190,13 @@ class PrecomputeJob:
             vocabulary_hash=_digest(json.dumps(list(self.source.class_names))),
             code_version=f"maft_jax {version}, recipe {RECIPE_VERSION}",
         )
+
+
+def _problem_of(error: ValueError, example_id: str) -> Problem:
+    text = str(error) if example_id in str(error) else f"{example_id}: {error}"
+    if isinstance(error, UnknownLabels):
+        return Problem(text, error.where, error.pixels)
+    return Problem(text)
 
 
 def check_proposals(made: Proposals, where: str) -> None:

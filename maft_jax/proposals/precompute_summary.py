@@ -11,6 +11,7 @@ from etils import epath
 from jaxtyping import Int32, UInt8
 
 from input_pipeline.examples import IGNORE
+from input_pipeline.records.label_counts import list_names
 from input_pipeline.records.record_shards import atomic_write_bytes
 from maft_jax.proposals.soft_masks import soften_masks
 
@@ -35,6 +36,8 @@ class Statistics:
     """By class id: images that show it."""
     iou_histogram: Counter[int] = field(default_factory=Counter)
     """Classes of images by their best IoU, in bins of 5 %; the last includes 1."""
+    class_pixels: Counter[int] = field(default_factory=Counter)
+    """By class id: pixels that show it; IGNORE stands for unlabelled ones."""
 
     def add(
         self,
@@ -44,6 +47,8 @@ class Statistics:
     ) -> None:
         """Counts one image; `best_ious` says what is measured."""
         self.proposal_counts[len(proposals)] += 1
+        pixels = np.bincount(label_map.ravel() - IGNORE)
+        self.class_pixels.update({i + IGNORE: n for i, n in enumerate(pixels.tolist()) if n})
         for class_id, millionths in best_ious(proposals, label_map, input_size).items():
             self.iou_millionths[class_id] += millionths
             self.class_images[class_id] += 1
@@ -63,15 +68,21 @@ class Statistics:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Mapping[str, int]]) -> "Statistics":
-        """What `to_json` made."""
+        """What `to_json` made; shards of earlier versions have no `class_pixels`."""
         counters = {
-            name: Counter({int(key): value for key, value in stored[name].items()})
+            name: Counter({int(key): value for key, value in stored.get(name, {}).items()})
             for name in _COUNTERS
         }
         return cls(**counters)
 
 
-_COUNTERS = ("proposal_counts", "iou_millionths", "class_images", "iou_histogram")
+_COUNTERS = (
+    "proposal_counts",
+    "iou_millionths",
+    "class_images",
+    "iou_histogram",
+    "class_pixels",
+)
 
 
 def best_ious(
@@ -150,6 +161,14 @@ class Summary:
             f"mask recall          {self.mask_recall:.3f} (mean best IoU over the classes of every "
             f"image; mean of {len(recalls)} classes {mean_of_classes:.3f})",
         ]
+        absent = [
+            name for i, name in enumerate(self.class_names) if not self.statistics.class_images[i]
+        ]
+        if absent and self.num_shards == self.total_shards:
+            lines.append(
+                f"WARNING: no pixel of any label map shows {list_names(absent)} "
+                f"({len(absent)} of {len(self.class_names)} classes)"
+            )
         if self.num_shards < self.total_shards:
             missing = self.total_shards - self.num_shards
             lines.append(

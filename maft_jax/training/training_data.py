@@ -4,9 +4,11 @@ import logging
 
 import jax
 import numpy as np
+from etils import epath
 
 from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.records.label_counts import list_names
 from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_dataset
@@ -14,6 +16,7 @@ from maft_jax.config import Config
 from maft_jax.config_sections import DataConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.pictures.sheets import contact_sheet
+from maft_jax.proposals.label_agreement import check_several_classes
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.record_sets import unseen_classes
@@ -35,7 +38,9 @@ def open_training_data(config: Config) -> RecordSource:
                 "maft_jax.cli.precompute_proposals and the same --config and settings, and "
                 "--config.data.records=FOLDER, then train with that, too"
             )
-        precompute(job_from_config(config))
+        job = job_from_config(config)
+        check_several_classes(job.source, unseen_classes(config.data, job.description))
+        precompute(job)
     return open_records(config)
 
 
@@ -43,11 +48,13 @@ def open_records(config: Config) -> RecordSource:
     """The records of config.data.records, or those in the cache, as training reads them.
 
     Raises:
-        ValueError: files are missing, corrupt or contradict the configuration.
+        ValueError: files are missing, corrupt or contradict the configuration, or the labels show
+            fewer than two classes that are to be learnt.
     """
     folder = records_folder(config)
     description = read_dataset_file(folder)
     source = RecordSource(folder, unseen_classes(config.data, description))
+    _check_classes_to_learn(source, folder)
     logger.info(
         "%d images, %d classes, at most %d proposals an image in %s",
         len(source),
@@ -56,6 +63,33 @@ def open_records(config: Config) -> RecordSource:
         folder,
     )
     return source
+
+
+def _check_classes_to_learn(source: RecordSource, folder: epath.Path) -> None:
+    """Names the classes that no pixel shows, and refuses what leaves fewer than two."""
+    counts = source.label_counts
+    absent = [name for name in counts.absent if name in source.class_names]
+    shown = [name for name in source.class_names if name not in absent]
+    ignored = counts.ignored_share
+    cause = f"; {ignored:.1%} of all pixels are ignored" if ignored else ""
+    if len(shown) < 2:
+        others = f", no pixel shows {list_names(absent)}{cause}" if absent else ""
+        raise ValueError(
+            f"{folder}: only {list_names(shown)} is left to learn of {len(counts.class_names)} "
+            f"classes{others}; training needs two. See to it that label values and class list "
+            "agree (masks of 0 and 255 need lines such as '0<TAB>background' and "
+            "'255<TAB>lesion', or other --config.data.ignore_labels), and that "
+            "config.data.unseen_classes leaves some, then compute the records again"
+        )
+    if absent:
+        logger.warning(
+            "%s: no pixel shows %s (%d of %d classes), which cannot be learnt%s",
+            folder,
+            list_names(absent),
+            len(absent),
+            len(source.class_names),
+            cause,
+        )
 
 
 def describe_data(source: RecordSource) -> dict[str, int | str]:

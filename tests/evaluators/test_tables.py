@@ -12,11 +12,11 @@ FROZEN = np.array([[6, 2, 0], [2, 6, 0], [0, 0, 0]])
 TUNED = np.array([[7, 1, 0], [1, 7, 0], [0, 0, 0]])
 
 
-def result(dataset, confusion=FROZEN, **changes):
+def result(dataset, confusion=FROZEN, class_names=("cat", "dog"), **changes):
     whole = EvaluationResult(
         dataset=dataset,
         split="val",
-        class_names=("cat", "dog"),
+        class_names=class_names,
         unseen_classes=(),
         num_images=1449,
         confusion=confusion,
@@ -51,7 +51,7 @@ def test_one_line_per_data_set_aligned_in_percent():
 
 def test_both_conventions_in_a_row_where_they_differ():
     predicted_only = np.array([[6, 0, 0], [2, 0, 0], [0, 0, 0]])
-    row = format_table([result("a", predicted_only)]).splitlines()[-1]
+    row = format_table([result("a", predicted_only)]).splitlines()[2]
     assert row.split()[2:4] == ["37.50", "75.00"]
 
 
@@ -135,3 +135,33 @@ def test_other_splits_are_rows_of_their_own():
     assert "VOC-20 (PAS-20) train" in table
     with pytest.raises(ValueError, match="one result per data set and split"):
         format_table([result("voc2012"), result("voc2012")])
+
+
+def test_absent_classes_are_listed_with_the_table():
+    names = ("cat", *(f"dog {i}" for i in range(12)), "cow")
+    confusion = np.zeros((15, 15), np.int64)
+    confusion[0, 0], confusion[13, 0], confusion[0, 5] = 5, 2, 1
+    zoo = result("zoo", confusion, class_names=names)
+    for table in (format_table([zoo]), format_table([zoo], [zoo])):
+        assert table.splitlines()[-1] == (
+            "zoo: no labelled pixel shows 12 of 14 classes: 'dog 0', 'dog 1', 'dog 2', 'dog 3', "
+            "'dog 5', 'dog 6', 'dog 7', 'dog 8', 'dog 9', 'dog 10' and 2 more"
+        )
+    assert "no labelled pixel" not in format_table([result("a")])
+
+
+def test_one_class_is_never_called_100_percent():
+    """What black-and-white masks gave whose 255 was ignored: mIoU 100.00, gain +100."""
+    of_one = np.array([[8, 0, 0], [0, 0, 0], [0, 0, 0]])
+    alone, other = result("skin", of_one), np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
+    table = format_table([alone], [result("skin", other)])
+    lines = table.splitlines()
+    assert lines[3].split() == ["skin", "tuned", "1,449", *["-"] * 8]
+    assert "100.00" not in table and "+" not in table
+    assert "WARNING: skin: the labels show fewer than two classes" in table
+    assert alone.scalars() == {}
+
+
+def test_class_list_of_one_class_is_never_called_100_percent():
+    table = format_table([result("a", np.array([[8, 0], [0, 0]]), class_names=("cat",))])
+    assert "100.00" not in table and "WARNING: a: the labels show fewer than two" in table

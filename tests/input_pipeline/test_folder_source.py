@@ -209,3 +209,28 @@ def test_non_ascii_names_are_kept(folder):
     _add(folder, "grün/日本 1.png", np.zeros((2, 2), np.uint8))
     assert FolderSource(folder).example_ids[2] == "grün/日本 1"
     assert FolderSource(folder)[2].label_map.tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_class_of_value_255_is_a_class_in_8_and_16_bits(tmp_path, dtype):
+    _add(tmp_path, "a.png", np.array([[0, 255], [255, 0]], dtype))
+    (tmp_path / "classes.txt").write_text("0\tbackground\n255\tlesion\n")
+    source = FolderSource(tmp_path)
+    assert source.class_names == ("background", "lesion")
+    assert source[0].label_map.tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(ValueError, match=r"classes\.txt:2: label value 255 is class 'lesion' here"):
+        FolderSource(tmp_path, ignore_labels=(255, 3))
+
+
+def test_sixteen_bits_hold_both_a_class_of_value_255_and_ignored_pixels(tmp_path):
+    _add(tmp_path, "a.png", np.array([[0, 255], [65535, 0]], np.uint16))
+    (tmp_path / "classes.txt").write_text("0\tbackground\n255\tlesion\n")
+    source = FolderSource(tmp_path, ignore_labels=(65535,))
+    assert source[0].label_map.tolist() == [[0, 1], [IGNORE, 0]]
+
+
+def test_list_of_colours_alone_is_refused(folder):
+    content = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:1,2,3::\n"
+    (folder / "labelmap.txt").write_text(content)
+    with pytest.raises(ValueError, match=r"labelmap\.txt: the class list has colours and no label"):
+        FolderSource(folder, classes="labelmap.txt")

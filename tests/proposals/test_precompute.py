@@ -103,7 +103,7 @@ def test_any_number_of_workers_and_processes_writes_the_same_files(tmp_path):
         assert (tmp_path / "several" / "summary.json").exists() == (process == 1)
     assert summary.num_images == 20
     expected = contents(tmp_path / "one")
-    assert len(expected) == 3 * 10 + 3
+    assert len(expected) == 3 * 10 + 4
     assert contents(tmp_path / "pool") == expected
     assert contents(tmp_path / "several") == expected
 

@@ -138,6 +138,12 @@ def test_command_draws_without_weights(data, tmp_path):
         "--num_examples=3",
         *(f"--config.{name}={value}" for name, value in (settings | data).items()),
     ]
-    assert "sheet.png" in finish(start(command))
+    output = finish(start(command))
+    assert "sheet.png and" in output and "sheet_labels.png" in output
+    rows = [line.split() for line in output.splitlines()]
+    assert ["class", "images", "pixels", "share"] in rows
+    assert {row[0] for row in rows if len(row) == 4} >= {"class", "sand", "grass"}
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.height == 3 * 240 + 2 * 4
+    with Image.open(tmp_path / "sheet_labels.png") as chart:
+        assert chart.size == (990, 279)  # two panels, eight classes

@@ -1,0 +1,121 @@
+"""Class lists in JSON and YAML documents."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
+
+_NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
+
+Found = tuple[list[ListedClass], str]
+"""The classes, and what the list was taken for."""
+
+
+def read_json(text: str, where: str) -> Found | None:
+    """COCO's categories, `id2label` and other mappings, or a list of names; None if no JSON."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: begins like JSON, but {error}; correct it, or {WRITE_LINES}"
+        ) from None
+    if isinstance(content, dict) and "categories" in content:
+        return _categories(content["categories"], where), "categories of a COCO JSON"
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        return _categories(content, where), "categories of a COCO JSON"
+    if isinstance(content, dict) and "id2label" in content:
+        return _mapping(content["id2label"], f"{where}: id2label"), "id2label of a JSON"
+    if isinstance(content, dict):
+        return _mapping(content, where), "a JSON mapping of values and names"
+    return _sequence(content, where), "a JSON list of names"
+
+
+def read_yaml(text: str, where: str) -> Found | None:
+    """`names:` of ultralytics, a mapping or a list; None where there is no such key."""
+    if not _NAMES_KEY.search(text):
+        return None
+    import yaml  # takes longer than all other lists
+
+    try:
+        # Everything as strings: YAML takes the class `no` for a truth value.
+        content = yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{where}: has names: like YAML, but {reason}; correct it, or {WRITE_LINES}"
+        ) from None
+    names = content["names"] if isinstance(content, dict) else None
+    place = f"{where}: names"
+    listed = _mapping(names, place) if isinstance(names, dict) else _sequence(names, place)
+    number = content.get("nc")
+    if number is not None and number != str(len(listed)):
+        raise ValueError(f"{place}: expected nc={number} names, found {len(listed)}; correct one")
+    return listed, "names of a YAML file"
+
+
+def _categories(categories: object, where: str) -> list[ListedClass]:
+    if not isinstance(categories, list):
+        raise ValueError(f"{where}: expected a list of categories, found {categories!r:.60}")
+    listed = []
+    for i, category in enumerate(categories):
+        place = f"{where}: categories[{i}]"
+        if not isinstance(category, dict) or not {"id", "name"} <= category.keys():
+            raise ValueError(f"{place}: expected 'id' and 'name', found {category!r:.60}")
+        value = _value(category["id"], place)
+        color = category.get("color")
+        of_rgb = isinstance(color, list) and len(color) == 3
+        listed.append(
+            ListedClass(
+                place,
+                value,
+                _name(category["name"], place),
+                color=tuple(_value(part, f"{place}.color") for part in color) if of_rgb else None,
+            )
+        )
+    return listed
+
+
+def _mapping(content: object, where: str) -> list[ListedClass]:
+    """Of values to names, or of names to values."""
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{where}: expected values and names, found {content!r:.60}")
+    if all(isinstance(value, int) for value in content.values()):
+        content = {value: name for name, value in content.items()} if _distinct(content) else {}
+        if not content:
+            raise ValueError(f"{where}: two names have the same value; give each its own")
+    listed = []
+    for key, name in content.items():
+        place = f"{where}[{key!r}]"
+        listed.append(ListedClass(place, _value(key, place), _name(name, place)))
+    return listed
+
+
+def _distinct(content: Mapping) -> bool:
+    return len(set(content.values())) == len(content)
+
+
+def _sequence(names: object, where: str) -> list[ListedClass]:
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        raise ValueError(f"{where}: expected a list of names, found {names!r:.60}")
+    return [
+        ListedClass(f"{where}[{i}]", i, _name(name, f"{where}[{i}]"), value_is_given=False)
+        for i, name in enumerate(names)
+    ]
+
+
+def _value(value: object, place: str) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value).strip()):
+        raise ValueError(
+            f"{place}: expected a label value, an integer from 0, found {value!r}; correct it, or "
+            f"{WRITE_LINES}"
+        )
+    return int(value)
+
+
+def _name(name: object, place: str) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{place}: expected a class name, found {name!r:.60}; name the class")
+    return name.strip()

@@ -1,0 +1,173 @@
+"""Class lists of one class a line, and the way into all formats.
+
+What is not recognised with certainty is refused by line: a list that is read one label off trains
+to nonsense without a word.
+"""
+
+import re
+from collections.abc import Sequence
+
+from input_pipeline.class_list_formats.documents import Found, read_json, read_yaml
+from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
+from input_pipeline.class_list_formats.tables import is_heading, read_table
+
+_COLOR_LINE = re.compile(r"([^:]+):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*")
+_COLOR_HEADING = re.compile(r"#\s*label\s*:\s*color_rgb\b.*")
+_IGNORE, _BACKGROUND = "__ignore__", "_background_"
+
+_TAB = re.compile(r"\s*(?P<value>\d+)\s*\t\s*(?P<name>.*)")
+_NUMBERED = {
+    "number: name": re.compile(r"\s*(?P<value>\d+)\s*:\s*(?P<name>[^\d\s].*)"),
+    "number,name": re.compile(r"\s*(?P<value>\d+)\s*,\s*(?P<name>[^\d\s].*)"),
+    "number;name": re.compile(r"\s*(?P<value>\d+)\s*;\s*(?P<name>[^\d\s].*)"),
+    "number=name": re.compile(r"\s*(?P<value>\d+)\s*=\s*(?P<name>[^\d\s].*)"),
+    "number) name": re.compile(r"\s*(?P<value>\d+)\s*\)\s*(?P<name>[^\d\s].*)"),
+    "number. name": re.compile(r"\s*(?P<value>\d+)\.\s+(?P<name>[^\d\s].*)"),
+    "name<TAB>number": re.compile(r"\s*(?P<name>\S.*?)\s*\t\s*(?P<value>\d+)\s*"),
+    "name: number": re.compile(r"\s*(?P<name>\S.*?)\s*:\s*(?P<value>\d+)\s*"),
+    "name,number": re.compile(r"\s*(?P<name>\S.*?)\s*,\s*(?P<value>\d+)\s*"),
+    "name;number": re.compile(r"\s*(?P<name>\S.*?)\s*;\s*(?P<value>\d+)\s*"),
+    "name=number": re.compile(r"\s*(?P<name>\S.*?)\s*=\s*(?P<value>\d+)\s*"),
+}
+_NUMBER_FIRST = re.compile(r"\s*(?P<value>\d+)\s+(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(r"\s*(?P<name>\S.*?)\s+(?P<value>\d+)\s*")
+_NUMBER_AT_AN_END = re.compile(r"\s*-?\d+\s*[\t:,;=)].*|.*[\t:,;=]\s*-?\d+\s*")
+_NOT_OF_NAMES = re.compile(r"#|-\s|.*[\t{}<>]|.*\s#\s|.*,\s*$|\s*(['\"]).*\1\s*$")
+
+
+def read_listed_classes(text: str, where: str) -> Found:
+    """The classes of a list in the order of its file, and what it was taken for.
+
+    Raises ValueError, with the line, for what is no class list of a known format.
+    """
+    found = read_json(text, where) or read_yaml(text, where)
+    if found is not None:
+        return found
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise ValueError(
+                f"{where}:{number}: the class name is blank; delete the line or name the class"
+            )
+    return (
+        _colors(lines, where)
+        or _labelme(lines, where)
+        or read_table(lines, where)
+        or _numbered(lines, where)
+        or _names(lines, where)
+    )
+
+
+def _colors(lines: Sequence[str], where: str) -> Found | None:
+    """CVAT's labelmap.txt: `name:r,g,b:parts:actions` below a heading."""
+    has_heading = _COLOR_HEADING.fullmatch(lines[0])
+    if not has_heading and not _COLOR_LINE.fullmatch(lines[0]):
+        return None
+    listed = []
+    for number, line in enumerate(lines, start=1):
+        match = _COLOR_LINE.fullmatch(line)
+        if match:
+            color = tuple(map(int, match.groups()[1:]))
+            listed.append(ListedClass(f"{where}:{number}", None, match[1].strip(), color=color))
+        elif number > 1 or not has_heading:
+            raise ValueError(
+                f"{where}:{number}: expected 'label:red,green,blue:parts:actions' as in CVAT's "
+                f"labelmap.txt, found {line.strip()!r}; correct the line"
+            )
+    return listed, "colours -> classes"
+
+
+def _labelme(lines: Sequence[str], where: str) -> Found | None:
+    """labelme's list, whose first line is -1: `__ignore__`, `_background_`, then the classes."""
+    names = [line.strip() for line in lines]
+    if _IGNORE not in names:
+        return None
+    if names[:2] != [_IGNORE, _BACKGROUND]:
+        number = 1 if names[0] != _IGNORE else 2
+        raise ValueError(
+            f"{where}:{number}: expected a list of labelme, with {_IGNORE!r} on line 1 and "
+            f"{_BACKGROUND!r} on line 2, found {names[number - 1]!r}; correct it, or {WRITE_LINES}"
+        )
+    listed = [
+        ListedClass(f"{where}:{value + 2}", value, "background" if value == 0 else name)
+        for value, name in enumerate(names[1:])
+    ]
+    return listed, f"labelme's list: {_BACKGROUND} is 0"
+
+
+def _numbered(lines: Sequence[str], where: str) -> Found | None:
+    """Lines that all give their label value; None for lines of names alone."""
+    if any(map(_TAB.fullmatch, lines)):
+        return _matched(_TAB, "integer<TAB>name", lines, where), "value<TAB>name"
+    for form, pattern in _NUMBERED.items():
+        matches = sum(1 for line in lines if pattern.fullmatch(line))
+        if 2 * matches >= len(lines):
+            listed = _matched(pattern, form, lines, where)
+            _check_single_names(listed, form)
+            return listed, f"lines of {form!r}"
+    first = [match["name"] for line in lines if (match := _NUMBER_FIRST.fullmatch(line))]
+    if len(first) > 1 and 2 * len(first) >= len(lines) and len(set(first)) > 1:
+        listed = _matched(_NUMBER_FIRST, "number name", lines, where)
+        _check_single_names(listed, "number name")
+        return listed, "lines of 'number name'"
+    last = [match["name"] for line in lines if (match := _NUMBER_LAST.fullmatch(line))]
+    if len(last) > 1 and len(last) == len(lines) and len(set(last)) > 1:
+        raise ValueError(
+            f"{where}:1: every line ends in a number, {lines[0].strip()!r}, which may be part of "
+            f"the name or its label value; {WRITE_LINES}"
+        )
+    return None
+
+
+def _matched(pattern: re.Pattern, form: str, lines: Sequence[str], where: str) -> list[ListedClass]:
+    matches = [pattern.fullmatch(line) for line in lines]
+    first = next(i for i, match in enumerate(matches, start=1) if match)
+    listed = []
+    for number, (line, match) in enumerate(zip(lines, matches, strict=True), start=1):
+        place = f"{where}:{number}"
+        if not match:
+            raise ValueError(
+                f"{place}: expected {form!r} as on line {first}, found {line.strip()!r}; use one "
+                "form throughout the file"
+            )
+        name = match["name"].strip()
+        if not name:
+            raise ValueError(f"{place}: the class name is blank; delete the line or name the class")
+        if "\t" in name:
+            raise ValueError(
+                f"{place}: expected {form!r}, found more columns, {line.strip()!r}; {WRITE_LINES}"
+            )
+        listed.append(ListedClass(place, int(match["value"]), name))
+    return listed
+
+
+def _check_single_names(listed: Sequence[ListedClass], form: str) -> None:
+    """Refuses several names for a class, further columns, and numbers that are part of names."""
+    for entry in listed:
+        if re.search(r"[,;:=]|^[\W\d]", entry.name):
+            raise ValueError(
+                f"{entry.place}: expected {form!r} with one name, found {entry.name!r} for value "
+                f"{entry.value}; several names for a class, and further columns, are not read: "
+                f"keep one, and {WRITE_LINES}"
+            )
+
+
+def _names(lines: Sequence[str], where: str) -> Found:
+    """One name a line, whose label value is its line number - 1."""
+    if is_heading(lines[0]) and len(lines) > 1:
+        raise ValueError(
+            f"{where}:1: {lines[0].strip()!r} looks like a heading, which is no class; delete the "
+            f"line, or {WRITE_LINES}"
+        )
+    numbered = [bool(_NUMBER_AT_AN_END.fullmatch(line)) for line in lines]
+    many_numbered = 2 * sum(numbered) >= len(lines)
+    listed = []
+    for value, line in enumerate(lines):
+        place = f"{where}:{value + 1}"
+        if _NOT_OF_NAMES.match(line) or (many_numbered and numbered[value]):
+            raise ValueError(
+                f"{place}: expected a class name, found {line.strip()!r}; if it is one, or its "
+                f"label value is in it, {WRITE_LINES}; else delete the line"
+            )
+        listed.append(ListedClass(place, value, line.strip(), value_is_given=False))
+    return listed, "names in the order of their label values, from 0"

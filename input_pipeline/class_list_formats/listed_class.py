@@ -1,0 +1,21 @@
+"""What every format gives: a class and where it stands."""
+
+from typing import NamedTuple
+
+
+class ListedClass(NamedTuple):
+    """A class of a list. `place` is file and line, or entry, for messages.
+
+    `value` is None where the list has colours alone. `value_is_given` is False where the value
+    follows from the order of the list.
+    """
+
+    place: str
+    value: int | None
+    name: str
+    value_is_given: bool = True
+    color: tuple[int, int, int] | None = None
+
+
+WRITE_LINES = "write 'integer<TAB>name' lines, where the integer is the value in the label maps"
+"""What works for every list."""

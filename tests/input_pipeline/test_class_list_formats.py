@@ -1,0 +1,178 @@
+"""Class lists as other tools write them: recognised by content, or refused by line."""
+
+import logging
+
+import pytest
+
+from input_pipeline.class_lists import parse_class_list
+
+
+def read(text, **options):
+    """Label value -> name."""
+    classes = parse_class_list(text.encode(), "list.txt", **options)
+    return dict(zip(classes.label_values, classes.names, strict=True))
+
+
+OBJECT_INFO = (
+    "Idx\tRatio\tTrain\tVal\tName\n"
+    "1\t0.1576\t11664\t1172\twall\n"
+    "2\t0.1072\t6046\t612\tbuilding, edifice\n"
+)
+COCO_CATEGORIES = (
+    '[{"id": 1, "name": "person", "isthing": 1}, {"id": 3, "name": "car", "isthing": 1}]'
+)
+ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: hair drier\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0: unlabeled\n1: hair drier\n", {0: "unlabeled", 1: "hair drier"}),
+        ("0 sky\n1 potted plant\n", {0: "sky", 1: "potted plant"}),
+        ("0,sky\n1,tree\n", {0: "sky", 1: "tree"}),
+        ("7;sky\n1;tree\n", {7: "sky", 1: "tree"}),
+        ("1. sky\n2. tree\n", {1: "sky", 2: "tree"}),
+        ("1) sky\n2) tree\n", {1: "sky", 2: "tree"}),
+        ("0=sky\n1=tree\n", {0: "sky", 1: "tree"}),
+        ("sky\t3\ntree\t1\n", {3: "sky", 1: "tree"}),
+        ("sky,0\ntree,1\n", {0: "sky", 1: "tree"}),
+        ("sky: 0\ntree: 4\n", {0: "sky", 4: "tree"}),
+        ("id,name\n0,sky\n1,tree\n", {0: "sky", 1: "tree"}),
+        ('id;name\n0;"salt; pepper"\n1;tree\n', {0: "salt; pepper", 1: "tree"}),
+        ("Pixel Value, Class\n0, background\n1, sky\n", {0: "background", 1: "sky"}),
+        ("name\tid\ncar\t3\nbus\t9\n", {3: "car", 9: "bus"}),
+        ("label,class_name\n2,sky\n1,tree\n", {2: "sky", 1: "tree"}),
+        ("index name\n0 potted plant\n1 sky\n", {0: "potted plant", 1: "sky"}),
+        ("__ignore__\n_background_\ncat\ndog\n", {0: "background", 1: "cat", 2: "dog"}),
+        (OBJECT_INFO, {1: "wall", 2: "building"}),
+        ("Idx,Ratio,Train,Val,Stuff,Name\n1,.1,9,9,1,wall\n2,.1,9,9,1,building;edifice\n",
+         {1: "wall", 2: "building"}),
+        (COCO_CATEGORIES, {1: "person", 3: "car"}),
+        (f'{{"images": [], "categories": {COCO_CATEGORIES}}}', {1: "person", 3: "car"}),
+        ('{"id2label": {"0": "wall", "1": "sky"}, "hidden_size": 3}', {0: "wall", 1: "sky"}),
+        ('{"wall": 0, "sky": 7}', {0: "wall", 7: "sky"}),
+        ('["wall", "sky"]', {0: "wall", 1: "sky"}),
+        (ULTRALYTICS, {0: "person", 1: "no", 2: "hair drier"}),
+        ("nc: 2\nnames: ['person', 'hair drier']\n", {0: "person", 1: "hair drier"}),
+        ("names:\n- person\n- on\n", {0: "person", 1: "on"}),
+    ],
+)  # fmt: skip
+def test_numbers_are_label_values_and_headings_are_no_classes(text, expected):
+    assert read(text) == expected
+    assert read(text.replace("\n", "\r\n")) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["boeing 747", "cat", "4 wheeler"],
+        ["zone 1", "zone 2"],
+        ["1 euro", "2 euro"],
+        ["wall", "building, edifice"],
+        ["0", "1", "2"],
+        ["C#", "3d printer"],
+        ["class room", "label printer", "name tag"],
+    ],
+)
+def test_names_with_numbers_and_commas_are_names_as_before(names):
+    assert read("\n".join(names)) == dict(enumerate(names))
+
+
+def test_tab_lines_keep_everything_after_the_tab():
+    assert read("0\tperson, child\n1\t2 wheeler: bike\n") == {
+        0: "person, child",
+        1: "2 wheeler: bike",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0: sky\ntree\n2: road\n", r"list.txt:2: expected 'number: name' as on line 1, found 'tr"),
+        ("0 sky\n1 tree\nroad\n", r":3: expected 'number name' as on line 1, found 'road'"),
+        ("foo,bar\n0,sky\n1,tree\n", r":1: expected 'number,name' as on line 2, found 'foo,bar'"),
+        ("0: sky\n-1: plate\n", r":2: expected 'number: name' .* found '-1: plate'"),
+        ("sky 0\ntree 1\n", r":1: every line ends in a number, 'sky 0'.*write 'integer<TAB>name'"),
+        ("name\nsky\ntree\n", r":1: 'name' looks like a heading"),
+        ("Classes\nsky\n", r":1: 'Classes' looks like a heading"),
+        ("sky\n# trees\ntree\n", r":2: expected a class name, found '# trees'"),
+        ("item {\n  id: 1\n  name: 'sky'\n}\n", r":1: expected a class name, found 'item {'"),
+        ("- sky\n- tree\n", r":1: expected a class name, found '- sky'"),
+        ("'sky',\n'tree',\n", r":1: expected a class name"),
+        ("1\t0.15\twall\n2\t0.1\tsky\n", r":1: .*more columns"),
+        ("64 128 64\tAnimal\n192 0 128\tArchway\n", r":1: "),
+        ("sky,1,2,3\ntree,4,5,6\n", r":1: .*'sky,1,2' for value 3; several names"),
+        ("0:background\n1:person,child,girl\n", r":2: .*'person,child,girl' for value 1; several"),
+        ("0 -> sky\n1 -> tree\n", r":1: .*'-> sky'"),
+        ("name,id,trainId\nroad,7,0\nsky,23,10\n", r":1: expected one column .*'trainid'"),
+        ("id,name\n0,sky\n1,tree,elm\n", r":3: expected 2 columns as in the headings on line 1"),
+        ("id,name\n0,sky\nx,tree\n", r":3: expected an integer from 0, found 'x'"),
+        ("id,name\n", r":1: found headings 'id,name' and no class"),
+        ("id,name\n0,sky\n1,\n", r":3: the class name is blank"),
+        ("_background_\n__ignore__\ncat\n", r":1: expected a list of labelme.*'_background_'"),
+        ("__ignore__\ncat\n", r":2: expected a list of labelme.*found 'cat'"),
+        ("# label:color_rgb:parts:actions\ncat:1,2::\n", r":2: expected 'label:red,green,blue"),
+        ('[{"id": 1, "nam": "sky"}]', r"categories\[0\]: expected 'id' and 'name'"),
+        ('[{"id": -1, "name": "sky"}]', r"categories\[0\]: expected a label value, .* found -1"),
+        ('{"sky": 1, "sea": 1}', r"two names have the same value"),
+        ('{"categories": 3}', r"expected a list of categories, found 3"),
+        ('["sky", 3]', r"\[1\]: expected a class name, found 3"),
+        ('["sky", ', r"list.txt: begins like JSON, but"),
+        ("nc: 3\nnames: [sky, sea]\n", r"names: expected nc=3 names, found 2"),
+        ("names: sky\n", r"names: expected a list of names, found 'sky'"),
+        ("names: [sky\n", r"has names: like YAML, but"),
+        ("0: sky\n70000: sea\n", r":2: label value 70000 of class 'sea' is larger"),
+        ("1: sky\n1: sea\n", r":2: label value 1 already belongs to class 'sky'"),
+        (COCO_CATEGORIES.replace("car", "person"), r"categories\[1\]: class 'person' is already"),
+    ],
+)  # fmt: skip
+def test_lists_that_are_not_certain_are_refused_by_line(text, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        read(text)
+    assert str(refusal.value).startswith("list.txt")
+
+
+def test_list_of_colours_has_names_and_no_label_values():
+    cvat = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred car:250,0,7::wheel,door\n"
+    for text in (cvat, cvat.partition("\n")[2], "name,r,g,b\nbackground,0,0,0\nred car,250,0,7\n"):
+        classes = parse_class_list(text.encode(), "labelmap.txt")
+        assert classes.names == ("background", "red car")
+        assert classes.colors == ((0, 0, 0), (250, 0, 7))
+        assert classes.label_values == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("# label:color_rgb:parts:actions\ncat:1,2,3::\n", "1 classes of list.txt, colours -> cl"),
+        ("cat\ndog\n", "2 classes of list.txt, names in the order of their label values, from 0"),
+        ("0: cat\n255: void\n", "1 classes of list.txt, lines of 'number: name'; ignored: 255 'v"),
+        ("id,name\n1,cat\n", "1 classes of list.txt, columns 'id' -> 'name'"),
+    ],
+)  # fmt: skip
+def test_what_a_list_was_taken_for_is_said_in_a_line(caplog, text, line):
+    with caplog.at_level(logging.INFO):
+        parse_class_list(text.encode(), "list.txt")
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(line)
+
+
+@pytest.mark.parametrize("name", ["void", "Ignore", "unlabeled", "border"])
+def test_line_that_says_itself_that_its_value_is_ignored_is_no_class(name):
+    assert read(f"0\tcat\n255\t{name}\n") == {0: "cat"}
+
+
+def test_line_of_a_value_that_is_ignored_by_default_makes_it_a_class():
+    assert read("0\tbackground\n255\tlesion\n") == {0: "background", 255: "lesion"}
+    assert read("255: background\n0: lesion\n") == {255: "background", 0: "lesion"}
+    assert read('{"categories": [{"id": 255, "name": "sea"}]}') == {255: "sea"}
+
+
+def test_line_that_contradicts_ignore_labels_of_the_user_is_refused():
+    with pytest.raises(ValueError, match=r"list.txt:2: label value 9 is class 'lesion' here, but "):
+        read("0\tcat\n9\tlesion\n", ignore_labels=(9, 255))
+    assert read("0\tbackground\n9\tlesion\n", ignore_labels=(0, 255)) == {9: "lesion"}
+
+
+def test_names_alone_that_reach_an_ignored_value_are_refused():
+    with pytest.raises(ValueError, match=r":256: class 'x 255' falls on label value 255, which is"):
+        read("\n".join(f"x {i}" for i in range(300)))
