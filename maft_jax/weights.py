@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
+from maft_jax.config_fields import expand_path
 from maft_jax.convert.formats import ClipWeights, read_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 
@@ -43,7 +44,7 @@ def open_weights(
         ValueError: the source is none of these, corrupt, of another architecture, or is told what
             only another kind of source has.
     """
-    source = os.fspath(source)
+    source = expand_path(os.fspath(source))
     of_files = {"activation": activation, "head_width": head_width, "from": format_name}
     of_runs = {"step": step, "pretrained": pretrained}
     if source.startswith(RANDOM_PREFIX):

@@ -159,7 +159,9 @@ def write_weights(
     else:
         widest = np.result_type(*(tensor.dtype for tensor in tensors.values()))
         settings = format.make_settings(weights.config, widest)
-        _write_folder(path, format, tensors, metadata, settings, progress)
+        texts = {format.settings_file: json.dumps(settings, indent=2) + "\n"}
+        texts |= format.make_more_files(weights.config)
+        _write_folder(path, format, tensors, metadata, texts, progress)
 
 
 def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
@@ -173,7 +175,7 @@ def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
     return TRANSFORMERS.name
 
 
-def _write_folder(path, format, tensors, metadata, settings, progress) -> None:
+def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(
             f"{path}: exists already, and the format {format.name} is a folder; choose a new name"
@@ -188,7 +190,8 @@ def _write_folder(path, format, tensors, metadata, settings, progress) -> None:
     aside.mkdir()
     try:
         write_state_dict(tensors, aside / format.folder_tensors, metadata, progress)
-        (aside / format.settings_file).write_text(json.dumps(settings, indent=2) + "\n")
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
         os.replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

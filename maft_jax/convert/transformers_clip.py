@@ -7,6 +7,7 @@ import numpy as np
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.openai import why_not_image_tower, with_activation
 from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.transformers_processor import processor_files
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
@@ -309,5 +310,6 @@ TRANSFORMERS = Format(
     settings_file=SETTINGS_FILE,
     folder_tensors="model.safetensors",
     make_settings=_make_settings,
+    make_more_files=processor_files,
     why_not=why_not_image_tower,
 )
