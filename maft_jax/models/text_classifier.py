@@ -37,15 +37,12 @@ def embed_classes(
     Raises:
         ValueError: no names, no templates, or a prompt that is too long, naming the class.
     """
-    one_text = isinstance(names, str) or isinstance(templates, str)
-    if not one_text:
-        names = checked_texts(names, "class names")
-        templates = checked_texts(templates, "templates")
-    if one_text or not names or not templates:
+    if any(isinstance(given, str) or not len(given) for given in (names, templates)):
         raise ValueError(
             f"expected a list of class names and a list of templates, got {names!r}, {templates!r}"
         )
-    for template in templates:
+    names = checked_texts(names, "class names")
+    for template in checked_texts(templates, "templates"):
         if template.count("{}") != 1:
             raise ValueError(f"templates: expected one {{}} in {template!r}")
     tokens = np.concatenate([_tokenize_class(name, templates, config) for name in names])
@@ -94,7 +91,7 @@ def cached_class_embeddings(
     return rows
 
 
-def checked_texts(texts: Sequence[str], what: str) -> tuple[str, ...]:
+def checked_texts(texts: object, what: str) -> tuple[str, ...]:
     """The texts, of any kind of sequence.
 
     Raises:
@@ -124,7 +121,7 @@ def find_alike(
 
 
 def check_distinct(
-    names: Sequence[str],
+    names: object,
     what: str,
     tokenize: Callable[[Sequence[str]], np.ndarray] = tokenize,
 ) -> None:

@@ -95,7 +95,8 @@ def test_existing_folder_is_never_written_over(weights, tmp_path):
     before = (tmp_path / "clip" / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match=r"exists already.*choose a new name"):
         write_weights(weights, tmp_path / "clip", "open_clip")
-    assert sorted(os.listdir(tmp_path / "clip")) == ["config.json", "model.safetensors"]
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(os.listdir(tmp_path / "clip")) == names
     assert (tmp_path / "clip" / "model.safetensors").read_bytes() == before
     assert os.listdir(tmp_path) == ["clip"]
 

@@ -181,37 +181,35 @@ def test_names_that_are_cleaned_have_other_files_than_before():
     assert cleaning(["cat"], ["a photo of a {} &amp; more."])
 
 
-class CountedTower:
-    """A text architecture that counts batches and has CLIP's tokens."""
-
-    embed_dim, tokenize = 4, staticmethod(tokenize)
-
-    def __init__(self):
-        self.num_batches = 0
-
-    def encode(self, parameters, tokens):
-        self.num_batches += 1
-        return np.ones((len(tokens), self.embed_dim), np.float32) + tokens[:, 1:5] % 7
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["Wall", "sky", "wall"], "'wall' comes twice, as names 1 and 3: CLIP cannot tell 'Wall'"),
         (["salt &amp; pepper", "salt & pepper"], "cannot tell 'salt &amp; pepper' from 'salt & pe"),
         (["a\u00a0cat", "a cat"], "comes twice"),
-        (["cat", 3], r"got 3 \(int\) as number 2 of 2; put quotes around it"),
-        ([None], r"class names: expected texts, got None \(NoneType\)"),
-        (7, "class names: expected a list of texts, got 7"),
     ],
 )
 def test_names_that_clip_cannot_tell_apart_are_refused_before_anything_is_embedded(
-    tmp_path, names, message
+    parameters, tmp_path, monkeypatch, names, message
 ):
-    tower = CountedTower()
+    monkeypatch.setattr(text_classifier, "embed_classes", None)
     with pytest.raises(ValueError, match=message):
-        cached_class_embeddings(tower, {}, names, ["a {}"], tmp_path)
-    assert not tower.num_batches and not list(tmp_path.iterdir())
+        cached_class_embeddings(CONFIG, parameters, names, ["a {}"], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", 3], r"classes: expected texts, got 3 \(int\) as number 2 of 2; put quotes aro"),
+        ([None], r"expected texts, got None \(NoneType\)"),
+        (7, "classes: expected a list of texts, got 7"),
+        ("cat", "classes: expected a list of texts, got 'cat'"),
+    ],
+)
+def test_names_that_are_no_texts_are_refused_by_their_number(names, message):
+    with pytest.raises(ValueError, match=message):
+        check_distinct(names, "classes")
 
 
 def test_no_built_in_list_has_names_that_clip_cannot_tell_apart():
@@ -219,14 +217,14 @@ def test_no_built_in_list_has_names_that_clip_cannot_tell_apart():
         check_distinct(load_class_list(name, ignore_labels=()).names, name)
 
 
-def test_long_lists_of_names_show_how_long_they_take(capsys, monkeypatch):
+def test_long_lists_of_names_show_how_long_they_take(parameters, capsys, monkeypatch):
     monkeypatch.setattr(text_classifier, "_SECONDS_OF_SILENCE", 1e-9)
     names = [f"thing {number}" for number in range(200)]
-    embed_classes(CountedTower(), {}, names, ["a {}", "the {}"])
+    embed_classes(CONFIG, parameters, names, ["a {}", "the {}"])
     shown = capsys.readouterr().err
     assert "embedding 200 names in 2 prompts" in shown and "2/2 [" in shown
 
 
-def test_short_lists_of_names_show_nothing(capsys):
-    embed_classes(CountedTower(), {}, ["cat", "dog"], ["a {}"])
+def test_short_lists_of_names_show_nothing(parameters, capsys):
+    embed_classes(CONFIG, parameters, ["cat", "dog"], ["a {}"])
     assert capsys.readouterr().err == ""
