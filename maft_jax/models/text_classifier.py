@@ -21,6 +21,8 @@ _BATCH_SIZE = 256
 _SECONDS_OF_SILENCE = 5.0
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 
+Tokenize = Callable[[Sequence[str]], np.ndarray]
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ def embed_classes(
     for template in checked_texts(templates, "templates"):
         if template.count("{}") != 1:
             raise ValueError(f"templates: expected one {{}} in {template!r}")
-    tokens = np.concatenate([_tokenize_class(name, templates, config) for name in names])
+    tokens = np.concatenate([_tokenize_class(name, templates, config.tokenize) for name in names])
     batches = tqdm(
         _batches(tokens),
         desc=f"embedding {len(names)} names in {len(templates)} prompts",
@@ -109,12 +111,11 @@ def checked_texts(texts: object, what: str) -> tuple[str, ...]:
     return texts
 
 
-def find_alike(
-    names: Sequence[str], tokenize: Callable[[Sequence[str]], np.ndarray] = tokenize
-) -> tuple[int, int] | None:
+def find_alike(names: Sequence[str], tokenize: Tokenize = tokenize) -> tuple[int, int] | None:
     """Positions of the first two names of which CLIP reads the same tokens."""
     first: dict[bytes, int] = {}
-    for position, row in enumerate(tokenize(names)):
+    for position, name in enumerate(names):
+        (row,) = _tokenize_class(name, ("{}",), tokenize)
         if (earlier := first.setdefault(row.tobytes(), position)) != position:
             return earlier, position
     return None
@@ -123,7 +124,7 @@ def find_alike(
 def check_distinct(
     names: object,
     what: str,
-    tokenize: Callable[[Sequence[str]], np.ndarray] = tokenize,
+    tokenize: Tokenize = tokenize,
 ) -> None:
     """The one check of class names in training, evaluation, prediction and on the page.
 
@@ -153,9 +154,9 @@ def cleaning(names: Sequence[str], templates: Sequence[str]) -> dict[str, str]:
     return {"texts": "cleaned"} if changed else {}
 
 
-def _tokenize_class(name: str, templates: Sequence[str], config: TextArchitecture):
+def _tokenize_class(name: str, templates: Sequence[str], tokenize: Tokenize):
     try:
-        return config.tokenize([template.replace("{}", name) for template in templates])
+        return tokenize([template.replace("{}", name) for template in templates])
     except ValueError as error:
         raise ValueError(f"class name {name!r}: {error}") from error
 
