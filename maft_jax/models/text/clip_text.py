@@ -17,7 +17,6 @@ from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_in
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.text.tokenizer import tokenize
 
-
 _LENGTHS = (16, 32, 48)
 """Positions that texts are computed at, if they fit; all of the context if not."""
 
