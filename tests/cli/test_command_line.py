@@ -266,6 +266,14 @@ def test_home_is_resolved_in_flags_of_commands(tmp_path, monkeypatch):
     assert "config.model.pretrained: no weights" in answer.stderr
 
 
+@pytest.mark.parametrize("command", ["predict", "web_page", "convert_weights"])
+def test_commands_that_read_runs_can_be_told_where_the_first_weights_are(command):
+    answer = answers(f"maft_jax.cli.{command}", {"help": ["--help"]})["help"]
+    assert answer.returncode == 0
+    for flag in ("--pretrained", "--step", "--activation", "--head_width"):
+        assert flag in answer.stdout
+
+
 def test_flags_of_paths_expand_what_no_shell_does(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     parse = command_line._PathParser().parse

@@ -12,6 +12,7 @@ from input_pipeline.class_lists import BUILT_IN, load_class_list
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.models import text_classifier
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.text import clip_text
 from maft_jax.models.text.tokenizer import tokenize
 from maft_jax.models.text_classifier import (
     cached_class_embeddings,
@@ -228,3 +229,23 @@ def test_long_lists_of_names_show_how_long_they_take(parameters, capsys, monkeyp
 def test_short_lists_of_names_show_nothing(parameters, capsys):
     embed_classes(CONFIG, parameters, ["cat", "dog"], ["a {}"])
     assert capsys.readouterr().err == ""
+
+
+def test_positions_after_the_end_of_all_texts_do_not_change_embeddings(parameters, monkeypatch):
+    short = ["cat", "a cat and a dog on the sofa"]
+    long = [*short, "a " * 30]
+    found = {}
+    for lengths in ((16, 32, 48), ()):
+        monkeypatch.setattr(clip_text, "_LENGTHS", lengths)
+        for texts in (short, long):
+            rows = CONFIG.encode(parameters, CONFIG.tokenize(texts))
+            found[lengths, len(texts)] = np.asarray(rows)[:2]
+    first, *others = found.values()
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-6)
+
+
+def test_positions_are_as_many_as_the_longest_text_needs():
+    for words, expected in ((1, 16), (14, 16), (15, 32), (46, 48), (47, 77), (75, 77)):
+        tokens = CONFIG.tokenize(["cat", "a " * words])
+        assert clip_text._without_padding(tokens).shape == (2, expected)
