@@ -1,5 +1,7 @@
 """A data set kept as a folder of images beside a folder of label maps."""
 
+import logging
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -10,8 +12,11 @@ from input_pipeline.layouts.base import (
     ExampleFiles,
     LayoutSource,
     class_lookup,
+    describe_left_out,
     shorten,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class FolderSource(LayoutSource):
@@ -34,6 +39,9 @@ class FolderSource(LayoutSource):
     ):
         tree = open_tree(root)
         images, annotations = _tidy(images), _tidy(annotations)
+        if top := _single_folder_with(tree, images):
+            images, annotations = f"{top}/{images}", f"{top}/{annotations}"
+            classes = f"{top}/{classes}" if tree.exists(f"{top}/{classes}") else classes
         for folder in (images, annotations):
             if not tree.exists(folder):
                 raise ValueError(
@@ -67,10 +75,26 @@ def _tidy(folder: str) -> str:
     return path.as_posix() if path.parts else ""
 
 
+def _single_folder_with(tree: FileTree, images: str) -> str | None:
+    """The one folder at the top in which everything lies, as zip programs pack a folder."""
+    if not images or images.startswith("/") or tree.exists(images):
+        return None
+    tops = {name.partition("/")[0] for name in tree.names() if "/" in name} - {"__MACOSX"}
+    top = tops.pop() if len(tops) == 1 else None
+    if top is None or not tree.exists(f"{top}/{images}"):
+        return None
+    logger.info("%s: reading its only folder, %s", tree.where, top)
+    return top
+
+
 def _find_images(tree: FileTree, folder: str) -> list[PurePosixPath]:
     """Paths of the images relative to the folder."""
     found = (PurePosixPath(name).relative_to(folder) for name in tree.names(folder))
-    paths = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths, others = [], []
+    for path in found:
+        (paths if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    if others:
+        logger.warning("%s: left out %s", tree.locate(folder), describe_left_out(others))
     if not paths:
         raise ValueError(
             f"{tree.locate(folder)}: expected images ({' '.join(IMAGE_SUFFIXES)}) in this folder "
@@ -82,27 +106,48 @@ def _find_images(tree: FileTree, folder: str) -> list[PurePosixPath]:
 def _match_labels(
     tree: FileTree, paths: list[PurePosixPath], images: str, annotations: str
 ) -> list[ExampleFiles]:
-    present = set(tree.names(annotations))
+    present = {_composed(name): name for name in tree.names(annotations)}
     first_of_id: dict[str, PurePosixPath] = {}
     files, missing = [], []
     for path in paths:
         example_id = path.with_suffix("").as_posix()
         label = PurePosixPath(annotations, f"{example_id}.png").as_posix()
-        first = first_of_id.setdefault(example_id, path)
+        label = present.get(_composed(label), label)
+        first = first_of_id.setdefault(_composed(example_id), path)
         if first is not path:
             raise ValueError(
                 f"{tree.locate(images)}: {first} and {path} would share the label map "
                 f"{example_id}.png; rename or remove one of the images"
             )
         files.append(ExampleFiles(example_id, PurePosixPath(images, path).as_posix(), label))
-        if label not in present:
+        if _composed(label) not in present:
             missing.append(tree.locate(label))
     if missing:
         raise ValueError(
             f"{tree.locate(images)}: {len(missing)} of {len(files)} images have no label map. "
             f"Expected, but missing: {shorten(missing)}. Add the label maps or remove the images"
         )
+    _report_labels_without_image(tree, files, set(present.values()), annotations)
     return files
+
+
+def _report_labels_without_image(
+    tree: FileTree, files: list[ExampleFiles], present: set[str], annotations: str
+) -> None:
+    used = {entry.label for entry in files} | {entry.image for entry in files}
+    unused = sorted(name for name in present - used if name.endswith(".png"))
+    if unused:
+        logger.warning(
+            "%s: %d label maps have no image and are left out: %s",
+            tree.locate(annotations),
+            len(unused),
+            shorten(unused),
+        )
+
+
+def _composed(name: str) -> str:
+    """The same for both spellings of accents: one character, or two as macOS writes them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _load_classes(tree: FileTree, classes: str | Path, ignore_labels: tuple[int, ...]) -> ClassList:

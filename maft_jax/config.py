@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from maft_jax.config_fields import build, setting
+from maft_jax.config_fields import FROM_HERE, build, setting
 from maft_jax.config_sections import (
     CheckpointingConfig,
     DataConfig,
@@ -30,7 +30,9 @@ class Config:
         "train", "train (and evaluate on the way), or only evaluate", choices=("train", "evaluate")
     )
     checkpoint: str = setting(
-        "", "task=evaluate: workdir of a run, or weights; empty = config.model.pretrained as it is"
+        "",
+        "task=evaluate: workdir of a run, or weights; empty = config.model.pretrained as it is",
+        path=FROM_HERE,
     )
     seed: int = setting(0, "of the examples' order and augmentation", low=0, high=2**31 - 1)
     batch_size: int = setting(16, "images per step over all devices", low=1)

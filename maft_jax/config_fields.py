@@ -2,12 +2,21 @@
 
 import dataclasses
 import math
+import os
 import typing
+from collections.abc import Mapping
+
+FROM_HERE = "from the working directory"
+BELOW_ROOT = "below config.data.root"
+"""What a relative path starts from."""
 
 
-def setting(default, help_text: str, *, low=None, high=None, choices=()):
-    """A field with its meaning, which `--help` prints, and the values it may take."""
-    allowed = {"help": help_text, "low": low, "high": high, "choices": choices}
+def setting(default, help_text: str, *, low=None, high=None, choices=(), path: str = ""):
+    """A field with its meaning, which `--help` prints, and the values it may take.
+
+    `path` is FROM_HERE or BELOW_ROOT where the value is a path: ~ and $HOME in it are expanded.
+    """
+    allowed = {"help": help_text, "low": low, "high": high, "choices": choices, "path": path}
     return dataclasses.field(default=default, metadata=allowed)
 
 
@@ -27,7 +36,29 @@ def build(kind: type, values: dict, where: str):
     for name, field in fields.items():
         built[name] = _convert(values[name], field.type, f"{where}.{name}")
         _check_allowed(built[name], field.metadata, f"{where}.{name}")
+        if field.metadata.get("path"):
+            built[name] = expand_path(built[name])
     return kind(**built)
+
+
+def expand_path(path: str) -> str:
+    """The path with ~, $HOME and other variables resolved; no shell does after "--flag="."""
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def with_absolute_paths(kind: type, values: Mapping) -> dict:
+    """Nested values of a dataclass of settings, with those paths absolute that are FROM_HERE.
+
+    Names such as random:tiny and addresses such as gs://... stay as they are.
+    """
+    absolute = {**values}
+    for field in dataclasses.fields(kind):
+        value = values.get(field.name)
+        if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
+            absolute[field.name] = with_absolute_paths(field.type, value)
+        elif value and field.metadata.get("path") == FROM_HERE and ":" not in value.split("/")[0]:
+            absolute[field.name] = os.path.abspath(value)
+    return absolute
 
 
 def _convert(value, kind, where: str):

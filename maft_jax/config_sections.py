@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from input_pipeline.dataset_specs import SPECS
-from maft_jax.config_fields import setting
+from maft_jax.config_fields import BELOW_ROOT, FROM_HERE, setting
 from maft_jax.prompts import PROMPT_TEMPLATES
 
 DATASETS = ("folder", *SPECS)
@@ -15,7 +15,9 @@ GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
 @dataclass(frozen=True)
 class ModelConfig:
     pretrained: str = setting(
-        "", "weights: OpenAI, open_clip, transformers, ...; or random:tiny, built-in:shapes_world"
+        "",
+        "weights: OpenAI, open_clip, transformers, ...; or random:tiny, built-in:shapes_world",
+        path=FROM_HERE,
     )
     mask_start_layer: int = setting(
         8,
@@ -66,12 +68,19 @@ class ModelConfig:
 class DataConfig:
     dataset: str = setting("folder", "layout of the files below root", choices=DATASETS)
     split: str = setting("train", "part of the data set that is read", choices=("train", "val"))
-    root: str = setting("", "folder of the data set, extracted or in its official archives")
-    images: str = setting("images", "dataset=folder: images, below root, searched recursively")
-    annotations: str = setting("annotations", "dataset=folder: PNG label maps, named like images")
+    root: str = setting(
+        "", "folder of the data set, extracted or in its official archives", path=FROM_HERE
+    )
+    images: str = setting(
+        "images", "dataset=folder: images, below root, searched recursively", path=BELOW_ROOT
+    )
+    annotations: str = setting(
+        "annotations", "dataset=folder: PNG label maps, named like images", path=BELOW_ROOT
+    )
     classes: str = setting(
         "classes.txt",
         "dataset=folder: file of class names (below root or absolute), or a built-in list's name",
+        path=BELOW_ROOT,
     )
     ignore_labels: tuple[int, ...] = setting(
         (255,),
@@ -82,7 +91,9 @@ class DataConfig:
     unseen_classes: tuple[str, ...] = setting(
         (), "names of classes left out of training; published = the data set's zero-shot split"
     )
-    records: str = setting("", "folder of the precomputed records; empty = inside cache_dir")
+    records: str = setting(
+        "", "folder of the precomputed records; empty = inside cache_dir", path=FROM_HERE
+    )
     templates: tuple[str, ...] = setting(PROMPT_TEMPLATES, "prompts; {} stands for the class name")
     crop_size: int = setting(640, "pixels per side of a training crop", low=8)
     short_sides: tuple[int, ...] = setting(
@@ -90,7 +101,9 @@ class DataConfig:
     )
     max_long_side: int = setting(2560, "limit of the long side when resizing", low=2)
     augment: bool = setting(True, "random scale, crop, colour and flip; False fits the image in")
-    cache_dir: str = setting("", "for proposals and text embeddings; empty = ~/.cache/maft_jax")
+    cache_dir: str = setting(
+        "", "for proposals and text embeddings; empty = ~/.cache/maft_jax", path=FROM_HERE
+    )
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,7 @@ class ProposalsConfig:
         "",
         "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
         "set's name; transformers: folder of the model",
+        path=FROM_HERE,
     )
     kinds: tuple[str, ...] = setting(
         ("regions",),
@@ -157,11 +171,18 @@ class CheckpointingConfig:
 EvaluationRoots = dataclasses.make_dataclass(
     "EvaluationRoots",
     [
-        *((name, str, setting("", f"folder of {spec.title}")) for name, spec in SPECS.items()),
+        *(
+            (name, str, setting("", f"folder of {spec.title}", path=FROM_HERE))
+            for name, spec in SPECS.items()
+        ),
         (
             "folder",
             str,
-            setting("", "folder of your own, laid out as config.data says of dataset=folder"),
+            setting(
+                "",
+                "folder of your own, laid out as config.data says of dataset=folder",
+                path=FROM_HERE,
+            ),
         ),
     ],
     frozen=True,
@@ -173,7 +194,9 @@ EvaluationRoots = dataclasses.make_dataclass(
 @dataclass(frozen=True)
 class EvaluationConfig:
     records: str = setting(
-        "", "folder with the records of each data set in a folder of its name; empty = the cache"
+        "",
+        "folder with the records of each data set in a folder of its name; empty = the cache",
+        path=FROM_HERE,
     )
     every_steps: int = setting(
         0, "training steps between evaluations; 0 = before the first and after the last", low=0

@@ -22,14 +22,14 @@ import os
 
 from absl import flags
 
-from maft_jax.cli import config_flags
+from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.runtime.console import log_to_stderr, run_and_report, set_process_log_level
 
 __doc__ += describe_fields(Config, "--config.")
 
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = command_line.define_path(
     "workdir", None, "folder of checkpoints, metrics, config.json and results of evaluation"
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(

@@ -6,10 +6,13 @@ import pathlib
 import jax
 import numpy as np
 
+from maft_jax.config_fields import expand_path
 from maft_jax.convert.formats import ClipWeights, read_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 
 RANDOM_PREFIX = "random:"
+_OPENAI_NAMES = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 BUILT_IN = {
     "built-in:shapes_world": pathlib.Path(__file__).parent / "shapes_world/clip.safetensors"
 }
@@ -41,7 +44,7 @@ def open_weights(
         ValueError: the source is none of these, corrupt, of another architecture, or is told what
             only another kind of source has.
     """
-    source = os.fspath(source)
+    source = expand_path(os.fspath(source))
     of_files = {"activation": activation, "head_width": head_width, "from": format_name}
     of_runs = {"step": step, "pretrained": pretrained}
     if source.startswith(RANDOM_PREFIX):
@@ -53,6 +56,8 @@ def open_weights(
         if is_training_run(source):
             _refuse(source, "a training run, whose architecture is known", of_files)
             return read_training_run(source, open_weights, **of_runs)
+        _refuse_parts_of_runs(source)
+        _refuse_names_of_models(source)
     _refuse(source, "not a training run's workdir", of_runs)
     path = BUILT_IN.get(source, source)
     weights = read_weights(
@@ -82,6 +87,41 @@ def size_named_by(source: str) -> str | None:
 
 def _may_be_run(source: str) -> bool:
     return source not in BUILT_IN and not os.path.isfile(source)
+
+
+def _refuse_parts_of_runs(source: str) -> None:
+    from maft_jax.state.restored_run import is_training_run
+
+    path = pathlib.Path(source)
+    for run in path.parents:
+        if is_training_run(run) and path.relative_to(run).parts[0] == "checkpoints":
+            step = next((part for part in path.relative_to(run).parts if part.isdecimal()), None)
+            of_step = "" if step is None else f", of this one with --step={step} or step={step}"
+            raise ValueError(
+                f"{source}: a part of the training run {run}, whose checkpoints are read by giving "
+                f"the run itself: {run}{of_step}"
+            )
+
+
+def _refuse_names_of_models(source: str) -> None:
+    """Nothing is downloaded; says how to get what such a name stands for."""
+    if os.path.exists(source) or source.endswith(_SUFFIXES):
+        return
+    if source in _OPENAI_NAMES or source in CLIP_SIZES:
+        file = source.replace("/", "-").replace("@", "-")
+        raise ValueError(
+            f"{source}: no such file; a name alone is not enough, for nothing is downloaded here. "
+            f"Give the file that OpenAI's clip.load({source!r}) leaves, ~/.cache/clip/{file}.pt, "
+            "or random:SIZE to try things out"
+        )
+    name = source.removeprefix("hf-hub:").removeprefix("hf://")
+    if name.count("/") == 1 and name[0] not in "./":
+        folder = name.partition("/")[2]
+        raise ValueError(
+            f"{source}: no such file or folder. If this is a name on the Hugging Face hub: nothing "
+            f"is downloaded here; `hf download {name} --local-dir {folder}` does, then give the "
+            f"folder {folder}"
+        )
 
 
 def _refuse(source: str, kind: str, settings: dict) -> None:

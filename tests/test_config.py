@@ -212,3 +212,27 @@ def test_every_field_has_a_meaning_that_help_shows():
         assert len(field.metadata["help"]) > 5, name
         assert f"--config.{name}=" in text and field.metadata["help"] in text
         assert all(choice in text for choice in field.metadata["choices"])
+
+
+def test_home_and_variables_are_resolved_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("STORE", "/store")
+    places = {
+        "model.pretrained", "checkpoint", "data.root", "data.images", "data.annotations",
+        "data.classes", "data.records", "data.cache_dir", "proposals.path", "evaluation.records",
+    }  # fmt: skip
+    places |= {name for name, _ in all_fields() if name.startswith("evaluation.roots.")}
+    assert {name for name, field in all_fields() if field.metadata["path"]} == places
+    config = build(
+        **{"model.pretrained": "~/clip.pt", "data.root": "$HOME/photos", "data.classes": "~/c.txt"},
+        **{"proposals.path": "${STORE}/{dataset}", "evaluation.roots.voc2012": "~/VOC2012"},
+    )
+    assert config.model.pretrained == "/home/me/clip.pt" and config.data.root == "/home/me/photos"
+    assert config.data.classes == "/home/me/c.txt"
+    assert config.proposals.path == "/store/{dataset}"
+    assert config.evaluation.roots.voc2012 == "/home/me/VOC2012"
+
+
+def test_names_that_are_no_paths_stay_as_they_are():
+    config = build(**{"model.pretrained": "random:tiny", "data.root": "gs://bucket/a~b"})
+    assert config.model.pretrained == "random:tiny" and config.data.root == "gs://bucket/a~b"

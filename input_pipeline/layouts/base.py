@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 from jaxtyping import Int32
@@ -258,6 +259,16 @@ def report_count(spec: DatasetSpec, split: str, num_examples: int) -> None:
             num_examples,
             " or ".join(map(str, official)),
         )
+
+
+def describe_left_out(paths: Sequence[PurePath]) -> str:
+    """How many files of which endings are not read as images, with examples."""
+    endings = Counter(path.suffix.lower() or "no ending" for path in paths)
+    counted = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
+    return (
+        f"{len(paths)} files of kinds that are not read as images ({counted}), such as "
+        f"{shorten(paths)}; save as PNG or JPEG what should be read"
+    )
 
 
 def shorten(items: Sequence[object]) -> str:

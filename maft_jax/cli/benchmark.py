@@ -18,7 +18,7 @@ import os
 
 from absl import flags
 
-from maft_jax.cli import config_flags
+from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.runtime.console import log_to_stderr, run_and_report
@@ -40,7 +40,7 @@ _COMPARE = flags.DEFINE_enum(
 _PEAK_TFLOPS = flags.DEFINE_float(
     "peak_tflops", None, "peak of a device, for MFU where it is not known or another is meant"
 )
-_JSON = flags.DEFINE_string("json", None, "file to write the numbers to")
+_JSON = command_line.define_path("json", None, "file to write the numbers to")
 
 
 def main(config: Config) -> int:

@@ -5,7 +5,27 @@ from collections.abc import Callable
 
 from absl import app, flags
 
+from maft_jax.config_fields import expand_path
 from maft_jax.runtime.console import failed
+
+flags.disclaim_key_flags()  # --help lists what is defined here with the module that asked for it
+
+
+class _PathParser(flags.ArgumentParser):
+    """Expands ~ and $HOME, which no shell does after "--flag="."""
+
+    def parse(self, argument: str) -> str:
+        return expand_path(argument)
+
+
+def define_path(name: str, default: str | None, help_text: str) -> flags.FlagHolder:
+    """A flag that is a file or folder."""
+    return flags.DEFINE(_PathParser(), name, default, help_text)
+
+
+def define_paths(name: str, help_text: str) -> flags.FlagHolder:
+    """A flag that may be given several times, each a file, folder or pattern."""
+    return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help_text)
 
 
 def run(main: Callable[[list[str]], int], check: Callable[[list[str]], list[str]]) -> None:
@@ -39,7 +59,7 @@ def flags_alone(arguments: list[str]) -> list[str]:
 
 
 def define_stated_flags(of: str) -> Callable[[], dict]:
-    """Flags for what weights do not tell of themselves; returns what reads them.
+    """Flags for what weights and runs do not tell of themselves; returns what reads them.
 
     Args:
         of: the weights, in the flags' help.
@@ -53,4 +73,8 @@ def define_stated_flags(of: str) -> Callable[[], dict]:
     head_width = flags.DEFINE_integer(
         "head_width", None, f"of the image tower's attention in {of}, likewise", lower_bound=1
     )
-    return lambda: {"activation": activation.value, "head_width": head_width.value}
+    step = flags.DEFINE_integer("step", None, "checkpoint of a training run; default: the newest")
+    pretrained = define_path(
+        "pretrained", None, "where the weights that a training run began with are now, if moved"
+    )
+    return lambda: {flag.name: flag.value for flag in (activation, head_width, step, pretrained)}

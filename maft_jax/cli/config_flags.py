@@ -11,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from maft_jax.config import RENAMED, Config, from_config_dict
-from maft_jax.config_fields import field_names
+from maft_jax.config_fields import expand_path, field_names
 from maft_jax.runtime.console import failed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
@@ -71,13 +71,16 @@ def _present_names(reason: str) -> str:
 def find_config(argument: str) -> str:
     """Lets --config=configs/x.py mean the installed file where there is no such local one."""
     option, equals, value = argument.partition("=")
+    if option.lstrip("-") != "config" or not equals:
+        return argument
     path, colon, variant = value.partition(":")
-    if option.lstrip("-") == "config" and equals and not os.path.exists(path):
+    path = expand_path(path)
+    if not os.path.exists(path):
         installed = importlib.util.find_spec("maft_jax.configs")
         for folder in (installed.submodule_search_locations if installed else None) or ():
             if os.path.isfile(candidate := os.path.join(folder, os.path.basename(path))):
                 return f"{option}={candidate}{colon}{variant}"
-    return argument
+    return f"{option}={path}{colon}{variant}"
 
 
 def check_override(argument: str) -> None:

@@ -19,26 +19,23 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
+from maft_jax.config_fields import expand_path
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _TO = flags.DEFINE_string("to", None, "format to write; a wrong one lists them all")
 _FROM = flags.DEFINE_string("from", None, "format to read, if not the recognised one: freeseg, ...")
-_INTO = flags.DEFINE_string(
+_INTO = command_line.define_path(
     "into",
     None,
     "checkpoint of the official MAFT code: DESTINATION becomes a copy of it with our image tower, "
     "in its dtypes, and everything else as it was",
 )
-_TEXT_FROM = flags.DEFINE_string("text_from", None, "weights whose text tower to take instead")
+_TEXT_FROM = command_line.define_path("text_from", None, "weights whose text tower to take instead")
 _IMAGE_ONLY = flags.DEFINE_bool("image_only", False, "leave the text tower out")
 _DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "source"], "of what is written; source = as it was"
 )
 _stated = command_line.define_stated_flags("SOURCE")
-_STEP = flags.DEFINE_integer("step", None, "checkpoint of a training run; default: the newest")
-_PRETRAINED = flags.DEFINE_string(
-    "pretrained", None, "where a training run's first weights are now, if they were moved"
-)
 _INSPECT = flags.DEFINE_bool("inspect", False, "print tensors, architecture and fingerprints")
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "compare with the format's own library on random images, texts and masks"
@@ -59,13 +56,7 @@ def _convert(source: str, destination: str | None = None) -> None:
 
     if destination is not None:
         conversion.check_destination(destination, _OVERWRITE.value)
-    weights = open_weights(
-        source,
-        **_stated(),
-        format_name=_FROM.value,
-        step=_STEP.value,
-        pretrained=_PRETRAINED.value,
-    )
+    weights = open_weights(source, **_stated(), format_name=_FROM.value)
     if _INSPECT.value:
         _print_contents(source, weights)
     if _VERIFY.value:
@@ -146,7 +137,7 @@ def check_arguments(paths: list[str]) -> list[str]:
         raise ValueError("--into writes the image tower alone, in the format that the file has")
     if _IMAGE_ONLY.value and _TEXT_FROM.value:
         raise ValueError("--image_only and --text_from exclude each other")
-    return paths
+    return [*map(expand_path, paths)]
 
 
 def run() -> None:

@@ -19,12 +19,12 @@ from absl import flags
 from maft_jax.cli import command_line
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "folder to write to")
+_WORKDIR = command_line.define_path("workdir", "runs/demo", "folder to write to")
 _SEED = flags.DEFINE_integer("seed", 0, "another one is another world", lower_bound=0)
 _SPLIT = flags.DEFINE_integer(
     "split", 0, "which 12 of the 36 objects training does not see", lower_bound=0, upper_bound=2
 )
-_CLIP = flags.DEFINE_string("clip", "", "weights to begin with; empty = those of the package")
+_CLIP = command_line.define_path("clip", "", "weights to begin with; empty = those of the package")
 
 
 def main(arguments: list[str]) -> int:

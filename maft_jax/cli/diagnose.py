@@ -14,14 +14,14 @@ Settings that matter here: config.model, config.proposals, config.evaluation and
 from absl import flags
 from etils import epath
 
-from maft_jax.cli import config_flags
+from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
 
-_OUT = flags.DEFINE_string("out", "diagnosis", "folder to write to")
+_OUT = command_line.define_path("out", "diagnosis", "folder to write to")
 _DATASET = flags.DEFINE_string("dataset", "", "which of config.evaluation.roots, if several")
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 50, "how many images, the first of the data set; 0 = all", lower_bound=0

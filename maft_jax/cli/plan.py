@@ -25,7 +25,7 @@ import pathlib
 
 from absl import flags
 
-from maft_jax.cli import config_flags
+from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.planning.topology import parse_topology, prepare_environment
@@ -45,8 +45,8 @@ _SWEEP = flags.DEFINE_boolean("sweep", False, "find the largest batch per device
 _ALTERNATIVES = flags.DEFINE_boolean(
     "alternatives", True, "compile what might fit where the step does not"
 )
-_JSON = flags.DEFINE_string("json", None, "file for the plans as JSON")
-_ROOFLINE = flags.DEFINE_string("roofline", None, "file for a picture of the roofline, PNG")
+_JSON = command_line.define_path("json", None, "file for the plans as JSON")
+_ROOFLINE = command_line.define_path("roofline", None, "file for a picture of the roofline, PNG")
 
 
 def main(config: Config) -> int:

@@ -18,21 +18,22 @@ Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted
 from absl import flags
 
 from maft_jax.cli import command_line
+from maft_jax.config_fields import expand_path
 from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
-_WEIGHTS = flags.DEFINE_string(
+_WEIGHTS = command_line.define_path(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
 )
 _stated = command_line.define_stated_flags("the weights")
-_IMAGE = flags.DEFINE_multi_string(
-    "image", [], "image, folder or quoted pattern; may be given several times"
+_IMAGE = command_line.define_paths(
+    "image", "image, folder or quoted pattern; may be given several times"
 )
-_OUT = flags.DEFINE_string("out", "out", "folder to write to")
+_OUT = command_line.define_path("out", "out", "folder to write to")
 _CLASSES = flags.DEFINE_string(
     "classes", None, 'names between commas ("quotes" keep a comma), or a built-in list\'s name'
 )
-_CLASSES_FILE = flags.DEFINE_string("classes_file", None, "file with a name a line")
+_CLASSES_FILE = command_line.define_path("classes_file", None, "file with a name a line")
 _BACKGROUND = flags.DEFINE_string(
     "background", "", "names of what is none of the classes; their pixels stay without a class"
 )
@@ -47,7 +48,7 @@ _GENERATOR = flags.DEFINE_enum(
     ["superpixels", "external", "transformers"],
     "what makes the proposals; default: superpixels, external if --proposals is given",
 )
-_PROPOSALS = flags.DEFINE_string(
+_PROPOSALS = command_line.define_path(
     "proposals", "", "external: masks made elsewhere; transformers: folder of the model"
 )
 _NUM_PROPOSALS = flags.DEFINE_integer(
@@ -76,7 +77,9 @@ _PICTURE_SIZE = flags.DEFINE_integer(
     "picture_size", 0, "pixels of the overlay's long side; 0 = as the image", lower_bound=0
 )
 _PICTURE_FORMAT = flags.DEFINE_enum("picture_format", "png", ["png", "jpg"], "of the overlay")
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "", "for text embeddings; empty = ~/.cache/maft_jax")
+_CACHE_DIR = command_line.define_path(
+    "cache_dir", "", "for text embeddings; empty = ~/.cache/maft_jax"
+)
 
 
 class ImagesFailed(Exception):
@@ -103,6 +106,8 @@ def _predict(places: list[str]) -> None:
     if not images:
         raise ValueError("\n".join(missing))
     make_writable(epath.Path(_OUT.value), "--out")
+    if _CACHE_DIR.value:
+        make_writable(epath.Path(_CACHE_DIR.value), "--cache_dir")
     segmenter, provenance = _load(class_names, background)
     failures = predict_images(
         lambda path, example_id: segmenter(path, example_id=example_id),
@@ -214,7 +219,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
     Raises:
         ValueError: weights, images or classes are not given.
     """
-    places = [*arguments, *_IMAGE.value]
+    places = [*map(expand_path, arguments), *_IMAGE.value]
     if _WEIGHTS.value is None:
         raise ValueError("--weights: expected CLIP weights, such as --weights=ViT-B-16.pt")
     if not places:

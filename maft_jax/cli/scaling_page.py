@@ -16,14 +16,12 @@ Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
 import os
 import pathlib
 
-from absl import flags
-
 from maft_jax.cli import command_line
 from maft_jax.planning.topology import prepare_environment
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/scaling", "folder of the plans")
-_PAGE = flags.DEFINE_string("page", "runs/scaling/page", "folder to write the page to")
+_WORKDIR = command_line.define_path("workdir", "runs/scaling", "folder of the plans")
+_PAGE = command_line.define_path("page", "runs/scaling/page", "folder to write the page to")
 
 
 def main(arguments: list[str]) -> int:

@@ -16,8 +16,8 @@ from absl import flags
 from maft_jax.cli import command_line
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/study", "folder for worlds and runs")
-_PAGE = flags.DEFINE_string("page", "runs/study/page", "folder to write the page to")
+_WORKDIR = command_line.define_path("workdir", "runs/study", "folder for worlds and runs")
+_PAGE = command_line.define_path("page", "runs/study/page", "folder to write the page to")
 _TABLES = flags.DEFINE_list("tables", [], "only these tables' runs, without a page; empty = all")
 
 

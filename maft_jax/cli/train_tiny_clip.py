@@ -20,7 +20,7 @@ from maft_jax.runtime.console import log_to_stderr, run_and_report
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 
 _DEFAULTS = ClipTrainingConfig()
-_WORKDIR = flags.DEFINE_string("workdir", "runs/tiny_clip", "folder to write to")
+_WORKDIR = command_line.define_path("workdir", "runs/tiny_clip", "folder to write to")
 _SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "another one is another CLIP", lower_bound=0)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", _DEFAULTS.num_steps, "of training", lower_bound=1)
 

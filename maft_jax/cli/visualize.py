@@ -15,14 +15,14 @@ Settings that matter here: config.data, config.proposals, config.seed and config
 from absl import flags
 from etils import epath
 
-from maft_jax.cli import config_flags
+from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
 
-_OUT = flags.DEFINE_string("out", "training_data.png", "picture to write")
+_OUT = command_line.define_path("out", "training_data.png", "picture to write")
 _STEP = flags.DEFINE_integer("step", 0, "training step whose batch is drawn", lower_bound=0)
 _NUM_EXAMPLES = flags.DEFINE_integer(
     "num_examples", 8, "rows of the picture, at most config.batch_size", lower_bound=1

@@ -19,7 +19,7 @@ from absl import flags
 from maft_jax.cli import command_line
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
-_WEIGHTS = flags.DEFINE_string(
+_WEIGHTS = command_line.define_path(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
 )
 _stated = command_line.define_stated_flags("the weights")

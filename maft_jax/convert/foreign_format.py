@@ -57,6 +57,8 @@ class Format:
     """Name of the tensors' file if it is written as a folder."""
     make_settings: Callable[[ClipConfig, np.dtype], Mapping] = lambda config, dtype: {}
     """Content of the settings file, for tensors of this dtype."""
+    make_more_files: Callable[[ClipConfig], Mapping[str, str]] = lambda config: {}
+    """What else lies in the folder, text by name."""
     why_not: Callable[[ClipConfig], str | None] = lambda config: None
     """Why an image tower of `tower`'s kind cannot be written in this format, or None."""
     tower: type = VisionConfig

@@ -21,9 +21,10 @@ from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.maft import MAFT_FORMATS, MAFT_FROZEN_FORMATS
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
 from maft_jax.convert.openai import OPENAI
+from maft_jax.convert.prefixes import FIRST, find_prefixes, without_torch_wrappers
 from maft_jax.convert.state_dict_io import write_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
-from maft_jax.convert.transformers_clip import TRANSFORMERS
+from maft_jax.convert.transformers_clip import TRANSFORMERS, explain
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
@@ -41,8 +42,6 @@ _LAYOUTS = (
 )
 """In the order of recognition. Layouts of one name differ in a prefix of their tensors' names."""
 
-_WRAPPERS = ("", "state_dict.", "model.", "module.", "state_dict.module.", "model.module.")
-"""What trainers and torch's DistributedDataParallel put before the names, "." between keys."""
 _OUTSIDE = "the trainer's own state, beside the weights"
 
 logger = logging.getLogger(__name__)
@@ -160,7 +159,9 @@ def write_weights(
     else:
         widest = np.result_type(*(tensor.dtype for tensor in tensors.values()))
         settings = format.make_settings(weights.config, widest)
-        _write_folder(path, format, tensors, metadata, settings, progress)
+        texts = {format.settings_file: json.dumps(settings, indent=2) + "\n"}
+        texts |= format.make_more_files(weights.config)
+        _write_folder(path, format, tensors, metadata, texts, progress)
 
 
 def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
@@ -174,7 +175,7 @@ def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
     return TRANSFORMERS.name
 
 
-def _write_folder(path, format, tensors, metadata, settings, progress) -> None:
+def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(
             f"{path}: exists already, and the format {format.name} is a folder; choose a new name"
@@ -189,7 +190,8 @@ def _write_folder(path, format, tensors, metadata, settings, progress) -> None:
     aside.mkdir()
     try:
         write_state_dict(tensors, aside / format.folder_tensors, metadata, progress)
-        (aside / format.settings_file).write_text(json.dumps(settings, indent=2) + "\n")
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
         os.replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -208,17 +210,26 @@ def _recognised(
     if name is None and source.own is not None:
         name = source.own.get("format")
     layouts = [layout for layout in _LAYOUTS if name in (None, layout.name)]
-    for wrapper in _WRAPPERS:
-        inner = {n.removeprefix(wrapper): n for n in source.tensors if n.startswith(wrapper)}
+    tensors = without_torch_wrappers(source.tensors)
+    below = find_prefixes(tensors, lambda names: any(x.recognise(names) for x in layouts))
+    if len(below) > 1:
+        raise ValueError(
+            f"{source.path}: expected one CLIP, found {len(below)}, below the prefixes "
+            f"{sorted(below)}; save the state dict of the one that you mean by itself"
+        )
+    for prefix, inner in below.items():
         found = [layout for layout in layouts if layout.recognise(inner)]
         # several layouts share names; the one whose settings lie beside the file goes first
         found.sort(key=lambda layout: layout.settings_file not in source.settings)
-        if found:
-            tensors = {name: source.tensors[outer] for name, outer in inner.items()}
-            outside = dict.fromkeys(source.tensors.keys() - set(inner.values()), _OUTSIDE)
-            return dataclasses.replace(source, tensors=tensors), found[0], outside
+        outside = dict.fromkeys(tensors.keys() - set(inner.values()), _OUTSIDE)
+        if outside and prefix not in FIRST:
+            _say_what_is_left_out(source.path, prefix, len(outside), min(outside))
+        tensors = {name: tensors[whole] for name, whole in inner.items()}
+        return dataclasses.replace(source, tensors=tensors), found[0], outside
     if name is not None:
         _named(name)
+    if cause := explain(tensors):
+        raise ValueError(f"{source.path}: {cause}")
     raise ValueError(
         f"{source.path}: expected CLIP weights in OpenAI's layout or another of "
         f"{list(FORMATS) if name is None else name}; its names are none of these. The file has "
@@ -245,6 +256,18 @@ def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipC
 def _activation_is_guessed(source: WeightsSource, format: Format) -> bool:
     """A bare state dict; OpenAI's own archives keep these sizes beside the weights."""
     return format is OPENAI and source.own is None and "input_resolution" not in source.tensors
+
+
+@functools.cache
+def _say_what_is_left_out(path: str, prefix: str, num_outside: int, such_as: str) -> None:
+    """Once for each file."""
+    logger.warning(
+        "%s: the CLIP is read below the prefix %r; %d tensors beside it, such as %r, are left out",
+        path,
+        prefix,
+        num_outside,
+        such_as,
+    )
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from maft_jax.convert.openai import (
 )
 from maft_jax.convert.rules import Rule
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.preprocess import UNIT_MEAN, UNIT_STD
 
 SETTINGS_FILE = "open_clip_config.json"
 
@@ -158,8 +159,8 @@ def _make_settings(config: ClipConfig, *, custom_text: bool) -> dict:
             **({"custom_text": True} if custom_text else {}),
         },
         "preprocess_cfg": {
-            "mean": [0.48145466, 0.4578275, 0.40821073],
-            "std": [0.26862954, 0.26130258, 0.27577711],
+            "mean": list(UNIT_MEAN),
+            "std": list(UNIT_STD),
         },
     }
 

@@ -120,11 +120,16 @@ def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected a state dict, found {type(loaded).__name__}")
-    return {
-        name: _as_numpy(torch, value)
-        for name, value in loaded.items()
-        if isinstance(value, torch.Tensor)
-    }
+    return {name: _as_numpy(torch, value) for name, value in _named_tensors(torch, loaded)}
+
+
+def _named_tensors(torch, content: dict, prefix: str = ""):
+    """(name, tensor) in dictionaries of dictionaries, their keys joined with dots."""
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, dict):
+            yield from _named_tensors(torch, value, f"{prefix}{key}.")
 
 
 def _as_numpy(torch, tensor) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Hugging Face transformers' CLIPModel and CLIPVisionModelWithProjection."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.openai import why_not_image_tower, with_activation
 from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.transformers_processor import processor_files
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
@@ -137,6 +138,8 @@ def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
     settings, where = source.settings[SETTINGS_FILE](), f"{source.path}: {SETTINGS_FILE}"
     kind = settings.get("model_type")
     if kind == "clip_vision_model":
+        if "visual_projection.weight" not in source.tensors:
+            raise ValueError(f"{source.path}: {_WITHOUT_PROJECTION}")
         vision, text, embed_dim = _merged(_VISION_DEFAULTS, settings), None, None
     elif kind == "clip":
         vision = _merged(_VISION_DEFAULTS, _part(settings, "vision_config", where))
@@ -158,6 +161,21 @@ def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     return with_activation(config, choices.activation)
+
+
+_WITHOUT_PROJECTION = (
+    "transformers' CLIPVisionModel, which has no visual_projection into the space of the texts; "
+    "expected CLIPModel, or CLIPVisionModelWithProjection: save one of these with save_pretrained"
+)
+
+
+def explain(names: Collection[str]) -> str | None:
+    """What these tensors are, if it is a part of transformers' CLIP that cannot stand alone."""
+    if "embeddings.class_embedding" in names:  # since transformers 5 without "vision_model."
+        return _WITHOUT_PROJECTION
+    if "text_model.embeddings.token_embedding.weight" in names:
+        return "transformers' text tower alone; expected CLIPModel, which has both towers"
+    return None
 
 
 def _part(settings: Mapping, name: str, where: str) -> Mapping:
@@ -292,5 +310,6 @@ TRANSFORMERS = Format(
     settings_file=SETTINGS_FILE,
     folder_tensors="model.safetensors",
     make_settings=_make_settings,
+    make_more_files=processor_files,
     why_not=why_not_image_tower,
 )

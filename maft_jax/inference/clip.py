@@ -124,6 +124,8 @@ def load(
     *,
     activation: str | None = None,
     head_width: int | None = None,
+    step: int | None = None,
+    pretrained: str | os.PathLike | None = None,
 ) -> Clip:
     """Reads CLIP weights of any format in convert.formats, recognised by content.
 
@@ -137,12 +139,20 @@ def load(
             wrongly. A state dict in OpenAI's layout does not: it is taken for quick_gelu, while
             most models that were trained with open_clip expect gelu.
         head_width: of the image tower's attention, likewise.
+        step: of a training run: which checkpoint; by default the newest.
+        pretrained: of a training run: where the weights that it began with are now, if moved.
 
     Raises:
         ValueError: the file is absent, corrupt or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
     """
-    weights = open_weights(path, activation=activation, head_width=head_width)
+    weights = open_weights(
+        path,
+        activation=activation,
+        head_width=head_width,
+        step=step,
+        pretrained=None if pretrained is None else os.fspath(pretrained),
+    )
     masking = resolve_masking(weights.config.vision, weights.masking, mask_start_layer)
     return Clip(
         weights.config,

@@ -3,6 +3,7 @@
 import glob
 import io
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.layouts.base import IMAGE_SUFFIXES
+from input_pipeline.layouts.base import IMAGE_SUFFIXES, describe_left_out, shorten
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation, class_regions
 from maft_jax.runtime.atomic_files import atomic_write_bytes
@@ -23,7 +24,14 @@ from maft_jax.runtime.atomic_files import atomic_write_bytes
 SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif")
 """Of the files that count as images in folders."""
 
+_PICTURES = {
+    *(ending for ending in Image.registered_extensions() if ending != ".pdf"),
+    *(".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
+}
+"""Endings of what a person would call an image, whether or not it can be read."""
 _MOST_CLASSES_OF_8_BITS = 255
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,17 +48,26 @@ class ImageFile:
 def find_images(places: Sequence[str]) -> tuple[list[ImageFile], list[str]]:
     """Images of files, folders and patterns such as photos/**/*.jpg, each once, and problems.
 
-    A problem says which place led to no image. In folders and below, hidden files are left out,
-    and so are the pictures that `write_prediction` put there.
+    A problem says which place led to no image, or which pictures in a folder are of kinds that are
+    not read. In folders and below, hidden files are left out, and so is what `write_prediction`
+    put there; other files, which are no pictures, are logged.
     """
     found: dict[Path, str] = {}
     problems = []
     for place in places:
-        root, paths = _look(place)
+        root, paths, others = _look(place)
+        pictures = [path for path in others if path.suffix.lower() in _PICTURES]
+        if pictures:
+            problems.append(f"{place}: left out {describe_left_out(pictures)}")
+        if len(others) > len(pictures):
+            rest = [path for path in others if path not in pictures]
+            logger.info(
+                "%s: left out %d files that are no images: %s", place, len(rest), shorten(rest)
+            )
         for path in paths:
             example_id = path.relative_to(root).with_suffix("").as_posix()
             found.setdefault(Path(os.path.abspath(path)), example_id)
-        if not paths:
+        if not paths and not pictures:
             expected = "an image, a folder with images or a pattern"
             problem = "no such file or folder, and no file of this pattern"
             if os.path.isdir(place):
@@ -200,28 +217,32 @@ def _encoded(array: np.ndarray, picture_format: str) -> bytes:
     return content.getvalue()
 
 
-def _look(place: str) -> tuple[Path, list[Path]]:
-    """The folder that examples' ids are relative to, and the images."""
+def _look(place: str) -> tuple[Path, list[Path], list[Path]]:
+    """The folder that examples' ids are relative to, the images, and what else is there."""
     path = Path(place)
     if path.is_dir():
-        return path, sorted(p for p in path.rglob("*") if _is_image(p, path))
+        files = sorted(p for p in path.rglob("*") if _is_offered(p, path))
+        images = [p for p in files if p.suffix.lower() in SUFFIXES]
+        return path, images, [p for p in files if p.suffix.lower() not in SUFFIXES]
     if path.exists():
-        return path.parent, [path]
+        return path.parent, [path], []
     if not glob.has_magic(place):
-        return path.parent, []
+        return path.parent, [], []
     parts = path.parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     matches = sorted(Path(p) for p in glob.glob(place, recursive=True))
-    return Path(*parts[:fixed]), [p for p in matches if p.is_file() and not _is_ours(p)]
+    return Path(*parts[:fixed]), [p for p in matches if p.is_file() and not _is_ours(p)], []
 
 
-def _is_image(path: Path, folder: Path) -> bool:
+def _is_offered(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file() and not _is_ours(path)
+    return not hidden and path.is_file() and not _is_ours(path)
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it lies beside the JSON file that was written with it."""
+    """Whether it lies beside the JSON file that was written with it, or is that file."""
+    if path.suffix == ".json":
+        return path.with_name(f"{path.stem}_labels.png").exists()
     for ending in ("_overlay", "_labels"):
         if path.stem.endswith(ending):
             return path.with_name(f"{path.stem.removesuffix(ending)}.json").exists()

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Sequence
 
 from input_pipeline.class_lists import BUILT_IN, load_class_list
+from maft_jax.models.text_classifier import check_distinct, checked_texts, find_alike
 
 
 def parse_names(text: str, what: str = "classes") -> tuple[str, ...]:
@@ -58,32 +59,27 @@ def check_names(names: Sequence[str], what: str = "classes") -> tuple[str, ...]:
     """The names without spaces around them.
 
     Raises:
-        ValueError: there are none, or one is empty or comes twice. CLIP reads capitals as small
-            letters, so that Cat is cat again.
+        ValueError: there are none, one is empty or no text, or CLIP cannot tell two apart: it reads
+            capitals as small letters, so that Cat is cat again.
     """
-    if isinstance(names, str):
-        raise ValueError(f"{what}: expected a list of names, got the text {names!r}")
-    names = tuple(" ".join(name.split()) for name in names)
+    names = tuple(" ".join(name.split()) for name in checked_texts(names, what))
     if not names:
         raise ValueError(f"{what}: expected at least one name, got none")
-    first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
             raise ValueError(
                 f"{what}: name {number} of {len(names)} is empty; is a comma too many?"
             )
-        earlier = first.setdefault(name.casefold(), number)
-        if earlier != number:
-            raise ValueError(
-                f"{what}: {name!r} comes twice, as names {earlier} and {number}; CLIP reads "
-                "capitals and small letters alike, so leave one of them out"
-            )
+    check_distinct(names, what)
     return names
 
 
 def check_apart(classes: Sequence[str], background: Sequence[str]) -> None:
-    """Raises ValueError where a background name is a class too."""
-    known = {name.casefold() for name in classes}
-    both = [name for name in background if name.casefold() in known]
-    if both:
-        raise ValueError(f"background: {both[0]!r} is one of the classes as well; drop one")
+    """Raises ValueError where CLIP cannot tell a background name from a class."""
+    alike = find_alike([*classes, *background])
+    if alike is not None:
+        one, other = (([*classes, *background])[position] for position in alike)
+        raise ValueError(
+            f"background: {other!r} is one of the classes as well: CLIP cannot tell it from "
+            f"{one!r}; drop one"
+        )

@@ -10,6 +10,9 @@ from maft_jax.models.array_types import Images, Masks
 from maft_jax.models.precision import tpu_precision
 from maft_jax.models.resize import bilinear_matrix, resize
 
+UNIT_MEAN = (0.48145466, 0.4578275, 0.40821073)
+UNIT_STD = (0.26862954, 0.26130258, 0.27577711)
+"""What CLIP normalises with, of pixels in [0, 1]."""
 PIXEL_MEAN = np.array([122.7709383, 116.7460125, 104.09373615], np.float32)
 PIXEL_STD = np.array([68.5005327, 66.6321579, 70.3231630], np.float32)
 

@@ -5,17 +5,23 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from maft_jax.models.encoder import TextArchitecture
-from maft_jax.models.text.tokenizer import needs_cleaning
+from maft_jax.models.text.tokenizer import needs_cleaning, tokenize
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.tree_rules import fingerprint
 
 _BATCH_SIZE = 256
+_SECONDS_OF_SILENCE = 5.0
+_SECONDS_BETWEEN_LOG_LINES = 10.0
+
+Tokenize = Callable[[Sequence[str]], np.ndarray]
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +39,23 @@ def embed_classes(
     Raises:
         ValueError: no names, no templates, or a prompt that is too long, naming the class.
     """
-    if isinstance(names, str) or isinstance(templates, str) or not names or not templates:
+    if any(isinstance(given, str) or not len(given) for given in (names, templates)):
         raise ValueError(
             f"expected a list of class names and a list of templates, got {names!r}, {templates!r}"
         )
-    for template in templates:
+    names = checked_texts(names, "class names")
+    for template in checked_texts(templates, "templates"):
         if template.count("{}") != 1:
             raise ValueError(f"templates: expected one {{}} in {template!r}")
-    tokens = np.concatenate([_tokenize_class(name, templates, config) for name in names])
-    rows = np.concatenate([config.encode(parameters, part) for part in _batches(tokens)])
+    tokens = np.concatenate([_tokenize_class(name, templates, config.tokenize) for name in names])
+    batches = tqdm(
+        _batches(tokens),
+        desc=f"embedding {len(names)} names in {len(templates)} prompts",
+        unit="batch",
+        delay=_SECONDS_OF_SILENCE,
+        mininterval=0.5 if sys.stderr.isatty() else _SECONDS_BETWEEN_LOG_LINES,
+    )
+    rows = np.concatenate([np.asarray(config.encode(parameters, part)) for part in batches])
     rows = rows[: len(tokens)].reshape(len(names), len(templates), -1).mean(1)
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
@@ -53,7 +67,12 @@ def cached_class_embeddings(
     templates: Sequence[str],
     cache_dir: str | os.PathLike,
 ) -> Float[np.ndarray, "c e"]:
-    """embed_classes, kept in `cache_dir` under a digest of all that they depend on."""
+    """embed_classes, kept in `cache_dir` under a digest of all that they depend on.
+
+    Raises:
+        ValueError: as embed_classes, or CLIP cannot tell two of the names apart.
+    """
+    check_distinct(names, "class names", config.tokenize)
     key = [repr(config), fingerprint(parameters), list(names), list(templates)]
     key += cleaning(names, templates).items()
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
@@ -74,6 +93,58 @@ def cached_class_embeddings(
     return rows
 
 
+def checked_texts(texts: object, what: str) -> tuple[str, ...]:
+    """The texts, of any kind of sequence.
+
+    Raises:
+        ValueError: it is one text, no sequence, or holds something else; begins with `what`.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"{what}: expected a list of texts, got {texts!r}")
+    texts = tuple(texts)
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{what}: expected texts, got {text!r} ({type(text).__name__}) as number {number} "
+                f"of {len(texts)}; put quotes around it"
+            )
+    return texts
+
+
+def find_alike(names: Sequence[str], tokenize: Tokenize = tokenize) -> tuple[int, int] | None:
+    """Positions of the first two names of which CLIP reads the same tokens."""
+    first: dict[bytes, int] = {}
+    for position, name in enumerate(names):
+        (row,) = _tokenize_class(name, ("{}",), tokenize)
+        if (earlier := first.setdefault(row.tobytes(), position)) != position:
+            return earlier, position
+    return None
+
+
+def check_distinct(
+    names: object,
+    what: str,
+    tokenize: Tokenize = tokenize,
+) -> None:
+    """The one check of class names in training, evaluation, prediction and on the page.
+
+    Raises:
+        ValueError: one is no text or too long, or CLIP cannot tell two apart; begins with `what`.
+    """
+    names = checked_texts(names, what)
+    try:
+        alike = find_alike(names, tokenize)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    if alike is not None:
+        one, other = (names[position] for position in alike)
+        raise ValueError(
+            f"{what}: {other!r} comes twice, as names {alike[0] + 1} and {alike[1] + 1}: CLIP "
+            f"cannot tell {one!r} from {other!r}, for it reads capitals as small letters and mends "
+            "white space and signs; leave one of them out, or say how they differ"
+        )
+
+
 def cleaning(names: Sequence[str], templates: Sequence[str]) -> dict[str, str]:
     """What keys of caches need beside names and templates: an entry where cleaning changes them.
 
@@ -83,9 +154,9 @@ def cleaning(names: Sequence[str], templates: Sequence[str]) -> dict[str, str]:
     return {"texts": "cleaned"} if changed else {}
 
 
-def _tokenize_class(name: str, templates: Sequence[str], config: TextArchitecture):
+def _tokenize_class(name: str, templates: Sequence[str], tokenize: Tokenize):
     try:
-        return config.tokenize([template.replace("{}", name) for template in templates])
+        return tokenize([template.replace("{}", name) for template in templates])
     except ValueError as error:
         raise ValueError(f"class name {name!r}: {error}") from error
 

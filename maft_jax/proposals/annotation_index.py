@@ -2,6 +2,7 @@
 
 import functools
 import json
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,14 +53,17 @@ class AnnotationIndex:
     def _image_row(self, example_id: str) -> dict:
         if self.images is None:
             return {}
-        rows = self.images.get(PurePosixPath(example_id).name, [])
-        exact = [row for row in rows if _without_ending(row["file_name"]) == example_id]
+        example = portable_path(example_id)
+        rows = self.images.get(example.name, [])
+        exact = [row for row in rows if portable_path(row["file_name"]).with_suffix("") == example]
         candidates = exact or rows
         if len(candidates) != 1:
-            files = [row["file_name"] for row in candidates]
+            files = [row["file_name"] for row in candidates][:3] or "none"
+            others = [row["file_name"] for rows in self.images.values() for row in rows][:3]
             raise ValueError(
                 f'{self.path}: expected one entry of "images" whose file_name is that of example '
-                f"{example_id!r}, got {files[:3] or 'none'}"
+                f"{example_id!r}, got {files}; the {len(self.images)} names there are such as "
+                f"{others}"
             )
         return candidates[0]
 
@@ -104,18 +108,19 @@ def _image_ids(example_id: str) -> list[str]:
     return list(dict.fromkeys([example_id, stem, *number]))
 
 
-def _without_ending(file_name: str) -> str:
-    return PurePosixPath(file_name).with_suffix("").as_posix()
+def portable_path(name: str) -> PurePosixPath:
+    """A path as it is here: / for \\ of Windows, accents composed, which macOS takes apart."""
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
 def _add_image(images: dict[str, list[dict]], row: Any, where: str) -> None:
     match row:
-        case {"id": int() | str() as image_id, "file_name": str(file_name)} if PurePosixPath(
+        case {"id": int() | str() as image_id, "file_name": str(file_name)} if portable_path(
             file_name
         ).name:
             kept = {key: row[key] for key in ("height", "width") if key in row}
             kept |= {"id": image_id, "file_name": file_name}
-            images.setdefault(PurePosixPath(file_name).stem, []).append(kept)
+            images.setdefault(portable_path(file_name).stem, []).append(kept)
         case _:
             raise ValueError(f"{where}: expected an image with id and file_name, got {row!r:.80}")
 

@@ -1,9 +1,12 @@
 """Proposals that any other tool made, read from its files: docs/proposals.md has the formats."""
 
+import csv
 import hashlib
 import json
+import logging
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,10 @@ from maft_jax.proposals.annotation_index import index_annotations
 from maft_jax.proposals.generator import MaskStack, Proposals
 from maft_jax.proposals.run_lengths import decode_segmentation, segmentation_size
 
+logger = logging.getLogger(__name__)
+
 _ENDINGS = (".npz", ".json", ".png")
+_TABLE_OF_SAM = "metadata.csv"
 _NPZ_NAMES = ("masks", "scores", "class_logits")
 
 
@@ -24,8 +30,9 @@ class ExternalProposals:
     """The ProposalGenerator `external`: what was made elsewhere, of any resolution.
 
     `path` is a JSON file in COCO's layout, or a folder with one of these per example:
-    `<example_id>.npz`, `<example_id>.json`, the folder `<example_id>/` of PNG masks, or the index
-    map `<example_id>.png`. Without scores, the order of the masks counts: 1, 1/2, 1/3, ...
+    `<example_id>.npz`, `<example_id>.json`, the folder `<example_id>/` of PNG masks, perhaps with
+    scores.json or SAM's metadata.csv, or the index map `<example_id>.png`. Without scores, the
+    order of the masks counts: 1, 1/2, 1/3, ...
 
     Raises:
         ValueError: at once if there is no such path; when called, if the example's file is missing,
@@ -69,8 +76,13 @@ class ExternalProposals:
         return _read_index_map(path, example, num_proposals)
 
     def _find(self, example_id: str) -> Path:
-        candidates = [self.path / f"{example_id}{ending}" for ending in (*_ENDINGS, "")]
-        found = [path for path in candidates if path.exists()]
+        spelled = dict.fromkeys(
+            (example_id, *(unicodedata.normalize(form, example_id) for form in ("NFC", "NFD")))
+        )
+        for name in spelled:  # accents composed or taken apart, as macOS has them
+            candidates = [self.path / f"{name}{ending}" for ending in (*_ENDINGS, "")]
+            if found := [path for path in candidates if path.exists()]:
+                break
         if len(found) != 1:
             listed = ", ".join(str(path) for path in found or candidates)
             raise ValueError(
@@ -94,7 +106,7 @@ def _hash_names(folder: Path) -> str:
     for root, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            if name.endswith(_ENDINGS):
+            if name.endswith(_ENDINGS) or name == _TABLE_OF_SAM:
                 path = Path(root, name)
                 stat = path.stat()
                 entry = (path.relative_to(folder).as_posix(), stat.st_size, int(stat.st_mtime))
@@ -125,6 +137,7 @@ def _read_npz(path: Path, example: Example) -> Proposals:
 def _read_annotations(
     annotations: list[dict], row: dict, example: Example, num_proposals: int, where: str
 ) -> Proposals:
+    annotations = [a for a in annotations if not _is_empty(a.get("segmentation"))]
     height, width = example.image.shape[:2]
     polygon_size = int(row.get("height", height)), int(row.get("width", width))
     given = [_annotation_score(annotation, where) for annotation in annotations]
@@ -143,6 +156,11 @@ def _read_annotations(
             message = str(error)
             raise ValueError(message if where in message else f"{place}: {message}") from error
     return Proposals(_stack(masks, example, where), scores[best])
+
+
+def _is_empty(segmentation: Any) -> bool:
+    """Polygons without a point, as annotation tools leave them: no proposal."""
+    return isinstance(segmentation, list) and not any(segmentation)
 
 
 def _annotations_of_file(path: Path) -> list[dict]:
@@ -166,7 +184,10 @@ def _annotation_score(annotation: dict, where: str) -> float | None:
 
 def _read_png_folder(folder: Path, example: Example, num_proposals: int) -> Proposals:
     paths = sorted(folder.glob("*.png"), key=lambda path: _natural_key(path.name))
-    scores = _check_scores(_read_scores(folder / "scores.json", paths), len(paths), str(folder))
+    given = _read_scores(folder / "scores.json", paths)
+    if given is None:
+        given = _read_table_of_sam(folder / _TABLE_OF_SAM, paths)
+    scores = _check_scores(given, len(paths), str(folder))
     best = np.argsort(-scores, kind="stable")[:num_proposals]
     masks = []
     for i in best:
@@ -193,6 +214,25 @@ def _read_scores(path: Path, png_paths: list[Path]) -> np.ndarray | None:
             "object with a score for the name of each PNG file"
         )
     return np.array(content, np.float64)
+
+
+def _read_table_of_sam(path: Path, png_paths: list[Path]) -> np.ndarray | None:
+    """The column predicted_iou of what SAM's scripts write beside its masks, 0.png, 1.png, ..."""
+    if not path.exists():
+        return None
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        if not {"id", "predicted_iou"} <= set(table.fieldnames or ()):
+            logger.warning("%s: no columns id and predicted_iou, as SAM has them; not used", path)
+            return None
+        scores = {row["id"]: row["predicted_iou"] for row in table}
+    try:
+        return np.array([float(scores[png.stem]) for png in png_paths], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected id and a number predicted_iou for each of the {len(png_paths)} "
+            f"masks 0.png, 1.png, ... beside it ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _natural_key(name: str) -> list[Any]:

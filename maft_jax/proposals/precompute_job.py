@@ -1,10 +1,13 @@
 """From the configuration to a precompute job, and the place of its records."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import tempfile
 
 from etils import epath
 
@@ -15,6 +18,8 @@ from maft_jax.config import Config
 from maft_jax.config_sections import DataConfig
 from maft_jax.proposals.generators import make_generator
 from maft_jax.proposals.precompute_shards import RECIPE_VERSION, PrecomputeJob
+
+logger = logging.getLogger(__name__)
 
 _WHAT_IS_READ = ("dataset", "split", "images", "annotations", "classes", "ignore_labels")
 
@@ -76,8 +81,51 @@ def records_folder(config: Config) -> epath.Path:
 
 
 def cache_dir(config: DataConfig) -> pathlib.Path:
-    """Where records and text embeddings are kept between runs."""
+    """Where records and text embeddings are kept between runs.
+
+    Where nobody says and the home cannot be written, a folder of temporary files that later
+    commands of the same user find again; this is warned of once.
+
+    Raises:
+        ValueError: that cannot be written either, or belongs to another user.
+    """
     if config.cache_dir:
         return pathlib.Path(config.cache_dir)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "maft_jax"
+    return _default_cache_dir(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+
+
+@functools.cache
+def _default_cache_dir(xdg_cache_home: str | None, home: str | None) -> pathlib.Path:
+    try:
+        base = pathlib.Path(xdg_cache_home) if xdg_cache_home else pathlib.Path.home() / ".cache"
+        _try_to_write(base / "maft_jax")
+        return base / "maft_jax"
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home at all
+        return _temporary_cache_dir(error)
+
+
+def _try_to_write(folder: pathlib.Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+def _temporary_cache_dir(reason: Exception) -> pathlib.Path:
+    folder = pathlib.Path(tempfile.gettempdir(), f"maft_jax-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _try_to_write(folder)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise ValueError(
+            f"no folder for the cache of proposals and text embeddings: {reason}, and {error}; say "
+            "where it may be (--config.data.cache_dir=..., of predict --cache_dir=...)"
+        ) from error
+    if owner != os.getuid():
+        raise ValueError(f"{folder}: belongs to another user; set --config.data.cache_dir=...")
+    logger.warning(
+        "no home to write to (%s): proposals and text embeddings are kept in %s; "
+        "--config.data.cache_dir=... (of predict --cache_dir=...) says where else",
+        reason,
+        folder,
+    )
+    return folder

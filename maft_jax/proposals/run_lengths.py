@@ -85,6 +85,7 @@ def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
         raise ValueError(
             "polygons need pycocotools: pip install 'maft_jax[external]' (or pycocotools)"
         ) from error
+    polygons = [polygon for polygon in polygons if polygon != []]
     for polygon in polygons:
         numbers = isinstance(polygon, list) and all(type(x) in (int, float) for x in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():

@@ -6,9 +6,12 @@ itself at no cost.
 
 import contextlib
 import functools
+import itertools
+import json
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,8 @@ RUN_AHEAD = 2
 """Calls of SharedMaximum.put between a value and its effect; training runs as far ahead."""
 
 _MESSAGE_BYTES = 2048
+_ABSENT = "nothing"
+"""What a difference shows where one side has no such entry."""
 
 
 class OtherProcessFailed(RuntimeError):
@@ -83,19 +88,41 @@ def check_same(values: Mapping[str, object]) -> None:
     """Refuses processes that were started with different settings, weights or data.
 
     Raises:
-        ValueError: names the first value that a process has differently, and the process.
+        ValueError: names the first value that a process has differently, both values, and the
+            process.
     """
     if jax.process_count() == 1:
         return
     digests = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
     rows = np.asarray(multihost_utils.process_allgather(digests))
+    different = np.argwhere(rows != rows[0]).tolist()
+    if not different:
+        return
+    process, index = different[0]
+    name = list(values)[index]
+    texts = _gather_texts(json.dumps(values[name], default=repr))
+    where, theirs, first = first_difference(json.loads(texts[process]), json.loads(texts[0]))
     with fail_together():
-        for process, index in np.argwhere(rows != rows[0]).tolist():
-            name = list(values)[index]
-            raise ValueError(
-                f"{name}: process {process} has another one than process 0; here it is "
-                f"{str(values[name])[:200]}; start all with the same command and files"
-            )
+        raise ValueError(
+            f"{name}{where} is {theirs!r} for process {process} and {first!r} for process 0; start "
+            "all with the same command and files"
+        )
+
+
+def first_difference(one: Any, other: Any) -> tuple[str, Any, Any]:
+    """Where in two JSON values the first difference is, such as [3].width, and what is there."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *other]:
+            there = one.get(key, _ABSENT), other.get(key, _ABSENT)
+            if there[0] != there[1]:
+                where, *values = first_difference(*there)
+                return f".{key}{where}", *values
+    if isinstance(one, list) and isinstance(other, list):
+        for index, there in enumerate(itertools.zip_longest(one, other, fillvalue=_ABSENT)):
+            if there[0] != there[1]:
+                where, *values = first_difference(*there)
+                return f"[{index}]{where}", *values
+    return "", one, other
 
 
 def to_host(tree):
@@ -131,6 +158,18 @@ def _maximum_over_devices():
     mesh = Mesh(np.array(jax.devices()), ("device",))
     replicated = NamedSharding(mesh, PartitionSpec())
     return NamedSharding(mesh, PartitionSpec("device")), jax.jit(jnp.max, out_shardings=replicated)
+
+
+def _gather_texts(text: str) -> list[str]:
+    """The text of every process, however long."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array([len(content)], np.int32)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(content)] = content
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [
+        row[:size].tobytes().decode() for row, size in zip(rows, sizes.reshape(-1), strict=True)
+    ]
 
 
 def _gather_reports(code: int, reason: str) -> list[tuple[int, str]]:

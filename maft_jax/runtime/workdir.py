@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from maft_jax.config import Config, with_present_names
+from maft_jax.config_fields import with_absolute_paths
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.versions import versions
@@ -80,11 +81,14 @@ def _appears(path: epath.Path) -> bool:
 
 
 def describe_run(workdir: epath.Path, config: Config) -> None:
-    """Writes config.json and versions.json; reports what differs from an earlier start."""
-    resolved = dataclasses.asdict(config)
+    """Writes config.json and versions.json; reports what differs from an earlier start.
+
+    Paths are written as absolute ones: a run is also used from other working directories.
+    """
+    resolved = with_absolute_paths(Config, dataclasses.asdict(config))
     if (workdir / CONFIG_FILE).exists():
         before = with_present_names(json.loads((workdir / CONFIG_FILE).read_text()))
-        _report_changes(before, resolved)
+        _report_changes(with_absolute_paths(Config, before), resolved)
     _write_json(workdir / CONFIG_FILE, resolved)
     _write_json(workdir / VERSIONS_FILE, versions())
 

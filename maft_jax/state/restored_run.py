@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import os
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -19,6 +21,10 @@ from maft_jax.state.train_state import init_train_state, overlay
 from maft_jax.tree_rules import fingerprint
 
 _CONFIG_FILE = "config.json"
+TUNED_WEIGHTS = "tuned.safetensors"
+"""The file beside a run's checkpoints with the CLIP as it was tuned."""
+
+logger = logging.getLogger(__name__)
 
 Opener = Callable[..., ClipWeights]
 
@@ -87,16 +93,38 @@ def read_first_weights(
     """
     workdir = _absolute(workdir)
     model = read_run_config(workdir).model
+    source = pretrained or _where_now(model.pretrained, workdir)
     try:
-        weights = open_pretrained(pretrained or model.pretrained, **model.stated, needs_text=True)
+        weights = open_pretrained(source, **model.stated, needs_text=True)
     except ValueError as error:
+        tuned = workdir / TUNED_WEIGHTS
+        instead = f"; or give {tuned}, the CLIP as it was tuned" if tuned.exists() else ""
         raise ValueError(
             f"{workdir}: its run began with the weights {model.pretrained}: {error}. If they are "
-            "elsewhere now, say where (--pretrained=...); for an evaluation "
-            "(--config.model.pretrained=...)"
+            "elsewhere now, say where (--pretrained=...); in Python (pretrained=...); for an "
+            f"evaluation (--config.model.pretrained=...){instead}"
         ) from error
     masking = resolve_masking(weights.config.vision, weights.masking, *model.given_masking)
     return dataclasses.replace(weights, masking=masking)
+
+
+def _where_now(recorded: str, workdir: epath.Path) -> str:
+    """Where the recorded file or folder is: as it says, else below the run or a folder above it.
+
+    Earlier versions recorded relative paths, and folders are copied as a whole to other machines.
+    A checkpoint refuses any other weights that have that name.
+    """
+    if ":" in recorded.split("/")[0] or os.path.exists(recorded) or "://" in str(workdir):
+        return recorded
+    parts = pathlib.PurePath(os.path.relpath(recorded, "/") if recorded[:1] == "/" else recorded)
+    run = pathlib.Path(workdir)
+    for start in range(len(parts.parts)):
+        for folder in (run, *run.parents):
+            path = folder.joinpath(*parts.parts[start:])
+            if path.exists() and path != run / TUNED_WEIGHTS:
+                logger.warning("%s: taking %s for %s, which is not there", workdir, path, recorded)
+                return str(path)
+    return recorded
 
 
 def _absolute(workdir: str | os.PathLike) -> epath.Path:

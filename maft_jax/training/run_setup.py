@@ -88,7 +88,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         "batch_size": config.batch_size,
         "trainable": list(config.optimizer.trainable),
     }
-    consensus.check_same(run_identity | {"settings": repr(config)})
+    consensus.check_same(run_identity | {"config": dataclasses.asdict(config)})
     check_shared(workdir)
     on_host = {field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)}
     run = Run(

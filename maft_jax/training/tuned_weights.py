@@ -6,10 +6,9 @@ import jax
 
 from maft_jax.convert.formats import FORMATS, ClipWeights, default_format, write_weights
 from maft_jax.runtime import consensus
+from maft_jax.state.restored_run import TUNED_WEIGHTS
 from maft_jax.state.train_state import TrainState, overlay
 from maft_jax.training.run_setup import Run
-
-TUNED_WEIGHTS = "tuned.safetensors"
 
 logger = logging.getLogger(__name__)
 

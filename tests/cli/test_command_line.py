@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from maft_jax.cli import command_line
 from maft_jax.cli.config_flags import check_override
 from maft_jax.config import Config, from_config_dict
 from tests.command_lines import answers
@@ -252,3 +253,29 @@ def test_mistakes_are_answered_without_loading_jax():
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert result.stdout == "[]\n" and "--workdir=None: expected" in result.stderr
+
+
+def test_home_is_resolved_in_flags_of_commands(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text((CONFIGS / "folder.py").read_text())
+    given = ["--weights=random:tiny", "--image=a.jpg", "--classes_file=~/names.txt"]
+    answer = answers("maft_jax.cli.predict", {"file": given})["file"]
+    assert answer.returncode == 2 and f"{tmp_path}/names.txt" in answer.stderr
+    given = ["--config=~/mine.py", "--workdir=$HOME/run", "--config.data.root=~/photos"]
+    answer = answers("maft_jax.main", {"config": given})["config"]
+    assert "config.model.pretrained: no weights" in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "web_page", "convert_weights"])
+def test_commands_that_read_runs_can_be_told_where_the_first_weights_are(command):
+    answer = answers(f"maft_jax.cli.{command}", {"help": ["--help"]})["help"]
+    assert answer.returncode == 0
+    for flag in ("--pretrained", "--step", "--activation", "--head_width"):
+        assert flag in answer.stdout
+
+
+def test_flags_of_paths_expand_what_no_shell_does(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parse = command_line._PathParser().parse
+    assert parse("~/runs/first") == "/home/me/runs/first" == parse("$HOME/runs/first")
+    assert parse("a~b/$UNKNOWN/c") == "a~b/$UNKNOWN/c"

@@ -1,6 +1,7 @@
 """maft_jax.load and its Clip: what a notebook can do, and what it is told when it goes wrong."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 import maft_jax
-from maft_jax import tree_rules
+from maft_jax import tree_rules, weights
 from tests.golden_files import GOLDEN, MASK_START_LAYER, golden
 from tests.in_memory_weights import load_state_dict
 
@@ -198,3 +199,15 @@ def test_importing_the_package_alone_does_not_load_jax():
 def test_unknown_attribute_of_the_package_is_named():
     with pytest.raises(AttributeError, match="module 'maft_jax' has no attribute 'lod'"):
         _ = maft_jax.lod
+
+
+def test_a_run_can_be_told_its_step_and_where_its_first_weights_are(monkeypatch):
+    told = {}
+
+    def open_weights(path, **given):
+        told.update(given, path=path)
+        return weights.open_weights("random:tiny")
+
+    monkeypatch.setattr("maft_jax.inference.clip.open_weights", open_weights)
+    maft_jax.load("runs/first", step=4, pretrained=pathlib.Path("moved.pt"))
+    assert told["path"] == "runs/first" and (told["step"], told["pretrained"]) == (4, "moved.pt")

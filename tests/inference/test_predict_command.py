@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -294,6 +295,22 @@ def test_images_of_equal_names_get_names_of_their_own(tmp_path):
     again, _ = find_images([str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "x.jpg")])
     assert [image.path for image in again] == [tmp_path / place for place in places]
     assert [image.name for image in again] == ["a/x", "b/x_jpg", "b/x_png", "c/X", "c/y"]
+
+
+def test_pictures_that_are_not_read_are_counted_and_named(tmp_path, caplog):
+    for name in ("a.jpg", "b.heic", "c.jp2", "sub/d.HEIC", "names.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with caplog.at_level(logging.INFO):
+        images, problems = find_images([str(tmp_path)])
+    assert [image.name for image in images] == ["a"]
+    (problem,) = problems
+    assert f"{tmp_path}: left out 3 files" in problem and "(2 .heic, 1 .jp2)" in problem
+    assert "d.HEIC" in problem and "c.jp2" in problem
+    (message,) = caplog.messages
+    assert "left out 1 files that are no images" in message and "names.txt" in message
+    (tmp_path / "a.jpg").unlink()
+    assert find_images([str(tmp_path)]) == ([], problems)
 
 
 def test_patterns_folders_and_our_own_pictures(tmp_path):

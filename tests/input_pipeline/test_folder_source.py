@@ -1,5 +1,6 @@
 import pickle
 import shutil
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -234,3 +235,43 @@ def test_list_of_colours_alone_is_refused(folder):
     (folder / "labelmap.txt").write_text(content)
     with pytest.raises(ValueError, match=r"labelmap\.txt: the class list has colours and no label"):
         FolderSource(folder, classes="labelmap.txt")
+
+
+def test_files_that_are_not_read_are_counted_and_named(folder, caplog):
+    Image.new("RGB", (4, 3)).save(folder / "images/scan.jp2")
+    (folder / "images/notes.txt").write_text("")
+    _add(folder, "c.png", np.zeros((3, 4), np.uint8))[0].unlink()
+    assert FolderSource(folder).example_ids == ("a", "b/two")
+    kinds, labels = caplog.messages
+    assert "left out 2 files of kinds that are not read as images (1 .txt, 1 .jp2)" in kinds
+    assert "notes.txt" in kinds and "scan.jp2" in kinds
+    assert "1 label maps have no image and are left out: annotations/c.png" in labels
+
+
+def test_a_folder_that_fits_says_nothing(folder, caplog):
+    FolderSource(folder)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(("of_image", "of_label"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_are_the_same_however_they_are_written(folder, of_image, of_label):
+    image, label = _add(folder, "c.png", np.ones((3, 4), np.uint8))
+    name = "caf\u00e9.png"
+    image.rename(image.with_name(unicodedata.normalize(of_image, name)))
+    label.rename(label.with_name(unicodedata.normalize(of_label, name)))
+    source = FolderSource(folder)
+    assert source.example_ids[-1] == unicodedata.normalize(of_image, "caf\u00e9")
+    np.testing.assert_array_equal(source[2].label_map, np.ones((3, 4)))
+
+
+def test_a_zip_with_one_folder_at_its_top_is_looked_into(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("zips") / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__MACOSX/photos/._x", "")
+        for file in folder.rglob("*"):
+            archive.write(file, f"photos/{file.relative_to(folder)}")
+    packed, plain = FolderSource(path), FolderSource(folder)
+    assert packed.example_ids == plain.example_ids and packed.class_names == plain.class_names
+    np.testing.assert_array_equal(packed[1].label_map, plain[1].label_map)
+    with pytest.raises(ValueError, match="expected a folder, there is none"):
+        FolderSource(path, images="pictures")

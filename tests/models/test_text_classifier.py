@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from input_pipeline.class_lists import BUILT_IN, load_class_list
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
+from maft_jax.models import text_classifier
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.text import clip_text
 from maft_jax.models.text.tokenizer import tokenize
 from maft_jax.models.text_classifier import (
     cached_class_embeddings,
+    check_distinct,
     cleaning,
     embed_classes,
 )
@@ -176,3 +180,72 @@ def test_names_that_are_cleaned_have_other_files_than_before():
     assert cleaning(["Cat ", "wall-other"], TEMPLATES) == {}
     assert cleaning(["cat", "men\u2019s shoes"], TEMPLATES)
     assert cleaning(["cat"], ["a photo of a {} &amp; more."])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Wall", "sky", "wall"], "'wall' comes twice, as names 1 and 3: CLIP cannot tell 'Wall'"),
+        (["salt &amp; pepper", "salt & pepper"], "cannot tell 'salt &amp; pepper' from 'salt & pe"),
+        (["a\u00a0cat", "a cat"], "comes twice"),
+    ],
+)
+def test_names_that_clip_cannot_tell_apart_are_refused_before_anything_is_embedded(
+    parameters, tmp_path, monkeypatch, names, message
+):
+    monkeypatch.setattr(text_classifier, "embed_classes", None)
+    with pytest.raises(ValueError, match=message):
+        cached_class_embeddings(CONFIG, parameters, names, ["a {}"], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", 3], r"classes: expected texts, got 3 \(int\) as number 2 of 2; put quotes aro"),
+        ([None], r"expected texts, got None \(NoneType\)"),
+        (7, "classes: expected a list of texts, got 7"),
+        ("cat", "classes: expected a list of texts, got 'cat'"),
+    ],
+)
+def test_names_that_are_no_texts_are_refused_by_their_number(names, message):
+    with pytest.raises(ValueError, match=message):
+        check_distinct(names, "classes")
+
+
+def test_no_built_in_list_has_names_that_clip_cannot_tell_apart():
+    for name in BUILT_IN:
+        check_distinct(load_class_list(name, ignore_labels=()).names, name)
+
+
+def test_long_lists_of_names_show_how_long_they_take(parameters, capsys, monkeypatch):
+    monkeypatch.setattr(text_classifier, "_SECONDS_OF_SILENCE", 1e-9)
+    names = [f"thing {number}" for number in range(200)]
+    embed_classes(CONFIG, parameters, names, ["a {}", "the {}"])
+    shown = capsys.readouterr().err
+    assert "embedding 200 names in 2 prompts" in shown and "2/2 [" in shown
+
+
+def test_short_lists_of_names_show_nothing(parameters, capsys):
+    embed_classes(CONFIG, parameters, ["cat", "dog"], ["a {}"])
+    assert capsys.readouterr().err == ""
+
+
+def test_positions_after_the_end_of_all_texts_do_not_change_embeddings(parameters, monkeypatch):
+    short = ["cat", "a cat and a dog on the sofa"]
+    long = [*short, "a " * 30]
+    found = {}
+    for lengths in ((16, 32, 48), ()):
+        monkeypatch.setattr(clip_text, "_LENGTHS", lengths)
+        for texts in (short, long):
+            rows = CONFIG.encode(parameters, CONFIG.tokenize(texts))
+            found[lengths, len(texts)] = np.asarray(rows)[:2]
+    first, *others = found.values()
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-6)
+
+
+def test_positions_are_as_many_as_the_longest_text_needs():
+    for words, expected in ((1, 16), (14, 16), (15, 32), (46, 48), (47, 77), (75, 77)):
+        tokens = CONFIG.tokenize(["cat", "a " * words])
+        assert clip_text._without_padding(tokens).shape == (2, expected)

@@ -195,3 +195,29 @@ def test_fingerprint_follows_the_content(tmp_path):
     assert len(second(_example(), 5).masks) == 2
     _write_json(tmp_path / "results.json", _results())
     assert ExternalProposals(path).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "images\\img\u00e9.jpg",
+        "..\\..\\media\\4\\img\u00e9.jpg",
+        "C:\\images/img\u00e9.jpg",
+        "imge\u0301.jpg",
+    ],
+)
+def test_file_names_of_other_systems_are_understood(tmp_path, file_name):
+    images = [{"id": 7, "file_name": file_name}, {"id": 8, "file_name": "x\\other.jpg"}]
+    content = {"images": images, "annotations": _results(image_id=7)}
+    path = _write_json(tmp_path / "result.json", content)
+    assert len(_propose(path, _example("img\u00e9")).masks) == 3
+    with pytest.raises(ValueError, match=r"got none; the 2 names there are such as .*other\.jpg"):
+        _propose(path, _example("absent"))
+
+
+def test_backslashes_tell_images_of_one_name_apart(tmp_path):
+    images = [{"id": 7, "file_name": "a\\1.jpg"}, {"id": 8, "file_name": "b\\1.jpg"}]
+    content = {"images": images, "annotations": _results(image_id=8)}
+    path = _write_json(tmp_path / "result.json", content)
+    assert len(_propose(path, _example("b/1")).masks) == 3
+    assert len(_propose(path, _example("a/1")).masks) == 0

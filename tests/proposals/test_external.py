@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -243,3 +244,46 @@ def test_paths_of_other_kinds_are_refused(tmp_path, name):
     (tmp_path / "masks.zip").touch()
     with pytest.raises(ValueError, match=rf"path=.*{name}: expected a \.json file or a folder"):
         ExternalProposals(str(tmp_path / name))
+
+
+def test_scores_of_sams_table_beside_its_masks(tmp_path):
+    folder = tmp_path / "000000000139"
+    folder.mkdir()
+    for i, mask in enumerate(_masks()):
+        Image.fromarray(mask).save(folder / f"{i}.png")
+    before = ExternalProposals(str(tmp_path)).fingerprint
+    table = (
+        "id,area,bbox_x0,predicted_iou,stability_score\n2,1,0,0.75,1\n0,9,0,0.5,1\n1,9,0,0.9,1\n"
+    )
+    (folder / "metadata.csv").write_text(table)
+    assert ExternalProposals(str(tmp_path)).fingerprint != before
+    proposals = _propose(tmp_path, None, 2)
+    np.testing.assert_array_equal(proposals.masks == 255, _masks()[[1, 2]])
+    np.testing.assert_allclose(proposals.scores, [0.9, 0.75])
+    (folder / "metadata.csv").write_text("id,predicted_iou\n0,0.5\n1,high\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv: expected id and a number predicted_iou"):
+        _propose(tmp_path)
+    (folder / "scores.json").write_text("[3, 2, 1]")
+    np.testing.assert_array_equal(_propose(tmp_path).scores, [3, 2, 1])
+
+
+def test_annotations_with_an_empty_segmentation_are_no_proposals(tmp_path):
+    square = [[5, 5, 30, 5, 30, 20, 5, 20], []]
+    annotations = [
+        {"segmentation": [], "score": 0.9},
+        {"segmentation": square, "score": 0.5},
+        {"segmentation": [[]]},
+    ]
+    path = tmp_path / "000000000139.json"
+    _write_json(path, annotations)
+    proposals = _propose(tmp_path)
+    assert proposals.masks.shape == (1, 40, 60) and proposals.masks[0, 10, 10]
+    np.testing.assert_array_equal(proposals.scores, [0.5])
+
+
+@pytest.mark.parametrize(("on_disk", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_are_the_same_however_they_are_written(tmp_path, on_disk, asked):
+    name = "caf\u00e9"
+    _write_json(tmp_path / f"{unicodedata.normalize(on_disk, name)}.json", _annotations())
+    example = _example(unicodedata.normalize(asked, name))
+    assert len(_propose(tmp_path, example).masks) == 3

@@ -1,7 +1,9 @@
 """From the configuration to a job, and the place of its records in the cache."""
 
+import os
 import pathlib
 import re
+import tempfile
 
 import pytest
 
@@ -62,13 +64,36 @@ def test_what_changes_records_changes_their_place_and_nothing_else_does(tmp_path
         assert records_folder(make_config(**change)) == place, change
 
 
-def test_cache_is_in_the_home_folder_unless_told_otherwise(monkeypatch):
+def test_cache_is_in_the_home_folder_unless_told_otherwise(tmp_path, monkeypatch, caplog):
     data = make_config("").data
-    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
-    assert cache_dir(data) == pathlib.Path("/there/maft_jax")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))
+    assert cache_dir(data) == tmp_path / "there/maft_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert cache_dir(data) == pathlib.Path("/home/me/.cache/maft_jax")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert cache_dir(data) == tmp_path / "me/.cache/maft_jax"
+    assert not caplog.messages
+
+
+def test_without_a_writable_home_the_cache_is_among_temporary_files(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    precompute_job._default_cache_dir.cache_clear()
+    data = make_config("").data
+    assert cache_dir(data) == cache_dir(data) == tmp_path / f"maft_jax-{os.getuid()}"
+    (message,) = caplog.messages
+    assert "no home to write to" in message and "/proc/nobody" in message
+    assert "--config.data.cache_dir" in message
+    assert cache_dir(make_config("stated").data) == pathlib.Path("stated")
+
+
+def test_without_any_folder_to_write_to_the_flag_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nobody")
+    precompute_job._default_cache_dir.cache_clear()
+    with pytest.raises(ValueError, match=r"no folder for the cache.*--config\.data\.cache_dir="):
+        cache_dir(make_config("").data)
 
 
 @pytest.fixture

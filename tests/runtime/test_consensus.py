@@ -35,7 +35,8 @@ def work():
 
 def check():
     try:
-        consensus.check_same({"seed": 3, "data": process == 0})
+        names = ["cat"] * 3000 + [f"of {process}"]
+        consensus.check_same({"seed": 3, "data": {"root": "a", "names": names}})
     except Exception as error:
         print(type(error).__name__, error)
 
@@ -68,7 +69,8 @@ def test_processes_agree(tmp_path):
     assert "OtherProcessFailed 2 True process 1 of 2 stopped: no such file" in first
     assert "ValueError None True no such file" in second
     for output in (first, second):
-        assert "data: process 1 has another one than process 0" in output
+        expected = "data.names[3000] is 'of 1' for process 1 and 'of 0' for process 0; start all"
+        assert expected in output
 
 
 def test_one_process_agrees_with_itself():
@@ -78,3 +80,17 @@ def test_one_process_agrees_with_itself():
     consensus.check_same({"seed": 3})
     with pytest.raises(OSError, match="full"), consensus.fail_together():
         raise OSError("full")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (1, 2, ("", 1, 2)),
+        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}}, (".b.c[1]", 2, 3)),
+        (["x"], ["x", "y"], ("[1]", "nothing", "y")),
+        ({"a": 1}, {}, (".a", 1, "nothing")),
+        ({"a": "x"}, {"a": ["x"]}, (".a", "x", ["x"])),
+    ],
+)
+def test_the_first_difference_is_shown_by_its_place(one, other, expected):
+    assert consensus.first_difference(one, other) == expected

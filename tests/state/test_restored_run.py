@@ -4,12 +4,16 @@ import dataclasses
 import json
 import logging
 
+import pytest
 from etils import epath
 
-from maft_jax.config import Config
+from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.config_sections import LossConfig
+from maft_jax.convert.formats import ClipWeights
+from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.runtime.workdir import describe_run
-from maft_jax.state.restored_run import read_run_config
+from maft_jax.state.restored_run import read_first_weights, read_run_config
+from maft_jax.weights import open_weights
 
 
 def write_config_of_version_0_1(folder, logit_scale: float) -> Config:
@@ -38,3 +42,84 @@ def test_a_resumed_run_of_version_0_1_reports_only_what_changed(tmp_path, caplog
         write_config_of_version_0_1(tmp_path, 20.0)
         describe_run(epath.Path(tmp_path), config)
     assert caplog.messages == ["config.loss.logit_scale was 20.0 when this run began, now 50.0"]
+
+
+def make_run(workdir, pretrained: str) -> None:
+    """A workdir as far as its first weights go."""
+    config = preset("official")
+    config.update_from_flattened_dict({"model.pretrained": pretrained, "data.root": "photos"})
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+
+
+def source_of(workdir, **where) -> str:
+    """What a run's first weights are read from."""
+    opened = []
+
+    def open_weights(source, **stated):
+        opened.append(str(source))
+        return ClipWeights.of(CLIP_SIZES["tiny"], {})
+
+    read_first_weights(workdir, open_weights, **where)
+    return opened[0]
+
+
+def test_a_run_records_absolute_paths_of_what_lay_beside_its_working_directory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = preset("official")
+    config.update_from_flattened_dict(
+        {
+            "model.pretrained": "clip.pt",
+            "data.root": "data/photos",
+            "evaluation.roots.voc2012": "gs://bucket/VOC2012",
+            "proposals.path": "/elsewhere/masks",
+        }
+    )
+    describe_run(epath.Path(tmp_path), from_config_dict(config))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["model"]["pretrained"] == str(tmp_path / "clip.pt")
+    assert written["data"]["root"] == str(tmp_path / "data/photos")
+    assert written["evaluation"]["roots"]["voc2012"] == "gs://bucket/VOC2012"
+    assert written["proposals"]["path"] == "/elsewhere/masks"
+    assert written["data"]["images"] == "images" and written["data"]["classes"] == "classes.txt"
+    assert written["data"]["records"] == written["data"]["cache_dir"] == ""
+
+
+def test_a_run_that_recorded_relative_weights_finds_them_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "clip.pt").write_text("")
+    make_run(tmp_path / "runs/first", "clip.pt")
+    monkeypatch.chdir(tmp_path)
+    assert source_of("runs/first") == "clip.pt"
+    monkeypatch.chdir(tmp_path / "other")
+    assert source_of("../runs/first") == str(tmp_path / "clip.pt")
+
+
+def test_a_folder_that_was_copied_as_a_whole_keeps_its_runs_usable(tmp_path, caplog):
+    make_run(tmp_path / "copy/runs/first", "/gone/project/weights/clip.pt")
+    (tmp_path / "copy/weights").mkdir()
+    (tmp_path / "copy/weights/clip.pt").write_text("")
+    assert source_of(tmp_path / "copy/runs/first") == str(tmp_path / "copy/weights/clip.pt")
+    assert "for /gone/project/weights/clip.pt, which is not there" in caplog.text
+
+
+def test_weights_that_are_stated_are_taken_without_a_search(tmp_path):
+    make_run(tmp_path / "run", "clip.pt")
+    (tmp_path / "clip.pt").write_text("")
+    assert source_of(tmp_path / "run", pretrained="moved.pt") == "moved.pt"
+
+
+def test_a_runs_own_result_is_not_taken_for_what_it_began_with(tmp_path):
+    make_run(tmp_path / "run", "/gone/tuned.safetensors")
+    (tmp_path / "run/tuned.safetensors").write_text("")
+    with pytest.raises(ValueError, match="no such file") as error:
+        read_first_weights(tmp_path / "run", open_weights)
+    assert f"or give {tmp_path}/run/tuned.safetensors, the CLIP as it was tuned" in str(error.value)
+    assert "say where (--pretrained=...); in Python (pretrained=...)" in str(error.value)
+
+
+def test_names_of_weights_are_never_searched_for(tmp_path):
+    make_run(tmp_path / "run", "random:tiny")
+    assert source_of(tmp_path / "run") == "random:tiny"

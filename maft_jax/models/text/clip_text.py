@@ -17,6 +17,9 @@ from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_in
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.text.tokenizer import tokenize
 
+_LENGTHS = (16, 32, 48)
+"""Positions that texts are computed at, if they fit; all of the context if not."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
@@ -45,7 +48,7 @@ class TextConfig:
     def encode(
         self, parameters: Mapping, tokens: Int[Array | np.ndarray, "b length"]
     ) -> Float[Array, "b e"]:
-        return _encode(self, parameters, tokens)
+        return _encode(self, parameters, _without_padding(tokens))
 
 
 class TextTransformer(nn.Module):
@@ -81,6 +84,17 @@ class TextTransformer(nn.Module):
             "btd,de->be", self.ln_final(end), self.proj, precision=matmul_precision(jnp.float32)
         )
         return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+
+def _without_padding(tokens: Int[Array | np.ndarray, "b length"]):
+    """The columns up to the longest text; nothing at its end sees what comes after it.
+
+    There are few lengths, for a program is compiled for each.
+    """
+    if not isinstance(tokens, np.ndarray):  # in a program, where the values are not known
+        return tokens
+    longest = int(tokens.argmax(axis=1).max()) + 1
+    return tokens[:, : min(length for length in (*_LENGTHS, tokens.shape[1]) if length >= longest)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

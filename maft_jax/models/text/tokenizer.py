@@ -68,9 +68,10 @@ def _encode(text: str) -> list[int]:
     return _tokenizer().encode(words, is_pretokenized=True).ids
 
 
-@functools.cache
-def _tokenizer() -> tokenizers.Tokenizer:
-    """Of words: bytes as symbols, byte-pair merges, and the two special tokens as they are."""
+def merges_and_vocabulary(
+    special_tokens: tuple[str, str],
+) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """CLIP's byte-pair merges, and the number of each token, under these names of the last two."""
     with gzip.open(_MERGES, "rt", encoding="utf-8") as lines:
         merges = [tuple(line.split()) for line in lines]
     symbols = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -78,9 +79,15 @@ def _tokenizer() -> tokenizers.Tokenizer:
         *symbols,
         *(symbol + _END_OF_WORD for symbol in symbols),
         *("".join(pair) for pair in merges),
-        *_SPECIAL_TOKENS,
+        *special_tokens,
     ]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return merges, {token: number for number, token in enumerate(tokens)}
+
+
+@functools.cache
+def _tokenizer() -> tokenizers.Tokenizer:
+    """Of words: bytes as symbols, byte-pair merges, and the two special tokens as they are."""
+    merges, vocabulary = merges_and_vocabulary(_SPECIAL_TOKENS)
     model = tokenizers.models.BPE(vocabulary, merges, end_of_word_suffix=_END_OF_WORD)
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
