@@ -242,7 +242,7 @@ def test_positions_after_the_end_of_all_texts_do_not_change_embeddings(parameter
             found[lengths, len(texts)] = np.asarray(rows)[:2]
     first, *others = found.values()
     for other in others:
-        np.testing.assert_allclose(other, first, atol=1e-6)
+        np.testing.assert_allclose(other, first, atol=1e-5, rtol=0)  # as all features
 
 
 def test_positions_are_as_many_as_the_longest_text_needs():

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import make_train_dataset
 from maft_jax import tree_rules
@@ -62,6 +63,8 @@ class Interrupting:
 
     def __init__(self, source, index):
         self._source, self._index = source, index
+        for name in PreparedSource.__annotations__:  # Python 3.12 does not ask __getattr__ for them
+            setattr(self, name, getattr(source, name))
 
     def __getattr__(self, name):
         return getattr(self._source, name)
