@@ -37,7 +37,7 @@ def test_training_reads_what_the_command_computed(data, caplog, tmp_path):
     assert teacher.cache.missing_parts() == []
     with caplog.at_level("INFO", "maft_jax"):
         train_and_evaluate(small_config(data, num_steps=1), tmp_path / "run")
-    assert "asking the teacher" not in caplog.text
+    assert "computing teacher probabilities" not in caplog.text
     of_the_command = cached_probabilities(teacher)
     (teacher.cache.folder / "00000-of-00001.npy").unlink()
     on_eight_devices = cached_probabilities(teacher)
