@@ -17,7 +17,7 @@ def read_json(text: str, where: str) -> Found | None:
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_doubles)
     except ValueError as error:
         raise ValueError(
             f"{where}: begins like JSON, but {error}; correct it, or {WRITE_LINES}"
@@ -41,8 +41,9 @@ def read_yaml(text: str, where: str) -> Found | None:
 
     try:
         # Everything as strings: YAML takes the class `no` for a truth value.
+        _refuse_doubles_of_yaml(yaml.compose(text, yaml.BaseLoader))
         content = yaml.load(text, yaml.BaseLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{where}: has names: like YAML, but {reason}; correct it, or {WRITE_LINES}"
@@ -54,6 +55,28 @@ def read_yaml(text: str, where: str) -> Found | None:
     if number is not None and number != str(len(listed)):
         raise ValueError(f"{place}: expected nc={number} names, found {len(listed)}; correct one")
     return listed, "names of a YAML file"
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict:
+    """A dict of these; ValueError where a key stands twice, of which json would keep the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {double!r} stands twice")
+    return content
+
+
+def _refuse_doubles_of_yaml(node: object) -> None:
+    """Likewise of a YAML document's nodes, all the way down."""
+    children = getattr(node, "value", None)
+    if not isinstance(children, list):
+        return
+    pairs = [child for child in children if isinstance(child, tuple)]
+    if pairs:
+        _without_doubles([(str(key.value), None) for key, _ in pairs])
+    for child in children:
+        _refuse_doubles_of_yaml(child[1] if isinstance(child, tuple) else child)
 
 
 def _categories(categories: object, where: str) -> list[ListedClass]:

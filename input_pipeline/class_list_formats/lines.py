@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from input_pipeline.class_list_formats.documents import Found, read_json, read_yaml
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
-from input_pipeline.class_list_formats.tables import is_heading, read_table
+from input_pipeline.class_list_formats.tables import has_heading, read_table
 
 _COLOR_LINE = re.compile(r"([^:]+):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*")
 _COLOR_HEADING = re.compile(r"#\s*label\s*:\s*color_rgb\b.*")
@@ -31,7 +31,10 @@ _NUMBERED = {
 }
 _NUMBER_FIRST = re.compile(r"\s*(?P<value>\d+)\s+(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"\s*(?P<name>\S.*?)\s+(?P<value>\d+)\s*")
-_NUMBER_AT_AN_END = re.compile(r"\s*-?\d+\s*[\t:,;=)].*|.*[\t:,;=]\s*-?\d+\s*")
+_NUMBER_AT_AN_END = re.compile(
+    r"\s*[(\[]?-?\d+\s*[^\w\s].*|\s*\d+_.*|.*[^\w\s]\s*-?\d+\s*[)\]]?\s*|\D+_?\d+\s*[:=].*"
+)
+"""A number set off by a sign, at the beginning or the end; `class_1: road` is one, too."""
 _NOT_OF_NAMES = re.compile(r"#|-\s|.*[\t{}<>]|.*\s#\s|.*,\s*$|\s*(['\"]).*\1\s*$")
 
 
@@ -154,13 +157,14 @@ def _check_single_names(listed: Sequence[ListedClass], form: str) -> None:
 
 def _names(lines: Sequence[str], where: str) -> Found:
     """One name a line, whose label value is its line number - 1."""
-    if is_heading(lines[0]) and len(lines) > 1:
+    if len(lines) > 1 and has_heading(lines[0]):
         raise ValueError(
             f"{where}:1: {lines[0].strip()!r} looks like a heading, which is no class; delete the "
             f"line, or {WRITE_LINES}"
         )
     numbered = [bool(_NUMBER_AT_AN_END.fullmatch(line)) for line in lines]
-    many_numbered = 2 * sum(numbered) >= len(lines)
+    alike = len(lines) > 1 and len({re.sub(r"\d+", "", line).strip() for line in lines}) == 1
+    many_numbered = 2 * sum(numbered) >= len(lines) and not alike  # T-34 and T-72 are names
     listed = []
     for value, line in enumerate(lines):
         place = f"{where}:{value + 1}"

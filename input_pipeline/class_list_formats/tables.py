@@ -17,9 +17,12 @@ _COLOR_HEADINGS = (("r", "g", "b"), ("red", "green", "blue"))
 _DELIMITERS = ("\t", ",", ";")
 
 
-def is_heading(line: str) -> bool:
-    """Whether a line says that names are below it, instead of naming a class."""
-    return bool(_NAME_HEADING.fullmatch(*_headings([line])))
+def has_heading(line: str) -> bool:
+    """Whether a line, or a cell of it, says that names are below it instead of naming a class."""
+    cells = _headings(re.split(r"[\t,;|]", line.strip().rstrip(":")))
+    words = _headings(line.split())
+    of_words = all(word == "color" or _NAME_HEADING.fullmatch(word) for word in words)
+    return of_words or any(map(_NAME_HEADING.fullmatch, cells))
 
 
 def read_table(lines: Sequence[str], where: str) -> Found | None:

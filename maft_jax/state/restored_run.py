@@ -112,7 +112,7 @@ def _where_now(recorded: str, workdir: epath.Path) -> str:
     """Where the recorded file or folder is: as it says, else below the run or a folder above it.
 
     Earlier versions recorded relative paths, and folders are copied as a whole to other machines.
-    A checkpoint refuses any other weights that have that name.
+    A checkpoint refuses any other image tower that has that name; the run is not its own start.
     """
     if ":" in recorded.split("/")[0] or os.path.exists(recorded) or "://" in str(workdir):
         return recorded
@@ -121,7 +121,7 @@ def _where_now(recorded: str, workdir: epath.Path) -> str:
     for start in range(len(parts.parts)):
         for folder in (run, *run.parents):
             path = folder.joinpath(*parts.parts[start:])
-            if path.exists() and path != run / TUNED_WEIGHTS:
+            if path.exists() and path not in (run / TUNED_WEIGHTS, run, *run.parents):
                 logger.warning("%s: taking %s for %s, which is not there", workdir, path, recorded)
                 return str(path)
     return recorded

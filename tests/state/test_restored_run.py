@@ -123,3 +123,16 @@ def test_a_runs_own_result_is_not_taken_for_what_it_began_with(tmp_path):
 def test_names_of_weights_are_never_searched_for(tmp_path):
     make_run(tmp_path / "run", "random:tiny")
     assert source_of(tmp_path / "run") == "random:tiny"
+
+
+def test_a_run_is_never_taken_for_the_weights_it_began_with(tmp_path):
+    """Their folder is not there any more, and had the name of the run's."""
+    run = tmp_path / "runs/ViT-B-32"
+    (run / "checkpoints").mkdir(parents=True)
+    config = write_config_of_version_0_1(run, 100.0)
+    model = dataclasses.replace(config.model, pretrained="/data/models/ViT-B-32")
+    (run / "config.json").write_text(
+        json.dumps(dataclasses.asdict(config) | {"model": vars(model)})
+    )
+    with pytest.raises(ValueError, match=r"began with the weights /data/models/ViT-B-32"):
+        open_weights(run)
