@@ -4,6 +4,7 @@ import os
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from maft_jax.planning.gpu_topology import why_no_gpu_compiler
 
@@ -19,8 +20,13 @@ def gpu_compiler():
 
 @pytest.fixture(autouse=True)
 def no_compilation_cache():
-    """What is compiled for a device that is not there cannot be read again."""
+    """What is compiled for a device that is not there cannot be read again.
+
+    A process decides once whether it uses the cache, so that it must be asked again.
+    """
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
     yield
     jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
