@@ -9,6 +9,7 @@ JAX = "0.10.2,<0.13"
 TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
+HEIC = "pillow-heif>=1"
 # The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
 LIBTPU = f"jax[tpu]>={JAX}"
 # The NVIDIA compiler, which needs no GPU. jax's own extra for those who have CUDA already names
@@ -55,7 +56,7 @@ setup(
         "numpy>=2",
         "safetensors>=0.8",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
-        "pillow>=11",
+        "pillow>=11.3",
         "protobuf>=6",
         "scikit-image>=0.25",
         "scipy>=1.15",
@@ -75,6 +76,7 @@ setup(
         "cuda": [f"jax[cuda12]>={JAX}"],
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
+        "heic": [HEIC],
         "plan": [LIBTPU],
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
@@ -94,6 +96,7 @@ setup(
             "transformers>=5",
             BEAM,
             GRADIO,
+            HEIC,
             LIBTPU,
             TORCH,
         ],

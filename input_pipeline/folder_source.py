@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
 from input_pipeline.file_trees import FileTree, open_tree
+from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.layouts.base import (
-    IMAGE_SUFFIXES,
     ExampleFiles,
     LayoutSource,
     class_lookup,

@@ -9,7 +9,44 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
+
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+}
+_MISSING = {
+    name
+    for name, readable in (
+        ("WEBP", features.check("webp")),
+        ("JPEG2000", features.check("jpg_2000")),
+        ("AVIF", features.check("avif")),
+        ("HEIF", pillow_heif is not None),
+    )
+    if not readable
+}
+_FORMATS = tuple(name for name in _SUFFIXES if name not in _MISSING)
+"""What may be decoded. Pillow knows more, of which some start other programs (EPS)."""
+IMAGE_SUFFIXES = tuple(suffix for name in _FORMATS for suffix in _SUFFIXES[name])
+"""Of the files that count as images in folders, in small letters."""
+UNREAD_HEIC = () if pillow_heif else _SUFFIXES["HEIF"]
+"""Endings of photos that would be read with `HEIC_ADVICE`."""
+HEIC_ADVICE = "install pillow-heif (pip install 'maft_jax[heic]') to read HEIC"
 
 _DECODE_ERRORS = (
     OSError,
@@ -30,8 +67,8 @@ _STRETCH = {"L;2": 85, "L;4": 17}
 def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image, a file or its bytes, as 8-bit RGB, turned upright as its EXIF says.
 
-    16 bits are scaled to 8 and an alpha channel is dropped. Raises ValueError that begins with
-    `where`, the path unless given.
+    16 bits are scaled to 8, an alpha channel is dropped, and of several frames the first is read.
+    Raises ValueError that begins with `where`, the path unless given.
     """
     with _opened(source, where, "an image") as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -80,7 +117,8 @@ def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterato
     in_memory = isinstance(source, bytes)
     where = where or (f"{len(source)} bytes in memory" if in_memory else source)
     try:
-        with Image.open(io.BytesIO(source) if in_memory else source) as image:
+        file = io.BytesIO(source) if in_memory else source
+        with Image.open(file, formats=_FORMATS) as image:
             if image.format == "PNG":
                 # Decoding alone does not look at the checksums of the pixels.
                 with Image.open(io.BytesIO(source) if in_memory else source) as unread:
@@ -89,5 +127,10 @@ def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterato
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None
     except _DECODE_ERRORS as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        reason = _unknown_format(where) if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{where}: cannot be read as {what}: {reason}") from error
+
+
+def _unknown_format(where: str | Path) -> str:
+    heic = str(where).lower().endswith(UNREAD_HEIC)
+    return f"unknown format; {HEIC_ADVICE}" if heic else "unknown format"

@@ -1,5 +1,6 @@
 """Raw data sets in the layouts people already have, each as an ExampleSource."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,10 @@ from pathlib import Path
 from input_pipeline import folder_source
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import open_tree
-from input_pipeline.layouts.base import LayoutSource
+from input_pipeline.layouts.base import LayoutSource, MissingFiles
+from input_pipeline.subtree import only_folder
+
+logger = logging.getLogger(__name__)
 
 
 def open_dataset(
@@ -23,7 +27,8 @@ def open_dataset(
     """Opens a split of a data set below `root`: extracted, in its official archives, or both.
 
     `dataset` is a key of SPECS, or "folder" for images and label maps of one's own. A folder
-    has no splits (`split` is not looked at), and only for it the keyword arguments matter.
+    has no splits (`split` is not looked at), and only for it the keyword arguments matter. What
+    lies in one folder at the top of `root` or of an archive is found there.
     Raises ValueError that says which files to put where.
     """
     if dataset == "folder":
@@ -33,4 +38,16 @@ def open_dataset(
     spec = SPECS[dataset]
     if split not in spec.splits:
         raise ValueError(f"split {split!r}: expected one of {list(spec.splits)}")
-    return spec.opener(open_tree(root), split)
+    tree = open_tree(root)
+    try:
+        return spec.opener(tree, split)
+    except MissingFiles as missing:
+        below = only_folder(tree)
+        if below is None:
+            raise
+        try:
+            source = spec.opener(below, split)
+        except MissingFiles:
+            raise missing from None
+        logger.info("%s: reading its only folder, %s", tree.where, below.where)
+        return source

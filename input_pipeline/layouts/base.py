@@ -14,9 +14,8 @@ from input_pipeline.class_lists import ClassList
 from input_pipeline.dataset_specs import DatasetSpec, Download
 from input_pipeline.examples import IGNORE, Example
 from input_pipeline.file_trees import FileTree
-from input_pipeline.image_files import read_image, read_label_map
+from input_pipeline.image_files import HEIC_ADVICE, UNREAD_HEIC, read_image, read_label_map
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 UNKNOWN = -2
 """Entry of a class lookup for values that are neither a class nor ignored."""
 
@@ -265,9 +264,12 @@ def describe_left_out(paths: Sequence[PurePath]) -> str:
     """How many files of which endings are not read as images, with examples."""
     endings = Counter(path.suffix.lower() or "no ending" for path in paths)
     counted = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
+    advice = "save as PNG or JPEG what should be read"
+    if set(UNREAD_HEIC) & endings.keys():
+        advice = f"{advice}, or {HEIC_ADVICE}"
     return (
         f"{len(paths)} files of kinds that are not read as images ({counted}), such as "
-        f"{shorten(paths)}; save as PNG or JPEG what should be read"
+        f"{shorten(paths)}; {advice}"
     )
 
 

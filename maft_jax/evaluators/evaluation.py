@@ -94,7 +94,7 @@ class Evaluation:
             ValueError: a record is corrupt.
         """
         results = []
-        consensus.check_same({data.name: self._key(data, origin) for data in self.data_sets})
+        consensus.check_same({data.name: self._identity(data, origin) for data in self.data_sets})
         for data in self.data_sets:
             results.append(self._evaluate_set(data, visual, origin, folder, signals))
             if jax.process_index() == 0:
@@ -230,9 +230,13 @@ class Evaluation:
         return UnfinishedCounts(folder, data.name, key, len(data.source.class_names))
 
     def _key(self, data: EvaluationSet, origin: Mapping) -> str:
+        return key_of(self._identity(data, origin))
+
+    def _identity(self, data: EvaluationSet, origin: Mapping) -> dict:
+        """All that a result depends on; JSON values."""
         weights = {"image_tower": origin["image_tower"], "text_tower": self._text_tower}
         texts = cleaning(data.source.class_names, self.protocol.templates)
-        return key_of({"version": VERSION, "weights": weights, **texts, **self.depends_on(data)})
+        return {"version": VERSION, "weights": weights, **texts, **self.depends_on(data)}
 
     @property
     def encoder(self) -> ImageEncoder:

@@ -16,13 +16,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.layouts.base import IMAGE_SUFFIXES, describe_left_out, shorten
+from input_pipeline.image_files import IMAGE_SUFFIXES
+from input_pipeline.layouts.base import describe_left_out, shorten
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation, class_regions
 from maft_jax.runtime.atomic_files import atomic_write_bytes
-
-SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif")
-"""Of the files that count as images in folders."""
 
 _PICTURES = {
     *(ending for ending in Image.registered_extensions() if ending != ".pdf"),
@@ -71,7 +69,7 @@ def find_images(places: Sequence[str]) -> tuple[list[ImageFile], list[str]]:
             expected = "an image, a folder with images or a pattern"
             problem = "no such file or folder, and no file of this pattern"
             if os.path.isdir(place):
-                problem = f"no image ({' '.join(SUFFIXES)}) in this folder or below"
+                problem = f"no image ({' '.join(IMAGE_SUFFIXES)}) in this folder or below"
             problems.append(f"{place}: expected {expected}, found {problem}")
     names = _distinct_names(found)
     return [ImageFile(path, found[path], names[path]) for path in found], problems
@@ -222,8 +220,8 @@ def _look(place: str) -> tuple[Path, list[Path], list[Path]]:
     path = Path(place)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if _is_offered(p, path))
-        images = [p for p in files if p.suffix.lower() in SUFFIXES]
-        return path, images, [p for p in files if p.suffix.lower() not in SUFFIXES]
+        images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+        return path, images, [p for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
     if path.exists():
         return path.parent, [path], []
     if not glob.has_magic(place):

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
 from input_pipeline.examples import IGNORE, Example, PreparedExample, proposal_grid_size
 from input_pipeline.image_files import read_image, rgb_pixels
+from maft_jax.config_fields import expand_path
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
@@ -200,7 +201,7 @@ def load_image(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
         ValueError: it cannot be read, or is another kind of array.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        return read_image(expand_path(os.fspath(image)))
     if isinstance(image, Image.Image):
         return rgb_pixels(ImageOps.exif_transpose(image))
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or not image.size:

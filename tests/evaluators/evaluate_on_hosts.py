@@ -29,7 +29,8 @@ if __name__ == "__main__":
     from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
     from tests.evaluators.small_evaluations import evaluation_config, set_up
 
-    config = evaluation_config(json.loads((FOLDER / "settings.json").read_text()))
+    settings = json.loads((FOLDER / "settings.json").read_text())
+    config = evaluation_config(settings)
     own = FOLDER / f"process_{PROCESS}"
     evaluation, weights = set_up(config, PROCESSES * DEVICES, fsdp=config.mesh.fsdp)
     visual = weights.parameters["visual"]
@@ -44,6 +45,12 @@ if __name__ == "__main__":
     [result] = evaluation.evaluate(visual, weights.origin, epath.Path(own))
     maps = evaluation.label_maps(evaluation.data_sets[0], visual, 5)
     report = evaluate_checkpoint(config, FOLDER / f"workdir_{PROCESS}")
+    differing = evaluation_config(settings | {"evaluation.short_side": 120 + PROCESS})
+    try:
+        evaluate_checkpoint(differing, FOLDER / f"differing_{PROCESS}")
+        raise AssertionError("hosts of different settings evaluated together")
+    except ValueError as error:
+        print(error)
     np.savez(
         FOLDER / f"{PROCESS}.npz",
         confusion=result.confusion,

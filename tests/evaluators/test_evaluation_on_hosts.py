@@ -48,6 +48,7 @@ def test_two_processes_count_what_one_counts_also_after_an_interruption(settings
             np.testing.assert_array_equal(found["of_report"], expected)
             np.testing.assert_array_equal(found["maps"], maps)
         assert "SIGTERM after 12 of 15 images of folder" in outputs[i]
+        assert "folder.protocol.short_side is 121 for process 1 and 120 for process 0" in outputs[i]
     assert sorted(os.listdir(tmp_path / "process_0")) == [
         "folder.json",
         "folder_classes.csv",

@@ -127,7 +127,8 @@ def test_background_names_compete_but_are_not_shown(clip, image):
     assert apart.class_names == ("cat", "sofa") and apart.background == ("sky",)
 
 
-def test_kinds_of_images_agree(segmenter, image, tmp_path):
+def test_kinds_of_images_agree(segmenter, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     expected = segmenter(image).label_map
     Image.fromarray(image).save(tmp_path / "photo.png")
     turned = Image.fromarray(np.rot90(image))
@@ -135,7 +136,7 @@ def test_kinds_of_images_agree(segmenter, image, tmp_path):
     exif[0x0112] = 6  # show it turned by 90 degrees clockwise
     turned.save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as opened:
-        kinds = [tmp_path / "photo.png", str(tmp_path / "turned.png"), opened]
+        kinds = [tmp_path / "photo.png", str(tmp_path / "turned.png"), "~/photo.png", opened]
         kinds += [Image.fromarray(image), Image.fromarray(image).convert("RGBA")]
         for kind in kinds:
             np.testing.assert_array_equal(segmenter(kind).label_map, expected)

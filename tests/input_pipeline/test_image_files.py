@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.image_files import read_image, read_label_map
+from input_pipeline import image_files
+from input_pipeline.image_files import IMAGE_SUFFIXES, read_image, read_label_map
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
 
@@ -19,6 +20,35 @@ def test_every_pixel_format_becomes_rgb(tmp_path, mode):
     image = Image.fromarray(RGB).convert(mode)
     expected = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(read_image(_saved(tmp_path / "a.png", image)), expected)
+
+
+@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".JPG", ".Tiff"])
+def test_every_kind_of_file_is_read(tmp_path, suffix):
+    grey = suffix in (".pgm", ".pbm")
+    image = Image.new("L" if grey else "RGB", (8, 6), 255 if grey else (255, 0, 0))
+    expected = np.asarray(image.convert("RGB"), np.int32)
+    mode = {".pbm": "1", ".gif": "P"}.get(suffix, image.mode)
+    pixels = read_image(_saved(tmp_path / f"a{suffix}", image.convert(mode))).astype(np.int32)
+    assert np.abs(pixels - expected).max() <= 3  # some lose a little
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("blue", "red")]
+    path = _saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert read_image(path)[0, 0].tolist() == [0, 0, 255]
+
+
+def test_what_starts_other_programs_is_not_decoded(tmp_path):
+    path = _saved(tmp_path / "a.eps", Image.new("RGB", (4, 4)))
+    with pytest.raises(ValueError, match=r"photo\.jpg: .*unknown format"):
+        read_image(path.rename(tmp_path / "photo.jpg"))
+
+
+def test_heic_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "_FORMATS", ("JPEG", "PNG"))
+    monkeypatch.setattr(image_files, "UNREAD_HEIC", (".heic", ".heif"))
+    with pytest.raises(ValueError, match=r"a\.heic: .*pip install 'maft_jax\[heic\]'"):
+        read_image(_saved(tmp_path / "a.heic", Image.new("RGB", (8, 6))))
 
 
 def test_cmyk_jpeg_becomes_rgb(tmp_path):
