@@ -39,8 +39,7 @@ class TextConfig:
         return BlockConfig(self.width, self.head_width, self.mlp_width, self.activation)
 
     def init(self, key: jax.Array) -> Mapping:
-        tokens = jnp.zeros((1, self.context_length), jnp.int32)
-        return jax.jit(TextTransformer(self).init)(key, tokens)["params"]
+        return _init(self, key)
 
     def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "texts length"]:
         return tokenize(texts, self.context_length)
@@ -95,6 +94,12 @@ def _without_padding(tokens: Int[Array | np.ndarray, "b length"]):
         return tokens
     longest = int(tokens.argmax(axis=1).max()) + 1
     return tokens[:, : min(length for length in (*_LENGTHS, tokens.shape[1]) if length >= longest)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(config: TextConfig, key):
+    tokens = jnp.zeros((1, config.context_length), jnp.int32)
+    return TextTransformer(config).init(key, tokens)["params"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

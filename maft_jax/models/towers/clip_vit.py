@@ -1,6 +1,7 @@
 """CLIP's image tower: its architecture, from which its encoder follows, and its module."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -102,8 +103,7 @@ class VisionConfig:
         return IPClip(tower, settings.masking.mask_start_layer, settings.logit_scale)
 
     def init(self, key: jax.Array) -> Parameters:
-        images = jnp.zeros((1, self.image_size, self.image_size, 3))
-        return jax.jit(VisionTransformer(self).init)(key, images)["params"]
+        return _init(self, key)
 
     def step_flops(self, masking: MaskingSpec, num_proposals: int, *, teacher: bool = True) -> int:
         rows, columns = self.grid(masking.image_size, masking.image_size)
@@ -226,3 +226,9 @@ def resize_position_embedding(
     patches = embedding[1:].reshape(*native_grid, -1)
     patches = resize(patches, grid, axes=(0, 1), method="bicubic", align_corners=True)
     return jnp.concatenate([embedding[:1], patches.reshape(grid[0] * grid[1], -1)])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(config: VisionConfig, key):
+    images = jnp.zeros((1, config.image_size, config.image_size, 3))
+    return VisionTransformer(config).init(key, images)["params"]
