@@ -1,19 +1,18 @@
 """A data set kept as a folder of images beside a folder of label maps."""
 
 import logging
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
+from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree, open_tree
+from input_pipeline.label_maps.index_maps import IndexMaps, class_lookup
 from input_pipeline.layouts.base import (
     IMAGE_SUFFIXES,
     ExampleFiles,
     LayoutSource,
-    class_lookup,
     describe_left_out,
-    shorten,
 )
 
 logger = logging.getLogger(__name__)
@@ -56,16 +55,23 @@ class FolderSource(LayoutSource):
                 f"integer is the value in the label maps, of {', '.join(class_list.names[:3])}, ..."
             )
         files = _match_labels(tree, _find_images(tree, images), images, annotations)
-        super().__init__(
-            "folder",
+        labels = IndexMaps(
             tree,
-            files,
+            [entry.label for entry in files],
             class_list.names,
             class_lookup(class_list, ignore_labels),
-            unknown_values_advice=(
+            advice=(
                 "add the missing classes to the class list ('value<TAB>name' lines), or set "
                 "ignore_labels to the values of unlabelled pixels"
             ),
+        )
+        super().__init__(
+            "folder",
+            tree,
+            [entry.example_id for entry in files],
+            [entry.image for entry in files],
+            class_list.names,
+            labels,
         )
 
 
@@ -106,21 +112,21 @@ def _find_images(tree: FileTree, folder: str) -> list[PurePosixPath]:
 def _match_labels(
     tree: FileTree, paths: list[PurePosixPath], images: str, annotations: str
 ) -> list[ExampleFiles]:
-    present = {_composed(name): name for name in tree.names(annotations)}
+    present = {composed(name): name for name in tree.names(annotations)}
     first_of_id: dict[str, PurePosixPath] = {}
     files, missing = [], []
     for path in paths:
         example_id = path.with_suffix("").as_posix()
         label = PurePosixPath(annotations, f"{example_id}.png").as_posix()
-        label = present.get(_composed(label), label)
-        first = first_of_id.setdefault(_composed(example_id), path)
+        label = present.get(composed(label), label)
+        first = first_of_id.setdefault(composed(example_id), path)
         if first is not path:
             raise ValueError(
                 f"{tree.locate(images)}: {first} and {path} would share the label map "
                 f"{example_id}.png; rename or remove one of the images"
             )
         files.append(ExampleFiles(example_id, PurePosixPath(images, path).as_posix(), label))
-        if _composed(label) not in present:
+        if composed(label) not in present:
             missing.append(tree.locate(label))
     if missing:
         raise ValueError(
@@ -143,11 +149,6 @@ def _report_labels_without_image(
             len(unused),
             shorten(unused),
         )
-
-
-def _composed(name: str) -> str:
-    """The same for both spellings of accents: one character, or two as macOS writes them."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _load_classes(tree: FileTree, classes: str | Path, ignore_labels: tuple[int, ...]) -> ClassList:
