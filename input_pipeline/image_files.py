@@ -62,11 +62,38 @@ def read_label_map(
         if image.mode not in _INDEX_MODES:
             raise ValueError(
                 f"it is a colour image (mode {image.mode}); save one class index per pixel, as a "
-                "grey or palette PNG"
+                "grey or palette PNG, or give a class list with colours"
             )
         stretch = _STRETCH.get(_raw_mode(image), 1)
         values = np.array(image, np.int32)
         return values if stretch == 1 else values // stretch
+
+
+def read_color_map(
+    source: str | Path | bytes, where: str | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads the colours of a label map; of palette images those of the palette.
+
+    `source` is a file or its bytes. Raises ValueError that begins with `where`, the path unless
+    given; also for pixels that are not opaque.
+    """
+    with _opened(source, where, "a label map of colours") as image:
+        if image.mode == "RGBA":
+            opaque = np.asarray(image.getchannel("A")) == 255
+            if not opaque.all():
+                raise ValueError(
+                    f"{opaque.size - opaque.sum():,} of {opaque.size:,} pixels are transparent, "
+                    "which is no class; save the label map without an alpha channel"
+                )
+        elif image.mode not in ("RGB", "P", "L", "1"):
+            raise ValueError(f"expected 8-bit colours, it has mode {image.mode}; save it as RGB")
+        return np.asarray(image.convert("RGB"))
+
+
+def is_color_image(source: str | Path | bytes, where: str | None = None) -> bool:
+    """Whether the file has red, green and blue for each pixel; decodes nothing."""
+    with _opened(source, where, "a label map") as image:
+        return image.mode in ("RGB", "RGBA")
 
 
 def _raw_mode(image: Image.Image) -> object:

@@ -140,7 +140,7 @@ def _count_unknown_labels(problems: Sequence[Problem]) -> list[str]:
             label_maps[value].append(problem.label_map)
     lines = [
         f"{value} has no class: {count:,} pixels of {len(label_maps[value]):,} label maps, the "
-        f" first of them {label_maps[value][0]}"
+        f"first of them {label_maps[value][0]}"
         for value, count in pixels.most_common()
     ]
     more = len(lines) - _MAX_LISTED

@@ -1,0 +1,63 @@
+"""Which kind of label maps a folder of images has, told by its content."""
+
+import json
+from typing import Any
+
+from input_pipeline.label_maps.coco_instances import open_coco_instances
+from input_pipeline.label_maps.coco_panoptic import open_coco_panoptic
+from input_pipeline.label_maps.color_maps import open_color_maps
+from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, one_file_per_image
+from input_pipeline.label_maps.index_maps import IndexMaps, class_lookup
+
+JSON_SUFFIX = ".json"
+
+_KINDS_OF_JSON = (open_coco_instances, open_coco_panoptic)
+_KINDS_OF_FOLDERS = (open_color_maps,)
+
+
+def open_label_maps(folder: DataFolder) -> LabelledImages:
+    """The images that have label maps, and these.
+
+    `annotations` is a JSON, which is told by its content, or a folder: of label maps of colours
+    where the class list has colours, else of label maps of indices.
+    Raises ValueError, which names file and entry, for what contradicts itself.
+    """
+    if folder.annotations.lower().endswith(JSON_SUFFIX):
+        content = _read_json(folder)
+        found = (open_kind(folder, content) for open_kind in _KINDS_OF_JSON)
+    else:
+        found = (open_kind(folder) for open_kind in _KINDS_OF_FOLDERS)
+    labelled = next((labelled for labelled in found if labelled is not None), None)
+    if labelled is not None:
+        return labelled
+    if folder.annotations.lower().endswith(JSON_SUFFIX):
+        raise ValueError(
+            f"{folder.where()}: expected COCO's JSON, with images, annotations (of segmentation or "
+            f"segments_info) and categories, found {content!r:.80}; export it in one of these "
+            "formats"
+        )
+    return _open_index_maps(folder)
+
+
+def _open_index_maps(folder: DataFolder) -> LabelledImages:
+    classes = folder.class_list()
+    labels = IndexMaps(
+        folder.tree,
+        one_file_per_image(folder),
+        classes.names,
+        class_lookup(classes, folder.ignore_labels),
+        advice=(
+            "add the missing classes to the class list ('value<TAB>name' lines), or set "
+            "ignore_labels to the values of unlabelled pixels"
+        ),
+    )
+    return LabelledImages(folder.paths, classes.names, labels)
+
+
+def _read_json(folder: DataFolder) -> Any:
+    try:
+        return json.loads(folder.tree.read(folder.annotations))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{folder.where()}: expected a JSON of COCO, but {error}; export it again"
+        ) from error
