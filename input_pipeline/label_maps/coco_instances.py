@@ -100,12 +100,14 @@ def _by_image(
             )
         category_of(row, categories, place)
         segmentation = row.get("segmentation")
-        if not segmentation or (isinstance(segmentation, list) and not any(segmentation)):
+        if isinstance(segmentation, list):
+            segmentation = [part for part in segmentation if not _is_line(part)]
+            polygons = polygons or (segmentation and place)
+        if not segmentation:
             empty.append(row.get("id", i))
             continue
-        if isinstance(segmentation, list):
-            polygons = polygons or place
-        by_image[row["image_id"]].append({key: row[key] for key in _KEPT if key in row})
+        kept = {key: row[key] for key in _KEPT if key in row}
+        by_image[row["image_id"]].append(kept | {"segmentation": segmentation})
     if empty and len(empty) == len(annotations):
         raise ValueError(
             f"{where}: none of its {len(annotations)} annotations has a segmentation (boxes alone "
@@ -113,8 +115,8 @@ def _by_image(
         )
     if empty:
         logger.warning(
-            "%s: %d of %d annotations have no segmentation and are no regions, such as annotation "
-            "%s",
+            "%s: %d of %d annotations have no segmentation, or one of no area, and are no regions, "
+            "such as annotation %s",
             where,
             len(empty),
             len(annotations),
@@ -126,3 +128,8 @@ def _by_image(
             "pycocotools)"
         )
     return by_image
+
+
+def _is_line(polygon: object) -> bool:
+    """Whether it has fewer than three points, as two clicks of an annotator leave it."""
+    return isinstance(polygon, list) and len(polygon) < 6

@@ -34,8 +34,9 @@ def open_coco_panoptic(folder: DataFolder, content: Any) -> LabelledImages | Non
     The PNGs lie in the folder beside the JSON that has its name without the ending.
     """
     match content:
-        case {"images": list(), "annotations": [{"segments_info": list()}, *_] as annotations}:
-            pass
+        case {"images": list(), "annotations": list() as annotations}:
+            if not any(isinstance(row, dict) and "segments_info" in row for row in annotations):
+                return None
         case _:
             return None
     where = folder.where()

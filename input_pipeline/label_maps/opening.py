@@ -8,18 +8,20 @@ from input_pipeline.label_maps.coco_panoptic import open_coco_panoptic
 from input_pipeline.label_maps.color_maps import open_color_maps
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, one_file_per_image
 from input_pipeline.label_maps.index_maps import IndexMaps, class_lookup
+from input_pipeline.label_maps.masks_per_class import open_masks_per_class
 
 JSON_SUFFIX = ".json"
 
 _KINDS_OF_JSON = (open_coco_instances, open_coco_panoptic)
-_KINDS_OF_FOLDERS = (open_color_maps,)
+_KINDS_OF_FOLDERS = (open_masks_per_class, open_color_maps)
 
 
 def open_label_maps(folder: DataFolder) -> LabelledImages:
     """The images that have label maps, and these.
 
-    `annotations` is a JSON, which is told by its content, or a folder: of label maps of colours
-    where the class list has colours, else of label maps of indices.
+    `annotations` is a JSON, which is told by its content, or a folder: of masks by class where no
+    file is named like an image, of label maps of colours where the class list has colours, else of
+    label maps of indices.
     Raises ValueError, which names file and entry, for what contradicts itself.
     """
     if folder.annotations.lower().endswith(JSON_SUFFIX):
@@ -32,9 +34,9 @@ def open_label_maps(folder: DataFolder) -> LabelledImages:
         return labelled
     if folder.annotations.lower().endswith(JSON_SUFFIX):
         raise ValueError(
-            f"{folder.where()}: expected COCO's JSON, with images, annotations (of segmentation or "
-            f"segments_info) and categories, found {content!r:.80}; export it in one of these "
-            "formats"
+            f"{folder.where()}: expected a JSON of COCO, with images, annotations (of "
+            "segmentation or segments_info) and categories, found "
+            f"{content!r:.80}; export it in one of these formats"
         )
     return _open_index_maps(folder)
 
@@ -59,5 +61,5 @@ def _read_json(folder: DataFolder) -> Any:
         return json.loads(folder.tree.read(folder.annotations))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{folder.where()}: expected a JSON of COCO, but {error}; export it again"
+            f"{folder.where()}: expected a JSON, but {error}; export it again"
         ) from error
