@@ -1,8 +1,6 @@
 """COCO's JSON: its images, categories as classes, and annotations kept by image."""
 
-import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,30 +11,26 @@ from input_pipeline.class_lists import ClassList, is_name_of_ignored, parse_clas
 from input_pipeline.examples import IGNORE
 from input_pipeline.label_maps.data_folder import DataFolder
 from input_pipeline.label_maps.image_finder import find_images
+from input_pipeline.label_maps.packed_json import PackedJson, digest, pack
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image of the JSON that is there; `packed` are its annotations.
-
-    They are kept compressed: as Python's objects those of COCO would take gigabytes in each of
-    the processes that read them.
-    """
+    """An image of the JSON that is there; `packed` are its annotations."""
 
     path: PurePosixPath
     file_name: str
     size: tuple[int, int]
     """Height and width."""
-    packed: bytes
+    packed: PackedJson
 
     @property
     def annotations(self) -> list[dict]:
-        return json.loads(zlib.decompress(self.packed))
+        return self.packed.value
 
     @property
     def digest(self) -> str:
-        content = repr((self.size, hashlib.sha256(self.packed).hexdigest()))
-        return hashlib.sha256(content.encode()).hexdigest()
+        return digest(self.size, self.packed.digest)
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ def read_images(
             path,
             row["file_name"],
             (row["height"], row["width"]),
-            zlib.compress(json.dumps(annotations.get(row["id"], [])).encode(), 1),
+            pack(annotations.get(row["id"], [])),
         )
         for row, path in zip(rows, paths, strict=True)
         if path is not None

@@ -1,7 +1,5 @@
 """COCO's instances: polygons and run lengths in one JSON, as many tools export them."""
 
-import hashlib
-import importlib.util
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +17,9 @@ from input_pipeline.label_maps.coco_document import (
     read_images,
 )
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, logger
+from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
-from input_pipeline.run_lengths import decode_segmentation
+from input_pipeline.run_lengths import decode_segmentation, require_pycocotools
 
 _KEPT = ("id", "category_id", "iscrowd", "segmentation")
 
@@ -55,8 +54,7 @@ class CocoInstanceMaps(RegionMaps):
         super().__init__(classes.names)
         self._where, self._images = where, tuple(images)
         self._of_category = dict(classes.of_category)
-        meaning = repr(("coco instances", classes.names, sorted(self._of_category.items())))
-        self._labelling = hashlib.sha256(meaning.encode()).hexdigest()
+        self._labelling = digest("coco instances", classes.names, sorted(self._of_category.items()))
 
     def values(self, index: int) -> Int32[np.ndarray, "h w"]:
         """The image's regions, painted by the rules of `regions`."""
@@ -122,11 +120,8 @@ def _by_image(
             len(annotations),
             empty[0],
         )
-    if polygons and importlib.util.find_spec("pycocotools") is None:
-        raise ValueError(
-            f"{polygons}: polygons need pycocotools: pip install 'maft_jax[external]' (or "
-            "pycocotools)"
-        )
+    if polygons:
+        require_pycocotools(polygons)
     return by_image
 
 

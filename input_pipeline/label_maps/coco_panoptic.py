@@ -1,6 +1,5 @@
 """COCO's panoptic format: a JSON, and PNGs whose colours are the ids of segments."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -22,6 +21,7 @@ from input_pipeline.label_maps.coco_document import (
     read_images,
 )
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, label_files
+from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import RegionMaps
 
 _VOID = 0
@@ -79,8 +79,7 @@ class CocoPanopticMaps(RegionMaps):
         self._tree, self._where = tree, where
         self._images, self._pngs = tuple(images), tuple(pngs)
         self._of_category = dict(classes.of_category)
-        meaning = repr(("coco panoptic", classes.names, sorted(self._of_category.items())))
-        self._labelling = hashlib.sha256(meaning.encode()).hexdigest()
+        self._labelling = digest("coco panoptic", classes.names, sorted(self._of_category.items()))
 
     def values(self, index: int) -> Int32[np.ndarray, "h w"]:
         """The classes of the PNG's segments."""

@@ -5,7 +5,6 @@ read by their colours, palette images, too. With a list of label values and colo
 are, and others are label maps of indices.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import is_color_image, read_color_map
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, one_file_per_image
 from input_pipeline.label_maps.interface import UNKNOWN, UnknownLabels
+from input_pipeline.label_maps.packed_json import digest
 
 _MAX_LISTED = 10
 
@@ -48,8 +48,7 @@ class ColorMaps:
         ids = {_packed(color): i for i, color in enumerate(classes.colors)}
         ids |= {_packed(color): IGNORE for color in classes.ignored_colors}
         self._class_of = dict(sorted(ids.items()))
-        meaning = repr((classes.names, self._class_of))
-        self._labelling = hashlib.sha256(meaning.encode()).hexdigest()
+        self._labelling = digest("colours", classes.names, self._class_of)
 
     def values(self, index: int) -> Int32[np.ndarray, "h w"]:
         """The colours of the file."""
@@ -98,7 +97,7 @@ class ColorMaps:
 
     def signature(self, index: int) -> str:
         """The stamp of the file, and what the colours mean."""
-        return f"{self._tree.stamp(self._paths[index])}|colours {self._labelling}"
+        return f"{self._tree.stamp(self._paths[index])}|{self._labelling}"
 
 
 def _packed(color: Color) -> int:

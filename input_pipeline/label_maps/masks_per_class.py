@@ -4,7 +4,6 @@ Several of one class are numbered, `photo_cat_1.png`. In names of files, classes
 space, _ and - in place of another, and letters of either case.
 """
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from input_pipeline.label_maps.data_folder import (
     label_files,
     warn_of_unused,
 )
+from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
 
 _NUMBER = re.compile(r"(?P<name>.*)[ _-]+\d+")
@@ -90,8 +90,7 @@ class MasksPerClass(RegionMaps):
     def signature(self, index: int) -> str:
         """Stamps and classes of the masks."""
         masks = [(self._tree.stamp(path), class_id) for path, class_id in self._masks[index]]
-        content = repr(("masks per class", masks, self.class_names))
-        return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+        return digest("masks per class", masks, self.class_names)
 
 
 class _Names:

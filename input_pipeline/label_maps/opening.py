@@ -8,11 +8,12 @@ from input_pipeline.label_maps.coco_panoptic import open_coco_panoptic
 from input_pipeline.label_maps.color_maps import open_color_maps
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, one_file_per_image
 from input_pipeline.label_maps.index_maps import IndexMaps, class_lookup
+from input_pipeline.label_maps.label_studio import open_label_studio
 from input_pipeline.label_maps.masks_per_class import open_masks_per_class
 
 JSON_SUFFIX = ".json"
 
-_KINDS_OF_JSON = (open_coco_instances, open_coco_panoptic)
+_KINDS_OF_JSON = (open_coco_instances, open_coco_panoptic, open_label_studio)
 _KINDS_OF_FOLDERS = (open_masks_per_class, open_color_maps)
 
 
@@ -34,8 +35,8 @@ def open_label_maps(folder: DataFolder) -> LabelledImages:
         return labelled
     if folder.annotations.lower().endswith(JSON_SUFFIX):
         raise ValueError(
-            f"{folder.where()}: expected a JSON of COCO, with images, annotations (of "
-            "segmentation or segments_info) and categories, found "
+            f"{folder.where()}: expected a JSON of COCO (images, annotations with segmentation or "
+            "segments_info, categories) or of Label Studio (a list of tasks), found "
             f"{content!r:.80}; export it in one of these formats"
         )
     return _open_index_maps(folder)
