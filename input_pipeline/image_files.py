@@ -11,6 +11,12 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from input_pipeline.sample_depth import (
+    check_colors_of_16_bits,
+    grey_of_16_bits,
+    stated_white,
+)
+
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -22,6 +28,8 @@ _DECODE_ERRORS = (
     Image.DecompressionBombWarning,
 )
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
+# Raw modes of which Pillow keeps the upper 8 bits.
+_SIXTEEN_BIT_COLORS = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
 _INDEX_MODES = ("1", "L", "P", *_SIXTEEN_BIT_MODES)
 # Pillow stretches grey levels of 2 and 4 bits to 0..255; dividing gives the stored value back.
 _STRETCH = {"L;2": 85, "L;4": 17}
@@ -31,18 +39,26 @@ def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np
     """Reads an image, a file or its bytes, as 8-bit RGB, turned upright as its EXIF says.
 
     16 bits are scaled to 8 and an alpha channel is dropped. Raises ValueError that begins with
-    `where`, the path unless given.
+    `where`, the path unless given; also for 16 bits that would be nearly black, see sample_depth.
     """
     with _opened(source, where, "an image") as image:
+        white, raw_mode = stated_white(image), str(_raw_mode(image))
         ImageOps.exif_transpose(image, in_place=True)
-        return rgb_pixels(image)
+        pixels = rgb_pixels(image, white)
+        if raw_mode.startswith(_SIXTEEN_BIT_COLORS):
+            check_colors_of_16_bits(pixels)
+        return pixels
 
 
-def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels of an image of any mode as 8-bit RGB; ValueError if they are floats."""
+def rgb_pixels(image: Image.Image, white: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels of an image of any mode as 8-bit RGB.
+
+    `white` is the highest value that 16 bits may have, if known. ValueError for floats, and as
+    `grey_of_16_bits`.
+    """
     if image.mode in _SIXTEEN_BIT_MODES:
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+        grey = grey_of_16_bits(np.asarray(image), white)
+        return np.repeat(grey[..., None], 3, axis=-1)
     if image.mode == "F":
         raise ValueError("it has floating-point pixels, expected 8 or 16 bits")
     if "transparency" in image.info:
