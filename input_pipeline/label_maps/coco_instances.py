@@ -4,9 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int32
-
 from input_pipeline.label_maps.coco_document import (
     Categories,
     Classes,
@@ -17,6 +14,7 @@ from input_pipeline.label_maps.coco_document import (
     read_images,
 )
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, logger
+from input_pipeline.label_maps.interface import LabelMap
 from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
 from input_pipeline.run_lengths import decode_segmentation, require_pycocotools
@@ -56,7 +54,7 @@ class CocoInstanceMaps(RegionMaps):
         self._of_category = dict(classes.of_category)
         self._labelling = digest("coco instances", classes.names, sorted(self._of_category.items()))
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
+    def read(self, index: int) -> LabelMap:
         """The image's regions, painted by the rules of `regions`."""
         image = self._images[index]
         regions = [self._region(row, image, self.place(index)) for row in image.annotations]

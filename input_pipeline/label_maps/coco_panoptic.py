@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 
 from input_pipeline.file_names import composed, portable_path, shorten
 from input_pipeline.file_trees import FileTree
@@ -21,6 +20,7 @@ from input_pipeline.label_maps.coco_document import (
     read_images,
 )
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, label_files
+from input_pipeline.label_maps.interface import LabelMap
 from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import RegionMaps
 
@@ -81,8 +81,8 @@ class CocoPanopticMaps(RegionMaps):
         self._of_category = dict(classes.of_category)
         self._labelling = digest("coco panoptic", classes.names, sorted(self._of_category.items()))
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
-        """The classes of the PNG's segments."""
+    def read(self, index: int) -> LabelMap:
+        """The classes of the PNG's segments; those that are no crowd are instances."""
         where, data = self.place(index), self._tree.read(self._pngs[index])
         if not is_color_image(data, where):
             raise ValueError(
@@ -103,7 +103,11 @@ class CocoPanopticMaps(RegionMaps):
                 "one export, and PNGs that were not resized"
             )
         classes = np.array([class_of[number] for number in found.tolist()], np.int32)
-        return classes[places].reshape(segments.shape)
+        one_each = {s["id"] for s in row["segments_info"] if not s.get("iscrowd")}
+        is_one = [number in one_each for number in found.tolist()]
+        instances = np.where(is_one, np.cumsum(is_one), 0).astype(np.int32)
+        places = places.reshape(segments.shape)
+        return LabelMap(classes[places], instances[places])
 
     def place(self, index: int) -> str:
         """The PNG."""

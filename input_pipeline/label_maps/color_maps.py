@@ -16,7 +16,7 @@ from input_pipeline.examples import IGNORE
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import is_color_image, read_color_map
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, one_file_per_image
-from input_pipeline.label_maps.interface import UNKNOWN, UnknownLabels
+from input_pipeline.label_maps.interface import UNKNOWN, LabelMap, UnknownLabels
 from input_pipeline.label_maps.packed_json import digest
 
 _MAX_LISTED = 10
@@ -50,11 +50,11 @@ class ColorMaps:
         self._class_of = dict(sorted(ids.items()))
         self._labelling = digest("colours", classes.names, self._class_of)
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
+    def read(self, index: int) -> LabelMap:
         """The colours of the file."""
         pixels = read_color_map(self._tree.read(self._paths[index]), self.place(index))
         red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)
-        return red << 16 | green << 8 | blue
+        return LabelMap(red << 16 | green << 8 | blue)
 
     def class_of(self, value: int) -> int:
         """Class id of a colour, IGNORE or UNKNOWN."""

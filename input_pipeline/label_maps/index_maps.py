@@ -10,7 +10,7 @@ from input_pipeline.class_lists import ClassList
 from input_pipeline.examples import IGNORE
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import read_label_map
-from input_pipeline.label_maps.interface import UNKNOWN, UnknownLabels
+from input_pipeline.label_maps.interface import UNKNOWN, LabelMap, UnknownLabels
 
 _MAX_LISTED = 10
 
@@ -44,9 +44,9 @@ class IndexMaps:
         lookup = self._class_of_value.tobytes()
         self._labelling = hashlib.sha256(meaning.encode() + lookup).hexdigest()
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
+    def read(self, index: int) -> LabelMap:
         """The label values of the file."""
-        return self._read_values(self._tree.read(self._paths[index]), self.place(index))
+        return LabelMap(self._read_values(self._tree.read(self._paths[index]), self.place(index)))
 
     def class_of(self, value: int) -> int:
         """Class id of a label value, IGNORE or UNKNOWN."""

@@ -1,13 +1,21 @@
 """What builds the label map of an image: the interface that every kind of label maps follows."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int32
 
 UNKNOWN = -2
 """Class id of values that are neither a class nor ignored."""
+
+
+class LabelMap(NamedTuple):
+    """A label map with the values of its source, and its instances where the source has them."""
+
+    values: Int32[np.ndarray, "h w"]
+    instances: Int32[np.ndarray, "h w"] | None = None
+    """Numbers of instances from 1; 0 where there is none."""
 
 
 class LabelMaps(Protocol):
@@ -21,8 +29,8 @@ class LabelMaps(Protocol):
     advice_for_ignored: str | None
     """What makes ignored pixels learnt; None where label values in the class list do."""
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
-        """The label map as its source has it. ValueError names file and entry of what is wrong."""
+    def read(self, index: int) -> LabelMap:
+        """The label map of an example. ValueError names file and entry of what is wrong."""
         ...
 
     def class_of(self, value: int) -> int:

@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32
 
 from input_pipeline.class_lists import is_name_of_ignored
 from input_pipeline.examples import IGNORE
@@ -16,6 +15,7 @@ from input_pipeline.image_files import read_image
 from input_pipeline.label_maps.brush_run_lengths import decode_brush
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, logger
 from input_pipeline.label_maps.image_finder import find_images
+from input_pipeline.label_maps.interface import LabelMap
 from input_pipeline.label_maps.packed_json import PackedJson, digest, pack
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
 from input_pipeline.run_lengths import decode_segmentation, require_pycocotools
@@ -34,7 +34,7 @@ class LabelledTask(NamedTuple):
 
 def open_label_studio(folder: DataFolder, content: Any) -> LabelledImages | None:
     """The images of tasks that are annotated and there; None where the JSON is another one."""
-    if not isinstance(content, list) or not content or not all(map(_is_task, content)):
+    if not _is_label_studio(content):
         return None
     where = folder.where()
     names, regions, bare = [], [], []
@@ -80,7 +80,7 @@ class LabelStudioMaps(RegionMaps):
         self._tree, self._where, self._tasks = tree, where, tuple(tasks)
         self._class_of = dict(class_of)
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
+    def read(self, index: int) -> LabelMap:
         """The task's regions, painted by the rules of `regions`."""
         regions = self._tasks[index].packed.value
         if regions:
@@ -117,12 +117,13 @@ class LabelStudioMaps(RegionMaps):
         return digest("label studio", *parts)
 
 
-def _is_task(task: object) -> bool:
-    """Whether it is one of the JSON export, or of JSON-MIN with brush strokes."""
-    if not isinstance(task, dict):
+def _is_label_studio(content: object) -> bool:
+    """Whether it is a list of tasks, or of JSON-MIN's rows with regions."""
+    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         return False
-    full = isinstance(task.get("data"), dict) and ("annotations" in task or "completions" in task)
-    return full or ("data" not in task and any(map(_is_list_of_results, task.values())))
+    if any("data" in task for task in content):
+        return all("annotations" in task or "completions" in task for task in content)
+    return any(_is_list_of_results(value) for task in content for value in task.values())
 
 
 def _is_list_of_results(value: object) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool
 
 from input_pipeline.class_lists import ClassList, is_name_of_ignored
 from input_pipeline.examples import IGNORE
@@ -24,6 +24,7 @@ from input_pipeline.label_maps.data_folder import (
     label_files,
     warn_of_unused,
 )
+from input_pipeline.label_maps.interface import LabelMap
 from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
 
@@ -67,7 +68,7 @@ class MasksPerClass(RegionMaps):
         super().__init__(class_names)
         self._tree, self._masks = tree, tuple(map(tuple, masks))
 
-    def values(self, index: int) -> Int32[np.ndarray, "h w"]:
+    def read(self, index: int) -> LabelMap:
         """The masks, painted by the rules of `regions`."""
         regions = [
             Region(class_id, _read_mask(self._tree.read(path), self._tree.locate(path)))

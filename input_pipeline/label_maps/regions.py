@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from input_pipeline.examples import IGNORE
+from input_pipeline.label_maps.interface import LabelMap
 
 _NAME_OF_THE_REST = re.compile(r"_*background_*", re.IGNORECASE)
 
@@ -56,9 +57,15 @@ def rest_class(class_names: Sequence[str]) -> int:
     return next(matches, IGNORE)
 
 
-def paint(size: tuple[int, int], regions: Iterable[Region], rest: int) -> Int32[np.ndarray, "h w"]:
-    """The label map of regions, all of this size (height, width)."""
-    label_map = np.full(size, rest, np.int32)
-    for region in sorted(regions, key=lambda r: (not r.is_crowd, -np.count_nonzero(r.mask))):
-        label_map[region.mask] = region.class_id
-    return label_map
+def paint(size: tuple[int, int], regions: Iterable[Region], rest: int) -> LabelMap:
+    """The label map of regions, all of this size (height, width).
+
+    Each is an instance, but for crowds and what is ignored.
+    """
+    classes, instances = np.full(size, rest, np.int32), np.zeros(size, np.int32)
+    lowest_first = sorted(regions, key=lambda r: (not r.is_crowd, -np.count_nonzero(r.mask)))
+    for number, region in enumerate(lowest_first, start=1):
+        is_one = not region.is_crowd and region.class_id != IGNORE
+        classes[region.mask] = region.class_id
+        instances[region.mask] = number if is_one else 0
+    return LabelMap(classes, instances)

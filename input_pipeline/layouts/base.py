@@ -67,7 +67,7 @@ class LayoutSource:
     def __getitem__(self, index: int) -> Example:
         image_at, label_at = self._tree.locate(self._images[index]), self.label_place(index)
         image = read_image(self.image_bytes(index), image_at)
-        values = self.label_values(index)
+        values, instances = self._labels.read(index)
         height, width = image.shape[:2]
         if min(height, width) < 2:
             raise ValueError(
@@ -81,11 +81,11 @@ class LayoutSource:
                 "map at the size of the upright image"
             )
         label_map = self._labels.class_ids(values, label_at)
-        return Example(self.example_ids[index], image, label_map)
+        return Example(self.example_ids[index], image, label_map, instances=instances)
 
     def label_values(self, index: int) -> Int32[np.ndarray, "h w"]:
         """The label map with the values of its source."""
-        return self._labels.values(index)
+        return self._labels.read(index).values
 
     def label_place(self, index: int) -> str:
         """Where a label map comes from, for messages."""

@@ -80,6 +80,18 @@ def test_smaller_regions_lie_on_larger_ones_and_crowds_below_all(tmp_path):
     assert labels[3].tolist() == [0, 0, 0, 0, 1, 1, 0, 1, 1, IGNORE, IGNORE, IGNORE]
 
 
+def test_instances_are_kept_and_crowds_are_none(tmp_path):
+    rows = [
+        annotation(1, 7, 18, box(0, 0, 3, 8)),
+        annotation(2, 7, 18, box(3, 0, 5, 8)),
+        annotation(3, 7, 18, box(6, 0, 9, 8), iscrowd=1),
+    ]
+    example = FolderSource(write_coco(tmp_path, ["a.jpg"], ONE, rows))[0]
+    assert example.label_map[0].tolist() == [1] * 5 + [IGNORE] + [1] * 3 + [IGNORE] * 3
+    numbers = example.instances[0].tolist()
+    assert numbers[0] == numbers[2] != numbers[3] == numbers[4] and numbers[5:] == [0] * 7
+
+
 def test_pixels_of_no_region_are_background_where_that_is_a_class(tmp_path):
     root = write_coco(tmp_path, ["a.jpg"], ONE, [annotation(1, 7, 18, box(0, 0, 12, 4))])
     (root / "classes.txt").write_text("background\ndog\nperson\ntoothbrush\n")

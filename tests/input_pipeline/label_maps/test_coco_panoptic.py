@@ -40,6 +40,8 @@ def test_segments_become_classes_and_void_is_ignored(tmp_path):
     source = open_data(write_panoptic(tmp_path, COLORS, OF_SEGMENTS))
     assert source.class_names == ("person", "dog", "toothbrush")
     assert source[0].label_map.tolist() == [[1, 2, IGNORE], [0, 1, 2]]
+    (first, second, void), (third, fourth, again) = source[0].instances.tolist()
+    assert len({first, second, third, fourth, 0}) == 5 and (void, again) == (0, second)
 
 
 def test_class_background_takes_void(tmp_path):
