@@ -39,10 +39,7 @@ class FolderSource(LayoutSource):
             classes = f"{top}/{classes}" if tree.exists(f"{top}/{classes}") else classes
         for path, what in ((images, "a folder"), (annotations, "a folder or a .json file")):
             if not tree.exists(path):
-                raise ValueError(
-                    f"{tree.locate(path)}: expected {what}, there is none; looked in "
-                    f"{tree.describe()}"
-                )
+                raise ValueError(_describe_missing(tree, path, what))
         annotations = _only_json(tree, annotations) or annotations
         paths = _find_images(tree, images, {annotations, str(classes)})
         folder = DataFolder(tree, images, paths, annotations, classes, tuple(ignore_labels))
@@ -76,11 +73,21 @@ def _single_folder_with(tree: FileTree, images: str) -> str | None:
     return top
 
 
+def _describe_missing(tree: FileTree, path: str, what: str) -> str:
+    tops = sorted({name.partition("/")[0] for name in tree.names()})
+    return (
+        f"{tree.locate(path)}: expected {what}, there is none; looked in {tree.describe()}, which "
+        f"has {shorten(tops) or 'no files'}; set config.data.images and config.data.annotations"
+    )
+
+
 def _only_json(tree: FileTree, folder: str) -> str | None:
-    """The JSON in a folder without other files, such as annotations/instances_default.json."""
+    """The JSON in a folder without label maps, such as annotations/instances_default.json."""
     names = tree.names(folder)
     jsons = [name for name in names if name.lower().endswith(JSON_SUFFIX)]
-    if not jsons or any(name.lower().endswith(".png") for name in names):
+    of_panoptic = tuple(f"{name[: -len(JSON_SUFFIX)]}/" for name in jsons)
+    pngs = (name for name in names if name.lower().endswith(".png"))
+    if not jsons or not all(name.startswith(of_panoptic) for name in pngs):
         return None
     if len(jsons) > 1:
         raise ValueError(

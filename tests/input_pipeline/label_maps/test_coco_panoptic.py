@@ -50,6 +50,11 @@ def test_class_background_takes_void(tmp_path):
     assert open_data(root)[0].label_map.tolist() == [[3, 0, 2], [1, 3, 0]]
 
 
+def test_the_only_json_of_a_folder_is_found_beside_its_pngs(tmp_path):
+    root = write_panoptic(tmp_path, COLORS, OF_SEGMENTS)
+    assert FolderSource(root, annotations="labels")[0].label_map.tolist()[1] == [0, 1, 2]
+
+
 def test_an_archive_is_read(tmp_path):
     root = write_panoptic(tmp_path / "data", COLORS, OF_SEGMENTS)
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
