@@ -92,7 +92,8 @@ def _only_json(tree: FileTree, folder: str) -> str | None:
     if len(jsons) > 1:
         raise ValueError(
             f"{tree.locate(folder)}: expected label maps or one JSON, found {len(jsons)}: "
-            f"{shorten(jsons)}; set config.data.annotations to one of them"
+            f"{shorten(jsons)}; set config.data.annotations to one of them (a JSON for each image, "
+            "as labelme keeps them, is not read: export them as VOC or COCO)"
         )
     return jsons[0]
 

@@ -138,14 +138,33 @@ def _check_annotation(row: object, categories: Categories, where: str) -> None:
 
 
 def _find_pngs(folder: DataFolder, names: Sequence[str]) -> list[str]:
-    at = folder.annotations.removesuffix(PurePosixPath(folder.annotations).suffix)
+    names = [f"{portable_path(name).with_suffix('')}.png" for name in names]
+    at = _folder_of_pngs(folder, names[0])
     present = label_files(folder, at)
-    expected = [f"{at}/{portable_path(name).with_suffix('')}.png" for name in names]
+    expected = [f"{at}/{name}" for name in names]
     missing = [folder.tree.locate(name) for name in expected if composed(name) not in present]
     if missing:
         raise ValueError(
             f"{folder.where()}: {len(missing)} of {len(expected)} PNGs are missing: "
-            f"{shorten(missing)}; put them in the folder {folder.tree.locate(at)}, which has the "
-            "name of the JSON without its ending"
+            f"{shorten(missing)}; put them in the folder {folder.tree.locate(at)}"
         )
     return [present[composed(name)] for name in expected]
+
+
+def _folder_of_pngs(folder: DataFolder, name: str) -> str:
+    """The folder with the JSON's name, else the only one beside the images with such a file."""
+    at = folder.annotations.removesuffix(PurePosixPath(folder.annotations).suffix)
+    if folder.tree.exists(at):
+        return at
+    ends = f"/{name}"
+    found = {
+        f"/{path}".removesuffix(ends)[1:] for path in folder.tree.names() if path.endswith(ends)
+    }
+    found -= {folder.images}
+    if len(found) != 1:
+        raise ValueError(
+            f"{folder.where()}: expected its PNGs in the folder {folder.tree.locate(at)}, which "
+            f"has its name without the ending; there is none, and {name} is in "
+            f"{shorten(sorted(found)) or 'no other folder'}"
+        )
+    return found.pop()

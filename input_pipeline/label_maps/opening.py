@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from input_pipeline.file_names import shorten
 from input_pipeline.label_maps.coco_instances import open_coco_instances
 from input_pipeline.label_maps.coco_panoptic import open_coco_panoptic
 from input_pipeline.label_maps.color_maps import open_color_maps
@@ -37,7 +38,7 @@ def open_label_maps(folder: DataFolder) -> LabelledImages:
         raise ValueError(
             f"{folder.where()}: expected a JSON of COCO (images, annotations with segmentation or "
             "segments_info, categories) or of Label Studio (a list of tasks), found "
-            f"{content!r:.80}; export it in one of these formats"
+            f"{_describe(content)}; export it in one of these formats"
         )
     return _open_index_maps(folder)
 
@@ -64,3 +65,11 @@ def _read_json(folder: DataFolder) -> Any:
         raise ValueError(
             f"{folder.where()}: expected a JSON, but {error}; export it again"
         ) from error
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, dict):
+        return f"an object with {shorten(list(content)) or 'nothing in it'}"
+    if isinstance(content, list):
+        return f"a list of {len(content)}, first {content[0]!r:.60}" if content else "an empty list"
+    return f"{content!r:.60}"

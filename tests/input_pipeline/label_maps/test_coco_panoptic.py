@@ -79,11 +79,22 @@ def test_pngs_without_colours_are_refused(tmp_path):
         open_data(root)[0]
 
 
+def test_pngs_are_found_in_the_only_other_folder_that_has_them(tmp_path):
+    root = write_panoptic(tmp_path, COLORS, OF_SEGMENTS)
+    (root / "labels/panoptic").rename(root / "masks")
+    assert open_data(root)[0].label_map.tolist()[1] == [0, 1, 2]
+    (root / "more").mkdir()
+    (root / "more/a.png").write_bytes(b"")
+    message = r"expected its PNGs in the folder .*labels/panoptic, .* and a.png is in masks, more"
+    with pytest.raises(ValueError, match=message):
+        open_data(root)
+
+
 def test_missing_pngs_are_named_with_their_place(tmp_path):
     root = write_panoptic(tmp_path, COLORS, OF_SEGMENTS)
-    (root / "labels/panoptic").rename(root / "labels/panoptic_val2017")
+    (root / "labels/panoptic/a.png").rename(root / "labels/panoptic/b.png")
     message = (
-        r"1 of 1 PNGs are missing: .*labels/panoptic/a\.png; put them in the folder .*panoptic,"
+        r"1 of 1 PNGs are missing: .*labels/panoptic/a\.png; put them in the folder .*panoptic"
     )
     with pytest.raises(ValueError, match=message):
         open_data(root)
