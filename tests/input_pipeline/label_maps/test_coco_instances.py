@@ -134,6 +134,8 @@ def test_annotations_without_area_are_no_regions_and_counted(tmp_path, caplog):
         "/data/local-files/?d=photos/caf%C3%A9%201.jpg",
         "/data/upload/4/0a1b2c3d-café 1.jpg",
         "café 1.png",
+        "0a1b2c3d-café 1.jpg",
+        "images\\train\\0a1b2c3d-café 1.jpg",
     ],
 )
 def test_names_of_other_systems_are_found(tmp_path, name):
@@ -142,6 +144,30 @@ def test_names_of_other_systems_are_found(tmp_path, name):
     source = FolderSource(write_coco(tmp_path, [on_disk], [image_row(7, name)], rows))
     assert source.example_ids == (on_disk.removesuffix(".jpg"),)
     assert source[0].label_map[0, 0] == 1
+
+
+def test_a_name_is_that_of_a_file_before_it_is_one_without_its_ending(tmp_path):
+    images = [image_row(1, "a.jpg"), image_row(2, "a.jpg.png")]
+    rows = [annotation(i, i, (1, 18)[i - 1], box(0, 0, 12, 4)) for i in (1, 2)]
+    source = FolderSource(write_coco(tmp_path, ["a.jpg", "a.jpg.png"], images, rows))
+    assert source.example_ids == ("a", "a.jpg")
+    assert [source[i].label_map.max() for i in range(2)] == [0, 1]
+
+
+def test_images_of_another_folder_are_not_taken_for_those_that_are_meant(tmp_path):
+    rows = [annotation(1, 7, 18, box(0, 0, 12, 4))]
+    root = write_coco(tmp_path, ["val/0001.jpg"], [image_row(7, "train/0001.jpg")], rows)
+    with pytest.raises(ValueError, match=r"none of its 1 images is in .*: expected train/0001.jpg"):
+        FolderSource(root)
+
+
+def test_a_name_of_several_images_is_refused_and_its_folder_tells_which(tmp_path):
+    rows = [annotation(1, 7, 18, box(0, 0, 12, 4))]
+    names = ["x/a.jpg", "y/a.jpg"]
+    with pytest.raises(ValueError, match=r"expected one image of .* x/a.jpg, y/a.jpg; name the"):
+        FolderSource(write_coco(tmp_path, names, ONE, rows))
+    source = FolderSource(write_coco(tmp_path, names, [image_row(7, "photos\\y\\a.jpg")], rows))
+    assert source.example_ids == ("y/a",)
 
 
 def test_what_has_no_partner_is_left_out_and_named(tmp_path, caplog):
