@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.file_names import composed, portable_path, shorten
+from input_pipeline.file_names import portable_path, shorten
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import is_color_image, read_color_map
 from input_pipeline.label_maps.coco_document import (
@@ -138,17 +138,16 @@ def _check_annotation(row: object, categories: Categories, where: str) -> None:
 
 
 def _find_pngs(folder: DataFolder, names: Sequence[str]) -> list[str]:
-    names = [f"{portable_path(name).with_suffix('')}.png" for name in names]
-    at = _folder_of_pngs(folder, names[0])
+    names = [portable_path(name).with_suffix("").as_posix() for name in names]
+    at = _folder_of_pngs(folder, f"{names[0]}.png")
     present = label_files(folder, at)
-    expected = [f"{at}/{name}" for name in names]
-    missing = [folder.tree.locate(name) for name in expected if composed(name) not in present]
+    missing = [folder.tree.locate(f"{at}/{name}.png") for name in names if name not in present]
     if missing:
         raise ValueError(
-            f"{folder.where()}: {len(missing)} of {len(expected)} PNGs are missing: "
+            f"{folder.where()}: {len(missing)} of {len(names)} PNGs are missing: "
             f"{shorten(missing)}; put them in the folder {folder.tree.locate(at)}"
         )
-    return [present[composed(name)] for name in expected]
+    return [present[name] for name in names]
 
 
 def _folder_of_pngs(folder: DataFolder, name: str) -> str:

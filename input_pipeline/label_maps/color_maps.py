@@ -27,7 +27,7 @@ def open_color_maps(folder: DataFolder) -> LabelledImages | None:
     classes = folder.class_list()
     if not classes.colors:
         return None
-    labels = one_file_per_image(folder)
+    labels = one_file_per_image(folder, ("color",))
     first = labels[0]
     if classes.label_values and not is_color_image(folder.tree.read(first), first):
         return None

@@ -1,12 +1,14 @@
 """What every kind of label maps is opened from, and what opening gives."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
 from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree
+from input_pipeline.label_maps.file_endings import SAME, find_endings
 from input_pipeline.label_maps.interface import LabelMaps
 
 DEFAULT_CLASSES = "classes.txt"
@@ -64,30 +66,44 @@ def example_id(path: PurePosixPath) -> str:
 def label_files(folder: DataFolder, at: str) -> dict[str, str]:
     """Paths in the tree of the PNG files of a folder in it.
 
-    By names with composed accents and the ending in lower case.
+    By names relative to that folder, without the ending and with composed accents.
     """
-    names = folder.tree.names(at)
-    return {f"{composed(name[:-4])}.png": name for name in names if name.lower().endswith(".png")}
+    start = len(at) + 1 if at else 0
+    names = (name for name in folder.tree.names(at) if name.lower().endswith(".png"))
+    return {composed(name[start:-4]): name for name in names}
 
 
-def one_file_per_image(folder: DataFolder) -> list[str]:
-    """The PNG files named like the images, in their order.
+def one_file_per_image(folder: DataFolder, of_cityscapes: Sequence[str]) -> list[str]:
+    """The PNG files named like the images, or with an ending of `find_endings`, in their order.
 
     Label maps without an image are counted and named in a warning. ValueError for images without
-    a label map.
+    a label map, and for label maps with several endings.
     """
     tree, present = folder.tree, label_files(folder, folder.annotations)
-    expected = [f"{PurePosixPath(folder.annotations, example_id(p))}.png" for p in folder.paths]
-    missing = [tree.locate(name) for name in expected if composed(name) not in present]
+    images = [composed(example_id(path)) for path in folder.paths]
+    endings = find_endings(images, present, of_cityscapes) or [SAME]
+    if len(endings) > 1:
+        raise ValueError(
+            f"{folder.where()}: label maps of an image end in "
+            f"{' or '.join(ending.of_label for ending in endings)}; move those away that should "
+            "not be read"
+        )
+    ending = endings[0]
+    if ending != SAME:
+        logger.info("%s: label maps are those that end in %s.png", folder.where(), ending.of_label)
+        present = {name: path for name, path in present.items() if name.endswith(ending.of_label)}
+    expected = [ending.label_of(example_id(path)) for path in folder.paths]
+    missing = [name for name in expected if composed(name) not in present]
     if missing:
+        places = [tree.locate(f"{PurePosixPath(folder.annotations, name)}.png") for name in missing]
         raise ValueError(
             f"{tree.locate(folder.images)}: {len(missing)} of {len(expected)} images have no label "
-            f"map. Expected, but missing: {shorten(missing)}. Add the label maps or remove the "
+            f"map. Expected, but missing: {shorten(places)}. Add the label maps or remove the "
             "images"
         )
     labels = [present[composed(name)] for name in expected]
-    images = {PurePosixPath(folder.images, path).as_posix() for path in folder.paths}
-    warn_of_unused(folder, sorted(set(present.values()) - set(labels) - images))
+    of_images = {PurePosixPath(folder.images, path).as_posix() for path in folder.paths}
+    warn_of_unused(folder, sorted(set(present.values()) - set(labels) - of_images))
     return labels
 
 

@@ -6,8 +6,7 @@ space, _ and - in place of another, and letters of either case.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -24,6 +23,7 @@ from input_pipeline.label_maps.data_folder import (
     label_files,
     warn_of_unused,
 )
+from input_pipeline.label_maps.file_endings import find_endings
 from input_pipeline.label_maps.interface import LabelMap
 from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
@@ -34,15 +34,13 @@ _NUMBER = re.compile(r"(?P<name>.*)[ _-]+\d+")
 def open_masks_per_class(folder: DataFolder) -> LabelledImages | None:
     """Masks whose names begin with those of images; None where a file is named like an image."""
     images = {composed(example_id(path)): path for path in folder.paths}
-    start = len(folder.annotations) + 1 if folder.annotations else 0
-    files = {
-        PurePosixPath(name[start:]).with_suffix("").as_posix(): path
-        for name, path in label_files(folder, folder.annotations).items()
-    }
+    files = label_files(folder, folder.annotations)
     splits = {stem: _splits(stem, images) for stem in files}
     if not any(splits.values()) or any(stem in images for stem in files):
         return None
     classes = folder.class_list()
+    if _are_whole_label_maps(images, files, classes):
+        return None
     masks = _masks_of_images(folder, files, splits, classes)
     warn_of_unused(folder, sorted(files[stem] for stem, found in splits.items() if not found))
     if bare := [name for name in images if name not in masks]:
@@ -54,6 +52,16 @@ def open_masks_per_class(folder: DataFolder) -> LabelledImages | None:
     of_images = [masks[composed(example_id(path))] for path in folder.paths]
     labels = MasksPerClass(folder.tree, of_images, classes.names)
     return LabelledImages(folder.paths, classes.names, labels)
+
+
+def _are_whole_label_maps(
+    images: Collection[str], files: Collection[str], classes: ClassList
+) -> bool:
+    """Whether every file is an image's with one ending that is no class, such as `_mask`."""
+    endings = find_endings(images, files)
+    if len(endings) != 1 or _Names(classes).find(endings[0].of_label[1:]) is not None:
+        return False
+    return all(stem.removesuffix(endings[0].of_label) in images for stem in files)
 
 
 class MasksPerClass(RegionMaps):

@@ -47,7 +47,7 @@ def _open_index_maps(folder: DataFolder) -> LabelledImages:
     classes = folder.class_list()
     labels = IndexMaps(
         folder.tree,
-        one_file_per_image(folder),
+        one_file_per_image(folder, ("labelIds", "labelTrainIds")),
         classes.names,
         class_lookup(classes, folder.ignore_labels),
         advice=(

@@ -106,11 +106,17 @@ def test_masks_of_classes_that_the_list_lacks_are_refused_by_name(tmp_path):
 
 
 def test_label_maps_of_other_names_are_told_from_masks(tmp_path):
-    root = write_data(tmp_path, {"a_labels": mask(0), "b_labels": mask(1)}, ("a", "b"))
-    with pytest.raises(
-        ValueError, match=r"'labels' is no class .* like the images, without _label"
-    ):
+    root = write_data(tmp_path, {"a_tissue": mask(0), "b_tissue": mask(1)}, ("a", "b"))
+    with pytest.raises(ValueError, match=r"'tissue' is no class .* like the images, without _tiss"):
         FolderSource(root)
+
+
+def test_an_ending_of_whole_label_maps_that_is_a_class_makes_masks(tmp_path):
+    names = {"a_mask": mask(0), "b_mask": mask(1)}
+    root = write_data(tmp_path, names, ("a", "b"), "face\nmask\n")
+    assert first_row(root)[:2] == [1, IGNORE]
+    (root / "classes.txt").write_text("0\tbackground\n255\tlesion\n")
+    assert first_row(root)[:2] == [1, 0]  # label maps of indices
 
 
 def test_images_without_a_mask_are_refused_by_name(tmp_path):
