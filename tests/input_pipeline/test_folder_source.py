@@ -243,13 +243,13 @@ def test_endings_of_label_maps_may_be_in_capitals(folder):
 
 
 def test_files_that_are_not_read_are_counted_and_named(folder, caplog):
-    Image.new("RGB", (4, 3)).save(folder / "images/scan.jp2")
+    Image.new("RGB", (4, 3)).save(folder / "images/scan.pcx")
     (folder / "images/notes.txt").write_text("")
     _add(folder, "c.png", np.zeros((3, 4), np.uint8))[0].unlink()
     assert FolderSource(folder).example_ids == ("a", "b/two")
     kinds, labels = caplog.messages
-    assert "left out 2 files of kinds that are not read as images (1 .txt, 1 .jp2)" in kinds
-    assert "notes.txt" in kinds and "scan.jp2" in kinds
+    assert "left out 2 files of kinds that are not read as images (1 .txt, 1 .pcx)" in kinds
+    assert "notes.txt" in kinds and "scan.pcx" in kinds
     assert "1 label maps have no image and are left out: annotations/c.png" in labels
 
 
