@@ -11,7 +11,8 @@ Proposals are superpixel regions, computed once and cached as records.
 
 classes.txt has one name a line (line number - 1 is the label), or "label<TAB>name" lines, or is a
 list of another tool: docs/class_lists.md. Masks of 0 and 255 need "label<TAB>name" lines.
-Other layouts: --config.data.images=JPEGImages --config.data.annotations=SegmentationClass.
+Other layouts: --config.data.images=JPEGImages --config.data.annotations=SegmentationClass. Label
+maps of colours, masks one file per class, JSONs of COCO and Label Studio: docs/label_maps.md.
 """
 
 from maft_jax.config import preset

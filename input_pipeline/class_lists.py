@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from input_pipeline.class_list_formats.lines import read_listed_classes
-from input_pipeline.class_list_formats.listed_class import ListedClass
+from input_pipeline.class_list_formats.listed_class import Color, ListedClass
 
 _DIRECTORY = Path(__file__).with_name("class_list_files")
 BUILT_IN = tuple(sorted(path.stem for path in _DIRECTORY.glob("*.txt")))
@@ -27,11 +27,15 @@ class ClassList:
     """Class names in contiguous order, and the value of each in the label files.
 
     `colors` are those of a list that has some; one that has nothing else has no `label_values`.
+    `ignored_colors` are those of its entries that are no classes, such as `void`.
+    `values_are_given` is False where they follow from the order of names alone.
     """
 
     names: tuple[str, ...]
     label_values: tuple[int, ...]
-    colors: tuple[tuple[int, int, int], ...] = ()
+    colors: tuple[Color, ...] = ()
+    ignored_colors: tuple[Color, ...] = ()
+    values_are_given: bool = True
 
 
 def load_class_list(
@@ -67,6 +71,11 @@ def parse_class_list(
     return classes
 
 
+def is_name_of_ignored(name: str) -> bool:
+    """Whether a name says that its pixels are no class, such as `void`."""
+    return bool(_NAME_OF_IGNORED.fullmatch(name.lower()))
+
+
 def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[ClassList, str]:
     try:
         text = content.decode("utf-8-sig").rstrip()
@@ -79,20 +88,25 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
     _check_distinct(kept)
     if not kept:
         raise ValueError(f"{where}: expected one class per line, found no class")
-    left_out = [f"{entry.value} {entry.name!r}" for entry in listed if entry not in kept]
+    left_out = [entry for entry in listed if entry not in kept]
     if left_out:
-        taken_for += f"; ignored: {', '.join(left_out)}"
-    colors = tuple(entry.color for entry in kept)
+        shown = (f"{entry.color or entry.value} {entry.name!r}" for entry in left_out)
+        taken_for += f"; ignored: {', '.join(shown)}"
+    colors = _distinct_colors(kept, left_out)
     classes = ClassList(
         tuple(entry.name for entry in kept),
         tuple(entry.value for entry in kept if entry.value is not None),
-        colors if None not in colors else (),
+        tuple(colors.get(entry.name) for entry in kept) if colors else (),
+        tuple(entry.color for entry in left_out if entry.color) if colors else (),
+        all(entry.value_is_given for entry in kept),
     )
     return classes, taken_for
 
 
 def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
     """Whether a line of an ignored value says so itself; ValueError where it contradicts."""
+    if entry.value is None:
+        return is_name_of_ignored(entry.name)
     if entry.value not in ignore_labels:
         return False
     if not entry.value_is_given:
@@ -100,12 +114,11 @@ def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
             f"{entry.place}: class {entry.name!r} falls on label value {entry.value}, which is "
             "ignored; set ignore_labels to other values, or write 'integer<TAB>name' lines"
         )
-    name = entry.name.lower()
-    if _NAME_OF_IGNORED.fullmatch(name):
+    if is_name_of_ignored(entry.name):
         return True
     if set(ignore_labels) == set(DEFAULT_IGNORE_LABELS):
         return False
-    if _NAME_OF_THE_REST.fullmatch(name):
+    if _NAME_OF_THE_REST.fullmatch(entry.name.lower()):
         return True
     raise ValueError(
         f"{entry.place}: label value {entry.value} is class {entry.name!r} here, but "
@@ -137,3 +150,30 @@ def _check_distinct(listed: Sequence[ListedClass]) -> None:
                 f"those of label maps, which go up to {_LARGEST_VALUE}; correct it"
             )
         by_value[entry.value] = entry
+
+
+def _distinct_colors(
+    kept: Sequence[ListedClass], left_out: Sequence[ListedClass]
+) -> dict[str, Color]:
+    """The colour of every class by its name; empty where some have none.
+
+    Where classes of a list of colours alone share one, that is an error; where the list has label
+    values besides, its colours are of no use.
+    """
+    by_color: dict[Color | None, ListedClass] = {entry.color: entry for entry in left_out}
+    for entry in kept:
+        if entry.color is None:
+            return {}
+        if max(entry.color) > 255:
+            raise ValueError(
+                f"{entry.place}: expected red, green and blue from 0 to 255, found {entry.color}"
+            )
+        if first := by_color.get(entry.color):
+            if entry.value is not None:
+                return {}
+            raise ValueError(
+                f"{entry.place}: colour {entry.color} of class {entry.name!r} is that of "
+                f"{first.name!r} ({first.place}), too; give every class its own colour"
+            )
+        by_color[entry.color] = entry
+    return {entry.name: entry.color for entry in kept}

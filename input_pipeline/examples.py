@@ -1,6 +1,6 @@
 """What an example is, and what the pipeline asks of the places that examples come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +20,9 @@ class Example:
     example_id: str
     image: UInt8[np.ndarray, "h w 3"]
     label_map: Int32[np.ndarray, "h w"]
+    instances: Int32[np.ndarray, "h w"] | None = field(default=None, kw_only=True)
+    """Numbers from 1 of the instances that pixels belong to, 0 where there is none; None where the
+    source does not know them. Records do not keep them."""
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,29 @@
 """A data set kept as a folder of images beside a folder of label maps."""
 
 import logging
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
+from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree, open_tree
 from input_pipeline.image_files import IMAGE_SUFFIXES
-from input_pipeline.layouts.base import (
-    ExampleFiles,
-    LayoutSource,
-    class_lookup,
-    describe_left_out,
-    shorten,
-)
+from input_pipeline.label_maps.data_folder import DEFAULT_CLASSES, DataFolder, example_id
+from input_pipeline.label_maps.opening import JSON_SUFFIX, open_label_maps
+from input_pipeline.layouts.base import LayoutSource, describe_left_out
+from input_pipeline.subtree import only_folder
 
 logger = logging.getLogger(__name__)
 
 
 class FolderSource(LayoutSource):
-    """Examples of `root/images/**`, labelled by `root/annotations/<same path>.png`.
+    """Examples of `root/images/**` with label maps of `root/annotations`.
 
-    `root` may be an archive, and any of its folders may be inside an archive in it. `classes` is a
-    file (relative to `root` or absolute) or the name of a built-in class list. `ignore_labels` are
-    the values of unlabelled pixels in the label maps: 255 in most data sets, 0 in ADE20K, 0 and
-    255 in VOC without its background class. Files are decoded on access only; the constructor
-    checks what names and class lists can tell.
+    `annotations` is a folder of label maps (`<path of the image>.png`), or a JSON; see
+    docs/label_maps.md for all kinds. `root` may be an archive, and any of its folders may be inside
+    an archive in it. `classes` is a file (relative to `root` or absolute) or the name of a built-in
+    class list. `ignore_labels` are the values of unlabelled pixels in label maps of indices: 255 in
+    most data sets, 0 in ADE20K, 0 and 255 in VOC without its background class. Files are decoded on
+    access only; the constructor checks what names, class lists and JSONs can tell.
     """
 
     def __init__(
@@ -34,7 +31,7 @@ class FolderSource(LayoutSource):
         root: str | Path,
         images: str = "images",
         annotations: str = "annotations",
-        classes: str | Path = "classes.txt",
+        classes: str | Path = DEFAULT_CLASSES,
         ignore_labels: Sequence[int] = (255,),
     ):
         tree = open_tree(root)
@@ -42,30 +39,21 @@ class FolderSource(LayoutSource):
         if top := _single_folder_with(tree, images):
             images, annotations = f"{top}/{images}", f"{top}/{annotations}"
             classes = f"{top}/{classes}" if tree.exists(f"{top}/{classes}") else classes
-        for folder in (images, annotations):
-            if not tree.exists(folder):
-                raise ValueError(
-                    f"{tree.locate(folder)}: expected a folder, there is none; looked in "
-                    f"{tree.describe()}"
-                )
-        class_list = _load_classes(tree, classes, tuple(ignore_labels))
-        if not class_list.label_values:
-            raise ValueError(
-                f"{tree.locate(str(classes))}: the class list has colours and no label values, "
-                "which label maps of indices need; write 'integer<TAB>name' lines, where the "
-                f"integer is the value in the label maps, of {', '.join(class_list.names[:3])}, ..."
-            )
-        files = _match_labels(tree, _find_images(tree, images), images, annotations)
+        for path, what in ((images, "a folder"), (annotations, "a folder or a .json file")):
+            if not tree.exists(path):
+                raise ValueError(_describe_missing(tree, path, what))
+        annotations = _only_json(tree, annotations) or annotations
+        paths = _find_images(tree, images, {annotations, str(classes)})
+        folder = DataFolder(tree, images, paths, annotations, classes, tuple(ignore_labels))
+        _check_names(folder)
+        labelled = open_label_maps(folder)
         super().__init__(
             "folder",
             tree,
-            files,
-            class_list.names,
-            class_lookup(class_list, ignore_labels),
-            unknown_values_advice=(
-                "add the missing classes to the class list ('value<TAB>name' lines), or set "
-                "ignore_labels to the values of unlabelled pixels"
-            ),
+            [example_id(path) for path in labelled.paths],
+            [PurePosixPath(images, path).as_posix() for path in labelled.paths],
+            labelled.class_names,
+            labelled.labels,
         )
 
 
@@ -79,19 +67,43 @@ def _single_folder_with(tree: FileTree, images: str) -> str | None:
     """The one folder at the top in which everything lies, as zip programs pack a folder."""
     if not images or images.startswith("/") or tree.exists(images):
         return None
-    tops = {name.partition("/")[0] for name in tree.names() if "/" in name} - {"__MACOSX"}
-    top = tops.pop() if len(tops) == 1 else None
-    if top is None or not tree.exists(f"{top}/{images}"):
+    below = only_folder(tree)
+    if below is None or not below.exists(images):
         return None
-    logger.info("%s: reading its only folder, %s", tree.where, top)
-    return top
+    logger.info("%s: reading its only folder, %s", tree.where, below.folder)
+    return below.folder
 
 
-def _find_images(tree: FileTree, folder: str) -> list[PurePosixPath]:
+def _describe_missing(tree: FileTree, path: str, what: str) -> str:
+    tops = sorted({name.partition("/")[0] for name in tree.names()})
+    return (
+        f"{tree.locate(path)}: expected {what}, there is none; looked in {tree.describe()}, which "
+        f"has {shorten(tops) or 'no files'}; set config.data.images and config.data.annotations"
+    )
+
+
+def _only_json(tree: FileTree, folder: str) -> str | None:
+    """The JSON in a folder without label maps, such as annotations/instances_default.json."""
+    names = tree.names(folder)
+    jsons = [name for name in names if name.lower().endswith(JSON_SUFFIX)]
+    of_panoptic = tuple(f"{name[: -len(JSON_SUFFIX)]}/" for name in jsons)
+    pngs = (name for name in names if name.lower().endswith(".png"))
+    if not jsons or not all(name.startswith(of_panoptic) for name in pngs):
+        return None
+    if len(jsons) > 1:
+        raise ValueError(
+            f"{tree.locate(folder)}: expected label maps or one JSON, found {len(jsons)}: "
+            f"{shorten(jsons)}; set config.data.annotations to one of them (a JSON for each image, "
+            "as labelme keeps them, is not read: export them as VOC or COCO)"
+        )
+    return jsons[0]
+
+
+def _find_images(tree: FileTree, folder: str, no_images: set[str]) -> tuple[PurePosixPath, ...]:
     """Paths of the images relative to the folder."""
-    found = (PurePosixPath(name).relative_to(folder) for name in tree.names(folder))
+    found = (name for name in tree.names(folder) if name not in no_images)
     paths, others = [], []
-    for path in found:
+    for path in (PurePosixPath(name).relative_to(folder) for name in found):
         (paths if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
     if others:
         logger.warning("%s: left out %s", tree.locate(folder), describe_left_out(others))
@@ -100,59 +112,16 @@ def _find_images(tree: FileTree, folder: str) -> list[PurePosixPath]:
             f"{tree.locate(folder)}: expected images ({' '.join(IMAGE_SUFFIXES)}) in this folder "
             "or below, found none"
         )
-    return paths
+    return tuple(paths)
 
 
-def _match_labels(
-    tree: FileTree, paths: list[PurePosixPath], images: str, annotations: str
-) -> list[ExampleFiles]:
-    present = {_composed(name): name for name in tree.names(annotations)}
+def _check_names(folder: DataFolder) -> None:
     first_of_id: dict[str, PurePosixPath] = {}
-    files, missing = [], []
-    for path in paths:
-        example_id = path.with_suffix("").as_posix()
-        label = PurePosixPath(annotations, f"{example_id}.png").as_posix()
-        label = present.get(_composed(label), label)
-        first = first_of_id.setdefault(_composed(example_id), path)
+    for path in folder.paths:
+        name = example_id(path)
+        first = first_of_id.setdefault(composed(name), path)
         if first is not path:
             raise ValueError(
-                f"{tree.locate(images)}: {first} and {path} would share the label map "
-                f"{example_id}.png; rename or remove one of the images"
+                f"{folder.tree.locate(folder.images)}: {first} and {path} would share the label "
+                f"map {name}; rename or remove one of the images"
             )
-        files.append(ExampleFiles(example_id, PurePosixPath(images, path).as_posix(), label))
-        if _composed(label) not in present:
-            missing.append(tree.locate(label))
-    if missing:
-        raise ValueError(
-            f"{tree.locate(images)}: {len(missing)} of {len(files)} images have no label map. "
-            f"Expected, but missing: {shorten(missing)}. Add the label maps or remove the images"
-        )
-    _report_labels_without_image(tree, files, set(present.values()), annotations)
-    return files
-
-
-def _report_labels_without_image(
-    tree: FileTree, files: list[ExampleFiles], present: set[str], annotations: str
-) -> None:
-    used = {entry.label for entry in files} | {entry.image for entry in files}
-    unused = sorted(name for name in present - used if name.endswith(".png"))
-    if unused:
-        logger.warning(
-            "%s: %d label maps have no image and are left out: %s",
-            tree.locate(annotations),
-            len(unused),
-            shorten(unused),
-        )
-
-
-def _composed(name: str) -> str:
-    """The same for both spellings of accents: one character, or two as macOS writes them."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _load_classes(tree: FileTree, classes: str | Path, ignore_labels: tuple[int, ...]) -> ClassList:
-    in_tree = str(classes)
-    if tree.exists(in_tree):
-        return parse_class_list(tree.read(in_tree), tree.locate(in_tree), ignore_labels)
-    known = in_tree in BUILT_IN or Path(classes).is_absolute()
-    return load_class_list(classes if known else tree.locate(in_tree), ignore_labels)

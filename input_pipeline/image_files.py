@@ -11,6 +11,12 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from input_pipeline.sample_depth import (
+    check_colors_of_16_bits,
+    grey_of_16_bits,
+    stated_white,
+)
+
 try:
     import pillow_heif
 except ImportError:
@@ -48,6 +54,7 @@ UNREAD_HEIC = () if pillow_heif else _SUFFIXES["HEIF"]
 """Endings of photos that would be read with `HEIC_ADVICE`."""
 HEIC_ADVICE = "install pillow-heif (pip install 'maft_jax[heic]') to read HEIC"
 
+
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -59,6 +66,8 @@ _DECODE_ERRORS = (
     Image.DecompressionBombWarning,
 )
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
+# Raw modes of which Pillow keeps the upper 8 bits.
+_SIXTEEN_BIT_COLORS = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
 _INDEX_MODES = ("1", "L", "P", *_SIXTEEN_BIT_MODES)
 # Pillow stretches grey levels of 2 and 4 bits to 0..255; dividing gives the stored value back.
 _STRETCH = {"L;2": 85, "L;4": 17}
@@ -68,18 +77,27 @@ def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np
     """Reads an image, a file or its bytes, as 8-bit RGB, turned upright as its EXIF says.
 
     16 bits are scaled to 8, an alpha channel is dropped, and of several frames the first is read.
-    Raises ValueError that begins with `where`, the path unless given.
+    Raises ValueError that begins with `where`, the path unless given; also for 16 bits that would
+    be nearly black, see sample_depth.
     """
     with _opened(source, where, "an image") as image:
+        white, raw_mode = stated_white(image), str(_raw_mode(image))
         ImageOps.exif_transpose(image, in_place=True)
-        return rgb_pixels(image)
+        pixels = rgb_pixels(image, white)
+        if raw_mode.startswith(_SIXTEEN_BIT_COLORS):
+            check_colors_of_16_bits(pixels)
+        return pixels
 
 
-def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels of an image of any mode as 8-bit RGB; ValueError if they are floats."""
+def rgb_pixels(image: Image.Image, white: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels of an image of any mode as 8-bit RGB.
+
+    `white` is the highest value that 16 bits may have, if known. ValueError for floats, and as
+    `grey_of_16_bits`.
+    """
     if image.mode in _SIXTEEN_BIT_MODES:
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+        grey = grey_of_16_bits(np.asarray(image), white)
+        return np.repeat(grey[..., None], 3, axis=-1)
     if image.mode == "F":
         raise ValueError("it has floating-point pixels, expected 8 or 16 bits")
     if "transparency" in image.info:
@@ -99,11 +117,38 @@ def read_label_map(
         if image.mode not in _INDEX_MODES:
             raise ValueError(
                 f"it is a colour image (mode {image.mode}); save one class index per pixel, as a "
-                "grey or palette PNG"
+                "grey or palette PNG, or give a class list with colours"
             )
         stretch = _STRETCH.get(_raw_mode(image), 1)
         values = np.array(image, np.int32)
         return values if stretch == 1 else values // stretch
+
+
+def read_color_map(
+    source: str | Path | bytes, where: str | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads the colours of a label map; of palette images those of the palette.
+
+    `source` is a file or its bytes. Raises ValueError that begins with `where`, the path unless
+    given; also for pixels that are not opaque.
+    """
+    with _opened(source, where, "a label map of colours") as image:
+        if image.mode == "RGBA":
+            opaque = np.asarray(image.getchannel("A")) == 255
+            if not opaque.all():
+                raise ValueError(
+                    f"{opaque.size - opaque.sum():,} of {opaque.size:,} pixels are transparent, "
+                    "which is no class; save the label map without an alpha channel"
+                )
+        elif image.mode not in ("RGB", "P", "L", "1"):
+            raise ValueError(f"expected 8-bit colours, it has mode {image.mode}; save it as RGB")
+        return np.asarray(image.convert("RGB"))
+
+
+def is_color_image(source: str | Path | bytes, where: str | None = None) -> bool:
+    """Whether the file has red, green and blue for each pixel; decodes nothing."""
+    with _opened(source, where, "a label map") as image:
+        return image.mode in ("RGB", "RGBA")
 
 
 def _raw_mode(image: Image.Image) -> object:

@@ -12,10 +12,10 @@ class SubTree:
 
     def __init__(self, tree: FileTree, folder: str):
         self.where = tree.locate(folder)
-        self._tree, self._folder = tree, folder
+        self._tree, self.folder = tree, folder
 
     def names(self, folder: str = "") -> list[str]:
-        return [name[len(self._folder) + 1 :] for name in self._tree.names(self._inside(folder))]
+        return [name[len(self.folder) + 1 :] for name in self._tree.names(self._inside(folder))]
 
     def exists(self, path: str) -> bool:
         return self._tree.exists(self._inside(path))
@@ -30,10 +30,10 @@ class SubTree:
         return self._tree.locate(self._inside(path))
 
     def describe(self) -> str:
-        return f"{self._tree.describe()}, of which its only folder, {self._folder}"
+        return f"{self._tree.describe()}, of which its only folder, {self.folder}"
 
     def _inside(self, path: str) -> str:
-        return posixpath.join(self._folder, path) if path else self._folder
+        return posixpath.join(self.folder, path) if path else self.folder
 
 
 def only_folder(tree: FileTree) -> SubTree | None:

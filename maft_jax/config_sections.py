@@ -75,7 +75,9 @@ class DataConfig:
         "images", "dataset=folder: images, below root, searched recursively", path=BELOW_ROOT
     )
     annotations: str = setting(
-        "annotations", "dataset=folder: PNG label maps, named like images", path=BELOW_ROOT
+        "annotations",
+        "dataset=folder: PNG label maps named like images, or a .json of COCO or Label Studio",
+        path=BELOW_ROOT,
     )
     classes: str = setting(
         "classes.txt",

@@ -1,5 +1,6 @@
 """Eight fake CPU devices, exact matrix products, and a compilation cache for the whole suite."""
 
+import logging
 import os
 import pathlib
 import signal
@@ -8,15 +9,14 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# Test files and packages are compiled once for all of the many processes that tests start.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 import jax
 import pytest
 
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
+# Test files and packages are compiled once for all of the many processes that tests start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # PyTorch for CUDA brings triton, which ends a process that has loaded TensorFlow; no test needs it.
 sys.modules.setdefault("triton", None)
 declare_missing_operators()  # before anything imports transformers, which imports torchvision
@@ -41,6 +41,18 @@ def pytest_configure(config):
     if "not slow" in config.option.markexpr:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """What a command sets up in the process of its test is undone."""
+    root, *packages = (logging.getLogger(name) for name in (None, "maft_jax", "input_pipeline"))
+    level, before = root.level, [(one.level, one.handlers, one.propagate) for one in packages]
+    yield
+    root.setLevel(level)
+    for package, (level, handlers, propagate) in zip(packages, before, strict=True):
+        package.setLevel(level)
+        package.handlers, package.propagate = handlers, propagate
 
 
 @pytest.fixture(autouse=True, scope="module")

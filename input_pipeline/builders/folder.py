@@ -2,7 +2,8 @@
 
     Folder(data_root="/data/mine", ignore_labels=(0,)).download_and_prepare()
 
-The layout is that of `dataset = "folder"`: `images`, `annotations` and `classes` below the root.
+The layout is that of `dataset = "folder"`: `images`, `annotations` and `classes` below the root, of
+any kind in docs/label_maps.md.
 """
 
 import os

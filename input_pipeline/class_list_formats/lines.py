@@ -13,6 +13,7 @@ from input_pipeline.class_list_formats.tables import has_heading, read_table
 
 _COLOR_LINE = re.compile(r"([^:]+):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*")
 _COLOR_HEADING = re.compile(r"#\s*label\s*:\s*color_rgb\b.*")
+_COLOR_FIRST = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+([^\d\s].*)")
 _IGNORE, _BACKGROUND = "__ignore__", "_background_"
 
 _TAB = re.compile(r"\s*(?P<value>\d+)\s*\t\s*(?P<name>.*)")
@@ -54,6 +55,7 @@ def read_listed_classes(text: str, where: str) -> Found:
             )
     return (
         _colors(lines, where)
+        or _colors_first(lines, where)
         or _labelme(lines, where)
         or read_table(lines, where)
         or _numbered(lines, where)
@@ -77,6 +79,24 @@ def _colors(lines: Sequence[str], where: str) -> Found | None:
                 f"{where}:{number}: expected 'label:red,green,blue:parts:actions' as in CVAT's "
                 f"labelmap.txt, found {line.strip()!r}; correct the line"
             )
+    return listed, "colours -> classes"
+
+
+def _colors_first(lines: Sequence[str], where: str) -> Found | None:
+    """label_colors.txt of CamVid and Cityscapes, also by CVAT: `red green blue name` lines."""
+    start = 1 if lines[0].startswith("#") and len(lines) > 1 else 0
+    if not _COLOR_FIRST.fullmatch(lines[start]):
+        return None
+    listed = []
+    for number, line in enumerate(lines[start:], start=start + 1):
+        match = _COLOR_FIRST.fullmatch(line)
+        if not match:
+            raise ValueError(
+                f"{where}:{number}: expected 'red green blue name' as on line {start + 1}, found "
+                f"{line.strip()!r}; correct the line"
+            )
+        color = tuple(map(int, match.groups()[:3]))
+        listed.append(ListedClass(f"{where}:{number}", None, match[4].strip(), color=color))
     return listed, "colours -> classes"
 
 

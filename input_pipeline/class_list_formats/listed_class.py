@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
 
 class ListedClass(NamedTuple):
     """A class of a list. `place` is file and line, or entry, for messages.
@@ -14,7 +17,7 @@ class ListedClass(NamedTuple):
     value: int | None
     name: str
     value_is_given: bool = True
-    color: tuple[int, int, int] | None = None
+    color: Color | None = None
 
 
 WRITE_LINES = "write 'integer<TAB>name' lines, where the integer is the value in the label maps"

@@ -2,11 +2,12 @@
 
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import FileTree
+from input_pipeline.label_maps.index_maps import class_lookup
 from input_pipeline.layouts.base import (
     LayoutSource,
-    class_lookup,
     contiguous,
     first_with,
+    index_source,
     missing_files,
     pair_files,
     report_count,
@@ -48,4 +49,4 @@ def open_ade20k_150(tree: FileTree, split: str) -> LayoutSource:
         lookup = class_lookup(spec.classes, spec.ignore_labels)
     else:
         lookup = class_lookup(contiguous(spec.classes), _CONTIGUOUS_IGNORE)
-    return LayoutSource(spec.name, tree, files, spec.classes.names, lookup)
+    return index_source(spec.name, tree, files, spec.classes.names, lookup)

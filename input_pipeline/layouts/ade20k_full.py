@@ -27,12 +27,13 @@ from input_pipeline.dataset_specs import SPECS
 from input_pipeline.examples import IGNORE
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import read_image
+from input_pipeline.label_maps.index_maps import class_lookup
+from input_pipeline.label_maps.interface import UNKNOWN
 from input_pipeline.layouts.base import (
-    UNKNOWN,
     ExampleFiles,
     LayoutSource,
-    class_lookup,
     contiguous,
+    index_source,
     missing_files,
     pair_files,
     report_count,
@@ -100,7 +101,7 @@ def _open_prepared(tree: FileTree, root: str, split: str) -> LayoutSource:
     logger.info("%s %s: %d images of %s", _SPEC.name, split, len(files), tree.locate(images))
     report_count(_SPEC, split, len(files))
     lookup = class_lookup(contiguous(_SPEC.classes), _SPEC.ignore_labels)
-    return LayoutSource(_SPEC.name, tree, files, _SPEC.classes.names, lookup)
+    return index_source(_SPEC.name, tree, files, _SPEC.classes.names, lookup)
 
 
 def _open_release(tree: FileTree, root: str, split: str) -> LayoutSource:
@@ -130,7 +131,7 @@ def _open_release(tree: FileTree, root: str, split: str) -> LayoutSource:
     lookup = np.full(max(len(objects), *classes.label_values) + 2, IGNORE, np.int32)
     lookup[-1] = UNKNOWN
     lookup[list(classes.label_values)] = np.arange(len(classes.names))
-    return LayoutSource(_SPEC.name, tree, files, classes.names, lookup, read_object_ids)
+    return index_source(_SPEC.name, tree, files, classes.names, lookup, read_object_ids)
 
 
 def _strings(index: object, key: str, where: str) -> list[str]:

@@ -1,6 +1,5 @@
 """What all layouts share: pairs of an image file and a label file, read as examples."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,14 +11,12 @@ from jaxtyping import Int32
 
 from input_pipeline.class_lists import ClassList
 from input_pipeline.dataset_specs import DatasetSpec, Download
-from input_pipeline.examples import IGNORE, Example
+from input_pipeline.examples import Example
+from input_pipeline.file_names import shorten
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import HEIC_ADVICE, UNREAD_HEIC, read_image, read_label_map
-
-UNKNOWN = -2
-"""Entry of a class lookup for values that are neither a class nor ignored."""
-
-_MAX_LISTED = 10
+from input_pipeline.label_maps.index_maps import IndexMaps
+from input_pipeline.label_maps.interface import LabelMaps
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +29,6 @@ class MissingFiles(ValueError):
         self.downloads = tuple(downloads)
 
 
-class UnknownLabels(ValueError):
-    """Label values of the file `where` are neither a class nor ignored; `pixels` counts each."""
-
-    def __init__(self, where: str, reason: str, pixels: Mapping[int, int]):
-        super().__init__(where, reason, pixels)
-        self.where, self.pixels = where, pixels
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.args[1]}"
-
-
 @dataclass(frozen=True)
 class ExampleFiles:
     """Where one example comes from: paths in a FileTree."""
@@ -53,44 +39,34 @@ class ExampleFiles:
 
 
 class LayoutSource:
-    """Examples (an `ExampleSource`) of image and label files in a tree; decoded on access only.
+    """Examples (an `ExampleSource`) of images in a tree and their label maps; decoded on access.
 
-    `class_of_value[v]` is the class id of label value v, IGNORE or UNKNOWN; its last entry stands
-    for all larger values, see `class_lookup`. `read_values` makes label values of a file's bytes
-    and the name to use in messages; it must be a function of a module, to be picklable.
-    `unknown_values_advice` tells the user what to do about label values that are UNKNOWN.
+    `images` are paths in the tree, `labels` what builds their label maps, by index.
     """
 
     def __init__(
         self,
         name: str,
         tree: FileTree,
-        files: Sequence[ExampleFiles],
+        example_ids: Sequence[str],
+        images: Sequence[str],
         class_names: Sequence[str],
-        class_of_value: Int32[np.ndarray, " v"],
-        read_values: Callable[[bytes, str], Int32[np.ndarray, "h w"]] = read_label_map,
-        unknown_values_advice: str = "expected the official label maps of this data set",
+        labels: LabelMaps,
     ):
         self.name = name
         self.class_names = tuple(class_names)
-        self.example_ids = tuple(entry.example_id for entry in files)
+        self.example_ids = tuple(example_ids)
         self._tree = tree
-        self._files = tuple(files)
-        self._class_of_value = np.asarray(class_of_value, np.int32)
-        self._read_values = read_values
-        self._advice = unknown_values_advice
-        meaning = repr((self.class_names, read_values.__module__, read_values.__qualname__))
-        lookup = self._class_of_value.tobytes()
-        self._labelling = hashlib.sha256(meaning.encode() + lookup).hexdigest()
+        self._images = tuple(images)
+        self._labels = labels
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
-        files = self._files[index]
-        image_at, label_at = self._tree.locate(files.image), self._tree.locate(files.label)
-        image = read_image(self._tree.read(files.image), image_at)
-        values = self.label_values(index)
+        image_at, label_at = self._tree.locate(self._images[index]), self.label_place(index)
+        image = read_image(self.image_bytes(index), image_at)
+        values, instances = self._labels.read(index)
         height, width = image.shape[:2]
         if min(height, width) < 2:
             raise ValueError(
@@ -103,66 +79,52 @@ class LayoutSource:
                 f"(after EXIF rotation), got {values.shape[1]}x{values.shape[0]}; save the label "
                 "map at the size of the upright image"
             )
-        return Example(files.example_id, image, self._to_class_ids(values, label_at))
+        label_map = self._labels.class_ids(values, label_at)
+        return Example(self.example_ids[index], image, label_map, instances=instances)
 
     def label_values(self, index: int) -> Int32[np.ndarray, "h w"]:
-        """The label map with the values of its file."""
-        label = self._files[index].label
-        return self._read_values(self._tree.read(label), self._tree.locate(label))
+        """The label map with the values of its source."""
+        return self._labels.read(index).values
 
     def label_place(self, index: int) -> str:
-        """The file of a label map, for messages."""
-        return self._tree.locate(self._files[index].label)
+        """Where a label map comes from, for messages."""
+        return self._labels.place(index)
 
     def class_of(self, value: int) -> int:
         """Class id of a label value, IGNORE or UNKNOWN."""
-        last = len(self._class_of_value) - 1
-        return int(self._class_of_value[value if 0 <= value <= last else last])
+        return self._labels.class_of(value)
+
+    def describe_value(self, value: int) -> str:
+        """A label value as messages show it."""
+        return self._labels.describe(value)
+
+    @property
+    def advice_for_ignored(self) -> str | None:
+        """What makes ignored pixels learnt; None where label values in the class list do."""
+        return self._labels.advice_for_ignored
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image as it came."""
-        return self._tree.read(self._files[index].image)
+        return self._tree.read(self._images[index])
 
     def signature(self, index: int) -> str:
-        """Stamps of both files, and of what the label values mean."""
-        files = self._files[index]
-        stamps = (self._tree.stamp(files.image), self._tree.stamp(files.label))
-        return "|".join((*stamps, self._labelling))
-
-    def _to_class_ids(
-        self, values: Int32[np.ndarray, "h w"], where: str
-    ) -> Int32[np.ndarray, "h w"]:
-        last = len(self._class_of_value) - 1
-        ids = self._class_of_value[np.where((values < 0) | (values > last), last, values)]
-        unknown, pixels = np.unique(values[ids == UNKNOWN], return_counts=True)
-        if unknown.size:
-            shown = ", ".join(map(str, unknown[:_MAX_LISTED]))
-            more = ", ..." if unknown.size > _MAX_LISTED else ""
-            listed = np.flatnonzero(self._class_of_value >= 0)
-            ignored = np.flatnonzero(self._class_of_value == IGNORE)
-            raise UnknownLabels(
-                where,
-                f"label values {shown}{more} are neither in the class list "
-                f"({len(self.class_names)} classes, values {listed.min()} to {listed.max()}) nor "
-                f"ignored (values {', '.join(map(str, ignored)) or 'none'}); {pixels.sum():,} of "
-                f"{values.size:,} pixels have them; {self._advice}",
-                dict(zip(unknown.tolist(), pixels.tolist(), strict=True)),
-            )
-        return ids
+        """Stamps of image and label map, and of what the label values mean."""
+        return f"{self._tree.stamp(self._images[index])}|{self._labels.signature(index)}"
 
 
-def class_lookup(
-    classes: ClassList, ignore_labels: Iterable[int] = (255,)
-) -> Int32[np.ndarray, " v"]:
-    """Class id of every label value; the last entry stands for all larger values.
-
-    A value that the class list names is a class, whether ignored or not.
-    """
-    ignored = list(ignore_labels)
-    lookup = np.full(max(*classes.label_values, *ignored) + 2, UNKNOWN, np.int32)
-    lookup[ignored] = IGNORE
-    lookup[list(classes.label_values)] = np.arange(len(classes.names))
-    return lookup
+def index_source(
+    name: str,
+    tree: FileTree,
+    files: Sequence[ExampleFiles],
+    class_names: Sequence[str],
+    class_of_value: Int32[np.ndarray, " v"],
+    read_values: Callable[[bytes, str], Int32[np.ndarray, "h w"]] = read_label_map,
+) -> LayoutSource:
+    """The examples of a published data set, whose label maps are `IndexMaps`."""
+    paths = [entry.label for entry in files]
+    labels = IndexMaps(tree, paths, class_names, class_of_value, read_values)
+    ids = [entry.example_id for entry in files]
+    return LayoutSource(name, tree, ids, [entry.image for entry in files], class_names, labels)
 
 
 def contiguous(classes: ClassList) -> ClassList:
@@ -271,9 +233,3 @@ def describe_left_out(paths: Sequence[PurePath]) -> str:
         f"{len(paths)} files of kinds that are not read as images ({counted}), such as "
         f"{shorten(paths)}; {advice}"
     )
-
-
-def shorten(items: Sequence[object]) -> str:
-    """The first ten, with dots for the rest."""
-    shown = ", ".join(map(str, items[:_MAX_LISTED]))
-    return f"{shown}, ..." if len(items) > _MAX_LISTED else shown

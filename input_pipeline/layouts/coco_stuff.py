@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import FileTree
+from input_pipeline.label_maps.index_maps import class_lookup
 from input_pipeline.layouts.base import (
     LayoutSource,
-    class_lookup,
     contiguous,
     first_with,
+    index_source,
     missing_files,
     pair_files,
     report_count,
@@ -66,7 +67,7 @@ def open_coco_stuff(tree: FileTree, split: str) -> LayoutSource:
     report_count(spec, split, len(files))
     classes = contiguous(spec.classes) if labels.is_contiguous else spec.classes
     lookup = class_lookup(classes, spec.ignore_labels)
-    return LayoutSource(spec.name, tree, files, classes.names, lookup)
+    return index_source(spec.name, tree, files, classes.names, lookup)
 
 
 def _places(patterns: tuple[str, ...], split: str) -> list[str]:

@@ -32,11 +32,12 @@ from input_pipeline.dataset_specs import SPECS, DatasetSpec
 from input_pipeline.examples import IGNORE
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import read_label_map
+from input_pipeline.label_maps.index_maps import class_lookup
+from input_pipeline.label_maps.interface import UNKNOWN
 from input_pipeline.layouts.base import (
-    UNKNOWN,
     LayoutSource,
-    class_lookup,
     contiguous,
+    index_source,
     missing_files,
     pair_files,
     read_split,
@@ -152,7 +153,7 @@ def _source(
     where = tree.locate(paths.listed_in)
     logger.info("%s %s: %d images, those of %s", spec.name, split, len(files), where)
     report_count(spec, split, len(files))
-    return LayoutSource(spec.name, tree, files, spec.classes.names, lookup, read_values)
+    return index_source(spec.name, tree, files, spec.classes.names, lookup, read_values)
 
 
 def _lookup_of_official_values(classes: ClassList) -> Int32[np.ndarray, " v"]:

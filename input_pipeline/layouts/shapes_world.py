@@ -2,9 +2,10 @@
 
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import FileTree
+from input_pipeline.label_maps.index_maps import class_lookup
 from input_pipeline.layouts.base import (
     LayoutSource,
-    class_lookup,
+    index_source,
     missing_files,
     pair_files,
     read_split,
@@ -28,4 +29,4 @@ def open_shapes_world(tree: FileTree, split: str) -> LayoutSource:
         listed_in=captions,
     )
     lookup = class_lookup(spec.classes, spec.ignore_labels)
-    return LayoutSource(spec.name, tree, files, spec.classes.names, lookup)
+    return index_source(spec.name, tree, files, spec.classes.names, lookup)

@@ -2,10 +2,11 @@
 
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import FileTree
+from input_pipeline.label_maps.index_maps import class_lookup
 from input_pipeline.layouts.base import (
     LayoutSource,
-    class_lookup,
     first_with,
+    index_source,
     missing_files,
     pair_files,
     read_split,
@@ -49,7 +50,7 @@ def open_voc2012(tree: FileTree, split: str) -> LayoutSource:
     )
     report_count(spec, split, len(files))
     lookup = class_lookup(spec.classes, spec.ignore_labels)
-    return LayoutSource(spec.name, tree, files, spec.classes.names, lookup)
+    return index_source(spec.name, tree, files, spec.classes.names, lookup)
 
 
 def _augmented_ids(tree: FileTree, root: str, labels: str) -> tuple[str, list[str]]:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
+
+from input_pipeline.file_names import portable_path
 
 _CHUNK_BYTES = 1 << 24
 
@@ -106,11 +107,6 @@ def _image_ids(example_id: str) -> list[str]:
     stem = PurePosixPath(example_id).name
     number = [str(int(stem))] if stem.isascii() and stem.isdecimal() else []
     return list(dict.fromkeys([example_id, stem, *number]))
-
-
-def portable_path(name: str) -> PurePosixPath:
-    """A path as it is here: / for \\ of Windows, accents composed, which macOS takes apart."""
-    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
 def _add_image(images: dict[str, list[dict]], row: Any, where: str) -> None:

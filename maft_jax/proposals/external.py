@@ -15,9 +15,9 @@ from jaxtyping import Float32
 from PIL import Image
 
 from input_pipeline.examples import Example
+from input_pipeline.run_lengths import decode_segmentation, segmentation_size
 from maft_jax.proposals.annotation_index import index_annotations
 from maft_jax.proposals.generator import MaskStack, Proposals
-from maft_jax.proposals.run_lengths import decode_segmentation, segmentation_size
 
 logger = logging.getLogger(__name__)
 

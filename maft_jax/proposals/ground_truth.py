@@ -93,19 +93,24 @@ class GroundTruthProposals:
 
     def __call__(self, example: Example, num_proposals: int) -> Proposals:
         """At most `num_proposals` masks; none where no pixel is labelled."""
-        label_map = _subsample(example.label_map)
-        regions = find_regions(label_map)
+        label_map, instances = _subsample(example.label_map), example.instances
+        regions = find_regions(label_map, None if instances is None else _subsample(instances))
         made = [KINDS[kind](regions, _random(kind, example.example_id)) for kind in self.kinds]
         chosen = list(islice(_take_turns(made), num_proposals))
         masks = np.array([mask for mask, _ in chosen], bool).reshape(-1, *label_map.shape)
         return Proposals(masks, np.array([score for _, score in chosen], np.float32))
 
 
-def find_regions(label_map: Int32[np.ndarray, "h w"]) -> Regions:
-    """The label map's classes and components; none where no pixel is labelled."""
+def find_regions(
+    label_map: Int32[np.ndarray, "h w"], instances: Int32[np.ndarray, "h w"] | None = None
+) -> Regions:
+    """The label map's classes and components; none where no pixel is labelled.
+
+    An instance is one component, whatever it touches and however many pieces of it are to be seen.
+    """
     classes, pixels = np.unique(label_map[label_map != IGNORE], return_counts=True)
     class_order = np.argsort(-pixels, kind="stable")
-    components = connected_components(label_map, background=IGNORE, connectivity=2)
+    components = _components(label_map, instances)
     areas = np.bincount(components.ravel())
     class_of = np.full(len(areas), IGNORE)
     class_of[components] = label_map
@@ -119,6 +124,19 @@ def find_regions(label_map: Int32[np.ndarray, "h w"]) -> Regions:
         np.stack([classes[class_order], pixels[class_order]], axis=1),
         np.stack([pieces, areas[pieces]], axis=1),
     )
+
+
+def _components(
+    label_map: Int32[np.ndarray, "h w"], instances: Int32[np.ndarray, "h w"] | None
+) -> Int[np.ndarray, "h w"]:
+    """Without gaps from 1; 0 is what is not labelled."""
+    if instances is None:
+        return connected_components(label_map, background=IGNORE, connectivity=2)
+    is_one = (instances > 0) & (label_map != IGNORE)
+    others = np.where(is_one, IGNORE, label_map)
+    numbers = connected_components(others, background=IGNORE, connectivity=2)
+    numbers = np.where(is_one, numbers.max() + instances, numbers)
+    return np.searchsorted(np.unique(np.append(numbers, 0)), numbers)
 
 
 def _as_they_are(regions: Regions, _: np.random.Generator) -> ScoredMasks:

@@ -6,7 +6,8 @@ from collections.abc import Collection
 import numpy as np
 
 from input_pipeline.examples import IGNORE
-from input_pipeline.layouts.base import UNKNOWN, LayoutSource
+from input_pipeline.label_maps.interface import UNKNOWN
+from input_pipeline.layouts.base import LayoutSource
 from input_pipeline.records.label_counts import list_names
 
 _MAX_LISTED = 10
@@ -48,7 +49,8 @@ def check_several_classes(source: LayoutSource, unseen: Collection[str] = ()) ->
 def _describe(source: LayoutSource, pixels: Counter[int], unseen: Collection[str]) -> str:
     names = {value: _name(source, value) for value in sorted(pixels)}
     found = [
-        f"{value} ({name or 'ignored'}, {100 * pixels[value] / pixels.total():.1f} %)"
+        f"{source.describe_value(value)} ({name or 'ignored'}, "
+        f"{100 * pixels[value] / pixels.total():.1f} %)"
         for value, name in names.items()
     ]
     found_names = {*names.values(), *unseen}
@@ -63,6 +65,8 @@ def _describe(source: LayoutSource, pixels: Counter[int], unseen: Collection[str
             f"{message}. At least two classes must be shown that config.data.unseen_classes does "
             "not leave out: correct the label maps, or write 'value<TAB>name' lines as classes"
         )
+    if source.advice_for_ignored:
+        return f"{message}. {source.advice_for_ignored}"
     names |= zip(ignored, absent, strict=False)
     lines = ", ".join(f"'{value}<TAB>{name}'" for value, name in names.items() if name)
     return (

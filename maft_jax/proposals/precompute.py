@@ -139,8 +139,8 @@ def _count_unknown_labels(problems: Sequence[Problem]) -> list[str]:
         for value in problem.unknown_labels:
             label_maps[value].append(problem.label_map)
     lines = [
-        f"label value {value} has no class: {count:,} pixels of {len(label_maps[value]):,} label "
-        f"maps, the first of them {label_maps[value][0]}"
+        f"{value} has no class: {count:,} pixels of {len(label_maps[value]):,} label maps, the "
+        f"first of them {label_maps[value][0]}"
         for value, count in pixels.most_common()
     ]
     more = len(lines) - _MAX_LISTED

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from input_pipeline.examples import ExampleSource, proposal_grid_size
-from input_pipeline.layouts.base import UnknownLabels
+from input_pipeline.label_maps.interface import UnknownLabels
 from input_pipeline.records.proposal_records import SCHEMA_VERSION, ProposalRecord, Provenance
 from input_pipeline.records.record_shards import ShardWriter, read_done, read_index, shard_stem
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
@@ -31,8 +31,8 @@ class Problem:
     text: str
     label_map: str = ""
     """The file of the label values without a class, if there are any."""
-    unknown_labels: Mapping[int, int] = field(default_factory=dict)
-    """Pixels by label value."""
+    unknown_labels: Mapping[str, int] = field(default_factory=dict)
+    """Pixels by label value, as messages show it."""
 
 
 class BadExamples(ValueError):

@@ -298,15 +298,15 @@ def test_images_of_equal_names_get_names_of_their_own(tmp_path):
 
 
 def test_pictures_that_are_not_read_are_counted_and_named(tmp_path, caplog):
-    for name in ("a.jpg", "b.heic", "c.jp2", "sub/d.HEIC", "names.txt"):
+    for name in ("a.jpg", "b.psd", "c.cr2", "sub/d.PSD", "names.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     with caplog.at_level(logging.INFO):
         images, problems = find_images([str(tmp_path)])
     assert [image.name for image in images] == ["a"]
     (problem,) = problems
-    assert f"{tmp_path}: left out 3 files" in problem and "(2 .heic, 1 .jp2)" in problem
-    assert "d.HEIC" in problem and "c.jp2" in problem
+    assert f"{tmp_path}: left out 3 files" in problem and "(2 .psd, 1 .cr2)" in problem
+    assert "d.PSD" in problem and "c.cr2" in problem
     (message,) = caplog.messages
     assert "left out 1 files that are no images" in message and "names.txt" in message
     (tmp_path / "a.jpg").unlink()

@@ -119,7 +119,10 @@ def test_tab_lines_keep_everything_after_the_tab():
         ("- sky\n- tree\n", r":1: expected a class name, found '- sky'"),
         ("'sky',\n'tree',\n", r":1: expected a class name"),
         ("1\t0.15\twall\n2\t0.1\tsky\n", r":1: .*more columns"),
-        ("64 128 64\tAnimal\n192 0 128\tArchway\n", r":1: "),
+        ("64 128 64\tAnimal\nArchway\n", r":2: expected 'red green blue name' as on line 1"),
+        ("# label:color_rgb:parts:actions\ncat:1,2,256::\n", r":2: expected red, green and blue"),
+        ("cat:1,2,3::\ndog:1,2,3::\n", r":2: colour \(1, 2, 3\) of class 'dog' is that of 'cat'"),
+        ("cat:1,2,3::\nvoid:1,2,3::\n", r":1: colour \(1, 2, 3\) of class 'cat' is that of 'void'"),
         ("sky,1,2,3\ntree,4,5,6\n", r":1: .*'sky,1,2' for value 3; several names"),
         ("0:background\n1:person,child,girl\n", r":2: .*'person,child,girl' for value 1; several"),
         ("0 -> sky\n1 -> tree\n", r":1: .*'-> sky'"),
@@ -153,11 +156,31 @@ def test_lists_that_are_not_certain_are_refused_by_line(text, message):
 
 def test_list_of_colours_has_names_and_no_label_values():
     cvat = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred car:250,0,7::wheel,door\n"
-    for text in (cvat, cvat.partition("\n")[2], "name,r,g,b\nbackground,0,0,0\nred car,250,0,7\n"):
+    camvid = "0 0 0\tbackground\n250 0 7\tred car\n"
+    table = "name,r,g,b\nbackground,0,0,0\nred car,250,0,7\n"
+    for text in (cvat, cvat.partition("\n")[2], table, camvid, f"# color_rgb label\n{camvid}"):
         classes = parse_class_list(text.encode(), "labelmap.txt")
         assert classes.names == ("background", "red car")
         assert classes.colors == ((0, 0, 0), (250, 0, 7))
         assert classes.label_values == ()
+
+
+def test_colours_of_what_is_no_class_are_ignored():
+    text = "background:0,0,0::\ncar:1,2,3::\nignored:224,224,192::\nvoid:0,0,9::\n"
+    classes = parse_class_list(text.encode(), "labelmap.txt")
+    assert classes.names == ("background", "car") and classes.colors == ((0, 0, 0), (1, 2, 3))
+    assert classes.ignored_colors == ((224, 224, 192), (0, 0, 9))
+
+
+def test_list_of_values_and_colours_has_both_unless_classes_share_a_colour():
+    text = "id,name,r,g,b\n7,road,128,64,128\n8,sidewalk,244,35,232\n255,void,0,0,0\n"
+    classes = parse_class_list(text.encode(), "labels.csv")
+    assert classes.label_values == (7, 8) and classes.values_are_given
+    assert classes.colors == ((128, 64, 128), (244, 35, 232))
+    assert classes.ignored_colors == ((0, 0, 0),)
+    shared = text.replace("244,35,232", "128,64,128")
+    assert parse_class_list(shared.encode(), "labels.csv").colors == ()
+    assert not parse_class_list(b"cat\ndog\n", "classes.txt").values_are_given
 
 
 @pytest.mark.parametrize(

@@ -230,21 +230,26 @@ def test_sixteen_bits_hold_both_a_class_of_value_255_and_ignored_pixels(tmp_path
     assert source[0].label_map.tolist() == [[0, 1], [IGNORE, 0]]
 
 
-def test_list_of_colours_alone_is_refused(folder):
-    content = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:1,2,3::\n"
-    (folder / "labelmap.txt").write_text(content)
-    with pytest.raises(ValueError, match=r"labelmap\.txt: the class list has colours and no label"):
-        FolderSource(folder, classes="labelmap.txt")
+def test_signature_is_that_of_earlier_versions(folder):
+    """Records would be computed anew, were it another: the literal is what version 0.1 wrote."""
+    meaning = FolderSource(folder).signature(0).split("|")
+    assert meaning[2:] == ["67fb476ac7fb3cd3cab6ed02c9e5e7816b708bb34563b54b0e31bc5c59bf0575"]
+    assert [stamp.split(":")[0] for stamp in meaning[:2]] == ["images/a.png", "annotations/a.png"]
+
+
+def test_endings_of_label_maps_may_be_in_capitals(folder):
+    (folder / "annotations/a.png").rename(folder / "annotations/a.PNG")
+    assert FolderSource(folder)[0].label_map.shape == (3, 4)
 
 
 def test_files_that_are_not_read_are_counted_and_named(folder, caplog):
-    Image.new("RGB", (4, 3)).save(folder / "images/scan.jp2")
+    Image.new("RGB", (4, 3)).save(folder / "images/scan.pcx")
     (folder / "images/notes.txt").write_text("")
     _add(folder, "c.png", np.zeros((3, 4), np.uint8))[0].unlink()
     assert FolderSource(folder).example_ids == ("a", "b/two")
     kinds, labels = caplog.messages
-    assert "left out 2 files of kinds that are not read as images (1 .txt, 1 .jp2)" in kinds
-    assert "notes.txt" in kinds and "scan.jp2" in kinds
+    assert "left out 2 files of kinds that are not read as images (1 .txt, 1 .pcx)" in kinds
+    assert "notes.txt" in kinds and "scan.pcx" in kinds
     assert "1 label maps have no image and are left out: annotations/c.png" in labels
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.examples import IGNORE, ExampleSource
+from input_pipeline.label_maps.index_maps import IndexMaps
 from input_pipeline.layouts import open_dataset
 from input_pipeline.layouts.base import MissingFiles
 
@@ -342,7 +343,7 @@ def _negative_values(data, where):
 
 def test_negative_label_values_are_an_error(tmp_path):
     source = _ade_with(tmp_path)
-    source._read_values = _negative_values
+    source._labels._read_values = _negative_values
     with pytest.raises(ValueError, match=r"label values -3 are neither"):
         source[0]
 
@@ -356,11 +357,11 @@ def test_signature_follows_content_and_meaning(tmp_path):
     assert len(signatures) == 3
     source = _ade_with(tmp_path / "a")
     assert source.signature(0) in signatures
-    source._class_of_value[1] = 5
-    relabelled = type(source)(
-        "n", source._tree, source._files, source.class_names, source._class_of_value
-    )
-    assert relabelled.signature(0) not in signatures
+    labels = source._labels
+    lookup = labels._class_of_value.copy()
+    lookup[1] = 5
+    relabelled = IndexMaps(labels._tree, labels._paths, source.class_names, lookup)
+    assert relabelled.signature(0) != labels.signature(0)
 
 
 def test_unknown_names_are_errors_that_list_the_known(tmp_path):

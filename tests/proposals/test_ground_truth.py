@@ -35,6 +35,21 @@ def _propose(labels, num_proposals, *kinds, example_id="a"):
     return generator(Example(example_id, image, labels), num_proposals)
 
 
+def test_instances_are_regions_whatever_they_touch_and_however_many_pieces_they_have():
+    labels = np.zeros((8, 12), np.int32)
+    labels[2:6, 1:11] = 1
+    instances = np.zeros_like(labels)
+    instances[2:6, 1:4] = 1
+    instances[2:6, 4:6] = 2
+    instances[2:6, 6:11] = 1
+    example = Example("a", np.zeros((8, 12, 3), np.uint8), labels, instances=instances)
+    masks = GroundTruthProposals()(example, 9).masks
+    expected = [labels == 0, labels == 1, instances == 1, instances == 2]
+    np.testing.assert_array_equal(masks, expected)
+    without = GroundTruthProposals()(Example("a", example.image, labels), 9).masks
+    np.testing.assert_array_equal(without, expected[:2])
+
+
 def _ious(masks, region):
     return (masks & region).sum(axis=(1, 2)) / (masks | region).sum(axis=(1, 2))
 

@@ -8,7 +8,7 @@ from pycocotools import mask as coco
 from skimage.draw import disk
 from skimage.draw import polygon as fill_polygon
 
-from maft_jax.proposals.run_lengths import decode_segmentation
+from input_pipeline.run_lengths import decode_segmentation
 
 
 def _compressed(mask):

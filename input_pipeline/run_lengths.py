@@ -1,5 +1,6 @@
 """Masks as COCO files write them: run lengths, plain or compressed, and polygons."""
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,14 @@ def segmentation_size(segmentation: Any, image_size: tuple[int, int]) -> tuple[i
             raise ValueError(f"size: expected [height, width], got {size!r}")
 
 
+def require_pycocotools(where: str) -> None:
+    """Refuses polygons, which it draws, where it is not installed."""
+    if importlib.util.find_spec("pycocotools") is None:
+        raise ValueError(
+            f"{where}: polygons need pycocotools: pip install 'maft_jax[external]' (or pycocotools)"
+        )
+
+
 def _decompress_counts(text: str | bytes) -> Int64[np.ndarray, " run"]:
     """Run lengths of COCO's compressed string.
 
@@ -79,12 +88,9 @@ def _decompress_counts(text: str | bytes) -> Int64[np.ndarray, " run"]:
 
 
 def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
-    try:
-        from pycocotools import mask as coco
-    except ImportError as error:
-        raise ValueError(
-            "polygons need pycocotools: pip install 'maft_jax[external]' (or pycocotools)"
-        ) from error
+    require_pycocotools("segmentation")
+    from pycocotools import mask as coco
+
     polygons = [polygon for polygon in polygons if polygon != []]
     for polygon in polygons:
         numbers = isinstance(polygon, list) and all(type(x) in (int, float) for x in polygon)

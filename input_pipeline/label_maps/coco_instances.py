@@ -1,0 +1,128 @@
+"""COCO's instances: polygons and run lengths in one JSON, as many tools export them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from input_pipeline.label_maps.coco_document import (
+    Categories,
+    Classes,
+    CocoImage,
+    category_of,
+    read_categories,
+    read_classes,
+    read_images,
+)
+from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, logger
+from input_pipeline.label_maps.interface import LabelMap
+from input_pipeline.label_maps.packed_json import digest
+from input_pipeline.label_maps.regions import Region, RegionMaps, paint
+from input_pipeline.run_lengths import decode_segmentation, require_pycocotools
+
+_KEPT = ("id", "category_id", "iscrowd", "segmentation")
+
+
+def open_coco_instances(folder: DataFolder, content: Any) -> LabelledImages | None:
+    """The images of the JSON that are there; None where it is another one."""
+    match content:
+        case {"images": list(), "annotations": list() as annotations}:
+            if any(isinstance(row, dict) and "segments_info" in row for row in annotations):
+                return None
+        case _:
+            return None
+    categories = read_categories(folder, content)
+    by_image = _by_image(annotations, categories, folder.where())
+    names = {row.get("id"): row.get("file_name") for row in content["images"]}
+    used = defaultdict(list)
+    for image_id, rows in by_image.items():
+        for row in rows:
+            used[row["category_id"]].append(names.get(image_id, image_id))
+    classes = read_classes(folder, categories, used)
+    images = read_images(folder, content, by_image)
+    if empty := sum(1 for image in content["images"] if not by_image.get(image["id"])):
+        logger.info("%s: %d images have no region", folder.where(), empty)
+    labels = CocoInstanceMaps(folder.where(), images, classes)
+    return LabelledImages(tuple(image.path for image in images), classes.names, labels)
+
+
+class CocoInstanceMaps(RegionMaps):
+    """LabelMaps of the annotations of COCO's JSON."""
+
+    def __init__(self, where: str, images: Sequence[CocoImage], classes: Classes):
+        super().__init__(classes.names)
+        self._where, self._images = where, tuple(images)
+        self._of_category = dict(classes.of_category)
+        self._labelling = digest("coco instances", classes.names, sorted(self._of_category.items()))
+
+    def read(self, index: int) -> LabelMap:
+        """The image's regions, painted by the rules of `regions`."""
+        image = self._images[index]
+        regions = [self._region(row, image, self.place(index)) for row in image.annotations]
+        return paint(image.size, regions, self.rest)
+
+    def _region(self, row: Mapping, image: CocoImage, where: str) -> Region:
+        place = f"{where}, annotation {row.get('id')}"
+        try:
+            mask = decode_segmentation(row["segmentation"], image.size)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}; correct or remove it") from error
+        if mask.shape != image.size:
+            raise ValueError(
+                f"{place}: expected run lengths of the size of the image (height x width), "
+                f"{image.size[0]} x {image.size[1]}, got {mask.shape[0]} x {mask.shape[1]}"
+            )
+        return Region(self._of_category[row["category_id"]], mask, bool(row.get("iscrowd")))
+
+    def place(self, index: int) -> str:
+        """The JSON and the image's name in it."""
+        return f"{self._where}: image {self._images[index].file_name!r}"
+
+    def signature(self, index: int) -> str:
+        """Digest of the image's annotations, and what categories mean."""
+        return f"{self._images[index].digest}|{self._labelling}"
+
+
+def _by_image(
+    annotations: Sequence[object], categories: Categories, where: str
+) -> dict[Any, list[dict]]:
+    """Annotations with a region, by image id; those without are counted in a warning."""
+    by_image, empty, polygons = defaultdict(list), [], None
+    for i, row in enumerate(annotations):
+        place = f"{where}: annotations[{i}]"
+        if not isinstance(row, dict) or not isinstance(row.get("image_id"), int | str):
+            raise ValueError(
+                f"{place}: expected an annotation with image_id, category_id and segmentation, "
+                f"found {row!r:.120}; correct or remove it"
+            )
+        category_of(row, categories, place)
+        segmentation = row.get("segmentation")
+        if isinstance(segmentation, list):
+            segmentation = [part for part in segmentation if not _is_line(part)]
+            polygons = polygons or (segmentation and place)
+        if not segmentation:
+            empty.append(row.get("id", i))
+            continue
+        kept = {key: row[key] for key in _KEPT if key in row}
+        by_image[row["image_id"]].append(kept | {"segmentation": segmentation})
+    if empty and len(empty) == len(annotations):
+        raise ValueError(
+            f"{where}: none of its {len(annotations)} annotations has a segmentation (boxes alone "
+            "are no label maps); export polygons or masks"
+        )
+    if empty:
+        logger.warning(
+            "%s: %d of %d annotations have no segmentation, or one of no area, and are no regions, "
+            "such as annotation %s",
+            where,
+            len(empty),
+            len(annotations),
+            empty[0],
+        )
+    if polygons:
+        require_pycocotools(polygons)
+    return by_image
+
+
+def _is_line(polygon: object) -> bool:
+    """Whether it has fewer than three points, as two clicks of an annotator leave it."""
+    return isinstance(polygon, list) and len(polygon) < 6
