@@ -33,14 +33,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config):
-    """Default tests compile without LLVM's optimisations, in half the time.
+    """Default and slow tests compile in half the time, without optimisations of LLVM and XLA.
 
-    What a program computes stays; slow tests, and `pytest -m ""`, compile as users do. Commands
-    that tests start inherit it.
+    What a program computes stays. `pytest -m ""` compiles as users do, and so do the tests of GPU
+    programs, whose memory is looked at. Commands that tests start inherit it.
     """
-    if "not slow" in config.option.markexpr:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    if config.option.markexpr not in ("", "cuda"):
+        flags = (
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_backend_optimization_level=0",
+            "--xla_cpu_use_fusion_emitters=false",
+        )
+        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 
 @pytest.fixture(autouse=True)

@@ -196,6 +196,7 @@ plan.run()
 """
 
 
+@pytest.mark.slow
 def test_its_step_is_planned(data, tmp_path):
     program = [sys.executable, "-c", PLAN, *command(data, tmp_path, **TOY_SETTINGS)[3:]]
     program = [flag for flag in program if not flag.startswith("--workdir")]

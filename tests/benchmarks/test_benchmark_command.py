@@ -23,6 +23,7 @@ def command(*options: str, **changes) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_step_and_input(tmp_path):
     path = tmp_path / "new folder" / "numbers.json"
     options = ("--what=step,input", "--steps=2", "--warmup=1")

@@ -27,10 +27,12 @@ def compared():
     return measure_evaluation(model, two_batches(compare_torch=True))
 
 
+@pytest.mark.slow
 def test_both_give_the_same_labels(compared):
     assert compared["torch"]["labels_that_differ"] < 1e-4
 
 
+@pytest.mark.slow
 def test_numbers_follow_from_each_other(compared):
     assert compared["batch_size"] == 8  # an image for each device
     for times in (compared["blocked"], compared["torch"]["blocked"]):

@@ -29,6 +29,7 @@ def compared():
     return measure_step(load_model(config), two_steps(compare_torch=True, peak_flops=PEAK))
 
 
+@pytest.mark.slow
 def test_both_compute_the_same_loss(compared):
     torch = compared["torch"]
     assert compared["first_loss"] > 0.01
@@ -36,6 +37,7 @@ def test_both_compute_the_same_loss(compared):
     assert torch["loss_difference"] < 1e-6
 
 
+@pytest.mark.slow
 def test_numbers_follow_from_each_other(compared):
     for times in (compared["blocked"], compared["torch"]["blocked"]):
         assert 0 < times["p50_seconds"] <= times["p95_seconds"]
@@ -47,6 +49,7 @@ def test_numbers_follow_from_each_other(compared):
     assert compared["torch"]["ratio"] > 0
 
 
+@pytest.mark.slow
 def test_arithmetic_by_literal_formula(compared):
     width, patches, proposals = 128, 4 * 4, 8
     tokens = 1 + patches
@@ -68,6 +71,7 @@ def test_arithmetic_by_literal_formula(compared):
     )
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_compiler_says(compared):
     memory = compared["memory"]
     compiled = memory["compiled_bytes_per_device"]
@@ -78,6 +82,7 @@ def test_memory_is_what_the_compiler_says(compared):
     assert memory["process_peak_bytes"] > compiled["total"]
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_said(compared):
     assert compared["weights"] == "random:tiny"
     assert compared["data"] == "random, 171 classes"

@@ -93,6 +93,7 @@ def equal(folder):
     return run(folder, "same.safetensors")
 
 
+@pytest.mark.slow
 def test_command_writes_figures_and_numbers(command):
     output, out, numbers = command
     assert "images/s" in output and "ETA" in output and describe(numbers) in output
@@ -105,6 +106,7 @@ def test_command_writes_figures_and_numbers(command):
     assert numbers["columns"]["frozen"] != numbers["columns"]["tuned"]
 
 
+@pytest.mark.slow
 def test_numbers_say_where_they_come_from(folder, command):
     provenance = command[2]["provenance"]
     towers = {name: origin["image_tower"] for name, origin in provenance["weights"].items()}
@@ -118,6 +120,7 @@ def test_numbers_say_where_they_come_from(folder, command):
     assert provenance["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow
 def test_false_positives_are_proposals_of_the_records(folder, command):
     top = command[2]["columns"]["tuned"]["false_positives"]["top"]
     assert 0 < len(top) <= NUM_IMAGES

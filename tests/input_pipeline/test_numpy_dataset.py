@@ -130,6 +130,7 @@ def test_program_ends_while_workers_compute(end):
     assert "Exception ignored" not in result.stderr and "Fatal" not in result.stderr
 
 
+@pytest.mark.slow
 def test_tensorflow_is_loaded_by_data_sets_alone():
     """Not by reading the pipelines' modules, nor by labelling a photo."""
     program = (

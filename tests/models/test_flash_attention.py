@@ -193,7 +193,14 @@ def test_kernels_agree_with_xla(form, dtype, tolerance):
     assert_same(flash(), form, dtype, tolerance, tokens=TOKENS)
 
 
-@pytest.mark.parametrize(("head_width", "tokens"), [(32, 17), (128, 128), (64, 144)])
+@pytest.mark.parametrize(
+    ("head_width", "tokens"),
+    [
+        (32, 17),
+        pytest.param(128, 128, marks=pytest.mark.slow),
+        pytest.param(64, 144, marks=pytest.mark.slow),
+    ],
+)
 def test_other_head_widths_and_numbers_of_tokens(head_width, tokens):
     """At 144 the patches begin with a tile of memory, at others within one."""
     attention = flash(head_width=head_width)

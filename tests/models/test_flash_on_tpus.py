@@ -13,6 +13,7 @@ TOPOLOGIES = ["v5e:2x2"] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_kernels_compile_and_say_what_they_cost(topology):
     program = [sys.executable, "-m", "tests.models.compile_kernels", topology]

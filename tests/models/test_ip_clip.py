@@ -107,6 +107,7 @@ def test_mask_kinds_agree(encode):
     np.testing.assert_array_equal(encode(masks / jnp.float32(255)), expected)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_number():
     masks, visual = tiny_batch(2).proposals, tiny_visual()
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
@@ -124,6 +125,7 @@ def test_remat_changes_no_number():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, recomputed)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_returns_float32(encode):
     masks, visual = tiny_batch(2).proposals, tiny_visual()
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))

@@ -87,11 +87,13 @@ def as_on_tpus(mesh):
     return {"attention": attention, "loop": BlockLoop.SCANNED}
 
 
+@pytest.mark.slow
 def test_fused_attention_in_scanned_blocks_gives_the_golden_numbers():
     mesh = mesh_of((2, 1, 1), jax.devices()[:2])
     assert_golden(run_golden_steps(mesh, **as_on_tpus(mesh)))
 
 
+@pytest.mark.slow
 def test_what_cudnn_is_given_on_gpus_gives_the_golden_numbers():
     """On all three axes, computed by XLA: there is no GPU."""
     mesh = mesh_of((2, 2, 2))

@@ -63,6 +63,7 @@ def bytes_of(folder):
     return (folder / "clip.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_curve_has_the_loss_of_every_step_the_settings_and_a_last_quiz(workdir):
     curve = curve_of(workdir)
     assert set(curve) == {"settings", "loss", "quiz"}
@@ -75,6 +76,7 @@ def test_curve_has_the_loss_of_every_step_the_settings_and_a_last_quiz(workdir):
     assert 0 <= quiz["object"] <= min(quiz["pattern"], quiz["color"]) <= 1
 
 
+@pytest.mark.slow
 def test_interrupted_run_goes_on_to_the_same_bytes(workdir, tmp_path, monkeypatch):
     calls, step = [], clip_training._step
 
@@ -137,6 +139,7 @@ def test_loss_falls(tmp_path):
     assert np.mean(loss[-10:]) < np.mean(loss[:10]) - 0.2
 
 
+@pytest.mark.slow
 def test_finished_run_is_neither_repeated_nor_drawn_again(workdir, monkeypatch):
     before = bytes_of(workdir), curve_of(workdir)
     monkeypatch.setattr(clip_training, "draw_pairs", None)
@@ -145,6 +148,7 @@ def test_finished_run_is_neither_repeated_nor_drawn_again(workdir, monkeypatch):
     assert (bytes_of(workdir), curve_of(workdir)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 4}, {"num_steps": 7}, {"learning_rate": 1e-3}])
 def test_workdir_of_other_settings_is_refused_and_left_alone(workdir, change):
     before = {path: path.read_bytes() for path in workdir.iterdir()}
@@ -153,6 +157,7 @@ def test_workdir_of_other_settings_is_refused_and_left_alone(workdir, change):
     assert {path: path.read_bytes() for path in workdir.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_weights_are_half_precision_in_the_layout_of_openai(workdir):
     tensors = safetensors.numpy.load_file(workdir / "clip.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float16)}
@@ -161,6 +166,7 @@ def test_weights_are_half_precision_in_the_layout_of_openai(workdir):
     assert float(tensors["logit_scale"]) <= np.log(100) + 1e-3
 
 
+@pytest.mark.slow
 def test_weights_are_the_parameters_of_the_last_step_rounded(workdir):
     restored = clip_training._resumed(first_state(), CONFIG, workdir)[0].parameters
     loaded = maft_jax.load(workdir / "clip.safetensors").parameters
@@ -175,6 +181,7 @@ def first_state():
     return clip_training._State(parameters, moments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["openai", "open_clip"])
 def test_other_libraries_compute_as_we_do(workdir, drawn_pairs, library):
     path = workdir / "clip.safetensors"

@@ -173,6 +173,7 @@ def test_first_process_killed_leaves_no_other_behind(data, tmp_path):
     assert time.monotonic() - killed < 3 * HEARTBEAT_SECONDS
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_read_stops_all_with_its_reason(data, tmp_path):
     only_second = [[], ["--config.data.records=nowhere"]]
     hosts = on_hosts(command(data, tmp_path / "run"), tmp_path, own_flags=only_second)

@@ -17,6 +17,7 @@ def traces_in(workdir):
     return list(workdir.glob("profile/plugins/profile/*/*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_run_leaves_a_trace_of_named_steps_where_tensorboard_looks(data, tmp_path, caplog):
     caplog.set_level("INFO", "maft_jax")
     train_and_evaluate(small_config(data, num_steps=8, profile_at_step=2), tmp_path)
@@ -26,6 +27,7 @@ def test_run_leaves_a_trace_of_named_steps_where_tensorboard_looks(data, tmp_pat
     assert "profile of steps 2 to 6:" in caplog.text
 
 
+@pytest.mark.slow
 def test_trace_ends_with_training(data, tmp_path, caplog):
     caplog.set_level("INFO", "maft_jax")
     train_and_evaluate(small_config(data, num_steps=4, profile_at_step=3), tmp_path)

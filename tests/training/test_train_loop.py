@@ -124,6 +124,7 @@ def test_settings_left_to_the_weights_are_resolved_in_the_runs_config(data, fini
     assert (clip.mask_start_layer, clip.image_size) == (2, 64)
 
 
+@pytest.mark.slow
 def test_relative_workdir_works(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train_and_evaluate(small_config(data, num_steps=2, checkpointing__every_steps=1), "runs/first")

@@ -107,6 +107,7 @@ def test_without_distillation_there_is_no_teacher_pass():
     assert flops(0.0) < 0.75 * flops(0.1)
 
 
+@pytest.mark.slow
 def test_frozen_weights_rounded_once_change_no_number():
     """Not in every step: half the bytes, and the same bits in the products."""
     spec, visual, batch = tiny_spec(dtype=jnp.bfloat16), tiny_visual(), tiny_batch(2)
