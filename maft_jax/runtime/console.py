@@ -2,14 +2,13 @@
 
 import logging
 import os
-import signal
 import sys
 import threading
-import types
 from collections.abc import Callable
 
 from absl import logging as absl_logging
 
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.exit_codes import DONE, exit_code_of, message_of
 
 _PACKAGES = ("maft_jax", "input_pipeline")
@@ -35,10 +34,11 @@ def run_and_report(work: Callable[[], object]) -> int:
     0 done, 1 failed, 2 wrong input, 128 + signal when interrupted. Exceptions of ours other than
     ValueError and OSError say their code in `exit_code`.
     """
-    signal.signal(signal.SIGTERM, _leave)  # until the training loop takes over, and saves first
     try:
+        stop_requests.check()
         work()
-    except (Exception, KeyboardInterrupt) as error:
+        stop_requests.check()
+    except (Exception, KeyboardInterrupt, stop_requests.Stopped) as error:
         code = exit_code_of(error)
         if code is None:
             raise
@@ -57,10 +57,6 @@ def set_process_log_level(index: int) -> None:
             handler.setFormatter(
                 logging.Formatter(f"%(asctime)s [process {index}] %(message)s", "%H:%M:%S")
             )
-
-
-def _leave(number: int, frame: types.FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def failed(reason: Exception | str, code: int) -> int:

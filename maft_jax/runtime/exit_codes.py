@@ -14,8 +14,6 @@ def exit_code_of(error: BaseException) -> int | None:
         return FAILED
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else FAILED
     return getattr(error, "exit_code", None)
 
 
@@ -23,6 +21,4 @@ def message_of(error: BaseException) -> str:
     """What to print of an error that has an exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT; what was finished is kept, the same command goes on"
-    if isinstance(error, SystemExit):
-        return f"stopped with exit code {error.code} before there was anything to save"
     return str(error)

@@ -14,7 +14,7 @@ from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import example_ids_at, make_train_dataset
 from maft_jax.config import Config
 from maft_jax.models.array_types import Batch
-from maft_jax.runtime import consensus, metric_logging, sharding
+from maft_jax.runtime import consensus, metric_logging, sharding, stop_requests
 from maft_jax.runtime.atomic_files import save_picture
 from maft_jax.runtime.metric_logging import MetricWriter
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals, TrainingInterrupted
@@ -87,7 +87,8 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
             _draw_data(run, writer)
         if run.evaluation is not None and (first == 0 or run.evaluation.is_due(first)):
             _evaluate(run, state, writer, signals)
-        state, done = _take_steps(run, step, state, batch, batches, writer, signals)
+        with stop_requests.saving():
+            state, done = _take_steps(run, step, state, batch, batches, writer, signals)
     finally:
         batches.close()
         writer.close()
