@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from input_pipeline.png_rows import check_rows
+
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -85,6 +87,8 @@ def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterato
                 # Decoding alone does not look at the checksums of the pixels.
                 with Image.open(io.BytesIO(source) if in_memory else source) as unread:
                     unread.verify()
+                with io.BytesIO(source) if in_memory else open(source, "rb") as file:
+                    check_rows(file)
             yield image
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None

@@ -19,7 +19,7 @@ from maft_jax.convert.torch_archive import (
     is_zip_archive,
     open_torch_archive,
 )
-from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.atomic_files import atomic_write, clear_leftovers
 
 SUFFIXES = (".safetensors", ".pt", ".npz")
 
@@ -77,6 +77,7 @@ def write_state_dict(
         raise ValueError(f"{path}: expected a name that ends in {endings}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
+    clear_leftovers(path.parent, path.name)
     with atomic_write(path) as aside:
         aside = pathlib.Path(aside)
         if path.suffix == ".safetensors":

@@ -33,6 +33,7 @@ from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, sharding, stop_requests
+from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
 from maft_jax.runtime.versions import versions
@@ -94,6 +95,8 @@ class Evaluation:
             ValueError: a record is corrupt.
         """
         results = []
+        if jax.process_index() == 0:
+            clear_leftovers(folder)
         consensus.check_same({data.name: self._key(data, origin) for data in self.data_sets})
         for data in self.data_sets:
             results.append(self._evaluate_set(data, visual, origin, folder, signals))

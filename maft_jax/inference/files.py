@@ -20,7 +20,7 @@ from input_pipeline.layouts.base import IMAGE_SUFFIXES, describe_left_out, short
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation, class_regions
 from maft_jax.runtime import stop_requests
-from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.atomic_files import atomic_write_bytes, clear_leftovers
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif")
 """Of the files that count as images in folders."""
@@ -78,13 +78,15 @@ def find_images(places: Sequence[str]) -> tuple[list[ImageFile], list[str]]:
     return [ImageFile(path, found[path], names[path]) for path in found], problems
 
 
+def _finished(count: int, total: int) -> str:
+    return f"{count} of {total} images are finished, and all of their files are whole"
+
+
 class Interrupted(Exception):
     """By Ctrl-C or SIGTERM; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, signal_number: int, finished: int, total: int):
-        super().__init__(
-            f"stopped: {finished} of {total} images are finished, and all of their files are whole"
-        )
+        super().__init__(f"stopped: {_finished(finished, total)}")
         self.exit_code = 128 + signal_number
 
 
@@ -103,9 +105,12 @@ def predict_images(
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM came. Files of finished images are whole.
+        OSError: a file could not be written, likewise.
     """
     problems: list[str] = []
     done = 0
+    for parent in {(Path(folder) / image.name).parent for image in images}:
+        clear_leftovers(parent)
     for image in tqdm(images, unit="image", disable=None):
         if (stopped := stop_requests.requested()) is not None:
             raise Interrupted(stopped, done, len(images))
@@ -117,7 +122,10 @@ def predict_images(
             continue
         height, width = result.label_map.shape
         about = {"path": str(image.path), "width": width, "height": height}
-        write_prediction(result, folder, image.name, {"image": about, **provenance}, **options)
+        try:
+            write_prediction(result, folder, image.name, {"image": about, **provenance}, **options)
+        except OSError as error:
+            raise OSError(f"{error}; {_finished(done, len(images))}") from error
         done += 1
     return problems
 

@@ -35,6 +35,7 @@ def run_tasks(
         ChildProcessError: a worker was killed from outside.
         Stopped: a signal came.
     """
+    stop_requests.check()
     num_workers = min(num_workers, len(tasks))
     if num_workers > 1:
         yield from _run_in_processes(work, tasks, num_workers, on_progress)

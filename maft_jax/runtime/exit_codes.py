@@ -1,6 +1,12 @@
 """What a command's exit code and last message say about how it ended; see docs/many_hosts.md."""
 
+import errno
+import os
+
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FREE_SPACE = "free some space; what was finished is kept, the same command goes on"
 
 
 def exit_code_of(error: BaseException) -> int | None:
@@ -8,6 +14,8 @@ def exit_code_of(error: BaseException) -> int | None:
 
     Exceptions of ours other than ValueError and OSError say their code in `exit_code`.
     """
+    if full_disk_behind(error) is not None:
+        return FAILED
     if isinstance(error, ValueError):
         return WRONG_INPUT
     if isinstance(error, OSError):
@@ -21,4 +29,22 @@ def message_of(error: BaseException) -> str:
     """What to print of an error that has an exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGINT; what was finished is kept, the same command goes on"
-    return str(error)
+    first = full_disk_behind(error)
+    if first is None:
+        return str(error)
+    told = str(error) if str(first) in str(error) else f"{first}\n{error}"
+    return told if "free some" in told else f"{told}\n{_FREE_SPACE}"
+
+
+def full_disk_behind(error: BaseException | None) -> BaseException | None:
+    """The first of the errors that led to this one, if it is that a disk or quota is full.
+
+    What is closed afterwards fails as well, and in other ways. Libraries in C++ say it in words.
+    """
+    first = None
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or any(os.strerror(full) in str(error) for full in _FULL):
+            first = error
+        error = error.__cause__ or error.__context__
+    return first

@@ -114,13 +114,19 @@ def saving() -> Iterator[None]:
 def leave(code: int) -> int:
     """The exit code back, for sys.exit; after a signal the process ends here.
 
-    Threads of libraries that were left in the middle of their work can hang or crash at exit.
+    Threads of libraries that were left in the middle of their work can hang or crash at exit. So
+    does a process that cannot write what it printed, as to a full disk.
     """
-    if _requests.number is None:
-        return code
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _print(f"standard output: {error}")
+        os._exit(code or 1)
+    if _requests.number is not None:
+        os._exit(code)
+    return code
 
 
 def _tell_watcher(number: int, frame: object) -> None:

@@ -32,6 +32,7 @@ from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
@@ -65,8 +66,13 @@ def train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Pat
     Raises:
         TrainingInterrupted: SIGINT or SIGTERM came; the state is kept.
         ValueError: `workdir` holds a run with other settings.
+        FolderInUse: another run writes there.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    with only_writer(workdir, "--workdir"):
+        return _train_clip(config, workdir)
+
+
+def _train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Path:
     optimizer = _optimizer(config)
     parameters = _first_parameters(config.seed)
     state = _State(parameters, optimizer.init(parameters))

@@ -22,11 +22,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from maft_jax.config_sections import CheckpointingConfig
 from maft_jax.runtime import consensus
+from maft_jax.runtime.exit_codes import full_disk_behind
 from maft_jax.state.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 
 _DIGEST = "digest"
+_REMOVED = ".removed"
+"""Checkpoints that need not be kept any more, in the folder of the others."""
 
 
 class CheckpointError(OSError):
@@ -39,6 +42,8 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, config: CheckpointingConfig):
         self._directory = workdir / "checkpoints"
         self._aside = workdir / "broken_checkpoints"
+        self._removed = self._directory / _REMOVED
+        self._clear_removed()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -47,6 +52,7 @@ class Checkpoints:
                 best_mode="min",
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 cleanup_tmp_directories=True,
+                todelete_subdir=_REMOVED,  # in a moment, where files go one by one
             ),
         )
 
@@ -63,6 +69,8 @@ class Checkpoints:
         step = int(state.step)
         record = run_identity | {_DIGEST: digest(state)}
         with self._explained(f"the checkpoint of step {step}, or the one before it,"):
+            self._manager.wait_until_finished()
+            self._clear_removed()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -110,10 +118,19 @@ class Checkpoints:
         """
         with self._explained("the last checkpoint"):
             self._manager.wait_until_finished()
+        self._clear_removed()
 
     def close(self) -> None:
-        """Stops the background threads without waiting for success."""
-        self._manager.close()
+        """Stops the background threads without waiting for success, which `wait` does."""
+        try:
+            self._manager.close()
+        except Exception as error:  # must not hide why the run ends
+            logger.debug("orbax, when it was closed: %r", error)
+
+    def _clear_removed(self):
+        """What was killed before it was gone has no step's name any more."""
+        if jax.process_index() == 0 and self._removed.exists():
+            self._removed.rmtree()
 
     def _newest_of_all(self) -> int | None:
         """As the first process sees it, which alone moves checkpoints."""
@@ -170,12 +187,18 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            good = self.newest_step()
+            first = full_disk_behind(error) or error
             raise CheckpointError(
-                f"{what} could not be written: {error}\nIs the disk full? The newest good "
-                f"checkpoint is {'none' if good is None else f'that of step {good}'}; free some "
-                "space and run the same command again to resume from it"
+                f"{what} could not be written to {self._directory}: {first}\n{self.what_is_kept()}"
             ) from error
+
+    def what_is_kept(self) -> str:
+        """For messages about a disk that is full."""
+        good = self.newest_step()
+        return (
+            f"The newest good checkpoint is {'none' if good is None else f'that of step {good}'}; "
+            "free some space and run the same command again to resume from it"
+        )
 
 
 def read_checkpoint(
