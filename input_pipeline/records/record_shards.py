@@ -9,7 +9,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
 from etils import epath
@@ -73,11 +73,11 @@ class ShardWriter(AbstractContextManager):
         self._file = self._open_files.enter_context(self._aside.open("wb"))
         return self
 
-    def __exit__(self, *_) -> None:
-        try:
-            self._open_files.close()  # writes what is left in its buffer
-        finally:
-            self._aside.unlink(missing_ok=True)
+    def __exit__(self, kind: type | None, *_) -> None:
+        # Closing writes what is left in its buffer; its failure must not hide the first one.
+        with suppress(OSError if kind else ()):
+            self._open_files.close()
+        self._aside.unlink(missing_ok=True)
 
     def add(self, record: ProposalRecord) -> None:
         """Appends a record. Raises ValueError where its parts do not fit each other."""

@@ -98,7 +98,8 @@ def _write_torch(tensors, aside: pathlib.Path, path: pathlib.Path, progress) -> 
         else:
             converted[name] = torch.from_numpy(values)
         progress(tensor.nbytes)
-    torch.save(converted, aside)
+    with open(aside, "wb") as file:  # its failures have reasons, those of PyTorch's own do not
+        torch.save(converted, file)
 
 
 def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:

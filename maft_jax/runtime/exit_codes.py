@@ -41,10 +41,11 @@ def full_disk_behind(error: BaseException | None) -> BaseException | None:
 
     What is closed afterwards fails as well, and in other ways. Libraries in C++ say it in words.
     """
-    first = None
+    coded = worded = None
     while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in _FULL or any(os.strerror(full) in str(error) for full in _FULL):
-            first = error
+        if isinstance(error, OSError) and error.errno in _FULL:
+            coded = error
+        elif any(os.strerror(number) in str(error) for number in _FULL):
+            worded = error
         error = error.__cause__ or error.__context__
-    return first
+    return coded or worded

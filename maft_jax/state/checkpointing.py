@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _DIGEST = "digest"
 _REMOVED = ".removed"
 """Checkpoints that need not be kept any more, in the folder of the others."""
+_NEEDED = ("_CHECKPOINT_METADATA", "data/metadata", "state/_METADATA", "state/manifest.ocdbt")
+"""Files without which none can be restored."""
 
 
 class CheckpointError(OSError):
@@ -44,6 +46,7 @@ class Checkpoints:
         self._aside = workdir / "broken_checkpoints"
         self._removed = self._directory / _REMOVED
         self._clear_removed()
+        self._clear_half_removed()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -107,8 +110,7 @@ class Checkpoints:
 
     def newest_step(self) -> int | None:
         """Step of the newest checkpoint that is whole on disk, whatever is being written."""
-        steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
-        return max(steps, default=None)
+        return max(self._steps(), default=None)
 
     def wait(self) -> None:
         """Blocks until everything is on disk.
@@ -131,6 +133,19 @@ class Checkpoints:
         """What was killed before it was gone has no step's name any more."""
         if jax.process_index() == 0 and self._removed.exists():
             self._removed.rmtree()
+
+    def _clear_half_removed(self):
+        """What earlier versions left, which removed file after file; never the newest."""
+        steps = self._steps() if jax.process_index() == 0 else []
+        for path in (self._directory / str(step) for step in steps[:-1]):
+            if not all((path / name).exists() for name in _NEEDED):
+                logger.warning("%s is what a removal left that was killed; removing it", path)
+                path.rmtree()
+
+    def _steps(self) -> list[int]:
+        if not self._directory.exists():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
 
     def _newest_of_all(self) -> int | None:
         """As the first process sees it, which alone moves checkpoints."""
