@@ -46,7 +46,9 @@ def commands(tmp_path_factory) -> dict[str, list[str]]:
             *("--weights=random:tiny", "--classes=a, b", f"--image={photos}/images"),
             *(f"--out={folder / 'out'}", f"--cache_dir={folder / 'cache'}"),
         ),
-        "convert": command("convert_weights", "random:tiny", folder / "w.pt", "--overwrite"),
+        "convert": command(
+            "convert_weights", "random:tiny", folder / "w.pt", "--to=openai", "--overwrite"
+        ),
         "visualize": command("visualize", *settings, f"--out={folder / 'picture.png'}"),
         "benchmark": command("benchmark", *settings, "--what=step,input", "--steps=1000"),
         "demo": command("demo", f"--workdir={folder / 'demo'}"),
