@@ -192,9 +192,11 @@ def test_interruption_leaves_whole_files_and_counts_them(tmp_path, monkeypatch, 
     monkeypatch.undo()
     assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"0.json", "2.json"}
     assert len(list((tmp_path / "out").iterdir())) == 6
+    (tmp_path / "out/.3_overlay.png.0a1b2c3d").write_bytes(b"of a killed process")
     assert predict_images(segment, images[:2], tmp_path / "out", {}) == [
         f"{tmp_path / '1.jpg'}: is broken"
     ]
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 @pytest.mark.slow

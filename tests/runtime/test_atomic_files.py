@@ -16,6 +16,7 @@ from maft_jax.runtime.atomic_files import (
     clear_leftovers,
 )
 from maft_jax.runtime.exit_codes import exit_code_of, message_of
+from maft_jax.runtime.workdir import make_writable
 from tests.runs import REPOSITORY
 
 WRITE = """
@@ -103,6 +104,13 @@ def test_full_disk_behind_other_errors_is_told_first():
             "[Errno 28] No space left on device",
             "cannot be closed",
         ]
+
+
+def test_folder_that_a_full_disk_has_no_room_for_is_no_wrong_setting(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    with pytest.raises(ValueError, match=r"--workdir=.*cannot write there") as caught:
+        make_writable(epath.Path(tmp_path), "--workdir")
+    assert exit_code_of(caught.value) == 1
 
 
 def test_full_disk_in_the_words_of_other_libraries():

@@ -33,6 +33,26 @@ def test_escape_sequences_in_names_are_shown_as_text():
         assert not set(text) & {"\x1b", "\x9b", "\u202e"}
 
 
+def test_what_cannot_be_printed_is_a_failure_without_a_traceback():
+    program = """
+import sys
+from maft_jax.runtime import console, stop_requests
+console.log_to_stderr()
+sys.exit(stop_requests.leave(console.run_and_report(lambda: print("a table"))))
+"""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "[Errno 28] No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("text", ["Übung, 中文, חתול", "a\tb\nc\r"])
 def test_other_characters_stay(text):
     assert printable(text) == text
