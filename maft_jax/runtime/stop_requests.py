@@ -6,6 +6,7 @@ only once the main thread returns from C, where compiling keeps it for minutes; 
 of signals by the handler in C, and ends a process that reaches no safe point in time.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -111,22 +112,26 @@ def saving() -> Iterator[None]:
         _requests.patience_ended = time.monotonic()
 
 
-def leave(code: int) -> int:
-    """The exit code back, for sys.exit; after a signal the process ends here.
+def leave(code: int) -> NoReturn:
+    """Ends a command as sys.exit does, but for the last part, in which signals are not noted.
 
-    Threads of libraries that were left in the middle of their work can hang or crash at exit. So
-    does a process that cannot write what it printed, as to a full disk.
+    After a signal only what was printed is flushed: threads of libraries that were left in the
+    middle of their work can hang or crash at exit. What cannot be printed, as to a full disk, is a
+    failure.
     """
+    if _requests.number is None:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+    if code == 0 and _requests.number is not None:
+        code = 128 + _requests.number
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     try:
         sys.stdout.flush()
     except OSError as error:
         _print(f"standard output: {error}")
-        os._exit(code or 1)
-    if _requests.number is not None:
-        os._exit(code)
-    return code
+        code = code or 1
+    os._exit(code)
 
 
 def _tell_watcher(number: int, frame: object) -> None:

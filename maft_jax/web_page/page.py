@@ -116,6 +116,8 @@ def serve_page(
         stop_requests.wait()
     finally:
         page.close(verbose=False)
+        for tunnel in gr.tunneling.CURRENT_TUNNELS:
+            tunnel.kill()
 
 
 @contextmanager

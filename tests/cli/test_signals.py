@@ -73,7 +73,7 @@ def end(arguments: list[str], number: int, seconds: float) -> tuple[int, float, 
 @pytest.mark.parametrize(
     ("name", "num_signals"),
     [
-        ("precompute", 2),
+        ("precompute", 1),
         *(
             pytest.param(name, 12, marks=pytest.mark.slow)
             for name in (

@@ -1,5 +1,6 @@
 """What is printed: names cannot move the cursor, and a full disk is no reason for a traceback."""
 
+import os
 import subprocess
 import sys
 
@@ -33,7 +34,8 @@ def test_escape_sequences_in_names_are_shown_as_text():
         assert not set(text) & {"\x1b", "\x9b", "\u202e"}
 
 
-def test_what_cannot_be_printed_is_a_failure_without_a_traceback():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_cannot_be_printed_is_a_failure_without_a_traceback(unbuffered):
     program = """
 import sys
 from maft_jax.runtime import console, stop_requests
@@ -47,6 +49,7 @@ sys.exit(stop_requests.leave(console.run_and_report(lambda: print("a table"))))
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )
     assert done.returncode == 1
     assert "[Errno 28] No space left on device" in done.stderr

@@ -20,9 +20,9 @@ stop_requests.SECONDS_TO_STOP = 0.5
 stop_requests._ONE_REQUEST_SECONDS = 0.05
 
 def work():
+    print("ready", flush=True)
 {work}
 
-print("ready", flush=True)
 sys.exit(stop_requests.leave(run_and_report(work)))
 """
 
