@@ -59,8 +59,8 @@ def only_writer(
         in_use = f"{setting}={folder}: {_describe_holder(path)} writes there"
         if not wait:
             raise FolderInUse(
-                f"{in_use}; wait for its end (--wait), stop it, or choose another folder. If its "
-                f"host is gone and the disk's server has not noticed, delete {path}"
+                f"{in_use}; wait for its end (maft_jax.main does with --wait), stop it, or choose "
+                f"another folder. If its host is gone, unnoticed by the disk's server, delete {path}"
             )
         if not told:
             logger.warning("%s; waiting for its end", in_use)
