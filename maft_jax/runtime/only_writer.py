@@ -60,7 +60,7 @@ def only_writer(
         if not wait:
             raise FolderInUse(
                 f"{in_use}; wait for its end (maft_jax.main does with --wait), stop it, or choose "
-                f"another folder. If its host is gone, unnoticed by the disk's server, delete {path}"
+                f"another folder. If that host is gone and its lock is not, delete {path}"
             )
         if not told:
             logger.warning("%s; waiting for its end", in_use)
