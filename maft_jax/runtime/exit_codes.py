@@ -6,6 +6,7 @@ import os
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WORDS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 _FREE_SPACE = "free some space; what was finished is kept, the same command goes on"
 
 
@@ -45,7 +46,7 @@ def full_disk_behind(error: BaseException | None) -> BaseException | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             coded = error
-        elif any(os.strerror(number) in str(error) for number in _FULL):
+        elif any(words in str(error) for words in _WORDS):
             worded = error
         error = error.__cause__ or error.__context__
     return coded or worded
