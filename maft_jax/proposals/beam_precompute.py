@@ -30,7 +30,7 @@ def run(job: PrecomputeJob, pipeline_options: Sequence[str]) -> Summary:
         raise ValueError(
             f"--engine=beam: Apache Beam is not installed ({error}); pip install 'maft_jax[beam]'"
         ) from error
-    with only_writer(job.folder, "records", wait=True):
+    with only_writer(job.folder, "records", wait=True, part=".0-of-1.unfinished"):
         return _run(beam, job, PipelineOptions(list(pipeline_options)))
 
 

@@ -59,7 +59,7 @@ def precompute(
             f"{process_index}"
         )
     shards = range(process_index, job.num_shards, process_count)
-    part = f".{process_index}-of-{process_count}" if process_count > 1 else ""
+    part = f".{process_index}-of-{process_count}.unfinished"  # as all that a kill may leave there
     with only_writer(job.folder, "records", wait=True, part=part):
         missing = prepare_folder(job, shards)
         try:

@@ -53,7 +53,7 @@ def test_who_makes_the_same_records_waits_for_the_first(tmp_path, monkeypatch):
     job = make_job(tmp_path, num_examples=3)
     waited = []
     with contextlib.ExitStack() as held:
-        held.enter_context(only_writer(tmp_path, "records"))
+        held.enter_context(only_writer(tmp_path, "records", part=".0-of-1.unfinished"))
         monkeypatch.setattr(stop_requests, "wait", lambda _: waited.append(held.close()))
         precompute(job, num_workers=1)
     assert len(waited) == 1 and len(RecordSource(tmp_path)) == 3
