@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from input_pipeline.png_rows import check_rows
 from input_pipeline.sample_depth import (
     check_colors_of_16_bits,
     grey_of_16_bits,
@@ -53,7 +54,6 @@ IMAGE_SUFFIXES = tuple(suffix for name in _FORMATS for suffix in _SUFFIXES[name]
 UNREAD_HEIC = () if pillow_heif else _SUFFIXES["HEIF"]
 """Endings of photos that would be read with `HEIC_ADVICE`."""
 HEIC_ADVICE = "install pillow-heif (pip install 'maft_jax[heic]') to read HEIC"
-
 
 _DECODE_ERRORS = (
     OSError,
@@ -168,6 +168,8 @@ def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterato
                 # Decoding alone does not look at the checksums of the pixels.
                 with Image.open(io.BytesIO(source) if in_memory else source) as unread:
                     unread.verify()
+                with io.BytesIO(source) if in_memory else open(source, "rb") as file:
+                    check_rows(file)
             yield image
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None

@@ -1,20 +1,12 @@
 """What the launch commands share: flags, errors as short messages, exit codes."""
 
 import argparse
-import signal
 import sys
-import types
 from collections.abc import Callable, Sequence
 
+from launch import interruptions
+from launch.interruptions import Interrupted
 from launch.runner import LaunchError
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.exit_code = 128 + number
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -52,12 +44,12 @@ def check_training_arguments(arguments: list[str], *, shared: str) -> None:
 def run_and_report(work: Callable[[], None]) -> int:
     """Calls `work`; what its caller can mend becomes a message on stderr and an exit code.
 
-    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted.
+    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted; errors may have their own.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    interruptions.note_signals()
     try:
         work()
+        interruptions.check()
     except ValueError as error:
         return _failed(error, 2)
     except (LaunchError, Interrupted) as error:
@@ -75,10 +67,6 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print what would be executed, as if all went well, and execute nothing",
     )
-
-
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    raise Interrupted(number)
 
 
 def _failed(error: BaseException, code: int) -> int:

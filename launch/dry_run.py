@@ -37,6 +37,8 @@ class DryRunner:
         if "queued-resources" in argv:
             if "create" in argv:
                 self._exists = True
+            if "delete" in argv:
+                self._exists = False
             if "describe" in argv:
                 if not self._exists:
                     return Completed(1, "", "NOT_FOUND")

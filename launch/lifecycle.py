@@ -240,7 +240,10 @@ class Lifecycle:
         for node in job.num_workers:
             path = local_folder(self.resource.target.name) / f"{node}-worker-0.log"
             text = job.log(_LOG_LINES, node, "0")
-            self.resource.runner.write(path, text.encode())
-            self.resource.progress.say(f"its output: {path}")
+            try:
+                self.resource.runner.write(path, text.encode())
+                self.resource.progress.say(f"its output: {path}")
+            except OSError as error:  # no reason to let machines run on
+                self.resource.progress.say(f"its output could not be kept: {error}")
             ends.append("\n".join(text.splitlines()[-15:]))
         return ends[0]

@@ -90,8 +90,14 @@ class QueuedResource:
             self.clock.sleep(self.poll_seconds)
 
     def wait_until_gone(self) -> None:
-        """Waits for a deletion that somebody began."""
-        while self.describe() is not None:
+        """Waits for a deletion that somebody began.
+
+        Raises:
+            LaunchError: nobody did.
+        """
+        while (found := self.describe()) is not None:
+            if found.state != DELETING:
+                raise LaunchError(f"{self.target.name} is {found.state}, after it was deleted")
             self.progress.say_if_new(f"waiting: {self.target.name} is being deleted")
             self.clock.sleep(self.poll_seconds)
 

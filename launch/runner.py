@@ -12,6 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import IO, Protocol
 
+from launch import interruptions
+
+_POLL_SECONDS = 0.1
+
 
 class LaunchError(RuntimeError):
     """Launching failed; the message says what to do."""
@@ -63,9 +67,14 @@ class SubprocessRunner:
 
     def show(self, argv: Sequence[str]) -> int:
         try:
-            return subprocess.run(argv, stdin=subprocess.DEVNULL).returncode
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         except FileNotFoundError as error:
             raise _missing(argv) from error
+        try:
+            return _wait(process, float("inf"))
+        finally:
+            process.kill()
+            process.wait()
 
     def write(self, path: pathlib.Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +107,7 @@ def _finish(
     process: subprocess.Popen, out: IO[bytes], err: IO[bytes], deadline: float, timeout: float
 ) -> Completed:
     try:
-        exit_code = process.wait(max(0.0, deadline - time.monotonic()))
+        exit_code = _wait(process, deadline)
         exit_code = 128 - exit_code if exit_code < 0 else exit_code  # as a shell has it
         note = ""
     except subprocess.TimeoutExpired:
@@ -108,6 +117,22 @@ def _finish(
         file.seek(0)
         texts.append(file.read().decode(errors="replace"))
     return Completed(exit_code, texts[0], texts[1] + note)
+
+
+def _wait(process: subprocess.Popen, deadline: float) -> int:
+    """The exit code, as subprocess has it.
+
+    Raises:
+        Interrupted: a signal came, which may also be why the program ended.
+        subprocess.TimeoutExpired: the deadline passed.
+    """
+    while True:
+        interruptions.check()
+        left = max(0.0, deadline - time.monotonic())
+        with contextlib.suppress(*[subprocess.TimeoutExpired] if left > _POLL_SECONDS else []):
+            exit_code = process.wait(min(left, _POLL_SECONDS))
+            interruptions.check()
+            return exit_code
 
 
 _INSTALL = {
@@ -136,8 +161,16 @@ class Clock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Waits."""
-        time.sleep(seconds)
+        """Waits.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        end = time.monotonic() + seconds
+        interruptions.check()
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _POLL_SECONDS))
+            interruptions.check()
 
 
 class Progress:

@@ -10,7 +10,8 @@ steps: create, wait, setup, run, watch; and status, logs, stop, delete. What sta
 maft_jax.main on every machine. docs/tpu.md begins with a Google Cloud project and ends with the
 model, what it cost and how to stop paying.
 
-Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted or stopped.
+Exit codes: 0 done, 1 failed, 2 wrong input, 3 it could not be deleted and may cost on (the
+last line has the command that stops the payment), 130 and 143 interrupted or stopped.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from launch import command_line, commands
 from launch.commands import CAPACITIES, Request, Target
 from launch.dry_run import DryClock, DryRunner
+from launch.interruptions import Interrupted
 from launch.lifecycle import Lifecycle, Refused, TrainingStopped
 from launch.queued_resources import QueuedResource
 from launch.remote_job import RemoteJob
@@ -27,6 +29,12 @@ from launch.runner import Clock, LaunchError, Progress, SubprocessRunner
 from launch.secrets_file import check_secrets_file
 
 PRICES = "https://cloud.google.com/tpu/pricing"
+
+
+class StillRented(LaunchError):
+    """What was to be deleted may be there still, and cost."""
+
+    exit_code = 3
 
 
 def create(options: argparse.Namespace) -> None:
@@ -93,7 +101,13 @@ def stop(options: argparse.Namespace) -> None:
 
 def delete(options: argparse.Namespace) -> None:
     """Ends the queued resource and its machines, whatever they do."""
-    options.resource.delete()
+    try:
+        options.resource.delete()
+        options.resource.wait_until_gone()
+    except (LaunchError, Interrupted, OSError) as error:
+        raise StillRented(
+            f"COULD NOT DELETE {options.target.name}: {error}\n\n{_how_to_stop_paying(options)}"
+        ) from error
     options.progress.say("deleted: it costs nothing any more (buckets do)")
 
 
@@ -110,7 +124,7 @@ def up(options: argparse.Namespace) -> None:
     try:
         lifecycle.up()
         options.progress.say("training is done")
-    except command_line.Interrupted:
+    except Interrupted:
         options.progress.say(
             "interrupted. Training goes on by itself, but nobody asks for new machines after a "
             "preemption until the same command runs again"
@@ -123,8 +137,11 @@ def up(options: argparse.Namespace) -> None:
     except (Refused, TrainingStopped):
         _say_how_to_stop_paying(options)
         raise
-    except LaunchError:
-        _delete_at_the_end(options)
+    except LaunchError as error:
+        _delete_at_the_end(options, f"{error}\n\n")
+        raise
+    except Exception:
+        _say_how_to_stop_paying(options)
         raise
     else:
         _delete_at_the_end(options)
@@ -296,20 +313,24 @@ def _job(options: argparse.Namespace) -> RemoteJob:
     return RemoteJob(options.resource, options.resource.num_workers(found.nodes), options.arguments)
 
 
-def _delete_at_the_end(options: argparse.Namespace) -> None:
+def _delete_at_the_end(options: argparse.Namespace, why: str = "") -> None:
+    """`why` this is the end is told before that it could not be deleted."""
     if options.keep:
         _say_how_to_stop_paying(options)
         return
     try:
         delete(options)
-    except (LaunchError, command_line.Interrupted) as error:
-        options.progress.say(f"COULD NOT DELETE {options.target.name}: {error}")
-        _say_how_to_stop_paying(options)
+    except StillRented as error:
+        raise StillRented(f"{why}{error}") from error
 
 
 def _say_how_to_stop_paying(options: argparse.Namespace) -> None:
+    options.progress.say(_how_to_stop_paying(options))
+
+
+def _how_to_stop_paying(options: argparse.Namespace) -> str:
     project = "" if options.project is None else f" --project={options.project}"
-    options.progress.say(
+    return (
         f"{options.target.name} costs as long as it is ACTIVE. To stop paying: "
         f"python -m launch.tpu delete --name={options.target.name} --zone={options.target.zone}"
         f"{project}"

@@ -6,11 +6,20 @@ features = clip.encode_proposals(images, masks)
 segmentation = maft_jax.segment(clip, "photo.jpg", "cat, sofa, lamp")
 """
 
+import itertools
+import sys
+
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.absent_tpu import stop_the_search_for_tpus
 
 __all__ = ["Clip", "load", "segment"]
 
 stop_the_search_for_tpus()
+if any(
+    flag == "-m" and name.startswith("maft_jax.")
+    for flag, name in itertools.pairwise(sys.orig_argv)
+):
+    stop_requests.watch()  # of a command nothing comes earlier than this
 
 
 def __getattr__(name: str):

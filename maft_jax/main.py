@@ -32,6 +32,9 @@ __doc__ += describe_fields(Config, "--config.")
 _WORKDIR = command_line.define_path(
     "workdir", None, "folder of checkpoints, metrics, config.json and results of evaluation"
 )
+_WAIT = flags.DEFINE_bool(
+    "wait", False, "where another run writes to the workdir, wait for its end instead of leaving"
+)
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "several processes: HOST:PORT, a free port of the first one's host"
 )
@@ -63,7 +66,7 @@ def main(config: Config) -> int:
             else:
                 from maft_jax.training.train_loop import train_and_evaluate
 
-                train_and_evaluate(config, _WORKDIR.value)
+                train_and_evaluate(config, _WORKDIR.value, _WAIT.value)
 
     return run_and_report(work)
 
@@ -71,7 +74,7 @@ def main(config: Config) -> int:
 def _evaluate(config: Config, process: int) -> None:
     from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 
-    report = evaluate_checkpoint(config, _WORKDIR.value)
+    report = evaluate_checkpoint(config, _WORKDIR.value, _WAIT.value)
     if process == 0:
         print(report.table())
 

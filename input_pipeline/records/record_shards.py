@@ -9,7 +9,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
 from etils import epath
@@ -73,16 +73,19 @@ class ShardWriter(AbstractContextManager):
         self._file = self._open_files.enter_context(self._aside.open("wb"))
         return self
 
-    def __exit__(self, *_) -> None:
-        self._open_files.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        # Closing writes what is left in its buffer; its failure must not hide the first one.
+        with suppress(OSError if kind else ()):
+            self._open_files.close()
         self._aside.unlink(missing_ok=True)
 
     def add(self, record: ProposalRecord) -> None:
         """Appends a record. Raises ValueError where its parts do not fit each other."""
         data = encode_record(record)
-        for part in frame(data):
-            self._file.write(part)
-            self._sha256.update(part)
+        with _naming(record_path(self._folder, self._stem)):
+            for part in frame(data):
+                self._file.write(part)
+                self._sha256.update(part)
         entry = IndexEntry(
             self._num_bytes,
             len(data) + OVERHEAD,
@@ -109,8 +112,9 @@ class ShardWriter(AbstractContextManager):
                 "extra": extra,
             }
         )
-        _sync(self._file)
-        self._open_files.close()
+        with _naming(record_path(self._folder, self._stem)):
+            _sync(self._file)
+            self._open_files.close()
         # From here to the end there is no done-file, so that none describes other files.
         done_path(self._folder, self._stem).unlink(missing_ok=True)
         _sync_folder(self._folder)
@@ -216,7 +220,7 @@ def atomic_write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a neighbour and renames it, so that no half-written file has the final name."""
     aside = _aside(path)
     try:
-        with aside.open("wb") as file:
+        with _naming(path), aside.open("wb") as file:
             file.write(content)
             _sync(file)
         aside.replace(path)
@@ -228,6 +232,17 @@ def atomic_write_bytes(path: epath.Path, content: bytes) -> None:
 def _aside(path: epath.Path) -> epath.Path:
     # Two processes that write the same shard by mistake must not write into one file.
     return path.parent / f"{path.name}.{uuid.uuid4().hex}.{_UNFINISHED}"
+
+
+@contextmanager
+def _naming(path: epath.Path) -> Iterator[None]:
+    """The system does not say which file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

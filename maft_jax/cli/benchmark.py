@@ -9,7 +9,7 @@ By default neither data nor weights are needed: images and proposals are drawn i
 sizes, and where config.model.pretrained is no file, its name says the size of random weights.
 --data=configured reads the configuration's own data. docs/benchmark.md explains every number.
 
-Exit codes: 0 done, 1 failed, 2 wrong input.
+Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
 
 Every setting can be given as --config.NAME=VALUE:
 """

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import app, flags
 
 from maft_jax.config_fields import expand_path
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.console import failed
 
 flags.disclaim_key_flags()  # --help lists what is defined here with the module that asked for it
@@ -37,10 +38,14 @@ def run(main: Callable[[list[str]], int], check: Callable[[list[str]], list[str]
         check: gets what is no flag and returns it, perhaps changed; its ValueError becomes a short
             message and exit code 2.
     """
+    stop_requests.watch()
     if {"--help", "-help", "-h"} & set(sys.argv):
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)  # absl itself would end with 1
-    app.run(main, flags_parser=lambda argv: parse(argv, check))
+    app.run(
+        lambda arguments: stop_requests.leave(main(arguments)),
+        flags_parser=lambda argv: parse(argv, check),
+    )
 
 
 def parse(argv: list[str], check: Callable[[list[str]], list[str]]) -> list[str]:

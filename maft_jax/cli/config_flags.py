@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from maft_jax.config import RENAMED, Config, from_config_dict
 from maft_jax.config_fields import expand_path, field_names
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.console import failed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "such as configs/coco.py:paper")
@@ -28,13 +29,14 @@ def run(
     `settings.describe_fields` makes. Without `require_weights`, config.model.pretrained may be
     empty. `prepare` may check or fill in settings before they are validated.
     """
+    stop_requests.watch()
     sys.argv = [sys.argv[0], *map(find_config, sys.argv[1:])]
     if {"--help", "-help", "-h"} & set(sys.argv):
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)  # absl itself would end with 1
     flags.register_validator("config", bool, "expected a Python file: --config=configs/folder.py")
     parse = functools.partial(parse_command_line, require_weights=require_weights, prepare=prepare)
-    app.run(main, flags_parser=parse)
+    app.run(lambda config: stop_requests.leave(main(config)), flags_parser=parse)
 
 
 def parse_command_line(

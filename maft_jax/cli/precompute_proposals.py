@@ -30,7 +30,7 @@ from maft_jax.cli import config_flags
 from maft_jax.config import Config
 from maft_jax.config_fields import describe_fields
 from maft_jax.config_sections import DataConfig, ProposalsConfig
-from maft_jax.runtime.console import failed, log_to_stderr, run_and_report
+from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(DataConfig, "--config.data.") + "\n"
 __doc__ += describe_fields(ProposalsConfig, "--config.proposals.")
@@ -74,12 +74,7 @@ def main(config: Config) -> int:
     """Computes or checks records, and returns the exit code."""
     log_to_stderr()
     work = _verify if _VERIFY.value else _compute
-    try:
-        return run_and_report(lambda: work(config))
-    except SystemExit as stop:  # SIGTERM
-        return failed(
-            "stopped by SIGTERM; finished shards are kept, the same command goes on", stop.code
-        )
+    return run_and_report(lambda: work(config))
 
 
 def _compute(config: Config) -> None:

@@ -35,13 +35,14 @@ def main(config: Config) -> int:
 
     def draw():
         from maft_jax.pictures.label_chart import draw_label_counts
-        from maft_jax.runtime.atomic_files import atomic_write_bytes, save_picture
+        from maft_jax.runtime.atomic_files import atomic_write_bytes, clear_leftovers, save_picture
         from maft_jax.training.training_data import draw_training_data, open_training_data
 
         source = open_training_data(config)
         picture = draw_training_data(source, config, _NUM_EXAMPLES.value, _STEP.value)
         out = epath.Path(_OUT.value)
         chart = out.with_name(f"{out.stem}_labels.png")
+        clear_leftovers(out.parent, out.name, chart.name)
         save_picture(out, picture)
         atomic_write_bytes(chart, draw_label_counts(source.label_counts))
         print(f"{source.label_counts.table()}\nwrote {out} and {chart}")

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -30,6 +29,7 @@ from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
+from maft_jax.runtime.atomic_files import atomic_folder, clear_leftovers
 
 _LAYOUTS = (
     OPENAI,
@@ -186,15 +186,11 @@ def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
         )
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
-    aside = path.parent / f".{path.name}.{os.getpid()}"
-    aside.mkdir()
-    try:
+    clear_leftovers(path.parent, path.name)
+    with atomic_folder(path) as aside:
         write_state_dict(tensors, aside / format.folder_tensors, metadata, progress)
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _named(name: str) -> Format:

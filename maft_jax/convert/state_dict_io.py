@@ -19,7 +19,7 @@ from maft_jax.convert.torch_archive import (
     is_zip_archive,
     open_torch_archive,
 )
-from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.atomic_files import atomic_write, clear_leftovers
 
 SUFFIXES = (".safetensors", ".pt", ".npz")
 
@@ -77,6 +77,7 @@ def write_state_dict(
         raise ValueError(f"{path}: expected a name that ends in {endings}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
+    clear_leftovers(path.parent, path.name)
     with atomic_write(path) as aside:
         aside = pathlib.Path(aside)
         if path.suffix == ".safetensors":
@@ -97,7 +98,8 @@ def _write_torch(tensors, aside: pathlib.Path, path: pathlib.Path, progress) -> 
         else:
             converted[name] = torch.from_numpy(values)
         progress(tensor.nbytes)
-    torch.save(converted, aside)
+    with open(aside, "wb") as file:  # its failures have reasons, those of PyTorch's own do not
+        torch.save(converted, file)
 
 
 def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
-from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.atomic_files import atomic_write, clear_leftovers
 
 _SAFETENSORS_DTYPES = {
     "F64": np.float64,
@@ -73,6 +73,7 @@ def replace_tensors(
     places = tensor_places(template)
     _check(template, places, values)
     rounded = {name: _rounded(template, name, values[name], places[name].dtype) for name in values}
+    clear_leftovers(destination.parent, destination.name)
     with atomic_write(destination) as aside:
         _copy(template, aside, progress)
         with open(aside, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:

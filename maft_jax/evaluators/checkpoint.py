@@ -1,5 +1,6 @@
 """What task=evaluate does: one set of weights on all data sets of config.evaluation."""
 
+import contextlib
 import logging
 import os
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from maft_jax.evaluators.tables import format_table
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.runtime import consensus, sharding
+from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.sharding import make_mesh
 from maft_jax.runtime.stop_signals import StopSignals
 from maft_jax.runtime.workdir import describe_run, make_writable
@@ -44,15 +46,26 @@ class EvaluationReport:
         return format_table(tuned, baseline=frozen)
 
 
-def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> EvaluationReport:
+def evaluate_checkpoint(
+    config: Config, workdir: str | os.PathLike, wait: bool = False
+) -> EvaluationReport:
     """Evaluates all data sets, going on where an earlier call with the same workdir stopped.
 
-    Results are in `workdir`/evaluation, those of frozen weights in the folder frozen in it.
+    Results are in `workdir`/evaluation, those of frozen weights in the folder frozen in it. Where
+    another command writes to the same one, this is refused, or with `wait` waits for its end.
 
     Raises:
         ValueError: the configuration, weights or data cannot work.
         EvaluationInterrupted: SIGINT or SIGTERM came; what was counted is kept.
+        FolderInUse: another command evaluates into the same folder.
     """
+    with contextlib.ExitStack() as held:
+        return _evaluate(config, workdir, wait, held)
+
+
+def _evaluate(
+    config: Config, workdir: str | os.PathLike, wait: bool, held: contextlib.ExitStack
+) -> EvaluationReport:
     base = epath.Path(workdir) / RESULTS_FOLDER
     with consensus.fail_together():
         check_roots(config)
@@ -65,6 +78,7 @@ def evaluate_checkpoint(config: Config, workdir: str | os.PathLike) -> Evaluatio
         evaluation = Evaluation(weights.config, weights.clip, weights.parameters["text"], mesh)
         if jax.process_index() == 0:
             make_writable(folder, "--workdir")
+            held.enter_context(only_writer(folder, "--workdir", wait=wait))
             describe_run(folder, weights.config)
     visual = sharding.place(weights.parameters["visual"], mesh, weights.clip.vision.sharding_rules)
     with StopSignals() as signals:

@@ -18,7 +18,7 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus
-from maft_jax.runtime.atomic_files import save_picture
+from maft_jax.runtime.atomic_files import clear_leftovers, save_picture
 from maft_jax.runtime.metric_logging import METRICS_FILE, MetricWriter
 from maft_jax.runtime.stop_signals import StopSignals
 from maft_jax.state.train_state import TrainState, overlay
@@ -69,6 +69,8 @@ class TrainingEvaluation:
             EvaluationInterrupted: a signal came; what was counted is kept.
         """
         step = int(state.step)
+        if jax.process_index() == 0:
+            clear_leftovers(workdir / RESULTS_FOLDER)
         if not self._frozen:
             self._frozen = self._results(workdir, 0, pretrained, self._host_visual, signals)
         results, student = self._frozen, pretrained

@@ -32,7 +32,8 @@ from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.resolved_config import ResolvedConfig
-from maft_jax.runtime import consensus, sharding
+from maft_jax.runtime import consensus, sharding, stop_requests
+from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
 from maft_jax.runtime.versions import versions
@@ -94,6 +95,8 @@ class Evaluation:
             ValueError: a record is corrupt.
         """
         results = []
+        if jax.process_index() == 0:
+            clear_leftovers(folder)
         consensus.check_same({data.name: self._identity(data, origin) for data in self.data_sets})
         for data in self.data_sets:
             results.append(self._evaluate_set(data, visual, origin, folder, signals))
@@ -165,9 +168,14 @@ class Evaluation:
         if first:
             logger.info("%s: going on after %d of %d images", data.name, first, num_images)
         progress = ProgressLines(data.name, num_images, first)
-        with self.batches(data, ExampleRange(data.source, first, num_images)) as batches:
+        with (
+            self.batches(data, ExampleRange(data.source, first, num_images)) as batches,
+            contextlib.ExitStack() as patience,
+        ):
             computed = _fetched_later(self._count_batch(data, visual, batch) for batch in batches)
             for done, (matrix, num_pixels) in enumerate(computed, start=num_batches + 1):
+                if done == num_batches + 1:  # before it, there is nothing to save
+                    patience.enter_context(stop_requests.saving())
                 counts.add(matrix, num_pixels)
                 num_done = min(done * self._batch_size, num_images)
                 progress.show(num_done)

@@ -20,7 +20,8 @@ from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.layouts.base import describe_left_out, shorten
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation, class_regions
-from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime import stop_requests
+from maft_jax.runtime.atomic_files import atomic_write_bytes, clear_leftovers
 
 _PICTURES = {
     *(ending for ending in Image.registered_extensions() if ending != ".pdf"),
@@ -75,14 +76,16 @@ def find_images(places: Sequence[str]) -> tuple[list[ImageFile], list[str]]:
     return [ImageFile(path, found[path], names[path]) for path in found], problems
 
 
+def _finished(count: int, total: int) -> str:
+    return f"{count} of {total} images are finished, and all of their files are whole"
+
+
 class Interrupted(Exception):
     """By Ctrl-C or SIGTERM; `exit_code` is 128 + the signal's number."""
 
-    def __init__(self, exit_code: int, finished: int, total: int):
-        super().__init__(
-            f"stopped: {finished} of {total} images are finished, and all of their files are whole"
-        )
-        self.exit_code = exit_code
+    def __init__(self, signal_number: int, finished: int, total: int):
+        super().__init__(f"stopped: {_finished(finished, total)}")
+        self.exit_code = 128 + signal_number
 
 
 def predict_images(
@@ -99,26 +102,29 @@ def predict_images(
         options: of `write_prediction`.
 
     Raises:
-        Interrupted: Ctrl-C, or SIGTERM where that exits. Files of finished images are whole.
+        Interrupted: Ctrl-C or SIGTERM came. Files of finished images are whole.
+        OSError: a file could not be written, likewise.
     """
     problems: list[str] = []
     done = 0
-    try:
-        for image in tqdm(images, unit="image", disable=None):
-            try:
-                result = segment(image.path, image.example_id)
-            except ValueError as error:
-                named = str(image.path) in str(error)
-                problems.append(str(error) if named else f"{image.path}: {error}")
-                continue
-            height, width = result.label_map.shape
-            about = {"path": str(image.path), "width": width, "height": height}
+    for parent in {(Path(folder) / image.name).parent for image in images}:
+        clear_leftovers(parent)
+    for image in tqdm(images, unit="image", disable=None):
+        if (stopped := stop_requests.requested()) is not None:
+            raise Interrupted(stopped, done, len(images))
+        try:
+            result = segment(image.path, image.example_id)
+        except ValueError as error:
+            named = str(image.path) in str(error)
+            problems.append(str(error) if named else f"{image.path}: {error}")
+            continue
+        height, width = result.label_map.shape
+        about = {"path": str(image.path), "width": width, "height": height}
+        try:
             write_prediction(result, folder, image.name, {"image": about, **provenance}, **options)
-            done += 1
-    except KeyboardInterrupt:
-        raise Interrupted(130, done, len(images)) from None
-    except SystemExit as stop:
-        raise Interrupted(stop.code, done, len(images)) from None
+        except OSError as error:
+            raise OSError(f"{error}; {_finished(done, len(images))}") from error
+        done += 1
     return problems
 
 

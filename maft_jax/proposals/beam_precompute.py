@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -9,6 +10,7 @@ from input_pipeline.records.record_shards import atomic_write_bytes
 from maft_jax.proposals.precompute import describe_problems, prepare_folder, summarize
 from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
 from maft_jax.proposals.precompute_summary import Summary
+from maft_jax.runtime.only_writer import only_writer
 
 PROBLEMS_FILE = "problems.json"
 
@@ -28,11 +30,16 @@ def run(job: PrecomputeJob, pipeline_options: Sequence[str]) -> Summary:
         raise ValueError(
             f"--engine=beam: Apache Beam is not installed ({error}); pip install 'maft_jax[beam]'"
         ) from error
+    with only_writer(job.folder, "records", wait=True, part=".0-of-1.unfinished"):
+        return _run(beam, job, PipelineOptions(list(pipeline_options)))
+
+
+def _run(beam: Any, job: PrecomputeJob, options: Any) -> Summary:
     problems_path = epath.Path(job.folder) / PROBLEMS_FILE
     missing = prepare_folder(job, range(job.num_shards))
     if missing:
         problems_path.unlink(missing_ok=True)
-        with beam.Pipeline(options=PipelineOptions(list(pipeline_options))) as pipeline:
+        with beam.Pipeline(options=options) as pipeline:
             (
                 pipeline
                 | "shards" >> beam.Create(missing)

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from input_pipeline.examples import Example
+from input_pipeline.png_rows import check_rows
 from input_pipeline.run_lengths import decode_segmentation, segmentation_size
 from maft_jax.proposals.annotation_index import index_annotations
 from maft_jax.proposals.generator import MaskStack, Proposals
@@ -254,6 +255,10 @@ def _read_png(path: Path, modes: tuple[str, ...], meaning: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.asarray(image)
+            is_png = image.format == "PNG"
+        if is_png:
+            with path.open("rb") as file:
+                check_rows(file)
     except Exception as error:  # Of many kinds, depending on where the file is corrupt.
         raise ValueError(f"{path}: not a readable PNG file ({error})") from error
     if mode not in modes:

@@ -25,6 +25,7 @@ from input_pipeline.records.record_shards import (
 from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
 from maft_jax.proposals.precompute_summary import Statistics, Summary, write_summary
 from maft_jax.proposals.worker_processes import run_tasks
+from maft_jax.runtime.only_writer import only_writer
 
 _MAX_LISTED = 10
 _STEM = re.compile(r"(train|val)-\d{5,}-of-\d{5,}")
@@ -44,7 +45,8 @@ def precompute(
     Of `process_count` processes, on as many machines that share the folder, each writes every
     process_count-th shard, spread over `num_workers` processes of its machine, one per CPU unless
     given. Finished shards stay as they are, but for examples whose signature changed. Whatever
-    the numbers, and however often it was killed before, the files are the same in the end.
+    the numbers, and however often it was killed before, the files are the same in the end. While
+    another process writes the same shards, this one waits, and then finds them there.
 
     Raises:
         ValueError: the folder holds other records, or there are examples that cannot be used, which
@@ -56,14 +58,17 @@ def precompute(
             f"process_index: expected 0 .. {process_count - 1} of {process_count} processes, got "
             f"{process_index}"
         )
-    missing = prepare_folder(job, range(process_index, job.num_shards, process_count))
-    try:
-        problems = _write_shards(job, missing, num_workers or _num_cpus())
-    finally:
-        _remove_unfinished(job.folder, [job.stem(shard) for shard in missing])
-    if problems:
-        raise ValueError(describe_problems(problems, job))
-    return summarize(job)
+    shards = range(process_index, job.num_shards, process_count)
+    part = f".{process_index}-of-{process_count}.unfinished"  # as all that a kill may leave there
+    with only_writer(job.folder, "records", wait=True, part=part):
+        missing = prepare_folder(job, shards)
+        try:
+            problems = _write_shards(job, missing, num_workers or _num_cpus())
+        finally:
+            _remove_unfinished(job.folder, [job.stem(shard) for shard in missing])
+        if problems:
+            raise ValueError(describe_problems(problems, job))
+        return summarize(job)
 
 
 def prepare_folder(job: PrecomputeJob, shards: Sequence[int]) -> list[int]:

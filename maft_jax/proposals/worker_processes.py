@@ -11,11 +11,15 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from maft_jax.runtime import stop_requests
+
 Work = Callable[[int, Callable[[], None]], Any]
 """(task, tick) -> result; calls `tick` after every unit of work. Picklable."""
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_SECONDS = 0.2
+_SECONDS_OF_A_SIGNAL = 0.5
+"""In which one that ends workers also reaches this process, if all were meant."""
 
 
 def run_tasks(
@@ -29,7 +33,9 @@ def run_tasks(
 
     Raises:
         ChildProcessError: a worker was killed from outside.
+        Stopped: a signal came.
     """
+    stop_requests.check()
     num_workers = min(num_workers, len(tasks))
     if num_workers > 1:
         yield from _run_in_processes(work, tasks, num_workers, on_progress)
@@ -40,6 +46,7 @@ def run_tasks(
         nonlocal done
         done += 1
         on_progress(done)
+        stop_requests.check()
 
     for task in tasks:
         yield task, work(task, tick)
@@ -62,9 +69,11 @@ def _run_in_processes(
         while waiting:
             ended, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
             on_progress(sum(ticks))
+            stop_requests.check()
             for future in ended:
                 yield task_of[future], future.result()
     except BrokenProcessPool as error:
+        stop_requests.wait(_SECONDS_OF_A_SIGNAL)
         raise ChildProcessError(
             "a worker process was killed; if the machine ran out of memory, use fewer workers "
             "(--workers). What is finished is kept, and the same command goes on. (A script of "
@@ -104,16 +113,14 @@ def _settings_of_children() -> Iterator[None]:
     """Processes started inside compute on one thread each, and leave Ctrl-C to their parent.
 
     More threads would fight over the CPUs. Ctrl-C reaches the whole process group; the parent ends
-    its workers in order.
+    its workers in order. They inherit that it is blocked, which loses none that comes meanwhile.
     """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,8 +1,12 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import fcntl
 import io
 import os
+import pathlib
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -11,20 +15,106 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
+from maft_jax.runtime.exit_codes import full_disk_behind
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[epath.Path]:
     """Yields a neighbour of `path` to write to, which takes its name at the end.
 
     If writing fails, nothing is left and an older file of that name stays as it was.
+
+    Raises:
+        OSError: the disk is full; names `path`, whatever else failed after that.
     """
     path = epath.Path(path)
-    aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"  # other hosts may write it, too
+    aside = path.parent / _aside_name(path.name)
     try:
-        yield aside
-        aside.replace(path)
+        with naming(path), _marked_as_alive(aside):
+            yield aside
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder beside `path`, which is none or empty, and takes its name at the end."""
+    aside = path.parent / _aside_name(path.name)
+    aside.mkdir()
+    try:
+        with naming(path), _marked_as_alive(aside):
+            yield aside
+            os.replace(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_leftovers(folder: str | os.PathLike, *names: str) -> None:
+    """Removes what killed writers left in a folder, but not below it; what is being written stays.
+
+    Args:
+        names: only what was to have one of these names.
+    """
+    if "://" in str(folder):
+        return  # a bucket has whole objects alone
+    for path in pathlib.Path(folder).glob(".*"):
+        aside = _ASIDE.fullmatch(path.name)
+        if aside and (not names or aside[1] in names) and not _is_alive(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)
+
+
+def _aside_name(name: str) -> str:
+    """Other hosts may write the same file, too."""
+    return f".{name}.{uuid.uuid4().hex[:8]}"
+
+
+@contextlib.contextmanager
+def _marked_as_alive(path: os.PathLike) -> Iterator[None]:
+    """The kernel takes the lock from a killed process; without locks nobody is ever sure of it."""
+    if "://" in str(path):
+        yield
+        return
+    flags = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(path: pathlib.Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True  # its writer has just finished
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Context of writing a file, so that a full disk is told with its name.
+
+    The system names the file where it cannot be opened, but not where it cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        first = full_disk_behind(error)
+        if not isinstance(first, OSError) or first.filename is not None:
+            raise
+        raise OSError(first.errno, first.strerror, str(path)) from error
 
 
 def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:

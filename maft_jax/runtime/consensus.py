@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.exit_codes import FAILED, exit_code_of, message_of
 
 RUN_AHEAD = 2
@@ -44,16 +45,19 @@ def fail_together() -> Iterator[None]:
     """Work of which each process does its part, without talking to others in it.
 
     A process that fails raises its own error, once the others know, with its attribute
-    `raised_everywhere` set to True.
+    `raised_everywhere` set to True. The end is a safe point: when one got a signal, all leave.
 
     Raises:
         OtherProcessFailed: in the processes whose own part was done.
+        Stopped: a signal came.
     """
     if jax.process_count() == 1:
         yield
+        stop_requests.check()
         return
     try:
         yield
+        stop_requests.check()
     except BaseException as error:
         code = exit_code_of(error)
         reason = f"{type(error).__name__}: {error}" if code is None else message_of(error)

@@ -1,22 +1,53 @@
 """What commands share: progress on stderr, and errors as short messages and exit codes."""
 
+import contextlib
 import logging
 import os
-import signal
+import re
 import sys
 import threading
-import types
 from collections.abc import Callable
+from typing import TextIO
 
 from absl import logging as absl_logging
 
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.exit_codes import DONE, exit_code_of, message_of
 
 _PACKAGES = ("maft_jax", "input_pipeline")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""All but tab and the ends of lines; what turns the direction of text counts, too."""
+
+
+class _HarmlessStream:
+    """Prints control characters, which names of files and classes may hold, as their numbers.
+
+    They would move the cursor, hide text or tell the terminal to do things.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters as \\x1b and the like."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def log_to_stderr() -> None:
-    """Our own progress with the time of day; from libraries only what they warn about."""
+    """Our own progress with the time of day; from libraries only what they warn about.
+
+    From here on, nothing that is printed reaches the terminal with control characters in it.
+    """
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), _HarmlessStream):
+            setattr(sys, name, _HarmlessStream(stream))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or TensorFlow announces them
     absl_logging.set_verbosity(absl_logging.WARNING)
@@ -35,10 +66,11 @@ def run_and_report(work: Callable[[], object]) -> int:
     0 done, 1 failed, 2 wrong input, 128 + signal when interrupted. Exceptions of ours other than
     ValueError and OSError say their code in `exit_code`.
     """
-    signal.signal(signal.SIGTERM, _leave)  # until the training loop takes over, and saves first
     try:
+        stop_requests.check()
         work()
-    except (Exception, KeyboardInterrupt) as error:
+        stop_requests.check()
+    except (Exception, KeyboardInterrupt, stop_requests.Stopped) as error:
         code = exit_code_of(error)
         if code is None:
             raise
@@ -59,13 +91,10 @@ def set_process_log_level(index: int) -> None:
             )
 
 
-def _leave(number: int, frame: types.FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
 def failed(reason: Exception | str, code: int) -> int:
-    """Prints why, and returns the code."""
-    print(f"\n{reason}", file=sys.stderr)
+    """Prints why, where that can be printed, and returns the code."""
+    with contextlib.suppress(OSError):
+        print(printable(f"\n{reason}"), file=sys.stderr, flush=True)
     return code
 
 

@@ -15,7 +15,7 @@ from clu import metric_writers, parameter_overview
 from etils import epath
 
 from maft_jax import tree_rules
-from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.atomic_files import atomic_write_bytes, naming
 
 MetricWriter = metric_writers.MetricWriter
 
@@ -102,7 +102,7 @@ class JsonLinesWriter(_ScalarWriter):
         record = {"step": step}
         for name, value in scalars.items():
             record[name] = float(value) if np.isfinite(value) else None
-        with self._path.open("a") as file:
+        with naming(self._path), self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
 

@@ -3,6 +3,7 @@
 Of several processes all save the same step, whichever of them got the signal.
 """
 
+import contextlib
 import logging
 import signal
 import threading
@@ -10,6 +11,7 @@ import types
 
 import jax
 
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.consensus import SharedMaximum
 
 logger = logging.getLogger(__name__)
@@ -43,22 +45,31 @@ class EvaluationInterrupted(Exception):
 
 
 class StopSignals:
-    """Context in which SIGINT and SIGTERM are noted; a second Ctrl-C stops at once."""
+    """Context of a loop that asks for signals after each of its steps or batches.
+
+    In a command `stop_requests` has noted them; elsewhere this notes SIGINT and SIGTERM, and a
+    second Ctrl-C stops at once. Several processes leave together, however long that takes.
+    """
 
     def __init__(self):
         self._received: int | None = None
         self._before: dict = {}
+        self._patience = contextlib.ExitStack()
         self._shared: SharedMaximum | None = None
         self._agreed: int | None = None
 
     def __enter__(self):
-        if threading.current_thread() is not threading.main_thread():
+        if jax.process_count() > 1:
+            self._patience.enter_context(stop_requests.saving())
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if stop_requests.is_watching() or not in_main_thread:
             return self  # Python delivers signals to the main thread alone
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *exception):
+        self._patience.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -68,11 +79,12 @@ class StopSignals:
         Every process must ask equally often, after each of its steps or batches. One process alone
         knows of its signal at once, several of each other's agreement.RUN_AHEAD calls later.
         """
+        received = self._received or stop_requests.requested()
         if jax.process_count() == 1:
-            return self._received
+            return received
         if self._agreed is None:
             self._shared = self._shared or SharedMaximum()
-            self._agreed = self._shared.put(self._received or 0) or None
+            self._agreed = self._shared.put(received or 0) or None
         return self._agreed
 
     def _request(self, number: int, frame: types.FrameType | None):

@@ -97,7 +97,7 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
     """Refuses a local disk that cannot hold what the run is going to write.
 
     Raises:
-        ValueError: says how much is needed and how much there is.
+        OSError: says how much is needed and how much there is.
     """
     if "://" in str(workdir):
         return
@@ -105,7 +105,7 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
     num_bytes -= sum(path.stat().st_size for path in written)  # these will be replaced
     free = shutil.disk_usage(workdir).free
     if free < num_bytes:
-        raise ValueError(
+        raise OSError(
             f"--workdir={workdir}: {free / 2**20:,.0f} MiB free, but checkpoints and tuned weights "
             f"need {num_bytes / 2**20:,.0f} MiB; free some space, choose another folder or keep "
             "fewer (config.checkpointing)"

@@ -1,8 +1,9 @@
 """Pictures with captions in memory: what the tiny CLIP is trained on, and quizzed with."""
 
+import contextlib
 import functools
 import logging
-import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from input_pipeline.permutation import example_index
 from input_pipeline.shapes_world.captions import Caption, describe
 from input_pipeline.shapes_world.scenes import draw_scene
 from maft_jax.models.text.tokenizer import tokenize
+from maft_jax.proposals.worker_processes import run_tasks
 
 _CAPTIONS_PER_PICTURE = 4
 _TRAINING_SEED, _QUIZ_SEED = 1_000_000, 2_000_000
@@ -95,12 +97,26 @@ def _draw_pair(seed: int, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list
 def _drawn(draw: Callable, seed: int, count: int) -> Iterator:
     """What `draw(seed, number)` gives for every number, in order, with progress."""
     started = reported = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool() as pool:
-        results = pool.imap(functools.partial(draw, seed), range(count), _CHUNK)
-        for done, result in enumerate(results, start=1):
-            yield result
-            now = time.monotonic()
-            if now - reported > _SECONDS_BETWEEN_REPORTS or done == count:
-                left = (now - started) / done * (count - done)
-                logger.info("drawn %d of %d pictures, %.0f s left", done, count, left)
-                reported = now
+
+    def report(done: int) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if done and now - reported > _SECONDS_BETWEEN_REPORTS:
+            left = (now - started) / done * (count - done)
+            logger.info("drawn %d of %d pictures, %.0f s left", done, count, left)
+            reported = now
+
+    starts = range(0, count, _CHUNK)
+    work = functools.partial(_draw_chunk, functools.partial(draw, seed), count)
+    with contextlib.closing(run_tasks(work, starts, os.cpu_count() or 1, report)) as results:
+        chunks = dict(results)
+    for start in starts:
+        yield from chunks[start]
+
+
+def _draw_chunk(draw: Callable, count: int, start: int, on_picture: Callable[[], None]) -> list:
+    chunk = []
+    for number in range(start, min(start + _CHUNK, count)):
+        chunk.append(draw(number))
+        on_picture()
+    return chunk

@@ -30,7 +30,9 @@ from maft_jax.models.text.clip_text import TextConfig, TextTransformer
 from maft_jax.models.text_classifier import embed_classes
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.prompts import PROMPT_TEMPLATES
+from maft_jax.runtime import stop_requests
 from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
@@ -64,8 +66,13 @@ def train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Pat
     Raises:
         TrainingInterrupted: SIGINT or SIGTERM came; the state is kept.
         ValueError: `workdir` holds a run with other settings.
+        FolderInUse: another run writes there.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    with only_writer(workdir, "--workdir"):
+        return _train_clip(config, workdir)
+
+
+def _train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Path:
     optimizer = _optimizer(config)
     parameters = _first_parameters(config.seed)
     state = _State(parameters, optimizer.init(parameters))
@@ -73,7 +80,7 @@ def train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Pat
     if len(curve["loss"]) < config.num_steps:
         pairs = draw_pairs(config.num_pictures, config.seed)
         quiz = draw_quiz(config.quiz_size, config.seed)
-        with StopSignals() as signals:
+        with StopSignals() as signals, stop_requests.saving():
             state = _train(config, optimizer, state, curve, pairs, quiz, workdir, signals)
     weights = workdir / WEIGHTS_FILE
     halves = jax.tree.map(lambda x: np.asarray(x, np.float16), jax.device_get(state.parameters))

@@ -1,8 +1,10 @@
 """Worlds on disk, and the configuration that trains on one of them."""
 
+import glob
 import json
 import logging
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +13,8 @@ from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
 from maft_jax.config import Config, from_config_dict
 from maft_jax.configs.shapes_world import get_config
+from maft_jax.runtime import stop_requests
+from maft_jax.runtime.only_writer import only_writer
 
 DATASET = "shapes_world"
 _SECONDS_BETWEEN_REPORTS = 3.0
@@ -23,14 +27,23 @@ def draw_world(root: pathlib.Path, seed: int) -> None:
 
     Raises:
         ValueError: `root` holds something else, also pictures of another seed or version.
+        Stopped: a signal came; nothing is left.
     """
-    if root.exists():
-        _check_is_world(root, seed)
-        return
+    with only_writer(root.parent, "the folder", wait=True, part=f".{root.name}"):
+        if root.exists():
+            _check_is_world(root, seed)
+            return
+        for killed in root.parent.glob(f".{glob.escape(root.name)}-*"):
+            shutil.rmtree(killed)
+        _draw_world(root, seed)
+
+
+def _draw_world(root: pathlib.Path, seed: int) -> None:
     started = reported = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal reported
+        stop_requests.check()
         now = time.monotonic()
         if done == total or now - reported > _SECONDS_BETWEEN_REPORTS:
             left = (now - started) / done * (total - done)

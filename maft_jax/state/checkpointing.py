@@ -22,11 +22,16 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from maft_jax.config_sections import CheckpointingConfig
 from maft_jax.runtime import consensus
+from maft_jax.runtime.exit_codes import full_disk_behind
 from maft_jax.state.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 
 _DIGEST = "digest"
+_REMOVED = ".removed"
+"""Checkpoints that need not be kept any more, in the folder of the others."""
+_NEEDED = ("_CHECKPOINT_METADATA", "data/metadata", "state/_METADATA", "state/manifest.ocdbt")
+"""Files without which none can be restored."""
 
 
 class CheckpointError(OSError):
@@ -39,6 +44,9 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, config: CheckpointingConfig):
         self._directory = workdir / "checkpoints"
         self._aside = workdir / "broken_checkpoints"
+        self._removed = self._directory / _REMOVED
+        self._clear_removed()
+        self._clear_half_removed()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -47,6 +55,7 @@ class Checkpoints:
                 best_mode="min",
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 cleanup_tmp_directories=True,
+                todelete_subdir=_REMOVED,  # in a moment, where files go one by one
             ),
         )
 
@@ -63,6 +72,8 @@ class Checkpoints:
         step = int(state.step)
         record = run_identity | {_DIGEST: digest(state)}
         with self._explained(f"the checkpoint of step {step}, or the one before it,"):
+            self._manager.wait_until_finished()
+            self._clear_removed()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -99,8 +110,7 @@ class Checkpoints:
 
     def newest_step(self) -> int | None:
         """Step of the newest checkpoint that is whole on disk, whatever is being written."""
-        steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdigit()]
-        return max(steps, default=None)
+        return max(self._steps(), default=None)
 
     def wait(self) -> None:
         """Blocks until everything is on disk.
@@ -110,10 +120,32 @@ class Checkpoints:
         """
         with self._explained("the last checkpoint"):
             self._manager.wait_until_finished()
+        self._clear_removed()
 
     def close(self) -> None:
-        """Stops the background threads without waiting for success."""
-        self._manager.close()
+        """Stops the background threads without waiting for success, which `wait` does."""
+        try:
+            self._manager.close()
+        except Exception as error:  # must not hide why the run ends
+            logger.debug("orbax, when it was closed: %r", error)
+
+    def _clear_removed(self):
+        """What was killed before it was gone has no step's name any more."""
+        if jax.process_index() == 0 and self._removed.exists():
+            self._removed.rmtree()
+
+    def _clear_half_removed(self):
+        """What earlier versions left, which removed file after file; never the newest."""
+        steps = self._steps() if jax.process_index() == 0 else []
+        for path in (self._directory / str(step) for step in steps[:-1]):
+            if not all((path / name).exists() for name in _NEEDED):
+                logger.warning("%s is what a removal left that was killed; removing it", path)
+                path.rmtree()
+
+    def _steps(self) -> list[int]:
+        if not self._directory.exists():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
 
     def _newest_of_all(self) -> int | None:
         """As the first process sees it, which alone moves checkpoints."""
@@ -170,12 +202,18 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            good = self.newest_step()
+            first = full_disk_behind(error) or error
             raise CheckpointError(
-                f"{what} could not be written: {error}\nIs the disk full? The newest good "
-                f"checkpoint is {'none' if good is None else f'that of step {good}'}; free some "
-                "space and run the same command again to resume from it"
+                f"{what} could not be written to {self._directory}: {first}\n{self.what_is_kept()}"
             ) from error
+
+    def what_is_kept(self) -> str:
+        """For messages about a disk that is full."""
+        good = self.newest_step()
+        return (
+            f"The newest good checkpoint is {'none' if good is None else f'that of step {good}'}; "
+            "free some space and run the same command again to resume from it"
+        )
 
 
 def read_checkpoint(

@@ -104,7 +104,6 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 
 
 def _load(config: Config, workdir: epath.Path) -> HostState:
-    make_writable(workdir, "--workdir")
     make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)

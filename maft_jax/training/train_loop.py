@@ -1,5 +1,6 @@
 """The file to read first: what a training run does, from its first step to its last checkpoint."""
 
+import contextlib
 import logging
 import os
 import time
@@ -14,12 +15,15 @@ from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import example_ids_at, make_train_dataset
 from maft_jax.config import Config
 from maft_jax.models.array_types import Batch
-from maft_jax.runtime import consensus, metric_logging, sharding
+from maft_jax.runtime import consensus, metric_logging, sharding, stop_requests
 from maft_jax.runtime.atomic_files import save_picture
+from maft_jax.runtime.exit_codes import full_disk_behind
 from maft_jax.runtime.metric_logging import MetricWriter
+from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals, TrainingInterrupted
-from maft_jax.runtime.workdir import describe_run
+from maft_jax.runtime.workdir import describe_run, make_writable
 from maft_jax.state import optimizer
+from maft_jax.state.checkpointing import CheckpointError
 from maft_jax.state.train_state import TrainState
 from maft_jax.training import tuned_weights
 from maft_jax.training.metric_window import MetricWindow, NonFiniteLoss
@@ -32,20 +36,33 @@ logger = logging.getLogger(__name__)
 DATA_PICTURE = "training_data.png"
 
 
-def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState:
+def train_and_evaluate(
+    config: Config, workdir: str | os.PathLike, wait: bool = False
+) -> TrainState:
     """Trains to `config.num_steps`, resuming from `workdir` if it holds checkpoints.
 
     Every process of the run calls this, and they do the same at the same time, but for reading
-    data; files other than checkpoints are the first one's.
+    data; files other than checkpoints are the first one's. Where another run writes to `workdir`,
+    this one is refused, or with `wait` waits for its end.
 
     Raises:
         ValueError: the configuration, weights, data or workdir cannot work; before any step.
         TrainingInterrupted: SIGINT or SIGTERM came; the state is saved.
         TrainingDiverged: training diverged; says where, and what is left.
-        CheckpointError: a checkpoint could not be written.
+        CheckpointError: a checkpoint, or another file, could not be written.
+        FolderInUse: another run writes to `workdir`.
     """
     workdir = epath.Path(workdir) if "://" in str(workdir) else epath.Path(os.path.abspath(workdir))
-    run, state = set_up_run(config, workdir)  # orbax refuses relative paths
+    with contextlib.ExitStack() as held:
+        with consensus.fail_together():
+            make_writable(workdir, "--workdir")
+            if jax.process_index() == 0:
+                held.enter_context(only_writer(workdir, "--workdir", wait=wait))
+        return _train_and_evaluate(config, workdir)  # orbax refuses relative paths
+
+
+def _train_and_evaluate(config: Config, workdir: epath.Path) -> TrainState:
+    run, state = set_up_run(config, workdir)
     try:
         restored = run.checkpoints.restore_latest(_abstract(state), run.run_identity)
         if restored is not None:
@@ -65,6 +82,11 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike) -> TrainState
             tuned_weights.export(run, state)
         _evaluate_last(run, state)
         return state
+    except Exception as error:
+        first = full_disk_behind(error)
+        if first is None or isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{first}\n{run.checkpoints.what_is_kept()}") from error
     finally:
         run.checkpoints.close()
 
@@ -87,7 +109,8 @@ def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
             _draw_data(run, writer)
         if run.evaluation is not None and (first == 0 or run.evaluation.is_due(first)):
             _evaluate(run, state, writer, signals)
-        state, done = _take_steps(run, step, state, batch, batches, writer, signals)
+        with stop_requests.saving():
+            state, done = _take_steps(run, step, state, batch, batches, writer, signals)
     finally:
         batches.close()
         writer.close()

@@ -1,5 +1,5 @@
 """A web page around ImageSegmenter: drop a picture, type names, see which pixels they get."""
 
-from maft_jax.web_page.page import PageStopped, make_page, serve_page, temporary_folder
+from maft_jax.web_page.page import make_page, serve_page, temporary_folder
 
-__all__ = ["PageStopped", "make_page", "serve_page", "temporary_folder"]
+__all__ = ["make_page", "serve_page", "temporary_folder"]

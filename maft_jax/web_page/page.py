@@ -5,13 +5,13 @@ import html
 import importlib.resources
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from input_pipeline.sample_folder import SAMPLE_CLASSES
 from maft_jax.inference.clip import Clip
+from maft_jax.runtime import stop_requests
 from maft_jax.web_page.session import PageSession, read_field, viewer_data
 
 MOST_PROPOSALS = 300
@@ -30,12 +30,6 @@ _DOWNLOAD = """(file) => {
 _HOUR = 3600
 _MOST_TABS = 16
 """Browser tabs whose newest result stays in memory."""
-
-
-class PageStopped(Exception):
-    """Ctrl-C, which is how a server ends."""
-
-    exit_code = 130
 
 
 def make_page(
@@ -89,7 +83,7 @@ def make_page(
 def serve_page(
     page: Any, host: str = "127.0.0.1", port: int | None = None, share: bool = False
 ) -> None:
-    """Serves until Ctrl-C, which raises PageStopped; prints the address once it answers.
+    """Serves until Ctrl-C or SIGTERM; prints the address once it answers.
 
     Args:
         port: by default the first free one from 7860 on.
@@ -97,6 +91,7 @@ def serve_page(
 
     Raises:
         OSError: the port is taken.
+        Stopped: a signal came.
     """
     gr = _gradio()
     page.queue(default_concurrency_limit=1)
@@ -118,11 +113,11 @@ def serve_page(
         print(f"open {page.local_url}", flush=True)
         if page.share_url:
             print(f"anybody can open {page.share_url}", flush=True)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        raise PageStopped("the page is closed") from None
+        stop_requests.wait()
     finally:
         page.close(verbose=False)
+        for tunnel in gr.tunneling.CURRENT_TUNNELS:
+            tunnel.kill()
 
 
 @contextmanager

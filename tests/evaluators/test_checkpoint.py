@@ -26,6 +26,7 @@ from maft_jax.evaluators.results import read_result
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 from maft_jax.proposals.precompute_job import job_from_config
+from maft_jax.runtime.only_writer import FolderInUse, only_writer
 from maft_jax.weights import open_weights
 from tests.evaluators.small_evaluations import (
     SETTINGS,
@@ -334,6 +335,14 @@ def test_command_that_gets_sigterm_leaves_and_continues(data, tmp_path):
     output = finish(process, 143)
     assert "Traceback" not in output
     assert "folder 7/7 images | " in finish(start(arguments))
+
+
+def test_second_evaluation_into_the_same_results_is_refused(data, tmp_path):
+    config = evaluation_config(data | {"evaluation.max_images": 1})
+    folder = tmp_path / "evaluation/frozen"
+    with only_writer(folder, "--workdir"), pytest.raises(FolderInUse, match=str(os.getpid())):
+        evaluate_checkpoint(config, tmp_path)
+    assert os.listdir(folder) == []
 
 
 def test_data_set_that_is_not_there_is_refused_by_name(data, tmp_path):

@@ -28,6 +28,7 @@ from maft_jax.inference.files import (
 )
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation
+from maft_jax.runtime import stop_requests
 from tests import runs
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -174,25 +175,28 @@ for arguments in json.loads(sys.argv[1]):
     assert len(answers) == len(cases) + 1 and not list((tmp_path / "o").glob("*"))
 
 
-@pytest.mark.parametrize(("stop", "exit_code"), [(KeyboardInterrupt, 130), (SystemExit(143), 143)])
-def test_interruption_leaves_whole_files_and_counts_them(tmp_path, stop, exit_code):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_leaves_whole_files_and_counts_them(tmp_path, monkeypatch, number):
     images = [ImageFile(tmp_path / f"{i}.jpg", f"id {i}", f"{i}") for i in range(4)]
 
     def segment(path, example_id):
         if example_id == "id 1":
             raise ValueError("is broken")
-        if example_id == "id 3":
-            raise stop
+        if example_id == "id 2":
+            monkeypatch.setattr(stop_requests._requests, "number", number)
         return scattered(2)
 
     with pytest.raises(Interrupted, match="stopped: 2 of 4 images are finished") as caught:
         predict_images(segment, images, tmp_path / "out", {})
-    assert caught.value.exit_code == exit_code
+    assert caught.value.exit_code == 128 + number
+    monkeypatch.undo()
     assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"0.json", "2.json"}
     assert len(list((tmp_path / "out").iterdir())) == 6
+    (tmp_path / "out/.3_overlay.png.0a1b2c3d").write_bytes(b"of a killed process")
     assert predict_images(segment, images[:2], tmp_path / "out", {}) == [
         f"{tmp_path / '1.jpg'}: is broken"
     ]
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ class FakeCloud:
             host to one of them.
         ssh_failures: for each creation how often a worker is not reached.
         create_errors: for each creation the error of gcloud, if any.
+        deleting: the error of gcloud, "hangs", or "is said to be done", which it is not.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class FakeCloud:
         training=((0,),),
         ssh_failures=({},),
         create_errors=("",),
+        deleting="",
         num_workers=2,
         nodes=("maft",),
     ):
@@ -94,6 +96,7 @@ class FakeCloud:
             "training": training,
             "ssh_failures": ssh_failures,
             "create_errors": create_errors,
+            "deleting": deleting,
             "num_workers": num_workers,
             "nodes": nodes,
         }

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 CLOUD = pathlib.Path(os.environ["FAKE_CLOUD"])
 SCENARIO = json.loads((CLOUD / "scenario.json").read_text())
@@ -69,6 +70,14 @@ def describe(argv):
 def delete(argv):
     if not memory()["exists"]:
         fail("ERROR: (gcloud.compute.tpus.queued-resources.delete) NOT_FOUND: Resource not found")
+    trouble = SCENARIO["deleting"]
+    if trouble == "hangs":
+        (CLOUD / "deleting").write_text("")
+        time.sleep(60)
+    elif trouble == "is said to be done":
+        return
+    elif trouble:
+        fail(f"ERROR: (gcloud.compute.tpus.queued-resources.delete) {trouble}")
     memory(lambda content: content.update(exists=False))
     for home in (CLOUD / "vm").glob("*"):  # with its disk
         supervisor = home / "maft_jax_run/job/supervisor"

@@ -4,6 +4,7 @@ import pathlib
 import shlex
 import signal
 import stat
+import time
 
 import pytest
 
@@ -208,6 +209,47 @@ def test_interrupt_deletes_if_asked_to(make_cloud):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert not cloud.exists and cloud.life == ["create", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("deleting", "reason"),
+    [
+        ("PERMISSION_DENIED: The caller does not have permission", "TPU Admin"),
+        ("is said to be done", "maft is ACTIVE, after it was deleted"),
+    ],
+)
+@pytest.mark.parametrize(("play", "why"), [(0, ""), (1, "training failed")])
+def test_what_could_not_be_deleted_is_a_code_of_its_own(make_cloud, deleting, reason, play, why):
+    cloud = make_cloud(training=[[play]], deleting=deleting)
+    done = cloud.up()
+    assert done.returncode == 3 and cloud.exists
+    assert why in done.stderr and "COULD NOT DELETE maft" in done.stderr
+    assert reason in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("python -m launch.tpu delete --name=maft --zone=us-west4-a")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_deletion_is_a_code_of_its_own(make_cloud, number):
+    cloud = make_cloud(deleting="hangs")
+    process = cloud.start("up", *TARGET, *QUICK, *RENTING, "--", *TRAINING)
+    while not (cloud.folder / "deleting").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 3 and cloud.exists
+    assert f"COULD NOT DELETE maft: interrupted by {number.name}" in stderr
+    assert stderr.strip().splitlines()[-1].endswith("--name=maft --zone=us-west4-a")
+    assert "Traceback" not in stderr
+
+
+def test_log_that_cannot_be_kept_does_not_keep_machines(make_cloud):
+    cloud = make_cloud()
+    (cloud.folder / "here/runs/launch/maft/maft-worker-0.log").mkdir(parents=True)  # in its place
+    done = cloud.up()
+    assert done.returncode == 0 and not cloud.exists
+    assert "its output could not be kept" in done.stderr
 
 
 def test_resource_is_kept_if_asked_to(make_cloud):

@@ -1,5 +1,6 @@
 """Records are computed once, only where something changed, and are the same whoever computes."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -12,6 +13,8 @@ from input_pipeline.records.record_source import RecordSource
 from maft_jax.proposals.generator import Proposals
 from maft_jax.proposals.precompute import precompute, prepare_folder
 from maft_jax.proposals.soft_masks import soften_masks
+from maft_jax.runtime import stop_requests
+from maft_jax.runtime.only_writer import only_writer
 from tests.precompute_jobs import CLASS_NAMES, BlockProposals, DrawnSource, make_job
 
 
@@ -44,6 +47,17 @@ class Fixed:
         for name, value in self._fields.items():
             object.__setattr__(made, name, value)
         return made
+
+
+def test_who_makes_the_same_records_waits_for_the_first(tmp_path, monkeypatch):
+    job = make_job(tmp_path, num_examples=3)
+    waited = []
+    with contextlib.ExitStack() as held:
+        held.enter_context(only_writer(tmp_path, "records", part=".0-of-1.unfinished"))
+        monkeypatch.setattr(stop_requests, "wait", lambda _: waited.append(held.close()))
+        precompute(job, num_workers=1)
+    assert len(waited) == 1 and len(RecordSource(tmp_path)) == 3
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_records_hold_the_example_and_its_best_proposals(tmp_path):

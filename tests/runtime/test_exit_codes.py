@@ -4,6 +4,7 @@ import pytest
 
 from maft_jax.runtime.consensus import OtherProcessFailed
 from maft_jax.runtime.exit_codes import exit_code_of
+from maft_jax.runtime.stop_requests import Stopped
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, TrainingInterrupted
 
 
@@ -13,7 +14,7 @@ from maft_jax.runtime.stop_signals import EvaluationInterrupted, TrainingInterru
         (ValueError("no such class"), 2),
         (OSError("disk full"), 1),
         (KeyboardInterrupt(), 130),
-        (SystemExit(143), 143),
+        (Stopped(15), 143),
         (TrainingInterrupted(15, 7), 143),
         (EvaluationInterrupted(2, "voc2012", 4, 9), 130),
         (OtherProcessFailed(1, 2, "no such class"), 2),

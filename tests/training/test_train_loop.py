@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import os
 import shutil
 import time
 import warnings
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import maft_jax
 from maft_jax import tree_rules
+from maft_jax.runtime.only_writer import FolderInUse, only_writer
 from maft_jax.training.train_loop import TrainingDiverged, train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
 
@@ -281,8 +283,14 @@ def test_unwritable_workdir_is_refused_before_anything_else(data, tmp_path):
 
 def test_too_little_disk_space_is_refused_before_any_step(data, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 2**20})())
-    with pytest.raises(ValueError, match=r"1 MiB free, but .* need 28 MiB"):
+    with pytest.raises(OSError, match=r"1 MiB free, but .* need 28 MiB"):
         train_and_evaluate(small_config(data), tmp_path)
+
+
+def test_second_run_in_a_workdir_is_refused_before_anything_else(data, tmp_path):
+    with only_writer(tmp_path, "--workdir"), pytest.raises(FolderInUse, match=str(os.getpid())):
+        train_and_evaluate(small_config(data), tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_unusable_cache_folder_is_refused_by_name(data, tmp_path):

@@ -267,6 +267,8 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
         assert "event: error" in ask(address, picture)  # never uploaded: a file of the server's
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-        assert process.stderr.read().endswith("\nthe page is closed\n")
+        assert process.stderr.read().endswith(
+            "\nstopped by SIGINT; what was finished is kept, the same command goes on\n"
+        )
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(address)

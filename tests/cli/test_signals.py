@@ -1,0 +1,95 @@
+"""Signals at random moments of whole commands: each ends with its code, and soon."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import runs
+
+MOST_SECONDS = 20.0
+"""Until the end: half of it is what a command may take that reaches no safe point."""
+LAST_SECOND = {"precompute": 3.0, "convert": 5.0, "predict": 9.0}
+"""When the last signals come; of other commands OTHERS."""
+OTHERS = 12.0
+_FIRST_SECOND = 0.15  # before, Python itself starts, and the signal ends it by its own default
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory) -> dict[str, list[str]]:
+    folder = tmp_path_factory.mktemp("commands")
+    data = runs.make_data(folder)
+    photos = data["data.root"]
+    training = runs.command(data, folder / "run", num_steps=10**6)
+    settings = [argument for argument in training if argument.startswith("--config")]
+    cli = [sys.executable, "-m", "maft_jax.cli."]
+
+    def command(name: str, *arguments: object) -> list[str]:
+        return [*cli[:2], cli[2] + name, *map(str, arguments)]
+
+    return {
+        "train": training,
+        "evaluate": [
+            *(sys.executable, "-m", "maft_jax.main", "--config=configs/eval_only.py"),
+            *(f"--workdir={folder / 'evaluation'}", f"--config.evaluation.roots.folder={photos}"),
+            *(a for a in settings if "pretrained" in a or "model" in a or "cache_dir" in a),
+        ],
+        "precompute": command(
+            "precompute_proposals", *settings, f"--config.data.records={folder / 'records'}"
+        ),
+        "predict": command(
+            "predict",
+            *("--weights=random:tiny", "--classes=a, b", f"--image={photos}/images"),
+            *(f"--out={folder / 'out'}", f"--cache_dir={folder / 'cache'}"),
+        ),
+        "convert": command(
+            "convert_weights", "random:tiny", folder / "w.pt", "--to=openai", "--overwrite"
+        ),
+        "visualize": command("visualize", *settings, f"--out={folder / 'picture.png'}"),
+        "benchmark": command("benchmark", *settings, "--what=step,input", "--steps=1000"),
+        "demo": command("demo", f"--workdir={folder / 'demo'}"),
+        "train_tiny_clip": command("train_tiny_clip", f"--workdir={folder / 'clip'}"),
+    }
+
+
+def end(arguments: list[str], number: int, seconds: float) -> tuple[int, float, str]:
+    """Exit code, seconds from the signal to the end, and what was printed."""
+    process = runs.start(arguments, start_new_session=True)
+    time.sleep(seconds)
+    sent = time.monotonic()
+    process.send_signal(number)
+    try:
+        output, _ = process.communicate(timeout=MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, time.monotonic() - sent, output
+
+
+@pytest.mark.parametrize(
+    ("name", "num_signals"),
+    [
+        ("precompute", 1),
+        *(
+            pytest.param(name, 12, marks=pytest.mark.slow)
+            for name in (
+                *("train", "evaluate", "precompute", "predict", "convert", "visualize"),
+                *("benchmark", "demo", "train_tiny_clip"),
+            )
+        ),
+    ],
+)
+def test_signal_ends_every_command_at_any_moment(commands, name, num_signals):
+    rng = random.Random(f"{name} {num_signals}")
+    for _ in range(num_signals):
+        number = rng.choice([signal.SIGINT, signal.SIGTERM])
+        seconds = rng.uniform(_FIRST_SECOND, LAST_SECOND.get(name, OTHERS))
+        code, _, output = end(commands[name], number, seconds)
+        where = f"{name}: {number.name} after {seconds:.2f} s\n{output}"
+        finished = code == 0 and name in LAST_SECOND
+        assert code == 128 + number or finished, where
+        assert "Traceback" not in output and "Exception ignored" not in output, where
