@@ -1,8 +1,6 @@
 """Images and label maps as arrays, whatever pixel format the file has."""
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +9,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+from input_pipeline.limits import MAX_PIXELS, check_limit
+
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 _INDEX_MODES = ("1", "L", "P", *_SIXTEEN_BIT_MODES)
 # Pillow stretches grey levels of 2 and 4 bits to 0..255; dividing gives the stored value back.
@@ -33,7 +23,7 @@ def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np
     16 bits are scaled to 8 and an alpha channel is dropped. Raises ValueError that begins with
     `where`, the path unless given.
     """
-    with _opened(source, where, "an image") as image:
+    with opened_image(source, where, "an image") as image:
         ImageOps.exif_transpose(image, in_place=True)
         return rgb_pixels(image)
 
@@ -58,7 +48,7 @@ def read_label_map(
     `source` is a file or its bytes. Raises ValueError that begins with `where`, the path unless
     given; also when it is a colour image.
     """
-    with _opened(source, where, "a label map") as image:
+    with opened_image(source, where, "a label map") as image:
         if image.mode not in _INDEX_MODES:
             raise ValueError(
                 f"it is a colour image (mode {image.mode}); save one class index per pixel, as a "
@@ -76,18 +66,30 @@ def _raw_mode(image: Image.Image) -> object:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterator[Image.Image]:
+def opened_image(source: str | Path | bytes, where: str | None, what: str) -> Iterator[Image.Image]:
+    """An image of a file or its bytes, not yet decoded and no larger than the limit of pixels.
+
+    Whatever goes wrong inside becomes a ValueError that begins with `where`, the path unless given.
+    """
     in_memory = isinstance(source, bytes)
     where = where or (f"{len(source)} bytes in memory" if in_memory else source)
     try:
-        with Image.open(io.BytesIO(source) if in_memory else source) as image:
+        with _within_limit(source) as image:
             if image.format == "PNG":
                 # Decoding alone does not look at the checksums of the pixels.
-                with Image.open(io.BytesIO(source) if in_memory else source) as unread:
+                with _within_limit(source) as unread:
                     unread.verify()
             yield image
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None
-    except _DECODE_ERRORS as error:
+    except Exception as error:  # Of many kinds: Pillow's decoders have no common one.
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        reason = str(reason) or type(error).__name__
         raise ValueError(f"{where}: cannot be read as {what}: {reason}") from error
+
+
+def _within_limit(source: str | Path | bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    width, height = image.size
+    check_limit(MAX_PIXELS, width * height, f"pixels of {width} x {height}")
+    return image

@@ -19,8 +19,8 @@ def floors() -> dict[int, list[str]]:
 
 LEVELS = {level: [f"maft_jax.{name}" for name in names] for level, names in floors().items()}
 LOWEST_LEVEL_THAT_READS_DATA = 5
-FACTS = ("input_pipeline.dataset_specs", "input_pipeline.class_lists")
-"""What the configuration knows of data sets: facts, and no data."""
+FACTS = ("input_pipeline.dataset_specs", "input_pipeline.class_lists", "input_pipeline.limits")
+"""What the configuration knows of data sets, and limits of files: facts, and no data."""
 
 CONFIG_FILES = "configs/*.py"
 TORCH_FILES = [
