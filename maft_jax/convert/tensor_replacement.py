@@ -18,6 +18,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from maft_jax.convert.safetensors_file import renew_digests
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
 from maft_jax.runtime.atomic_files import atomic_write
 
@@ -84,6 +85,8 @@ def replace_tensors(
             if is_zip_archive(aside):
                 _renew_checksums(aside, content, [places[name] for name in rounded])
             content.flush()
+        if not is_zip_archive(aside):
+            renew_digests(pathlib.Path(aside), rounded)
 
 
 def tensor_places(path: pathlib.Path) -> dict[str, Place]:
