@@ -8,6 +8,7 @@ from pathlib import Path
 
 from input_pipeline.class_list_formats.lines import read_listed_classes
 from input_pipeline.class_list_formats.listed_class import ListedClass
+from input_pipeline.limits import MAX_CLASS_LIST_BYTES, check_limit
 
 _DIRECTORY = Path(__file__).with_name("class_list_files")
 BUILT_IN = tuple(sorted(path.stem for path in _DIRECTORY.glob("*.txt")))
@@ -68,6 +69,7 @@ def parse_class_list(
 
 
 def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[ClassList, str]:
+    check_limit(MAX_CLASS_LIST_BYTES, len(content), f"{where}: bytes of a class list")
     try:
         text = content.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
@@ -79,7 +81,8 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
     _check_distinct(kept)
     if not kept:
         raise ValueError(f"{where}: expected one class per line, found no class")
-    left_out = [f"{entry.value} {entry.name!r}" for entry in listed if entry not in kept]
+    among = set(kept)
+    left_out = [f"{entry.value} {entry.name!r}" for entry in listed if entry not in among]
     if left_out:
         taken_for += f"; ignored: {', '.join(left_out)}"
     colors = tuple(entry.color for entry in kept)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
@@ -18,7 +19,7 @@ def read_json(text: str, where: str) -> Found | None:
         return None
     try:
         content = json.loads(text, object_pairs_hook=_without_doubles)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{where}: begins like JSON, but {error}; correct it, or {WRITE_LINES}"
         ) from None
@@ -43,7 +44,7 @@ def read_yaml(text: str, where: str) -> Found | None:
         # Everything as strings: YAML takes the class `no` for a truth value.
         _refuse_doubles_of_yaml(yaml.compose(text, yaml.BaseLoader))
         content = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{where}: has names: like YAML, but {reason}; correct it, or {WRITE_LINES}"
@@ -61,22 +62,22 @@ def _without_doubles(pairs: list[tuple[str, object]]) -> dict:
     """A dict of these; ValueError where a key stands twice, of which json would keep the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {double!r} stands twice")
     return content
 
 
-def _refuse_doubles_of_yaml(node: object) -> None:
-    """Likewise of a YAML document's nodes, all the way down."""
-    children = getattr(node, "value", None)
-    if not isinstance(children, list):
+def _refuse_doubles_of_yaml(node: object, seen: set[int] | None = None) -> None:
+    """Likewise of a YAML document's nodes, all the way down; what aliases share, once."""
+    children, seen = getattr(node, "value", None), set() if seen is None else seen
+    if not isinstance(children, list) or id(node) in seen:
         return
+    seen.add(id(node))
     pairs = [child for child in children if isinstance(child, tuple)]
     if pairs:
         _without_doubles([(str(key.value), None) for key, _ in pairs])
     for child in children:
-        _refuse_doubles_of_yaml(child[1] if isinstance(child, tuple) else child)
+        _refuse_doubles_of_yaml(child[1] if isinstance(child, tuple) else child, seen)
 
 
 def _categories(categories: object, where: str) -> list[ListedClass]:
@@ -130,10 +131,11 @@ def _sequence(names: object, where: str) -> list[ListedClass]:
 
 
 def _value(value: object, place: str) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value).strip()):
+    of_text = type(value) in (int, str) and re.fullmatch(r"\d{1,9}", str(value).strip())
+    if not of_text:
         raise ValueError(
-            f"{place}: expected a label value, an integer from 0, found {value!r}; correct it, or "
-            f"{WRITE_LINES}"
+            f"{place}: expected a label value, an integer from 0, found {value!r:.40}; correct it, "
+            f"or {WRITE_LINES}"
         )
     return int(value)
 
