@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
+from input_pipeline.zip_directory import check_all_listed
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # A compressed tar has no random access: it is decompressed into memory, so it has to be small.
@@ -218,6 +219,7 @@ class ZipTree(_ArchiveTree):
     def _build_index(self) -> dict[str, _Member]:
         try:
             with zipfile.ZipFile(self.where) as archive:
+                check_all_listed(archive)
                 members = [info for info in archive.infolist() if not info.is_dir()]
         except _UNREADABLE as error:
             raise ValueError(

@@ -49,7 +49,8 @@ def read_yaml(text: str, where: str) -> Found | None:
         raise ValueError(
             f"{where}: has names: like YAML, but {reason}; correct it, or {WRITE_LINES}"
         ) from None
-    names = content["names"] if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    names = content.get("names")
     place = f"{where}: names"
     listed = _mapping(names, place) if isinstance(names, dict) else _sequence(names, place)
     number = content.get("nc")

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
+from input_pipeline.zip_directory import check_all_listed
 from maft_jax.convert.stored_tensor import StoredTensor
 
 _SUFFIX = ".npy"
@@ -44,6 +45,7 @@ def open_numpy_archive(
     path = where or source
     try:
         with zipfile.ZipFile(source) as archive:
+            check_all_listed(archive)
             entries = archive.infolist()
     except _UNREADABLE as error:
         raise ValueError(f"{path}: corrupt .npz archive: {error}") from error

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from input_pipeline.bounded_unpickler import BoundedUnpickler, sizes
 from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
-from maft_jax.convert.bounded_unpickler import BoundedUnpickler, sizes
 from maft_jax.convert.stored_tensor import StoredTensor
 
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # first entry; end of an archive without entries

@@ -23,6 +23,7 @@ from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
 from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.versions import versions
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
@@ -89,7 +90,7 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
             logger.info(
                 "%.0f s a run; at most %.0f min left", each, each * (len(runs) - number) / 60
             )
-        measured = json.loads(path.read_text())
+        measured = read_json(path)
         records.append({"table": experiment.table, "row": experiment.row, **measured})
     return records
 

@@ -1,6 +1,5 @@
 """Worlds on disk, and the configuration that trains on one of them."""
 
-import json
 import logging
 import pathlib
 import time
@@ -11,6 +10,7 @@ from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
 from maft_jax.config import Config, from_config_dict
 from maft_jax.configs.shapes_world import get_config
+from maft_jax.runtime.json_files import read_json
 
 DATASET = "shapes_world"
 _SECONDS_BETWEEN_REPORTS = 3.0
@@ -42,7 +42,7 @@ def draw_world(root: pathlib.Path, seed: int) -> None:
 
 def _check_is_world(root: pathlib.Path, seed: int) -> None:
     description = root / "world.json"
-    world = json.loads(description.read_text()) if description.exists() else {}
+    world = read_json(description) if description.exists() else {}
     drawn = world.get("seed"), world.get("world_version")
     if drawn != (seed, WORLD_VERSION):
         raise ValueError(

@@ -127,6 +127,8 @@ class Checkpoints:
         """State and record of a checkpoint, or why they cannot be read."""
         with _reader(self._directory) as reader:
             record, problem = _restored(reader, step, data=ocp.args.JsonRestore())
+            if problem is None and not (isinstance(record.data, dict) and _DIGEST in record.data):
+                problem = "its record of what it was made with is damaged"
             if problem is not None:
                 return None, None, problem
             self._check_belongs(step, record.data, run_identity)

@@ -129,7 +129,10 @@ _SHARED_TUPLES = b"\x80\x02)q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) f
         (b"\x80\x02}" + _SHARED_TUPLES[2:] + b"K\x01s.", "a key of type tuple that is nested"),
         (b"\x80\x04\x8f(" + _SHARED_TUPLES[2:] + b"\x90.", "a key of type tuple that is nested"),
         (b"\x80\x02K\x01r\xff\xff\xff\x7f.", "holds no tensors"),  # a memo of gigabytes in C
-        (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "a bytearray"),
+        (
+            b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
+            r"data\.pkl: UnpicklingError: it is truncated",
+        ),
         (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".", r"data\.pkl"),
         (b"\x80\x02I" + b"9" * 5000 + b"\n.", r"data\.pkl"),
     ],

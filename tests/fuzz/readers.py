@@ -59,6 +59,8 @@ class Reader:
     read: Read
     mutation: Mutation = damage
     checked: bool = False
+    cost: int = 1
+    """It is damaged that many times less often."""
 
 
 CLIP = ClipConfig(VisionConfig(64, 1, 16, 32, 16), TextConfig(64, 1, 50, 9, 16))
@@ -274,10 +276,15 @@ READERS = [
     Reader("pt members", arrays("w.pt"), load_state_dict, inside_zip(damage)),
     Reader("npz", arrays("w.npz"), load_state_dict, checked=True),
     Reader("npz members", arrays("w.npz"), load_state_dict, inside_zip(damage)),
-    Reader("clip", clip("c.safetensors", "openai", "c.safetensors"), weights, inside_header, True),
-    Reader("transformers", clip("c", "transformers", "c/config.json"), weights_folder, damage_json),
     Reader(
-        "open_clip", clip("c", "open_clip", "c/open_clip_config.json"), weights_folder, damage_json
+        "clip", clip("c.safetensors", "openai", "c.safetensors"), weights, inside_header, True, 4
+    ),
+    *(
+        Reader(name, clip("c", name, f"c/{settings}"), weights_folder, damage_json, cost=4)
+        for name, settings in (
+            ("transformers", "config.json"),
+            ("open_clip", "open_clip_config.json"),
+        )
     ),
     *(
         Reader(f"class list, {name}", file("list.txt", text), class_list)

@@ -171,6 +171,10 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
     tuned.unlink()
     train_and_evaluate(config, finished[1])
     assert tuned.read_bytes() == content
+    tuned.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    train_and_evaluate(config, finished[1])
+    assert tuned.read_bytes() == content
+    assert f"{tuned}: corrupt tensor" in caplog.text and "writing it again" in caplog.text
     assert read_metrics(finished[1]) == before
 
 

@@ -22,6 +22,8 @@ class BoundedUnpickler(pickle._Unpickler):
     def load(self) -> Any:
         try:
             return super().load()
+        except EOFError:
+            raise EOFError("Ran out of input") from None
         except (struct.error, IndexError) as error:
             raise pickle.UnpicklingError(f"it is truncated or corrupt: {error}") from error
 
@@ -50,7 +52,11 @@ class BoundedUnpickler(pickle._Unpickler):
         super().load_frozenset()
 
     def load_bytearray8(self) -> None:
-        raise pickle.UnpicklingError("a bytearray, which tensors do not need")
+        (size,) = struct.unpack("<Q", self.read(8))
+        data = self.read(size)
+        if len(data) < size:
+            raise pickle.UnpicklingError("it is truncated")
+        self.append(bytearray(data))
 
     for _code, _load in (
         (pickle.SETITEM, load_setitem),
