@@ -14,6 +14,10 @@ _MAX_AXES = 64
 """What NumPy's arrays have at most."""
 
 
+class NestedKeyError(pickle.UnpicklingError):
+    """A container as a key, of which the hash may take for ever."""
+
+
 class BoundedUnpickler(pickle._Unpickler):
     """Keys and elements of sets are flat; nothing is allocated before its bytes are there."""
 
@@ -70,10 +74,10 @@ class BoundedUnpickler(pickle._Unpickler):
 
 
 def check_flat(key: Any) -> None:
-    """Raises UnpicklingError for a key that is no string, number, None or short tuple of these."""
+    """Raises NestedKeyError for a key that is no string, number, None or short tuple of these."""
     parts = key if type(key) is tuple and len(key) <= _MAX_AXES else (key,)
     if not all(part is None or type(part) in (str, bytes, int, float, bool) for part in parts):
-        raise pickle.UnpicklingError(f"a key of type {type(key).__name__} that is nested")
+        raise NestedKeyError(f"a key of type {type(key).__name__} that is nested")
 
 
 def sizes(values: Any) -> tuple[int, ...]:

@@ -10,10 +10,8 @@ import io
 import logging
 import lzma
 import os
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,9 +25,8 @@ MAX_COMPRESSED_TAR_BYTES = 256 * 2**20
 _TAR_BLOCK = 512
 _CHUNK = 2**22
 _READ_AGAIN = "download it again, or remove it if it is not part of the data set"
-# What zipfile, tarfile and the decompressors raise for corrupt bytes.
-_CORRUPT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error)
-_UNREADABLE = (*_CORRUPT, EOFError, OSError, RuntimeError, ValueError)
+_UNREADABLE = Exception
+"""Of corrupt bytes: zipfile, tarfile and the decompressors raise many kinds, IndexError too."""
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from input_pipeline.limits import MAX_PIXELS, check_limit
+from input_pipeline.png_rows import check_rows
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 _INDEX_MODES = ("1", "L", "P", *_SIXTEEN_BIT_MODES)
@@ -79,6 +80,7 @@ def opened_image(source: str | Path | bytes, where: str | None, what: str) -> It
                 # Decoding alone does not look at the checksums of the pixels.
                 with _within_limit(source) as unread:
                     unread.verify()
+                check_rows(source if in_memory else Path(source).read_bytes())
             yield image
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import pickle
 import struct
 import zipfile
 import zlib
@@ -140,6 +141,22 @@ _SHARED_TUPLES = b"\x80\x02)q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) f
 def test_small_pickles_neither_hang_nor_take_memory(tmp_path, pickled, message):
     with pytest.raises(ValueError, match=rf"x\.pt: .*{message}"):
         open_state_dict(_archive(tmp_path / "x.pt", pickled))
+
+
+def test_small_pickles_before_1_6_do_not_hang_either(tmp_path):
+    """Magic number and protocol of torch's legacy files, then what nobody should hash."""
+    start = b"".join(pickle.dumps(n, 2) for n in (0x1950A86A20F9469CFC6C, 1001, {}))
+    shared = b"\x80\x02}q\x00" + b"".join(
+        b"}(X\x01\x00\x00\x00ah%cX\x01\x00\x00\x00bh%cuq%c" % (i, i, i + 1) for i in range(60)
+    )
+    for content, message in (
+        (b"\x80\x02}" + _SHARED_TUPLES[2:] + b"K\x01s.", "a key of type tuple that is nested"),
+        (shared + b".", "share their parts too often"),
+    ):
+        path = tmp_path / "x.pt"
+        path.write_bytes(start + content + pickle.dumps([], 2))
+        with pytest.raises(ValueError, match=rf"x\.pt: .*{message}"):
+            load_state_dict(path)
 
 
 def test_strides_that_wrap_around_are_refused(tmp_path):

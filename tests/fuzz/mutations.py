@@ -69,6 +69,17 @@ def inside_header(content: bytes, rng: random.Random) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
+def inside_metadata(content: bytes, rng: random.Random) -> bytes:
+    """A change to the JSON that is a text in the metadata of a safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata = header["__metadata__"]
+    name = max(metadata, key=lambda name: len(metadata[name]))
+    metadata[name] = damage_json(metadata[name].encode(), rng).decode("utf-8", "replace")
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + content[8 + size :]
+
+
 def _places(value):
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, child in list(items):

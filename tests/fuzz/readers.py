@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from etils import epath
 from PIL import Image
+from safetensors.numpy import save_file
 
 from input_pipeline.class_lists import parse_class_list
 from input_pipeline.examples import IGNORE, Example
@@ -26,6 +27,8 @@ from input_pipeline.records.record_source import RecordSource
 from launch.secrets_file import check_secrets_file
 from maft_jax.config import preset
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
+from maft_jax.convert.state_dict_io import open_state_dict
+from maft_jax.convert.weights_source import OWN_METADATA
 from maft_jax.evaluators.confusion import ConfusionTotal
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import UnfinishedCounts
@@ -38,7 +41,14 @@ from maft_jax.proposals.run_lengths import decode_segmentation
 from maft_jax.runtime.metric_logging import read_metrics
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.state.restored_run import read_run_config
-from tests.fuzz.mutations import Mutation, damage, damage_json, inside_header, inside_zip
+from tests.fuzz.mutations import (
+    Mutation,
+    damage,
+    damage_json,
+    inside_header,
+    inside_metadata,
+    inside_zip,
+)
 from tests.in_memory_weights import load_state_dict, save_state_dict
 from tests.record_sets import make_record, write_record_set
 
@@ -101,6 +111,21 @@ def clip(name: str, format_name: str, damaged: str) -> Make:
         return folder / damaged
 
     return make
+
+
+def clip_without_digests(folder: pathlib.Path) -> pathlib.Path:
+    """As earlier versions wrote it, of which the header is all that can be checked."""
+    path = clip("c.safetensors", "openai", "c.safetensors")(folder)
+    tensors, metadata = open_state_dict(path)
+    own = {OWN_METADATA: metadata[OWN_METADATA]}
+    save_file({name: tensor.read() for name, tensor in tensors.items()}, path, own)
+    return path
+
+
+def legacy_pt(folder: pathlib.Path) -> pathlib.Path:
+    tensors = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
+    torch.save(tensors, folder / "w.pt", _use_new_zipfile_serialization=False)
+    return folder / "w.pt"
 
 
 def picture(name: str, mode: str, **options) -> Make:
@@ -274,11 +299,14 @@ READERS = [
     Reader("safetensors header", arrays("w.safetensors"), load_state_dict, inside_header, True),
     Reader("pt", arrays("w.pt"), load_state_dict, checked=True),
     Reader("pt members", arrays("w.pt"), load_state_dict, inside_zip(damage)),
+    Reader("pt before 1.6", legacy_pt, load_state_dict),
     Reader("npz", arrays("w.npz"), load_state_dict, checked=True),
     Reader("npz members", arrays("w.npz"), load_state_dict, inside_zip(damage)),
     Reader(
         "clip", clip("c.safetensors", "openai", "c.safetensors"), weights, inside_header, True, 4
     ),
+    Reader("clip without digests", clip_without_digests, weights, inside_header, cost=4),
+    Reader("our metadata", clip_without_digests, weights, inside_metadata, cost=4),
     *(
         Reader(name, clip("c", name, f"c/{settings}"), weights_folder, damage_json, cost=4)
         for name, settings in (

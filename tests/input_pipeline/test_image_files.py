@@ -1,10 +1,13 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline.image_files import read_image, read_label_map
+from input_pipeline.png_rows import check_rows
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
 
@@ -204,3 +207,37 @@ def test_flipped_bit_of_a_png_is_an_error_or_changes_no_pixel(dtype):
         except ValueError as error:
             num_errors += "cannot be read as a label map" in str(error)
     assert num_errors > 0.9 * len(data)
+
+
+def _png(ihdr: bytes, unpacked: bytes) -> bytes:
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    parts = chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(unpacked)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("missing", [1, 31, 500])
+def test_a_png_with_fewer_rows_than_its_header_says_is_damaged(missing):
+    header = struct.pack(">IIBBBBB", 30, 20, 8, 0, 0, 0, 0)
+    rows = bytes(20 * 31)  # a filter byte before each
+    assert read_label_map(_png(header, rows)).shape == (20, 30)
+    with pytest.raises(ValueError, match=r"need 620 bytes, it has \d+; rows are missing"):
+        read_label_map(_png(header, rows[missing:]), "a.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (9, 17), (300, 200)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
+def test_pillows_own_png_files_have_all_their_rows(size, mode):
+    check_rows(_encoded(Image.new(mode, size), "PNG"))
+
+
+@pytest.mark.parametrize(("width", "height", "unpacked"), [(8, 8, 15 + 64), (1, 1, 2), (5, 3, 22)])
+def test_rows_of_interlaced_png_files_are_counted_by_pass(width, height, unpacked):
+    """8 x 8: 1 + 1 + 1 + 2 + 2 + 4 + 4 rows with a filter byte; by hand from section 8.2."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+    check_rows(_png(header, bytes(unpacked)))
+    with pytest.raises(ValueError, match=f"need {unpacked} bytes, it has {unpacked - 1}"):
+        check_rows(_png(header, bytes(unpacked - 1)))
