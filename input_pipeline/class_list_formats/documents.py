@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
 
+_LONGEST_YAML = 2**18
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 
 Found = tuple[list[ListedClass], str]
@@ -38,6 +39,11 @@ def read_yaml(text: str, where: str) -> Found | None:
     """`names:` of ultralytics, a mapping or a list; None where there is no such key."""
     if not _NAMES_KEY.search(text):
         return None
+    if len(text) > _LONGEST_YAML:  # which takes seconds
+        raise ValueError(
+            f"{where}: expected at most {_LONGEST_YAML} characters of YAML, found {len(text)}; "
+            f"{WRITE_LINES}"
+        )
     import yaml  # takes longer than all other lists
 
     try:

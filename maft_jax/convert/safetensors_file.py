@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from input_pipeline.limits import MAX_JSON_BYTES, check_limit
 from maft_jax.convert.stored_tensor import StoredTensor
 
 _DTYPES = {
@@ -62,6 +63,7 @@ def open_safetensors(path: pathlib.Path) -> tuple[dict[str, StoredTensor], dict[
             metadata = checked.metadata() or {}
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
+            check_limit(MAX_JSON_BYTES, size, "bytes of its header")
             header = json.loads(file.read(size))
         digests = _digests(header)
         header.pop("__metadata__", None)

@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from input_pipeline.bounded_unpickler import BoundedUnpickler, sizes
-from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
+from input_pipeline.limits import MAX_JSON_BYTES, MAX_UNPACKED_BYTES, check_limit
 from maft_jax.convert.stored_tensor import StoredTensor
 
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # first entry; end of an archive without entries
@@ -302,6 +302,7 @@ class _Unpickler(BoundedUnpickler):
 
 def _unpickle(archive: _Archive) -> list[tuple[str, _TensorView]]:
     pickled = archive.checked("data.pkl")
+    check_limit(MAX_JSON_BYTES, len(pickled), f"{archive.path}: bytes of data.pkl")
     try:
         content = _Unpickler(pickled, archive.path).load()
         return _named_views(content, 10_000 + _NAMES_PER_BYTE * len(pickled))

@@ -146,6 +146,7 @@ def test_masks_of_a_record_are_bounded(monkeypatch, little_memory):
             "the key '59999' stands twice",
         ),
         (b"names:\n" + b"- " * 5000 + b"a", r"list\.txt: "),
+        (b"names: [" + b"a," * 150_000 + b"b]", r"list\.txt: expected at most 262144 characters"),
         (
             b"a0: &a0 [x, x]\n"
             + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 60))
