@@ -291,13 +291,7 @@ def _say_activation_is_guessed(path: str, config: ClipConfig) -> None:
 
 
 def _masking_of(source: WeightsSource) -> MaskingSpec | None:
-    masking = _own_part(source, MaskingSpec, "tuning")
-    if masking and masking.mask_start_layer > source.own["vision"]["layers"]:
-        raise ValueError(
-            f"corrupt metadata {OWN_METADATA!r}: tuning.mask_start_layer="
-            f"{masking.mask_start_layer} of {source.own['vision']['layers']} layers"
-        )
-    return masking
+    return _own_part(source, MaskingSpec, "tuning")
 
 
 def _own_part(source: WeightsSource, kind: type, name: str):
@@ -321,8 +315,11 @@ def _check_sizes(part, num_tensors: int) -> None:
     """Refuses numbers that no tower of so many tensors has, before anything is as large."""
     for field, value in dataclasses.asdict(part).items():
         low = 0 if field == "mask_start_layer" else 1
-        high = num_tensors if field in ("layers", "mask_start_layer") else _LARGEST_SIZE
-        high = _LARGEST_IMAGE if field == "image_size" else high
+        high = {
+            "layers": num_tensors,
+            "mask_start_layer": _LARGEST_IMAGE,  # beyond the last layer nothing is masked
+            "image_size": _LARGEST_IMAGE,
+        }.get(field, _LARGEST_SIZE)
         if type(value) is int and not low <= value <= high:
             raise ValueError(f"{field}: expected {low} to {high}, got {value!r:.40}")
         if type(value) is float and not 0 < value < 1:
