@@ -8,6 +8,7 @@ from pathlib import Path
 
 from input_pipeline.class_list_formats.lines import read_listed_classes
 from input_pipeline.class_list_formats.listed_class import Color, ListedClass
+from input_pipeline.limits import MAX_CLASS_LIST_BYTES, check_limit
 
 _DIRECTORY = Path(__file__).with_name("class_list_files")
 BUILT_IN = tuple(sorted(path.stem for path in _DIRECTORY.glob("*.txt")))
@@ -77,6 +78,7 @@ def is_name_of_ignored(name: str) -> bool:
 
 
 def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[ClassList, str]:
+    check_limit(MAX_CLASS_LIST_BYTES, len(content), f"{where}: bytes of a class list")
     try:
         text = content.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
@@ -88,7 +90,8 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
     _check_distinct(kept)
     if not kept:
         raise ValueError(f"{where}: expected one class per line, found no class")
-    left_out = [entry for entry in listed if entry not in kept]
+    among = set(kept)
+    left_out = [entry for entry in listed if entry not in among]
     if left_out:
         shown = (f"{entry.color or entry.value} {entry.name!r}" for entry in left_out)
         taken_for += f"; ignored: {', '.join(shown)}"

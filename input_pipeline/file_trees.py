@@ -10,31 +10,23 @@ import io
 import logging
 import lzma
 import os
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
+from input_pipeline.zip_directory import check_all_listed
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # A compressed tar has no random access: it is decompressed into memory, so it has to be small.
 MAX_COMPRESSED_TAR_BYTES = 256 * 2**20
 _TAR_BLOCK = 512
+_CHUNK = 2**22
 _READ_AGAIN = "download it again, or remove it if it is not part of the data set"
-# What zipfile, tarfile and the decompressors raise for corrupt bytes.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
+_UNREADABLE = Exception
+"""Of corrupt bytes: zipfile, tarfile and the decompressors raise many kinds, IndexError too."""
 
 logger = logging.getLogger(__name__)
 
@@ -224,6 +216,7 @@ class ZipTree(_ArchiveTree):
     def _build_index(self) -> dict[str, _Member]:
         try:
             with zipfile.ZipFile(self.where) as archive:
+                check_all_listed(archive)
                 members = [info for info in archive.infolist() if not info.is_dir()]
         except _UNREADABLE as error:
             raise ValueError(
@@ -236,7 +229,11 @@ class ZipTree(_ArchiveTree):
         )
 
     def _read_member(self, member: _Member) -> bytes:
-        return _zip_handle(self.where, self._state, os.getpid()).read(member.key)
+        check_limit(MAX_UNPACKED_BYTES, member.size, "bytes of the unpacked member")
+        with _zip_handle(self.where, self._state, os.getpid()).open(member.key) as file:
+            data = file.read(member.size)
+            file.read(1)  # at the end, where zipfile compares the checksum
+            return data
 
 
 class TarTree(_ArchiveTree):
@@ -254,9 +251,9 @@ class TarTree(_ArchiveTree):
 
     def _build_index(self) -> dict[str, _Member]:
         try:
-            content = (
-                io.BytesIO(_decompressed(self.where, self._state)) if self._is_compressed else None
-            )
+            content = _decompressed(self.where, self._state) if self._is_compressed else None
+            if content:
+                content.seek(0)
             with tarfile.open(self.where, "r:", content, encoding="utf-8") as archive:
                 members = archive.getmembers()
                 _check_end_of_tar(archive)
@@ -271,6 +268,9 @@ class TarTree(_ArchiveTree):
             for info in members
             if info.isreg()
         }
+        most = len(content.getbuffer()) if content else self._state[0]
+        if cut := [name for name, file in files.items() if file.key + file.size > most]:
+            raise ValueError(f"{self.locate(cut[0])}: cut off: the archive ends before it does")
         links = {
             info.name: files[info.linkname]
             for info in members
@@ -280,7 +280,8 @@ class TarTree(_ArchiveTree):
 
     def _read_member(self, member: _Member) -> bytes:
         if self._is_compressed:
-            return _decompressed(self.where, self._state)[member.key : member.key + member.size]
+            whole = _decompressed(self.where, self._state).getbuffer()
+            return bytes(whole[member.key : member.key + member.size])
         with open(self.where, "rb") as file:
             file.seek(member.key)
             return file.read(member.size)
@@ -384,7 +385,11 @@ def _zip_handle(path: str, state: tuple[int, int], process_id: int) -> zipfile.Z
 
 
 @functools.lru_cache(maxsize=2)
-def _decompressed(path: str, state: tuple[int, int]) -> bytes:
+def _decompressed(path: str, state: tuple[int, int]) -> io.BytesIO:
     opener = {".bz2": bz2.open, ".xz": lzma.open}.get(Path(path).suffix.lower(), gzip.open)
+    content = io.BytesIO()
     with opener(path) as file:
-        return file.read()
+        while part := file.read(_CHUNK):
+            content.write(part)
+            check_limit(MAX_UNPACKED_BYTES, content.tell(), "bytes of the unpacked archive")
+    return content

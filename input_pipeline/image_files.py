@@ -1,8 +1,6 @@
 """Images and label maps as arrays, whatever pixel format the file has."""
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from input_pipeline.limits import MAX_PIXELS, check_limit
 from input_pipeline.png_rows import check_rows
 from input_pipeline.sample_depth import (
     check_colors_of_16_bits,
@@ -55,16 +54,6 @@ UNREAD_HEIC = () if pillow_heif else _SUFFIXES["HEIF"]
 """Endings of photos that would be read with `HEIC_ADVICE`."""
 HEIC_ADVICE = "install pillow-heif (pip install 'maft_jax[heic]') to read HEIC"
 
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I")
 # Raw modes of which Pillow keeps the upper 8 bits.
 _SIXTEEN_BIT_COLORS = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")
@@ -80,7 +69,7 @@ def read_image(source: str | Path | bytes, where: str | None = None) -> UInt8[np
     Raises ValueError that begins with `where`, the path unless given; also for 16 bits that would
     be nearly black, see sample_depth.
     """
-    with _opened(source, where, "an image") as image:
+    with opened_image(source, where, "an image") as image:
         white, raw_mode = stated_white(image), str(_raw_mode(image))
         ImageOps.exif_transpose(image, in_place=True)
         pixels = rgb_pixels(image, white)
@@ -113,7 +102,7 @@ def read_label_map(
     `source` is a file or its bytes. Raises ValueError that begins with `where`, the path unless
     given; also when it is a colour image.
     """
-    with _opened(source, where, "a label map") as image:
+    with opened_image(source, where, "a label map") as image:
         if image.mode not in _INDEX_MODES:
             raise ValueError(
                 f"it is a colour image (mode {image.mode}); save one class index per pixel, as a "
@@ -132,7 +121,7 @@ def read_color_map(
     `source` is a file or its bytes. Raises ValueError that begins with `where`, the path unless
     given; also for pixels that are not opaque.
     """
-    with _opened(source, where, "a label map of colours") as image:
+    with opened_image(source, where, "a label map of colours") as image:
         if image.mode == "RGBA":
             opaque = np.asarray(image.getchannel("A")) == 255
             if not opaque.all():
@@ -147,7 +136,7 @@ def read_color_map(
 
 def is_color_image(source: str | Path | bytes, where: str | None = None) -> bool:
     """Whether the file has red, green and blue for each pixel; decodes nothing."""
-    with _opened(source, where, "a label map") as image:
+    with opened_image(source, where, "a label map") as image:
         return image.mode in ("RGB", "RGBA")
 
 
@@ -158,24 +147,35 @@ def _raw_mode(image: Image.Image) -> object:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, where: str | None, what: str) -> Iterator[Image.Image]:
+def opened_image(source: str | Path | bytes, where: str | None, what: str) -> Iterator[Image.Image]:
+    """An image of a file or its bytes, not yet decoded and no larger than the limit of pixels.
+
+    Whatever goes wrong inside becomes a ValueError that begins with `where`, the path unless given.
+    """
     in_memory = isinstance(source, bytes)
     where = where or (f"{len(source)} bytes in memory" if in_memory else source)
     try:
-        file = io.BytesIO(source) if in_memory else source
-        with Image.open(file, formats=_FORMATS) as image:
+        with _within_limit(source) as image:
             if image.format == "PNG":
                 # Decoding alone does not look at the checksums of the pixels.
-                with Image.open(io.BytesIO(source) if in_memory else source) as unread:
+                with _within_limit(source) as unread:
                     unread.verify()
-                with io.BytesIO(source) if in_memory else open(source, "rb") as file:
-                    check_rows(file)
+                check_rows(source if in_memory else Path(source).read_bytes())
             yield image
     except FileNotFoundError:
         raise ValueError(f"{where}: expected {what}, there is no such file") from None
-    except _DECODE_ERRORS as error:
+    except Exception as error:  # Of many kinds: Pillow's decoders have no common one.
         reason = _unknown_format(where) if isinstance(error, UnidentifiedImageError) else error
+        reason = str(reason) or type(error).__name__
         raise ValueError(f"{where}: cannot be read as {what}: {reason}") from error
+
+
+def _within_limit(source: str | Path | bytes) -> Image.Image:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    image = Image.open(file, formats=_FORMATS)
+    width, height = image.size
+    check_limit(MAX_PIXELS, width * height, f"pixels of {width} x {height}")
+    return image
 
 
 def _unknown_format(where: str | Path) -> str:

@@ -1,12 +1,19 @@
 """Masks as COCO files write them: run lengths, plain or compressed, and polygons."""
 
 import importlib.util
+import math
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from input_pipeline.limits import MAX_PIXELS, check_limit
+
 Mask = Bool[np.ndarray, "h w"]
+
+_LARGEST_COORDINATE = 1e12
+"""Of polygons; beyond it, and of NaN, nobody knows what was meant."""
+_LONGEST_OUTLINE = 10_000_000
 
 
 def decode_segmentation(segmentation: Any, image_size: tuple[int, int]) -> Mask:
@@ -24,17 +31,18 @@ def decode_segmentation(segmentation: Any, image_size: tuple[int, int]) -> Mask:
     if not isinstance(segmentation, dict):
         raise ValueError(f"expected run lengths or polygons, got {segmentation!r:.80}")
     height, width = segmentation_size(segmentation, image_size)
+    area = height * width
+    check_limit(MAX_PIXELS, area, f"size: {height} x {width} pixels of a mask")
     counts = segmentation.get("counts")
     if isinstance(counts, str | bytes):
-        counts = _decompress_counts(counts)
-    elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        counts = np.array(counts, np.int64)
-    else:
+        counts = _decompress_counts(counts).tolist()
+    elif not (isinstance(counts, list) and all(type(count) is int for count in counts)):
         raise ValueError(f"counts: expected a string or a list of integers, got {counts!r:.80}")
-    if np.any(counts < 0) or counts.sum() != height * width:
+    # Python's integers: sums of NumPy's wrap around, and a wrong repeat writes outside of its array
+    if min(counts, default=0) < 0 or sum(counts) != area:
         raise ValueError(
-            f"counts: expected run lengths that add up to size {height} x {width} = "
-            f"{height * width}, got {len(counts)} that add up to {counts.sum()}"
+            f"counts: expected run lengths that add up to size {height} x {width} = {area}, got "
+            f"{len(counts)} that add up to {sum(counts)!r:.40}"
         )
     runs = np.arange(len(counts)) % 2 == 1
     return np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
@@ -77,7 +85,7 @@ def _decompress_counts(text: str | bytes) -> Int64[np.ndarray, " run"]:
     last = np.flatnonzero(codes & 32 == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
-    if place.max() > 10:
+    if place.max() > 6:  # 2**34 pixels
         raise ValueError(f"counts: a number of {place.max() + 1} characters is too long")
     numbers = np.add.reduceat((codes & 31) << (5 * place), first)
     negative = codes[last] & 16 != 0
@@ -93,12 +101,24 @@ def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
 
     polygons = [polygon for polygon in polygons if polygon != []]
     for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(type(x) in (int, float) for x in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+        numbers = isinstance(polygon, list) and all(
+            type(x) in (int, float) and abs(x) < _LARGEST_COORDINATE for x in polygon
+        )
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(
                 f"polygon: expected [x0, y0, x1, y1, x2, y2, ...], got {polygon!r:.80}"
             )
+    check_limit(MAX_PIXELS, math.prod(image_size), "pixels that polygons are drawn on")
     if not polygons:
         return np.zeros(image_size, bool)
-    parts = coco.frPyObjects([np.clip(p, -1e6, 1e6).tolist() for p in polygons], *image_size)
+    polygons = [np.clip(polygon, -1e6, 1e6) for polygon in polygons]
+    for polygon in polygons:
+        points = polygon.reshape(-1, 2)
+        outline = np.abs(points - np.roll(points, 1, 0)).max(1).sum()
+        if outline > _LONGEST_OUTLINE:  # pycocotools counts its steps in 32 bits, unchecked
+            raise ValueError(
+                f"polygon: expected an outline of at most {_LONGEST_OUTLINE} pixels, got "
+                f"{outline:.0f} with {len(points)} points"
+            )
+    parts = coco.frPyObjects([polygon.tolist() for polygon in polygons], *image_size)
     return decode_segmentation(coco.merge(parts), image_size)

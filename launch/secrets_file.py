@@ -16,8 +16,15 @@ def check_secrets_file(path: str) -> list[str]:
         raise ValueError(f"--env_file={path}: there is no such file; expected NAME=value lines")
     if file.stat().st_mode & 0o077:
         raise ValueError(f"--env_file={path}: others may read it; first: chmod 600 {path}")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:  # whose own text has bytes of the file
+        raise ValueError(
+            f"--env_file={path}: expected UTF-8 text, got another byte at {error.start}; save it "
+            "as UTF-8"
+        ) from None
     names = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, equals, _ = line.partition("=")

@@ -99,7 +99,7 @@ def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
     values = {**values}
     for old, new in RENAMED.items():
         section, name = old.split(".")
-        if name in values.get(section, {}):
+        if isinstance(values.get(section), dict) and name in values[section]:
             renamed = {**values[section]}
             renamed[new.removeprefix(f"{section}.")] = renamed.pop(name)
             values[section] = renamed

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import types
 import typing
 from collections.abc import Mapping
 
@@ -20,8 +21,10 @@ def setting(default, help_text: str, *, low=None, high=None, choices=(), path: s
     return dataclasses.field(default=default, metadata=allowed)
 
 
-def build(kind: type, values: dict, where: str):
+def build(kind: type, values: dict, where: str, *, complete: bool = True):
     """An instance of a dataclass of settings from nested dicts.
+
+    Without `complete`, fields that are missing have their defaults, if they have some.
 
     Raises:
         ValueError: names the field, starting with `where`: unknown, missing, of a wrong type, or
@@ -30,10 +33,14 @@ def build(kind: type, values: dict, where: str):
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - set(fields)):
         raise ValueError(f"{where}: unknown fields {unknown}; known fields are {sorted(fields)}")
-    if missing := sorted(set(fields) - set(values)):
-        raise ValueError(f"{where}: missing fields {missing}; start from maft_jax.config.preset()")
+    wanted = [f.name for f in fields.values() if complete or f.default is dataclasses.MISSING]
+    if missing := sorted(set(wanted) - set(values)):
+        advice = "; start from maft_jax.config.preset()" if complete else ""
+        raise ValueError(f"{where}: missing fields {missing}{advice}")
     built = {}
     for name, field in fields.items():
+        if name not in values:
+            continue
         built[name] = _convert(values[name], field.type, f"{where}.{name}")
         _check_allowed(built[name], field.metadata, f"{where}.{name}")
         if field.metadata.get("path"):
@@ -56,7 +63,9 @@ def with_absolute_paths(kind: type, values: Mapping) -> dict:
         value = values.get(field.name)
         if dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
             absolute[field.name] = with_absolute_paths(field.type, value)
-        elif value and field.metadata.get("path") == FROM_HERE and ":" not in value.split("/")[0]:
+        elif field.metadata.get("path") != FROM_HERE or not isinstance(value, str):
+            continue
+        elif value and ":" not in value.split("/")[0]:
             absolute[field.name] = os.path.abspath(value)
     return absolute
 
@@ -64,17 +73,20 @@ def with_absolute_paths(kind: type, values: Mapping) -> dict:
 def _convert(value, kind, where: str):
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected a section of settings, got {value!r}")
+            raise ValueError(f"{where}: expected a section of settings, got {value!r:.80}")
         return build(kind, value, where)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
+            raise ValueError(f"{where}: expected a list, got {value!r:.80}")
         element = typing.get_args(kind)[0]
         return tuple(_convert(item, element, f"{where}[{i}]") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
+    if isinstance(kind, types.UnionType):  # such as int | None
+        kinds = typing.get_args(kind)
+        kind = type(None) if value is None and type(None) in kinds else kinds[0]
+    if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r:.80}")
     return value
 
 

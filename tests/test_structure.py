@@ -19,8 +19,11 @@ def floors() -> dict[int, list[str]]:
 
 LEVELS = {level: [f"maft_jax.{name}" for name in names] for level, names in floors().items()}
 LOWEST_LEVEL_THAT_READS_DATA = 5
-FACTS = ("input_pipeline.dataset_specs", "input_pipeline.class_lists")
-"""What the configuration knows of data sets: facts, and no data."""
+FACTS = tuple(
+    f"input_pipeline.{name}"
+    for name in ("dataset_specs", "class_lists", "limits", "bounded_unpickler", "zip_directory")
+)
+"""What the configuration knows of data sets, and what bounds all files: no data."""
 
 CONFIG_FILES = "configs/*.py"
 TORCH_FILES = [

@@ -10,6 +10,7 @@ import safetensors.numpy
 import maft_jax
 from maft_jax.config import from_config_dict, preset
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
+from maft_jax.convert.safetensors_file import DIGESTS
 from maft_jax.convert.weights_source import OWN_METADATA
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.encoder import MaskingSpec, resolve_masking
@@ -30,6 +31,7 @@ def rewrite_metadata(path, change):
     own = json.loads(metadata[OWN_METADATA])
     change(own)
     metadata[OWN_METADATA] = json.dumps(own)
+    del metadata[DIGESTS]  # of the file as it was
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, metadata)
 
 

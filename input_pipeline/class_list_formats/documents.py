@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
 
+_LONGEST_YAML = 2**18
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 
 Found = tuple[list[ListedClass], str]
@@ -18,7 +20,7 @@ def read_json(text: str, where: str) -> Found | None:
         return None
     try:
         content = json.loads(text, object_pairs_hook=_without_doubles)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{where}: begins like JSON, but {error}; correct it, or {WRITE_LINES}"
         ) from None
@@ -37,18 +39,24 @@ def read_yaml(text: str, where: str) -> Found | None:
     """`names:` of ultralytics, a mapping or a list; None where there is no such key."""
     if not _NAMES_KEY.search(text):
         return None
+    if len(text) > _LONGEST_YAML:  # which takes seconds
+        raise ValueError(
+            f"{where}: expected at most {_LONGEST_YAML} characters of YAML, found {len(text)}; "
+            f"{WRITE_LINES}"
+        )
     import yaml  # takes longer than all other lists
 
     try:
         # Everything as strings: YAML takes the class `no` for a truth value.
         _refuse_doubles_of_yaml(yaml.compose(text, yaml.BaseLoader))
         content = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{where}: has names: like YAML, but {reason}; correct it, or {WRITE_LINES}"
         ) from None
-    names = content["names"] if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    names = content.get("names")
     place = f"{where}: names"
     listed = _mapping(names, place) if isinstance(names, dict) else _sequence(names, place)
     number = content.get("nc")
@@ -61,22 +69,22 @@ def _without_doubles(pairs: list[tuple[str, object]]) -> dict:
     """A dict of these; ValueError where a key stands twice, of which json would keep the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {double!r} stands twice")
     return content
 
 
-def _refuse_doubles_of_yaml(node: object) -> None:
-    """Likewise of a YAML document's nodes, all the way down."""
-    children = getattr(node, "value", None)
-    if not isinstance(children, list):
+def _refuse_doubles_of_yaml(node: object, seen: set[int] | None = None) -> None:
+    """Likewise of a YAML document's nodes, all the way down; what aliases share, once."""
+    children, seen = getattr(node, "value", None), set() if seen is None else seen
+    if not isinstance(children, list) or id(node) in seen:
         return
+    seen.add(id(node))
     pairs = [child for child in children if isinstance(child, tuple)]
     if pairs:
         _without_doubles([(str(key.value), None) for key, _ in pairs])
     for child in children:
-        _refuse_doubles_of_yaml(child[1] if isinstance(child, tuple) else child)
+        _refuse_doubles_of_yaml(child[1] if isinstance(child, tuple) else child, seen)
 
 
 def _categories(categories: object, where: str) -> list[ListedClass]:
@@ -130,10 +138,11 @@ def _sequence(names: object, where: str) -> list[ListedClass]:
 
 
 def _value(value: object, place: str) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value).strip()):
+    of_text = type(value) in (int, str) and re.fullmatch(r"\d{1,9}", str(value).strip())
+    if not of_text:
         raise ValueError(
-            f"{place}: expected a label value, an integer from 0, found {value!r}; correct it, or "
-            f"{WRITE_LINES}"
+            f"{place}: expected a label value, an integer from 0, found {value!r:.40}; correct it, "
+            f"or {WRITE_LINES}"
         )
     return int(value)
 

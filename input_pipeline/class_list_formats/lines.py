@@ -36,6 +36,7 @@ _NUMBER_AT_AN_END = re.compile(
     r"\s*[(\[]?-?\d+\s*[^\w\s].*|\s*\d+_.*|.*[^\w\s]\s*-?\d+\s*[)\]]?\s*|\D+_?\d+\s*[:=].*"
 )
 """A number set off by a sign, at the beginning or the end; `class_1: road` is one, too."""
+_TOO_LONG = re.compile(r".{501}|.*?\s{101}")
 _NOT_OF_NAMES = re.compile(r"#|-\s|.*[\t{}<>]|.*\s#\s|.*,\s*$|\s*(['\"]).*\1\s*$")
 
 
@@ -52,6 +53,11 @@ def read_listed_classes(text: str, where: str) -> Found:
         if not line.strip():
             raise ValueError(
                 f"{where}:{number}: the class name is blank; delete the line or name the class"
+            )
+        if _TOO_LONG.match(line):  # for which expressions above take as long as its square
+            raise ValueError(
+                f"{where}:{number}: expected a class on the line, found more than 500 characters, "
+                "or 100 blanks; shorten it"
             )
     return (
         _colors(lines, where)

@@ -8,8 +8,9 @@ is refused.
 """
 
 import io
-import pickle
 from typing import Any
+
+from input_pipeline.bounded_unpickler import BoundedUnpickler
 
 
 class StandIn:
@@ -66,11 +67,12 @@ class _RefusedError(Exception):
     pass
 
 
-class _InertUnpickler(pickle.Unpickler):
+class _InertUnpickler(BoundedUnpickler):
     def find_class(self, module: str, name: str) -> type[StandIn]:
         if (module, name) not in _STAND_INS:
-            raise _RefusedError(f"{module}.{name}")
+            raise _RefusedError(f"{f'{module}.{name}':.200}")
         return StandIn
 
     def persistent_load(self, persistent_id: object) -> None:
-        raise _RefusedError(f"a persistent object, {persistent_id!r}")
+        shown = persistent_id if isinstance(persistent_id, str) else type(persistent_id)
+        raise _RefusedError(f"a persistent object, {shown!r:.80}")

@@ -6,11 +6,11 @@ import numpy as np
 import zstandard
 from jaxtyping import UInt8
 
+from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
+
 ZSTD = "zstd"
 
 _LEVEL = 9
-_MAX_BYTES = 2**31 - 1
-"""Of the masks of one record, unpacked: what a Protocol Buffers message may hold."""
 
 
 def encode_masks(masks: UInt8[np.ndarray, "n grid_h grid_w"]) -> tuple[str, bytes]:
@@ -29,8 +29,9 @@ def decode_masks(
     if codec != ZSTD:
         raise ValueError(f"expected masks encoded as {ZSTD!r}, got {codec!r}")
     num_bytes = math.prod(shape)
-    if min(shape) < 0 or num_bytes > _MAX_BYTES:
-        raise ValueError(f"expected masks of at most {_MAX_BYTES} bytes, got shape {shape}")
+    if min(shape) < 0:
+        raise ValueError(f"expected masks of sizes from 0, got shape {shape}")
+    check_limit(MAX_UNPACKED_BYTES, num_bytes, f"bytes of masks of shape {shape}")
     try:
         declared = zstandard.frame_content_size(data)
         if declared != num_bytes:

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
 from input_pipeline.examples import IGNORE
+from input_pipeline.limits import MAX_PIXELS, check_limit
 from input_pipeline.records.example_message import Feature, decode_features, encode_features
 from input_pipeline.records.mask_codec import decode_masks, encode_masks
 
@@ -234,9 +235,10 @@ def _decode_label_map(png: bytes, size: tuple[int, int]) -> Int32[np.ndarray, "h
                     f"expected {size[1]}x{size[0]} grey pixels, got {found[1]}x{found[0]} of mode "
                     f"{image.mode}"
                 )
+            check_limit(MAX_PIXELS, size[0] * size[1], f"pixels of {size[1]} x {size[0]}")
             ignore = IGNORE_IN_8_BITS if image.mode == "L" else IGNORE_IN_16_BITS
             values = np.array(image, np.int32)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Of many kinds: Pillow's decoders have no common one.
         raise ValueError(f"feature 'label_map/png': {error}") from None
     values[values == ignore] = IGNORE
     return values

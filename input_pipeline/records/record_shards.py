@@ -130,8 +130,8 @@ def read_done(folder: epath.PathLike, stem: str) -> dict | None:
         done = read_sealed(path, REWRITE)
     except FileNotFoundError:
         return None
-    if done["stem"] != stem:
-        raise ValueError(f"{path}: this is the done-file of {done['stem']}, renamed; {REWRITE}")
+    if done.get("stem") != stem:
+        raise ValueError(f"{path}: this is the done-file of {done.get('stem')}, renamed; {REWRITE}")
     return done
 
 
@@ -213,7 +213,10 @@ def read_dataset_file(folder: epath.PathLike) -> dict:
     path = epath.Path(folder) / DATASET_FILE
     advice = "expected a folder of records, as maft_jax.cli.precompute_proposals makes them"
     with _must_exist(path, advice):
-        return read_sealed(path, REWRITE)
+        description = read_sealed(path, REWRITE)
+    if missing := _DESCRIPTION - set(description):
+        raise ValueError(f"{path}: another file, renamed: {sorted(missing)} are missing; {REWRITE}")
+    return description
 
 
 def atomic_write_bytes(path: epath.Path, content: bytes) -> None:

@@ -5,13 +5,15 @@
 
 It prints the address to open, at first http://127.0.0.1:7860, and runs until Ctrl-C. Nothing
 leaves this machine: the page loads nothing from elsewhere, and what was uploaded is deleted at the
-end. --host=0.0.0.0 lets other machines of the network open it too, without a password. --share
-asks gradio for a public link: its program is fetched from the internet, and whoever has the link
-can use the page, through gradio's servers.
+end. --host=0.0.0.0 lets other machines of the network open it too; --auth=NAME asks them for that
+name and a password. --share asks gradio for a public link: its program is fetched from the
+internet, and whoever has the link can use the page, through gradio's servers.
 
 Exit codes: 0 done, 1 failed (such as: the port is taken), 2 wrong input, 130 and 143 stopped.
 """
 
+import os
+import secrets
 import socket
 
 from absl import flags
@@ -32,6 +34,12 @@ _PORT = flags.DEFINE_integer(
     upper_bound=65535,
 )
 _SHARE = flags.DEFINE_bool("share", False, "also a public link, through gradio's servers")
+_AUTH = flags.DEFINE_string(
+    "auth",
+    "",
+    "name that the page asks for, with the password MAFT_JAX_PAGE_PASSWORD of the environment, or "
+    "a new one that is printed",
+)
 _CLASSES = flags.DEFINE_string("classes", "", "what the field holds at first")
 _BACKGROUND = flags.DEFINE_string("background", "", "what the field holds at first")
 _NUM_PROPOSALS = flags.DEFINE_integer(
@@ -70,7 +78,18 @@ def _serve() -> None:
             background=_BACKGROUND.value,
             num_proposals=_NUM_PROPOSALS.value,
         )
-        serve_page(page, _HOST.value, _PORT.value, _SHARE.value)
+        serve_page(page, _HOST.value, _PORT.value, _SHARE.value, _name_and_password())
+
+
+def _name_and_password() -> tuple[str, str] | None:
+    """A password is no flag, for other users of the machine see those."""
+    if not _AUTH.value:
+        return None
+    if password := os.environ.get("MAFT_JAX_PAGE_PASSWORD"):
+        return _AUTH.value, password
+    password = secrets.token_urlsafe(12)
+    print(f"name {_AUTH.value}, password {password}", flush=True)
+    return _AUTH.value, password
 
 
 def _check_address() -> None:

@@ -42,6 +42,8 @@ _LAYOUTS = (
 )
 """In the order of recognition. Layouts of one name differ in a prefix of their tensors' names."""
 
+_LARGEST_SIZE, _LARGEST_IMAGE = 2**20, 2**14
+"""Widths and vocabularies; sides of the images that a tower reads."""
 _OUTSIDE = "the trainer's own state, beside the weights"
 
 logger = logging.getLogger(__name__)
@@ -98,15 +100,17 @@ def read_weights(
     choices = Choices(activation, head_width)
     try:
         config, masking = _config_of(source, format, choices), _masking_of(source)
+        for part in filter(None, (config.vision, config.text, masking)):
+            _check_sizes(part, len(source.tensors))
         for tower in (config.vision, config.text):
             _ = tower and tower.block  # refuses what cannot be
-    except ValueError as error:
+        expected = jax.eval_shape(lambda: random_parameters(config))
+    except (ValueError, TypeError, OverflowError) as error:  # the latter, of sizes that jax refuses
         if str(error).startswith(source.path):
             raise
         raise ValueError(f"{source.path}: {error}") from error
     if activation is None and _activation_is_guessed(source, format):
         _say_activation_is_guessed(source.path, config)
-    expected = jax.eval_shape(lambda: random_parameters(config))
     return ClipWeights(
         config,
         rules.stored_as_ours(
@@ -205,6 +209,11 @@ def _recognised(
     """The source without a trainer's wrapper, its layout, and what lay outside of the wrapper."""
     if name is None and source.own is not None:
         name = source.own.get("format")
+        if not isinstance(name, str) or name not in FORMATS:
+            raise ValueError(
+                f"{source.path}: corrupt metadata {OWN_METADATA!r}: format: expected one of "
+                f"{list(FORMATS)}, got {name!r:.80}"
+            )
     layouts = [layout for layout in _LAYOUTS if name in (None, layout.name)]
     tensors = without_torch_wrappers(source.tensors)
     below = find_prefixes(tensors, lambda names: any(x.recognise(names) for x in layouts))
@@ -236,11 +245,10 @@ def _recognised(
 def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipConfig:
     if source.own is None:
         return format.infer_config(source, choices)
-    try:
-        vision = VisionConfig(**source.own["vision"])
-        text = source.own["text"] and TextConfig(**source.own["text"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"corrupt metadata {OWN_METADATA!r}: {error!r}") from error
+    vision = _own_part(source, VisionConfig, "vision")
+    text = _own_part(source, TextConfig, "text")
+    if vision is None:
+        raise ValueError(f"corrupt metadata {OWN_METADATA!r}: vision is missing")
     if choices.head_width is not None:
         vision = dataclasses.replace(vision, head_width=choices.head_width)
     if choices.activation is not None:
@@ -279,13 +287,39 @@ def _say_activation_is_guessed(path: str, config: ClipConfig) -> None:
 
 
 def _masking_of(source: WeightsSource) -> MaskingSpec | None:
-    stored = source.own and source.own.get("tuning")
-    if stored is None:
+    return _own_part(source, MaskingSpec, "tuning")
+
+
+def _own_part(source: WeightsSource, kind: type, name: str):
+    """A dataclass out of our own metadata, None where it is null or absent.
+
+    Raises:
+        ValueError: of other types, or with numbers that no tower of these tensors has.
+    """
+    values, where = source.own and source.own.get(name), f"corrupt metadata {OWN_METADATA!r}"
+    if values is None:
         return None
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: {name}: expected an object, got {values!r:.80}")
     try:
-        return build(MaskingSpec, dict(stored), "tuning")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"corrupt metadata {OWN_METADATA!r}: {error}") from error
+        return build(kind, values, name, complete=False)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_sizes(part, num_tensors: int) -> None:
+    """Refuses numbers that no tower of so many tensors has, before anything is as large."""
+    for field, value in dataclasses.asdict(part).items():
+        low = 0 if field == "mask_start_layer" else 1
+        high = {
+            "layers": num_tensors,
+            "mask_start_layer": _LARGEST_IMAGE,  # beyond the last layer nothing is masked
+            "image_size": _LARGEST_IMAGE,
+        }.get(field, _LARGEST_SIZE)
+        if type(value) is int and not low <= value <= high:
+            raise ValueError(f"{field}: expected {low} to {high}, got {value!r:.40}")
+        if type(value) is float and not 0 < value < 1:
+            raise ValueError(f"{field}: expected a number between 0 and 1, got {value}")
 
 
 def _as_json(weights: ClipWeights, format: Format) -> dict:

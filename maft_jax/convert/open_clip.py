@@ -65,11 +65,14 @@ def _infer(source: WeightsSource, choices: Choices, text: str) -> ClipConfig:
     settings = source.settings[SETTINGS_FILE]()
     model = settings.get("model_cfg", settings)
     where = f"{source.path}: {SETTINGS_FILE} beside it"
-    if not all(isinstance(model.get(part), Mapping) for part in ("vision_cfg", "text_cfg")):
+    parts = ("vision_cfg", "text_cfg")
+    if not isinstance(model, Mapping) or not all(isinstance(model.get(p), Mapping) for p in parts):
         raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
-    for part in ("vision_cfg", "text_cfg"):
+    for part in parts:
         _refuse_options(model[part], f"{where}: {part}")
     head_width = choices.head_width or model["vision_cfg"].get("head_width", 64)
+    if type(head_width) is not int or head_width < 1:
+        raise ValueError(f"{where}: expected a positive integer head_width, got {head_width!r:.40}")
     config = infer_towers(source.shapes, source=source.path, text=text, head_width=head_width)
     config = _with_text_heads(config, model["text_cfg"], where)
     _compare_sizes(config, model, where)

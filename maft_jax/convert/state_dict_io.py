@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
+from input_pipeline.bounded_unpickler import BoundedUnpickler, NestedKeyError
 from maft_jax.convert.numpy_archive import (
     is_numpy_archive,
     open_numpy_archive,
@@ -50,6 +51,8 @@ def open_state_dict(path: str | os.PathLike) -> tuple[dict[str, StoredTensor], d
     return in_memory(_load_legacy_torch(path)), {}
 
 
+_LEGACY_PICKLES, _MOST_LEGACY_ENTRIES = 5, 200_000
+"""Magic number, version, machine, content, names of storages; entries of all dictionaries."""
 _PICKLE = b"\x80"
 """What a PyTorch file begins with that is no zip archive."""
 
@@ -111,6 +114,7 @@ def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             "expected a file of weights"
         )
     torch = _import_torch(f"{path}: reading this format (not safetensors, not a zip archive)")
+    _refuse_nested_keys(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -122,16 +126,56 @@ def _load_legacy_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: expected a state dict, found {type(loaded).__name__}")
-    return {name: _as_numpy(torch, value) for name, value in _named_tensors(torch, loaded)}
+    found = {}
+    for count, (name, value) in enumerate(_named_tensors(torch, loaded)):
+        if count == _MOST_LEGACY_ENTRIES:
+            raise ValueError(f"{path}: corrupt: dictionaries that share their parts too often")
+        if value is not None:
+            found[name] = _as_numpy(torch, value)
+    return found
+
+
+class _Anything:
+    """Stands in for whatever a pickle refers to."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Inert(BoundedUnpickler):
+    def find_class(self, module: str, name: str) -> type[_Anything]:
+        return _Anything
+
+    def persistent_load(self, pid: object) -> None:
+        return None
+
+
+def _refuse_nested_keys(path: pathlib.Path) -> None:
+    """What torch.load would hash for ever; anything else is left to it."""
+    with path.open("rb") as file:
+        try:
+            for _ in range(_LEGACY_PICKLES):
+                _Inert(file).load()
+        except NestedKeyError as error:
+            raise ValueError(f"{path}: corrupt PyTorch file: {error}") from error
+        except Exception:  # torch.load names what is wrong
+            return
 
 
 def _named_tensors(torch, content: dict, prefix: str = ""):
-    """(name, tensor) in dictionaries of dictionaries, their keys joined with dots."""
+    """(name, tensor) in dictionaries of dictionaries, their keys joined with dots; None for others.
+
+    A dictionary that several share comes once for each.
+    """
     for key, value in content.items():
-        if isinstance(value, torch.Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
+            yield f"{prefix}{key}", None
             yield from _named_tensors(torch, value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, torch.Tensor) else None
 
 
 def _as_numpy(torch, tensor) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from maft_jax.convert.safetensors_file import open_safetensors, renew_digests
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
 from maft_jax.runtime.atomic_files import atomic_write, clear_leftovers
 
@@ -85,6 +86,8 @@ def replace_tensors(
             if is_zip_archive(aside):
                 _renew_checksums(aside, content, [places[name] for name in rounded])
             content.flush()
+        if not is_zip_archive(aside):
+            renew_digests(pathlib.Path(aside), rounded)
 
 
 def tensor_places(path: pathlib.Path) -> dict[str, Place]:
@@ -97,7 +100,9 @@ def tensor_places(path: pathlib.Path) -> dict[str, Place]:
         return _places_in_archive(path)
     with path.open("rb") as file:
         start = file.read(9)
-        if len(start) < 9 or start[8:] != b"{":
+        if len(start) == 9 and start[8:] == b"{":
+            open_safetensors(path)  # refuses what is corrupt
+        else:
             raise ValueError(
                 f"{path}: expected .safetensors or a zip archive of torch.save to write into; if "
                 "it is a PyTorch file from before 1.6, load it with torch.load(path, "

@@ -3,24 +3,26 @@
 `torch.save` (since 1.6) and `torch.jit.save` write the same container: an uncompressed zip with a
 pickle, `data.pkl`, that describes the tensors, and their bytes in `data/0`, `data/1`, and so on.
 A pickle is a program. The one here runs in an unpickler that knows ten or so harmless names and
-refuses every other; the code that a TorchScript archive carries is never opened.
+refuses every other; the code that a TorchScript archive carries is never opened. The CRC-32 of what
+is read is compared.
 """
 
 import collections
 import io
+import math
 import mmap
 import os
 import pathlib
-import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from input_pipeline.bounded_unpickler import BoundedUnpickler, sizes
+from input_pipeline.limits import MAX_JSON_BYTES, MAX_UNPACKED_BYTES, check_limit
 from maft_jax.convert.stored_tensor import StoredTensor
 
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # first entry; end of an archive without entries
@@ -38,6 +40,9 @@ _STORAGE_DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_NAMES_PER_BYTE = 16
+"""Characters of tensors' names and containers beside them, for each byte of the pickle: without
+shared containers it is less than one."""
 _DTYPE_NAMES = {np.dtype(dtype).name for dtype in _STORAGE_DTYPES.values()}
 
 
@@ -90,7 +95,7 @@ def _views(archive: "_Archive") -> dict[str, "_TensorView"]:
 
 def _stored(archive: "_Archive", name: str, view: "_TensorView") -> StoredTensor:
     if not archive.compresses(f"data/{view.storage.key}"):
-        _materialise(archive, name, view)  # a view, which says now whether it fits the file
+        _view_of(archive, name, view)  # says now whether it fits the file
 
     def read():
         values = np.array(_materialise(archive, name, view))
@@ -114,12 +119,13 @@ class _Archive:
             try:
                 with zipfile.ZipFile(file) as archive:
                     self._entries = {entry.filename: entry for entry in archive.infolist()}
-            except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
                 raise self.corrupt(f"the zip directory cannot be read ({error})") from error
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._mapped = memoryview(self._map)
+        self._checked: set[str] = set()
         self._root = self._find_root()
-        byte_order = bytes(self.read("byteorder")) if "byteorder" in self else b"little"
+        byte_order = bytes(self.checked("byteorder")) if "byteorder" in self else b"little"
         if byte_order.strip() != b"little":
             raise ValueError(
                 f"{path}: its tensors are in byte order {byte_order!r}; expected little-endian: "
@@ -128,6 +134,14 @@ class _Archive:
 
     def __contains__(self, name: str) -> bool:
         return f"{self._root}/{name}" in self._entries
+
+    def checked(self, name: str) -> memoryview:
+        """`read`, whose CRC-32 is compared at the first time; 0 is what PyTorch writes for none."""
+        data, crc = self.read(name), self._entries[f"{self._root}/{name}"].CRC
+        if name not in self._checked and crc and zlib.crc32(data) != crc:
+            raise self.corrupt(f"the bytes of entry {name!r} do not match their CRC-32")
+        self._checked.add(name)
+        return data
 
     def read(self, name: str) -> memoryview:
         """Bytes of an entry: the mapped file itself unless the entry is compressed."""
@@ -142,6 +156,9 @@ class _Archive:
             return stored
         if entry.compress_type != zipfile.ZIP_DEFLATED:
             raise self.corrupt(f"entry {name!r} uses zip compression {entry.compress_type}")
+        check_limit(
+            MAX_UNPACKED_BYTES, entry.file_size, f"{self.path}: bytes of compressed entry {name!r}"
+        )
         try:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             inflated = inflate.decompress(stored, max(entry.file_size, 1))  # 0 would mean no limit
@@ -211,7 +228,23 @@ class _RebuildTensor:
     def __call__(self, storage, offset, shape, strides, requires_grad, hooks, metadata=None):
         if not isinstance(storage, _Storage) or metadata:
             raise TypeError("a tensor with a lazy negation or without a storage")
-        return _TensorView(storage, offset, tuple(shape), tuple(strides))
+        return _TensorView(storage, *sizes([offset]), sizes(shape), sizes(strides))
+
+
+class _Empty:
+    """An OrderedDict; as torch.save writes it, its entries come afterwards."""
+
+    __slots__ = ()
+
+    def __call__(self):
+        return collections.OrderedDict()
+
+
+class _Sizes:
+    __slots__ = ()
+
+    def __call__(self, values=()):
+        return sizes(values)
 
 
 class _FirstArgument:
@@ -222,8 +255,8 @@ class _FirstArgument:
 
 
 _CALLABLES = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): _Empty(),
+    ("torch", "Size"): _Sizes(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _FirstArgument(),
     ("torch.jit._pickle", "build_intlist"): _FirstArgument(),
@@ -238,7 +271,7 @@ class _Refused(ValueError):
     """The pickle is intact and asks for something that it may not have."""
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(BoundedUnpickler):
     def __init__(self, data: memoryview, source: pathlib.Path):
         super().__init__(io.BytesIO(data))
         self._source = source
@@ -253,44 +286,75 @@ class _Unpickler(pickle.Unpickler):
         if module == "__torch__" or module.startswith("__torch__."):
             return type("_Module", (_Module,), {})  # a new one, which a pickle cannot spoil for all
         raise _Refused(
-            f"{self._source}: its pickle refers to {module}.{name}, which is forbidden: expected "
-            "only plain tensors in dictionaries, lists or TorchScript modules. Nothing was "
-            "executed. If you trust the file, load it with PyTorch and save its state dict"
+            f"{self._source}: its pickle refers to {f'{module}.{name}':.200}, which is forbidden: "
+            "expected only plain tensors in dictionaries, lists or TorchScript modules. Nothing "
+            "was executed. If you trust the file, load it with PyTorch and save its state dict"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_type, key, _, size = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise TypeError(f"persistent id of kind {kind!r}")
-        if not isinstance(key, str) or not isinstance(size, int):
-            raise TypeError(f"storage with key {key!r} and {size!r} elements")
+            raise TypeError(f"persistent id of kind {type(kind).__name__}")
+        if not isinstance(key, str) or type(size) is not int:
+            raise TypeError("a storage whose key is no string or whose size is no integer")
         return _Storage(storage_type.dtype, key, size)
 
 
 def _unpickle(archive: _Archive) -> list[tuple[str, _TensorView]]:
+    pickled = archive.checked("data.pkl")
+    check_limit(MAX_JSON_BYTES, len(pickled), f"{archive.path}: bytes of data.pkl")
     try:
-        content = _Unpickler(archive.read("data.pkl"), archive.path).load()
-        return list(_named_views(content, ()))
+        content = _Unpickler(pickled, archive.path).load()
+        return _named_views(content, 10_000 + _NAMES_PER_BYTE * len(pickled))
     except _Refused:
         raise
     except Exception as error:  # a corrupt pickle can raise anything
         raise archive.corrupt(f"data.pkl: {type(error).__name__}: {error}") from error
 
 
-def _named_views(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, _TensorView]]:
-    if isinstance(value, _TensorView):
-        yield ".".join(keys), value
-    elif isinstance(value, _Module):
-        yield from _named_views(value.attributes, keys)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            yield from _named_views(child, (*keys, str(key)))
-    elif isinstance(value, list | tuple):
-        for position, child in enumerate(value):
-            yield from _named_views(child, (*keys, str(position)))
+def _named_views(content: Any, most: int) -> list[tuple[str, _TensorView]]:
+    """Tensors in nested containers; a container that several share is gone through for each.
+
+    Raises:
+        ValueError: these are more than `most`, for their number grows with two to the depth.
+    """
+    found: list[tuple[str, _TensorView]] = []
+
+    def visit(value: Any, keys: tuple[str, ...]) -> None:
+        nonlocal most
+        if isinstance(value, _TensorView):
+            found.append((".".join(keys), value))
+            most -= sum(map(len, keys))
+        elif isinstance(value, _Module):
+            visit(value.attributes, keys)
+        elif isinstance(value, dict | list | tuple):
+            children = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, child in children:
+                most -= 1
+                if most < 0:
+                    raise ValueError("containers that share their parts too often")
+                visit(child, (*keys, str(key)))
+
+    visit(content, ())
+    return found
 
 
 def _materialise(archive: _Archive, name: str, view: _TensorView) -> np.ndarray:
+    """The values, whose storage's checksum was compared."""
+    values = _view_of(archive, name, view)
+    archive.checked(f"data/{view.storage.key}")
+    return values
+
+
+def _fits(view: _TensorView) -> bool:
+    """In Python's integers: NumPy's own check of strides wraps around."""
+    if len(view.shape) != len(view.strides) or min((view.offset, *view.shape, *view.strides)) < 0:
+        return False
+    last = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
+    return 0 in view.shape or view.offset + last < view.storage.size
+
+
+def _view_of(archive: _Archive, name: str, view: _TensorView) -> np.ndarray:
     storage, item_size = view.storage, view.storage.dtype.itemsize
     entry = f"data/{storage.key}"
     if entry not in archive:
@@ -301,7 +365,14 @@ def _materialise(archive: _Archive, name: str, view: _TensorView) -> np.ndarray:
             f"tensor {name!r}: expected {storage.size * item_size} bytes in entry {entry!r}, "
             f"found {len(data)}"
         )
+    num_elements = math.prod(view.shape)
+    if num_elements > storage.size:  # repeated by strides of 0
+        check_limit(
+            MAX_UNPACKED_BYTES, num_elements * item_size, f"{archive.path}: bytes of {name!r}"
+        )
     try:
+        if not _fits(view):
+            raise ValueError("it reaches outside")
         return np.ndarray(
             view.shape,
             storage.dtype,

@@ -1,7 +1,6 @@
 """From a path to an opened WeightsSource: one file, or a folder as the libraries leave them."""
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from maft_jax.convert import open_clip, transformers_clip
 from maft_jax.convert.foreign_format import WeightsSource
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor
+from maft_jax.runtime.json_files import parse_json, read_json
 
 OWN_METADATA = "maft_jax"
 """Key in a safetensors file's metadata under which we keep the architecture."""
@@ -39,7 +39,7 @@ def open_tensors(path: str | os.PathLike) -> WeightsSource:
     else:
         tensors, metadata = open_state_dict(file)
     settings = {
-        name: functools.partial(_read_json, file.parent / name)
+        name: functools.partial(read_json, file.parent / name)
         for name in _SETTINGS_FILES
         if (file.parent / name).is_file()
     }
@@ -57,7 +57,7 @@ def _in_folder(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _open_shards(index: pathlib.Path) -> dict[str, StoredTensor]:
-    where = _read_json(index).get("weight_map")
+    where = read_json(index).get("weight_map")
     if not isinstance(where, Mapping) or not all(isinstance(x, str) for x in where.values()):
         raise ValueError(f"{index}: expected weight_map, an object of file names by tensor")
     shards = {}
@@ -76,20 +76,7 @@ def _open_shards(index: pathlib.Path) -> dict[str, StoredTensor]:
     return {tensor: shards[shard][tensor] for tensor, shard in where.items()}
 
 
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
-        raise ValueError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def _own(metadata: Mapping[str, str], path: pathlib.Path) -> dict | None:
     if OWN_METADATA not in metadata:
         return None
-    try:
-        return dict(json.loads(metadata[OWN_METADATA]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: corrupt metadata {OWN_METADATA!r}: {error}") from error
+    return parse_json(metadata[OWN_METADATA], f"{path}: corrupt metadata {OWN_METADATA!r}")

@@ -1,6 +1,5 @@
 """Evaluation while training: frozen before the first step, then the student, against each other."""
 
-import json
 import logging
 from collections.abc import Mapping
 
@@ -19,7 +18,7 @@ from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import clear_leftovers, save_picture
-from maft_jax.runtime.metric_logging import METRICS_FILE, MetricWriter
+from maft_jax.runtime.metric_logging import MetricWriter, read_metrics
 from maft_jax.runtime.stop_signals import StopSignals
 from maft_jax.state.train_state import TrainState, overlay
 from maft_jax.tree_rules import fingerprint
@@ -143,11 +142,7 @@ def _comparison(data: EvaluationSet, frozen, tuned) -> UInt8[np.ndarray, "h w 3"
 
 def _is_written(workdir: epath.Path, step: int) -> bool:
     """Whether metrics.jsonl has this step's numbers, which a resumed run keeps."""
-    path = workdir / METRICS_FILE
-    if not path.exists():
-        return False
-    records = map(json.loads, path.read_text().splitlines())
     return any(
         record["step"] == step and any(name.startswith(f"{_PREFIX}/") for name in record)
-        for record in records
+        for record in read_metrics(workdir)
     )

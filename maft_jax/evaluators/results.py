@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,9 +15,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int64
 
+from maft_jax.config_fields import build
+from maft_jax.convert.numpy_archive import open_numpy_archive
 from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
 from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics
 from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.json_files import read_json
 
 SUMMARY_FILE = "summary.csv"
 FORMAT = "maft_jax evaluation 1"
@@ -189,31 +191,61 @@ def read_result(path: str | os.PathLike) -> EvaluationResult:
     """
     path = epath.Path(path)
     try:
-        stored = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path}: expected the JSON of an evaluation, {error}") from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected the JSON of an evaluation with format={FORMAT!r}")
-    counts = path.parent / stored["confusion_file"]
+    known = {field.name for field in dataclasses.fields(_Stored)}
+    values = {name: value for name, value in content.items() if name in known}
+    rows = values.get("classes")
+    if isinstance(rows, list):
+        values["classes"] = [row.get("name") if isinstance(row, dict) else row for row in rows]
+    stored = build(_Stored, values, str(path), complete=False)
+    confusion = _read_counts(path, stored)
     try:
-        with np.load(io.BytesIO(counts.read_bytes()), allow_pickle=False) as arrays:
-            confusion = arrays["confusion"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return EvaluationResult(
+            dataset=stored.dataset,
+            split=stored.split,
+            class_names=stored.classes,
+            unseen_classes=stored.unseen_classes,
+            num_images=stored.num_images,
+            confusion=confusion,
+            provenance=content.get("provenance", {}),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What is read again of <dataset>.json."""
+
+    dataset: str
+    split: str
+    num_images: int
+    unseen_classes: tuple[int, ...]
+    confusion_file: str
+    confusion_sha256: str
+    classes: tuple[str, ...]
+
+
+def _read_counts(path: epath.Path, stored: _Stored) -> Int64[np.ndarray, "c1 c1"]:
+    counts, size = path.parent / stored.confusion_file, len(stored.classes) + 1
+    try:
+        tensors = open_numpy_archive(io.BytesIO(counts.read_bytes()), str(counts))
+        if tensors["confusion"].shape != (size, size):
+            raise ValueError(f"expected {size} x {size}, got {tensors['confusion'].shape}")
+        confusion = tensors["confusion"].read()
+        digest = _sha256_of(confusion)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{counts}: expected the counts that {path} is about, {error}") from error
-    if _sha256_of(confusion) != stored["confusion_sha256"]:
+    if digest != stored.confusion_sha256:
         raise ValueError(
             f"{counts}: its counts are not those that {path} is about; copy both files of one "
             "evaluation, or evaluate again"
         )
-    return EvaluationResult(
-        dataset=stored["dataset"],
-        split=stored["split"],
-        class_names=tuple(row["name"] for row in stored["classes"]),
-        unseen_classes=tuple(stored["unseen_classes"]),
-        num_images=stored["num_images"],
-        confusion=confusion,
-        provenance=stored["provenance"],
-    )
+    return confusion
 
 
 def _json_of(result: EvaluationResult) -> bytes:

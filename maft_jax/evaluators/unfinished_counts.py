@@ -1,18 +1,18 @@
 """What an evaluation has counted so far: kept on disk, so that an interrupted one continues."""
 
 import hashlib
+import io
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
 from maft_jax.evaluators.confusion import ConfusionTotal
-from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.metric_logging import format_seconds
+from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 
 SECONDS_BETWEEN_SAVES = 30.0
 SECONDS_BETWEEN_LINES = 10.0
@@ -37,24 +37,22 @@ class UnfinishedCounts:
     def load(self) -> tuple[int, ConfusionTotal]:
         """Number of batches that are counted, and their counts; none if the file is of others."""
         nothing = 0, ConfusionTotal(self._num_classes)
-        if not self._path.exists():
+        content = read_sealed(self._path)
+        if content is None:
             return nothing
-        try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                if str(stored["key"]) != self._key:
-                    logger.info("%s is of another evaluation; starting anew", self._path)
-                    return nothing
-                counts = ConfusionTotal.from_state(stored, self._num_classes)
-                return int(stored["num_batches"]), counts
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logger.warning("%s is corrupt (%s); starting anew", self._path, error)
-            return nothing
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            if str(stored["key"]) != self._key:
+                logger.info("%s is of another evaluation; starting anew", self._path)
+                return nothing
+            counts = ConfusionTotal.from_state(stored, self._num_classes)
+            return int(stored["num_batches"]), counts
 
     def save(self, num_batches: int, counts: ConfusionTotal) -> None:
         """Replaces the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._path) as aside, aside.open("wb") as file:
-            np.savez(file, key=self._key, num_batches=num_batches, **counts.state())
+        file = io.BytesIO()
+        np.savez(file, key=self._key, num_batches=num_batches, **counts.state())
+        write_sealed(self._path, file.getvalue())
         self._saved = time.monotonic()
 
     def save_now_and_then(self, num_batches: int, counts: ConfusionTotal) -> None:

@@ -1,8 +1,8 @@
 """Class names x prompt templates -> the frozen classifier, computed once and cached by content."""
 
 import hashlib
+import io
 import json
-import logging
 import os
 import pathlib
 import sys
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from maft_jax.models.encoder import TextArchitecture
 from maft_jax.models.text.tokenizer import needs_cleaning, tokenize
-from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.tree_rules import fingerprint
 
 _BATCH_SIZE = 256
@@ -22,8 +22,6 @@ _SECONDS_OF_SILENCE = 5.0
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 
 Tokenize = Callable[[Sequence[str]], np.ndarray]
-
-logger = logging.getLogger(__name__)
 
 
 def embed_classes(
@@ -67,7 +65,7 @@ def cached_class_embeddings(
     templates: Sequence[str],
     cache_dir: str | os.PathLike,
 ) -> Float[np.ndarray, "c e"]:
-    """embed_classes, kept in `cache_dir` under a digest of all that they depend on.
+    """embed_classes, kept in `cache_dir` under a digest of all that they depend on, and sealed.
 
     Raises:
         ValueError: as embed_classes, or CLIP cannot tell two of the names apart.
@@ -78,18 +76,14 @@ def cached_class_embeddings(
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     path = pathlib.Path(cache_dir) / "text_embeddings" / f"{digest}.npy"
     shape = (len(names), config.embed_dim)
-    if path.exists():
-        try:
-            rows = np.load(path, allow_pickle=False)
-            if rows.shape == shape:
-                return rows
-        except (ValueError, EOFError, OSError):
-            pass
-        logger.warning("%s is corrupt; computing the text embeddings again", path)
+    sealed_with = f"{digest} {shape}".encode()
+    if (content := read_sealed(path, sealed_with)) is not None:
+        return np.load(io.BytesIO(content), allow_pickle=False)
     rows = embed_classes(config, parameters, names, templates)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        np.save(file, rows)
+    file = io.BytesIO()
+    np.save(file, rows)
+    write_sealed(path, file.getvalue(), sealed_with)
     return rows
 
 

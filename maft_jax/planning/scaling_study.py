@@ -16,6 +16,7 @@ from maft_jax.configs import coco, folder, shapes_world
 from maft_jax.planning.plan import Plan, make_plan
 from maft_jax.planning.topology import parse_topology
 from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def run_study(
             each = (time.monotonic() - started) / num_new
             left = sum(not _path(workdir, *one).exists() for one in wanted)
             logger.info("%.0f s a plan; about %.0f min left", each, each * left / 60)
-        plans[experiment.name][topology] = json.loads(path.read_text())
+        plans[experiment.name][topology] = read_json(path)
     return {"plans": plans, "versions": _versions(), "machine": _machine()}
 
 

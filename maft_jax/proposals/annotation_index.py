@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from input_pipeline.file_names import portable_path
+from input_pipeline.limits import MAX_JSON_BYTES, check_limit
 
 _CHUNK_BYTES = 1 << 24
 
@@ -25,6 +27,8 @@ class AnnotationIndex:
     """Rows of the table `images` by file name without folder and ending; None: no such table."""
     rows: dict[str, Int64[np.ndarray, "annotations 2"]]
     """By image_id as a string: first byte and length of each annotation."""
+    state: tuple[int, int]
+    """The file's size and time when it was indexed; in another one, places mean nothing."""
 
     def annotations_of(self, example_id: str) -> tuple[list[dict], dict]:
         """The example's annotations in file order, and its row of `images` (or an empty one).
@@ -47,6 +51,8 @@ class AnnotationIndex:
             places = self.rows[found[0]]
         try:
             with open(self.path, "rb") as file:
+                if _state(file) != self.state:
+                    raise ValueError("it has another size or time")
                 return [_read_annotation(file, *place) for place in places], row
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path}: changed since it was first read ({error})") from error
@@ -82,6 +88,7 @@ def index_annotations(path: Path, fingerprint: str) -> AnnotationIndex:
     number_of, places = array("q"), array("q")
     images: dict[str, list[dict]] | None = None
     with open(path, "rb") as file:
+        state = _state(file)
         for section, start, end, value in _read_sections(_JsonStream(file, path)):
             if section == "images":
                 images = {} if images is None else images
@@ -100,12 +107,17 @@ def index_annotations(path: Path, fingerprint: str) -> AnnotationIndex:
     sorted_places = np.array(places, np.int64).reshape(-1, 2)[order]
     counts = np.bincount(np.array(number_of, np.int64), minlength=len(numbers))
     rows = np.split(sorted_places, np.cumsum(counts)[:-1]) if numbers else []
-    return AnnotationIndex(path, images, dict(zip(numbers, rows, strict=True)))
+    return AnnotationIndex(path, images, dict(zip(numbers, rows, strict=True)), state)
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def _image_ids(example_id: str) -> list[str]:
     stem = PurePosixPath(example_id).name
-    number = [str(int(stem))] if stem.isascii() and stem.isdecimal() else []
+    number = [stem.lstrip("0") or "0"] if stem.isascii() and stem.isdecimal() else []
     return list(dict.fromkeys([example_id, stem, *number]))
 
 
@@ -136,6 +148,11 @@ class _JsonStream:
         self._decoder = json.JSONDecoder()
 
     def _read_more(self) -> bool:
+        check_limit(
+            MAX_JSON_BYTES,
+            len(self._text) - self._at,
+            f"{self._path}, byte {self._offset + self._at}: bytes of one value",
+        )
         chunk = self._file.read(_CHUNK_BYTES)
         if chunk:
             self._text = self._text[self._at :] + chunk.decode("latin-1")
@@ -180,6 +197,8 @@ class _JsonStream:
                 ) from error
             except RecursionError as error:
                 raise self.error("nested too deeply; the JSON is corrupt") from error
+            except ValueError as error:  # an integer of 5,000 digits
+                raise self.error(f"{error}; the JSON is corrupt") from error
             # A number at the end of what was read may go on.
             if end < len(self._text) or not self._read_more():
                 text, start = self._text[self._at : end], self._offset + self._at

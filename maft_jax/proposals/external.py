@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import logging
 import os
 import re
@@ -12,19 +11,22 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image
 
 from input_pipeline.examples import Example
-from input_pipeline.png_rows import check_rows
+from input_pipeline.image_files import opened_image
+from input_pipeline.limits import MAX_UNPACKED_BYTES, check_limit
 from input_pipeline.run_lengths import decode_segmentation, segmentation_size
+from maft_jax.convert.numpy_archive import open_numpy_archive
 from maft_jax.proposals.annotation_index import index_annotations
 from maft_jax.proposals.generator import MaskStack, Proposals
+from maft_jax.runtime.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
 _ENDINGS = (".npz", ".json", ".png")
 _TABLE_OF_SAM = "metadata.csv"
 _NPZ_NAMES = ("masks", "scores", "class_logits")
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 class ExternalProposals:
@@ -117,9 +119,8 @@ def _hash_names(folder: Path) -> str:
 
 def _read_npz(path: Path, example: Example) -> Proposals:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:  # Of many kinds: numpy, zipfile and zlib have no common one.
+        arrays = {name: tensor.read() for name, tensor in open_numpy_archive(path).items()}
+    except (ValueError, MemoryError) as error:
         raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
     if "masks" not in arrays or set(arrays) - set(_NPZ_NAMES):
         raise ValueError(f"{path}: expected masks and perhaps {_NPZ_NAMES[1:]}, got {list(arrays)}")
@@ -140,7 +141,7 @@ def _read_annotations(
 ) -> Proposals:
     annotations = [a for a in annotations if not _is_empty(a.get("segmentation"))]
     height, width = example.image.shape[:2]
-    polygon_size = int(row.get("height", height)), int(row.get("width", width))
+    polygon_size = _positive(row, "height", height, where), _positive(row, "width", width, where)
     given = [_annotation_score(annotation, where) for annotation in annotations]
     if len({score is None for score in given}) > 1:
         raise ValueError(f"{where}: expected a score in all annotations or in none")
@@ -153,6 +154,9 @@ def _read_annotations(
         try:
             check_aspect(segmentation_size(segmentation, polygon_size), example, place)
             masks.append(decode_segmentation(segmentation, polygon_size))
+            if masks[0].size > height * width:  # larger than the image, which bounds others
+                what = f"bytes of {len(best)} masks of {masks[0].shape}"
+                check_limit(MAX_UNPACKED_BYTES, masks[0].size * len(best), what)
         except ValueError as error:
             message = str(error)
             raise ValueError(message if where in message else f"{place}: {message}") from error
@@ -165,10 +169,7 @@ def _is_empty(segmentation: Any) -> bool:
 
 
 def _annotations_of_file(path: Path) -> list[dict]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from error
+    content = read_json(path, (dict, list))
     annotations = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise ValueError(f'{path}: expected a list of annotations, or {{"annotations": [...]}}')
@@ -178,9 +179,20 @@ def _annotations_of_file(path: Path) -> list[dict]:
 def _annotation_score(annotation: dict, where: str) -> float | None:
     """`score` as COCO's results have it, or `predicted_iou` as SAM writes it."""
     score = annotation.get("score", annotation.get("predicted_iou"))
-    if score is not None and type(score) not in (int, float):
-        raise ValueError(f"{where}: score: expected a number, got {score!r:.80}")
-    return None if score is None else float(score)
+    return None if score is None else _number(score, f"{where}: score")
+
+
+def _number(value: Any, where: str) -> float:
+    if type(value) not in (int, float) or abs(value) > _LARGEST_NUMBER:
+        raise ValueError(f"{where}: expected a number, within float32, got {value!r:.80}")
+    return float(value)
+
+
+def _positive(row: dict, name: str, default: int, where: str) -> int:
+    value = row.get(name, default)
+    if type(value) not in (int, float) or not 0 < value < 2**31 or value != int(value):
+        raise ValueError(f"{where}: {name}: expected a positive integer, got {value!r:.80}")
+    return int(value)
 
 
 def _read_png_folder(folder: Path, example: Example, num_proposals: int) -> Proposals:
@@ -201,10 +213,7 @@ def _read_png_folder(folder: Path, example: Example, num_proposals: int) -> Prop
 def _read_scores(path: Path, png_paths: list[Path]) -> np.ndarray | None:
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from error
+    content = read_json(path, object)
     names = [png.name for png in png_paths]
     if isinstance(content, dict) and set(content) == set(names):
         content = [content[name] for name in names]
@@ -214,22 +223,22 @@ def _read_scores(path: Path, png_paths: list[Path]) -> np.ndarray | None:
             f"{path}: expected a list of {len(names)} scores in the order of the files, or an "
             "object with a score for the name of each PNG file"
         )
-    return np.array(content, np.float64)
+    return np.array([_number(score, str(path)) for score in content], np.float64)
 
 
 def _read_table_of_sam(path: Path, png_paths: list[Path]) -> np.ndarray | None:
     """The column predicted_iou of what SAM's scripts write beside its masks, 0.png, 1.png, ..."""
     if not path.exists():
         return None
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        if not {"id", "predicted_iou"} <= set(table.fieldnames or ()):
-            logger.warning("%s: no columns id and predicted_iou, as SAM has them; not used", path)
-            return None
-        scores = {row["id"]: row["predicted_iou"] for row in table}
     try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            if not {"id", "predicted_iou"} <= set(table.fieldnames or ()):
+                logger.warning("%s: no columns id and predicted_iou of SAM; not used", path)
+                return None
+            scores = {row["id"]: row["predicted_iou"] for row in table}
         return np.array([float(scores[png.stem]) for png in png_paths], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{path}: expected id and a number predicted_iou for each of the {len(png_paths)} "
             f"masks 0.png, 1.png, ... beside it ({type(error).__name__}: {error})"
@@ -238,7 +247,10 @@ def _read_table_of_sam(path: Path, png_paths: list[Path]) -> np.ndarray | None:
 
 def _natural_key(name: str) -> list[Any]:
     """10.png after 9.png."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)
+    return [
+        (len(part.lstrip("0")), part.lstrip("0")) if i % 2 else part for i, part in enumerate(parts)
+    ]
 
 
 def _read_index_map(path: Path, example: Example, num_proposals: int) -> Proposals:
@@ -252,15 +264,8 @@ def _read_index_map(path: Path, example: Example, num_proposals: int) -> Proposa
 
 
 def _read_png(path: Path, modes: tuple[str, ...], meaning: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
-            is_png = image.format == "PNG"
-        if is_png:
-            with path.open("rb") as file:
-                check_rows(file)
-    except Exception as error:  # Of many kinds, depending on where the file is corrupt.
-        raise ValueError(f"{path}: not a readable PNG file ({error})") from error
+    with opened_image(path, None, "a PNG file") as image:
+        mode, values = image.mode, np.asarray(image)
     if mode not in modes:
         raise ValueError(f"{path}: expected {meaning} (mode {' or '.join(modes)}), got mode {mode}")
     return values

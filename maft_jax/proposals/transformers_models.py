@@ -6,7 +6,6 @@ PyTorch and transformers are imported when the first image comes, never before.
 import functools
 import hashlib
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxtyping import UInt8
 
 from input_pipeline.examples import Example
 from maft_jax.proposals.generator import Proposals
+from maft_jax.runtime.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -91,16 +91,16 @@ class _ModelType:
 
 def _read_model_type(folder: Path) -> str:
     try:
-        model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        model_type = read_json(folder / "config.json")["model_type"]
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"config.proposals.path={folder}: expected the folder of a transformers model with a "
             f"config.json that has model_type ({type(error).__name__}: {error})"
         ) from error
-    if model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
             f"{folder}/config.json: model_type: expected one of {list(MODEL_TYPES)}, got "
-            f"{model_type!r}"
+            f"{model_type!r:.80}"
         )
     return model_type
 

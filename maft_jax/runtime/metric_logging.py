@@ -16,6 +16,7 @@ from etils import epath
 
 from maft_jax import tree_rules
 from maft_jax.runtime.atomic_files import atomic_write_bytes, naming
+from maft_jax.runtime.json_files import parse_json
 
 MetricWriter = metric_writers.MetricWriter
 
@@ -111,15 +112,31 @@ def truncate_metrics(workdir: epath.Path, step: int) -> None:
     path = workdir / METRICS_FILE
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed while writing
-            continue
-        if record["step"] <= step:
-            kept.append(line)
+    kept = [json.dumps(record) for record in read_metrics(workdir) if record["step"] <= step]
     atomic_write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def read_metrics(workdir: epath.Path) -> list[dict]:
+    """Records of metrics.jsonl, each with its `step`; none where there is no such file.
+
+    A line that is cut off, as the last one of a run that was killed while writing, is left out, and
+    so is a damaged one, with a warning.
+    """
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    records, lines = [], path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = parse_json(line, f"{path}, line {number}")
+            if type(record.get("step")) is not int:
+                raise ValueError(f"{path}, line {number}: expected an integer step")
+        except ValueError as error:
+            if number < len(lines):
+                logger.warning("%s; this line is left out", error)
+            continue
+        records.append(record)
+    return records
 
 
 def format_seconds(seconds: float) -> str:

@@ -16,6 +16,7 @@ from maft_jax.config import Config, with_present_names
 from maft_jax.config_fields import with_absolute_paths
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,11 @@ def describe_run(workdir: epath.Path, config: Config) -> None:
     """
     resolved = with_absolute_paths(Config, dataclasses.asdict(config))
     if (workdir / CONFIG_FILE).exists():
-        before = with_present_names(json.loads((workdir / CONFIG_FILE).read_text()))
-        _report_changes(with_absolute_paths(Config, before), resolved)
+        try:
+            before = with_present_names(read_json(workdir / CONFIG_FILE))
+            _report_changes(with_absolute_paths(Config, before), resolved)
+        except ValueError as error:
+            logger.warning("%s; what changed is not known, and the file is written again", error)
     _write_json(workdir / CONFIG_FILE, resolved)
     _write_json(workdir / VERSIONS_FILE, versions())
 

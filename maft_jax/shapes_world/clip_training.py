@@ -33,6 +33,7 @@ from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.only_writer import only_writer
+from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
@@ -201,8 +202,7 @@ def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:
     """The state has the curve in it, so that the two always belong together."""
     text = json.dumps(curve) + "\n"
     kept = {"state": serialization.to_state_dict(jax.device_get(state)), "curve": text}
-    with atomic_write(workdir / STATE_FILE) as aside:
-        aside.write_bytes(serialization.msgpack_serialize(kept))
+    write_sealed(workdir / STATE_FILE, serialization.msgpack_serialize(kept))
     with atomic_write(workdir / CURVE_FILE) as aside:
         aside.write_text(text)
 
@@ -212,9 +212,10 @@ def _resumed(
 ) -> tuple[_State, dict]:
     """What an earlier run kept, or the state as given and a curve without points."""
     settings = dataclasses.asdict(config)
-    if not (workdir / STATE_FILE).exists():
+    content = read_sealed(workdir / STATE_FILE)
+    if content is None:
         return state, {"settings": settings, "loss": [], "quiz": []}
-    kept = serialization.msgpack_restore((workdir / STATE_FILE).read_bytes())
+    kept = serialization.msgpack_restore(content)
     curve = json.loads(kept["curve"])
     if curve["settings"] != settings:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Runs the experiments of docs/shapes_world.md, and keeps what they measured as JSON."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,8 +8,9 @@ import logging
 import os
 import pathlib
 import platform
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
 from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.versions import versions
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
@@ -50,7 +53,23 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
     if unknown := sorted(set(tables) - set(known)):
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
     chosen = [experiment for experiment in EXPERIMENTS if experiment.table in (tables or known)]
-    jax.config.update("jax_compilation_cache_dir", str(folder.resolve() / "compiled"))
+    with _programs_compiled_once():
+        return _run_missing(chosen, folder)
+
+
+@contextlib.contextmanager
+def _programs_compiled_once() -> Iterator[None]:
+    """Runs share compiled programs, which jax keeps without digests: none survives the process."""
+    before = jax.config.jax_compilation_cache_dir
+    with tempfile.TemporaryDirectory(prefix="maft_jax_compiled_") as compiled:
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before)
+
+
+def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dict[str, Any]]:
     runs = [(experiment, seed) for experiment in chosen for seed in experiment.seeds]
     records = []
     started, num_new = time.monotonic(), 0
@@ -71,7 +90,7 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
             logger.info(
                 "%.0f s a run; at most %.0f min left", each, each * (len(runs) - number) / 60
             )
-        measured = json.loads(path.read_text())
+        measured = read_json(path)
         records.append({"table": experiment.table, "row": experiment.row, **measured})
     return records
 

@@ -1,7 +1,6 @@
 """Worlds on disk, and the configuration that trains on one of them."""
 
 import glob
-import json
 import logging
 import pathlib
 import shutil
@@ -14,6 +13,7 @@ from input_pipeline.shapes_world.splits import WORLD_VERSION
 from maft_jax.config import Config, from_config_dict
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import stop_requests
+from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.only_writer import only_writer
 
 DATASET = "shapes_world"
@@ -55,7 +55,7 @@ def _draw_world(root: pathlib.Path, seed: int) -> None:
 
 def _check_is_world(root: pathlib.Path, seed: int) -> None:
     description = root / "world.json"
-    world = json.loads(description.read_text()) if description.exists() else {}
+    world = read_json(description) if description.exists() else {}
     drawn = world.get("seed"), world.get("world_version")
     if drawn != (seed, WORLD_VERSION):
         raise ValueError(

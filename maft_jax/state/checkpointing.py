@@ -159,6 +159,8 @@ class Checkpoints:
         """State and record of a checkpoint, or why they cannot be read."""
         with _reader(self._directory) as reader:
             record, problem = _restored(reader, step, data=ocp.args.JsonRestore())
+            if problem is None and not (isinstance(record.data, dict) and _DIGEST in record.data):
+                problem = "its record of what it was made with is damaged"
             if problem is not None:
                 return None, None, problem
             self._check_belongs(step, record.data, run_identity)
@@ -248,16 +250,17 @@ def read_checkpoint(
                 )
             target = ocp.args.StandardRestore(abstract_state)
             state = manager.restore(step, args=ocp.args.Composite(state=target)).state
+            expected = record.data[_DIGEST]
         except (PermissionError, MemoryError):
             raise
         except Exception as error:
             if str(error).startswith(str(where)):
                 raise
             raise ValueError(
-                f"{where} is broken ({type(error).__name__}: {str(error).splitlines()[0]}); choose "
-                f"another of the steps {steps}"
+                f"{where} is broken ({type(error).__name__}: {f'{error} '.splitlines()[0]}); "
+                f"choose another of the steps {steps}"
             ) from error
-    if digest(state) != record.data[_DIGEST]:
+    if digest(state) != expected:
         raise ValueError(
             f"{where} is broken: its arrays are not those that were saved; choose another of the "
             f"steps {steps}"

@@ -1,7 +1,6 @@
 """The tuned CLIP of a training run's workdir: the pretrained one with a checkpoint's leaves."""
 
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -15,6 +14,7 @@ from maft_jax.config import Config, from_config_dict, preset, with_present_names
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.encoder import resolve_masking
 from maft_jax.resolved_config import resolve
+from maft_jax.runtime.json_files import read_json
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import read_checkpoint
 from maft_jax.state.train_state import init_train_state, overlay
@@ -142,9 +142,9 @@ def read_run_config(workdir: str | os.PathLike) -> Config:
     path = epath.Path(workdir) / _CONFIG_FILE
     try:
         config = preset("official")
-        config.update(with_present_names(json.loads(path.read_text())))
+        config.update(with_present_names(read_json(path)))
         return from_config_dict(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{workdir}: expected the workdir of a run, with its {_CONFIG_FILE}: {error}"
         ) from error

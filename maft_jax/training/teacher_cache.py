@@ -1,15 +1,13 @@
 """The teacher's class probabilities on disk: a row for every example of a record set, in parts.
 
-A part is a .npy file with a digest behind the array: of the array, of which examples it is about,
-and of everything that the probabilities depend on. It is written aside and renamed, and any
-process can add missing ones.
+A part is a .npy file, sealed with which examples it is about and with everything that the
+probabilities depend on. It is written aside and renamed, and any process can add missing ones.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from jaxtyping import Float32
 
 from input_pipeline.records.record_shards import atomic_write_bytes
 from input_pipeline.records.sealed_json import read_sealed, seal
+from maft_jax.runtime import sealed_files
 
 PART_SIZE = 256
 """Examples in a part: what a kill costs at most."""
@@ -26,9 +25,6 @@ PART_SIZE = 256
 DESCRIPTION_FILE = "teacher.json"
 
 _PREFIX = "teacher-"
-_DIGEST_BYTES = hashlib.sha256().digest_size
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +38,7 @@ class TeacherCache:
 
     @property
     def folder(self) -> epath.Path:
-        return self.records / f"{_PREFIX}{self._key.hexdigest()[:12]}"
+        return self.records / f"{_PREFIX}{hashlib.sha256(self._key).hexdigest()[:12]}"
 
     @property
     def num_parts(self) -> int:
@@ -55,16 +51,8 @@ class TeacherCache:
 
     def read_part(self, part: int) -> Float32[np.ndarray, "rows c"] | None:
         """The rows of a part, None where it is missing; where it is corrupt, that is logged."""
-        path = self._path(part)
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        array, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if self._digest(part, array) != digest:
-            logger.warning("%s is corrupt; recomputing it", path)
-            return None
-        return np.load(io.BytesIO(array), allow_pickle=False)
+        array = sealed_files.read_sealed(self._path(part), self._sealed_with(part))
+        return None if array is None else np.load(io.BytesIO(array), allow_pickle=False)
 
     def write_part(self, part: int, rows: Float32[np.ndarray, "rows c"]) -> None:
         """Writes a part, and before the first one what they all depend on, for people."""
@@ -76,8 +64,7 @@ class TeacherCache:
             atomic_write_bytes(self.folder / DESCRIPTION_FILE, seal(dict(self.description)))
         array = io.BytesIO()
         np.save(array, rows, allow_pickle=False)
-        content = array.getvalue()
-        atomic_write_bytes(self._path(part), content + self._digest(part, content))
+        sealed_files.write_sealed(self._path(part), array.getvalue(), self._sealed_with(part))
 
     def missing_parts(self, parts: Sequence[int] | None = None) -> list[int]:
         """Which of the given parts, or of all, are missing or corrupt."""
@@ -119,12 +106,9 @@ class TeacherCache:
         return self.folder / f"{part:05d}-of-{self.num_parts:05d}.npy"
 
     @property
-    def _key(self):
-        return hashlib.sha256(json.dumps(dict(self.description), sort_keys=True).encode())
+    def _key(self) -> bytes:
+        return json.dumps(dict(self.description), sort_keys=True).encode()
 
-    def _digest(self, part: int, array: bytes) -> bytes:
-        """Bound to its place, so that a part under a name where it does not belong fails."""
-        digest = self._key
-        digest.update(repr(self.examples_of(part)).encode())
-        digest.update(array)
-        return digest.digest()
+    def _sealed_with(self, part: int) -> bytes:
+        """Its place, so that a part under a name where it does not belong fails."""
+        return self._key + repr(self.examples_of(part)).encode()

@@ -76,7 +76,7 @@ def _train_and_evaluate(config: Config, workdir: epath.Path) -> TrainState:
         if not done:
             with StopSignals() as signals:
                 state = _train(run, state, signals)
-        if tuned_weights.are_written(run) and done:
+        if done and tuned_weights.are_written(run):
             logger.info("nothing to do: all %d steps are done", config.num_steps)
         else:
             tuned_weights.export(run, state)

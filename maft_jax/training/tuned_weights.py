@@ -1,10 +1,12 @@
 """The file with the tuned CLIP that training leaves behind."""
 
 import logging
+import pathlib
 
 import jax
 
 from maft_jax.convert.formats import FORMATS, ClipWeights, default_format, write_weights
+from maft_jax.convert.safetensors_file import find_damage
 from maft_jax.runtime import consensus
 from maft_jax.state.restored_run import TUNED_WEIGHTS
 from maft_jax.state.train_state import TrainState, overlay
@@ -14,8 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 def are_written(run: Run) -> bool:
-    """As the first process sees it; every process must call this."""
-    return bool(consensus.broadcast_from_first((run.workdir / TUNED_WEIGHTS).exists()))
+    """Whether the file is there and whole, as the first process sees it; all must call this."""
+    path = run.workdir / TUNED_WEIGHTS
+    whole = jax.process_index() == 0 and path.exists()
+    if whole and (damage := find_damage(pathlib.Path(path))):
+        logger.warning("%s; writing it again from the checkpoint", damage)
+        whole = False
+    return bool(consensus.broadcast_from_first(whole))
 
 
 def export(run: Run, state: TrainState) -> None:

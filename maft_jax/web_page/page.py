@@ -3,6 +3,7 @@
 import functools
 import html
 import importlib.resources
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from input_pipeline.sample_folder import SAMPLE_CLASSES
 from maft_jax.inference.clip import Clip
 from maft_jax.runtime import stop_requests
+from maft_jax.web_page.guard import HostGuard, is_open_to_all
 from maft_jax.web_page.session import PageSession, read_field, viewer_data
 
 MOST_PROPOSALS = 300
@@ -30,6 +32,9 @@ _DOWNLOAD = """(file) => {
 _HOUR = 3600
 _MOST_TABS = 16
 """Browser tabs whose newest result stays in memory."""
+
+
+logger = logging.getLogger(__name__)
 
 
 def make_page(
@@ -81,19 +86,33 @@ def make_page(
 
 
 def serve_page(
-    page: Any, host: str = "127.0.0.1", port: int | None = None, share: bool = False
+    page: Any,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; prints the address once it answers.
+
+    Requests under another name than the page's own are refused: see `guard.HostGuard`.
 
     Args:
         port: by default the first free one from 7860 on.
         share: also through a tunnel of gradio's, to anybody who has the link.
+        auth: a name and a password that are asked for.
 
     Raises:
         OSError: the port is taken.
         Stopped: a signal came.
     """
     gr = _gradio()
+    from starlette.middleware import Middleware  # gradio brings it
+
+    if auth is None and (share or is_open_to_all(host)):
+        logger.warning(
+            "whoever reaches %s can use this page without a password; --auth=NAME asks for one",
+            "its public link" if share else "this machine over the network",
+        )
     page.queue(default_concurrency_limit=1)
     try:
         page.launch(
@@ -107,6 +126,8 @@ def serve_page(
             run_history=False,
             ssr_mode=False,
             max_file_size="64mb",
+            auth=auth,
+            app_kwargs={"middleware": [Middleware(HostGuard, host, share)]},
             state_session_capacity=_MOST_TABS,
             theme=gr.themes.Default(font=_font(gr)),
         )

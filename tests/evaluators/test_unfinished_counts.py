@@ -69,5 +69,24 @@ def test_counts_are_saved_every_half_minute_and_read_back(tmp_path, clock):
     assert list((tmp_path / "new").iterdir()) == []
 
 
+@pytest.mark.parametrize("damage", ["bit", "unsealed", "zeros"])
+def test_damaged_counts_count_as_none(tmp_path, clock, caplog, damage):
+    unfinished = UnfinishedCounts(epath.Path(tmp_path), "voc2012", "key", 2)
+    unfinished.save(7, counts(2**40))
+    path = tmp_path / "voc2012.unfinished.npz"
+    content = path.read_bytes()
+    at = content.index(counts(2**40).confusion.tobytes()[:16])
+    path.write_bytes(
+        {
+            "bit": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
+            "zeros": content[:at] + bytes(16) + content[at + 16 :],
+            "unsealed": content[:-32],
+        }[damage]
+    )
+    num_batches, found = unfinished.load()
+    assert num_batches == 0 and found.confusion.sum() == 0
+    assert f"{path} is corrupt" in caplog.text
+
+
 def test_key_does_not_depend_on_the_order_of_settings():
     assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1}) != key_of({"a": 1, "b": [3]})

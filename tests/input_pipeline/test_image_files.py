@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from PIL import Image
 
 from input_pipeline import image_files
 from input_pipeline.image_files import IMAGE_SUFFIXES, read_image, read_label_map
+from input_pipeline.png_rows import check_rows
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
 
@@ -127,8 +130,6 @@ def test_four_bit_grey_label_map_gives_stored_values(tmp_path):
 
 
 def _four_bit_grey_png(byte):
-    import struct
-    import zlib
 
     def chunk(kind, data):
         crc = struct.pack(">I", zlib.crc32(kind + data))
@@ -234,3 +235,9 @@ def test_flipped_bit_of_a_png_is_an_error_or_changes_no_pixel(dtype):
         except ValueError as error:
             num_errors += "cannot be read as a label map" in str(error)
     assert num_errors > 0.9 * len(data)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (9, 17), (300, 200)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
+def test_pillows_own_png_files_have_all_their_rows(size, mode):
+    check_rows(_encoded(Image.new(mode, size), "PNG"))

@@ -132,3 +132,19 @@ def test_tampered_dtype_reaches_no_numpy_code():
     read = read_inert_pickle(tampered, "x")
     assert isinstance(read, StandIn)
     assert read.items is None
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02K\x01r\xff\xff\xff\x7f.",  # a memo of gigabytes in C's machine
+        b"\x80\x02})q\x00"
+        + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+        + b"K\x01s.",
+    ],
+)
+def test_small_pickles_neither_hang_nor_take_memory(pickled):
+    try:
+        assert read_inert_pickle(pickled, "index.pkl") == 1
+    except ValueError as error:
+        assert str(error).startswith("index.pkl: cannot be read as a pickle: a key of type tuple")

@@ -59,12 +59,45 @@ def test_run_longer_than_any_photo_is_read():
         lambda counts: None,
         lambda counts: [5, -5, 2400],
         lambda counts: [1.5, 2398.5],
+        lambda counts: [2**62] * 4 + [2400],  # 2400, where sums wrap around 64 bits
+        lambda counts: [2**64 + 2400],
+        lambda counts: "PPPPPPPPPPP0" * 4 + counts,
     ],
 )
 def test_corrupt_counts_are_refused(damage):
     counts = damage(_compressed(_disk())["counts"])
     with pytest.raises(ValueError, match=r"counts: "):
         decode_segmentation({"size": [40, 60], "counts": counts}, (40, 60))
+
+
+def test_wrapping_compressed_counts_are_refused():
+    """Differences of 2**33 each, of which the sum of counts is huge."""
+    step = "".join(chr(48 + 32) for _ in range(6)) + chr(48 + 8)  # 8 * 2**30, positive
+    with pytest.raises(ValueError, match=r"counts: expected run lengths that add up to"):
+        decode_segmentation({"size": [40, 60], "counts": step * 4000}, (40, 60))
+
+
+@pytest.mark.parametrize("size", [[2**16, 2**16], [2**40, 2**40], [2**1000, 1]])
+@pytest.mark.parametrize("encode", [lambda area: {"counts": [area]}, None])
+def test_masks_that_no_memory_holds_are_refused_with_the_setting(size, encode):
+    segmentation = encode and {"size": size, **encode(size[0] * size[1])}
+    with pytest.raises(ValueError, match=r"expected at most 50000000, .* MAFT_JAX_MAX_PIXELS"):
+        decode_segmentation(segmentation or [[0, 0, 9, 0, 9, 9]], tuple(size))
+
+
+def test_a_larger_limit_is_taken_from_the_environment(monkeypatch):
+    segmentation = {"size": [1, 60_000_000], "counts": [60_000_000]}
+    monkeypatch.setenv("MAFT_JAX_MAX_PIXELS", "60000000")
+    assert decode_segmentation(segmentation, (1, 1)).shape == (1, 60_000_000)
+    monkeypatch.setenv("MAFT_JAX_MAX_PIXELS", "many")
+    with pytest.raises(ValueError, match="MAFT_JAX_MAX_PIXELS: expected an integer, got 'many'"):
+        decode_segmentation(segmentation, (1, 1))
+
+
+def test_an_outline_that_pycocotools_would_count_wrongly_is_refused():
+    polygon = [-1e6, -1e6, 1e6, 1e6] * 200  # 2e9 steps of a fifth of a pixel
+    with pytest.raises(ValueError, match=r"polygon: expected an outline of at most 10000000"):
+        decode_segmentation([polygon], (40, 60))
 
 
 @pytest.mark.parametrize("size", [None, [40], [40, 0], ["40", "60"], 7])
@@ -84,7 +117,17 @@ def test_polygons_cover_what_they_enclose():
     assert (mask & expected).sum() > 0.9 * expected.sum()
 
 
-@pytest.mark.parametrize("polygon", [[1, 2, 3, 4], [1, 2, 3, 4, 5], [0, 0, 1, "x", 2, 2], 3])
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [1, 2, 3, 4],
+        [1, 2, 3, 4, 5],
+        [0, 0, 1, "x", 2, 2],
+        3,
+        [0, 0, 1, 10**400, 2, 2],
+        [0, 0, 1, float("nan"), 2, 2],
+    ],
+)
 def test_impossible_polygons_are_refused(polygon):
     with pytest.raises(ValueError, match=r"polygon: expected \[x0, y0"):
         decode_segmentation([polygon], (40, 60))

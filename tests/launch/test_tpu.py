@@ -154,3 +154,12 @@ def test_program_that_takes_too_long_is_ended():
 def test_program_that_a_signal_ended_has_the_exit_code_of_a_shell():
     code = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
     assert SubprocessRunner().run([sys.executable, "-c", code]).exit_code == 137
+
+
+def test_a_secrets_file_that_is_not_utf8_is_refused_without_its_content(tmp_path):
+    path = tmp_path / "tokens.env"
+    path.write_bytes(b"NAME=hush-hush\xff\n")
+    path.chmod(0o600)
+    with pytest.raises(ValueError, match=r"--env_file=.*tokens\.env: expected UTF-8 text") as error:
+        check_secrets_file(str(path))
+    assert "hush" not in str(error.value) and error.value.__suppress_context__

@@ -20,6 +20,7 @@ from maft_jax.models.text_classifier import (
     cleaning,
     embed_classes,
 )
+from maft_jax.runtime.sealed_files import write_sealed
 from tests.in_memory_weights import from_openai
 
 CONFIG = CLIP_SIZES["tiny"].text
@@ -134,13 +135,22 @@ def test_other_names_order_templates_and_weights_have_their_own_files(
         assert len(counted) == len(cache_files(tmp_path)) == number
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "other shape", "pickle"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "truncated", "text", "other shape", "pickle", "bit", "zeros", "unsealed"]
+)
 def test_corrupt_cache_file_is_computed_again(parameters, tmp_path, counted, caplog, damage):
     names = ["cat", "dog"]
     expected = cached_class_embeddings(CONFIG, parameters, names, TEMPLATES, tmp_path)
     (path,) = cache_files(tmp_path)
     content = path.read_bytes()
-    corrupt = {"empty": b"", "truncated": content[:-7], "text": b"not an array"}.get(damage)
+    corrupt = {
+        "empty": b"",
+        "truncated": content[:-7],
+        "text": b"not an array",
+        "bit": content[:150] + bytes([content[150] ^ 64]) + content[151:],
+        "zeros": content[:140] + bytes(40) + content[180:],
+        "unsealed": content[:-32],  # as versions wrote them that had no digest
+    }.get(damage)
     if corrupt is not None:
         path.write_bytes(corrupt)
     else:
@@ -166,11 +176,13 @@ def test_failing_write_leaves_nothing_behind(parameters, tmp_path, monkeypatch):
 KEY_OF_VERSION_0_1 = "c9dad2780cca05f89b4e5bca"
 
 
-def test_files_of_version_0_1_are_read_where_cleaning_changes_nothing(tmp_path, counted):
+def test_files_have_the_names_of_version_0_1_where_cleaning_changes_nothing(tmp_path, counted):
     parameters = {"proj": np.zeros(3, np.float32)}
     rows = np.ones((1, CONFIG.embed_dim), np.float32)
     (tmp_path / "text_embeddings").mkdir()
-    np.save(tmp_path / "text_embeddings" / f"{KEY_OF_VERSION_0_1}.npy", rows)
+    path = tmp_path / "text_embeddings" / f"{KEY_OF_VERSION_0_1}.npy"
+    np.save(path, rows)
+    write_sealed(path, path.read_bytes(), f"{KEY_OF_VERSION_0_1} {rows.shape}".encode())
     read = cached_class_embeddings(CONFIG, parameters, ["Cat "], TEMPLATES, tmp_path)
     np.testing.assert_array_equal(read, rows)
     assert counted == []

@@ -149,7 +149,7 @@ def test_missing_image_is_named_with_what_was_looked_for(tmp_path):
         ('{"images": [{"id": 1}], "annotations": []}', "an image with id and file_name"),
         ('[{"image_id": 139}]', "annotation 0: expected run lengths or polygons, got None"),
         ('[{"image_id": 139, "score": NaN}]', "scores: expected finite numbers"),
-        ('[{"image_id": 139, "score": "high"}]', "score: expected a number, got 'high'"),
+        ('[{"image_id": 139, "score": "high"}]', "score: expected a number, .* got 'high'"),
         ('[{"image_id": 139, "score": 1}, {"image_id": 139}]', "a score in all annotations"),
     ],
 )

@@ -174,6 +174,10 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
     tuned.unlink()
     train_and_evaluate(config, finished[1])
     assert tuned.read_bytes() == content
+    tuned.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    train_and_evaluate(config, finished[1])
+    assert tuned.read_bytes() == content
+    assert f"{tuned}: corrupt tensor" in caplog.text and "writing it again" in caplog.text
     assert read_metrics(finished[1]) == before
 
 
@@ -221,9 +225,13 @@ def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(short_run,
 
 def test_unreadable_record_is_a_broken_checkpoint_too(short_run, caplog):
     config, workdir = short_run
-    truncate(largest_file(workdir / "checkpoints/6/data"))
+    largest_file(workdir / "checkpoints/6/data").write_text("[]")
+    truncate(largest_file(workdir / "checkpoints/4/data"))
+    with pytest.raises(ValueError, match=r"checkpoints/6 is broken"):
+        maft_jax.load(workdir)
     train_and_evaluate(config, workdir)
-    assert "checkpoint of step 6 is broken" in caplog.text
+    assert "step 6 is broken (its record of what it was made with is damaged)" in caplog.text
+    assert "checkpoint of step 4 is broken" in caplog.text
 
 
 def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
