@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, UInt32
 
+from input_pipeline.limits import MAX_PIXELS, check_limit
+
 _CHANNELS = 4
 # A block of the longest run, 2**16, takes 20 bits at least.
 _MOST_VALUES_PER_BYTE = 8 * 2**16 // 20
@@ -21,6 +23,7 @@ def decode_brush(run_lengths: Sequence[int], size: tuple[int, int]) -> Bool[np.n
     Raises:
         ValueError: the bytes are none, or not those of an RGBA image of this size.
     """
+    check_limit(MAX_PIXELS, size[0] * size[1], f"rle: {size[0]} x {size[1]} pixels of a mask")
     values = decode_values(run_lengths, size[0] * size[1] * _CHANNELS)
     return values.reshape(*size, _CHANNELS)[..., _CHANNELS - 1] > 0
 
@@ -32,7 +35,7 @@ def decode_values(run_lengths: Sequence[int], expected: int) -> UInt32[np.ndarra
         ValueError: these are no bytes, or they hold another number of values; says at which bit.
     """
     try:
-        data = bytes(run_lengths)
+        data = bytes(list(run_lengths))  # of a number it would be so many zeros
     except (TypeError, ValueError):
         raise ValueError(
             f"rle: expected a list of bytes, 0 to 255, got {run_lengths!r:.60}"

@@ -9,9 +9,11 @@ from typing import Any
 
 from input_pipeline.class_lists import ClassList, is_name_of_ignored, parse_class_list
 from input_pipeline.examples import IGNORE
+from input_pipeline.file_names import portable_path
 from input_pipeline.label_maps.data_folder import DataFolder
 from input_pipeline.label_maps.image_finder import find_images
 from input_pipeline.label_maps.packed_json import PackedJson, digest, pack
+from input_pipeline.limits import MAX_PIXELS, check_limit
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,19 @@ def read_classes(
     return Classes(classes.names, of_category)
 
 
-def read_images(
-    folder: DataFolder, content: Mapping, annotations: Mapping[Any, Sequence[Mapping]]
-) -> list[CocoImage]:
-    """The images that are there, in the order of their paths; `annotations` are by image id."""
-    where = folder.where()
+def image_rows(content: Mapping, where: str) -> list[dict]:
+    """The JSON's images, each with an id of its own, a name and a size."""
     rows = [_checked_row(row, f"{where}: images[{i}]") for i, row in enumerate(content["images"])]
     if twice := [number for number, count in Counter(r["id"] for r in rows).items() if count > 1]:
         raise ValueError(f"{where}: images: id {twice[0]!r} stands twice; give each its own")
+    return rows
+
+
+def read_images(
+    folder: DataFolder, rows: Sequence[Mapping], annotations: Mapping[Any, Sequence[Mapping]]
+) -> list[CocoImage]:
+    """Of `image_rows` those that are there, ordered by path; `annotations` are by image id."""
+    where = folder.where()
     known = {row["id"] for row in rows}
     if strangers := [number for number in annotations if number not in known]:
         raise ValueError(
@@ -145,7 +152,8 @@ def _checked_row(row: object, where: str) -> dict:
             "file_name": str() as name,
             "height": int() as height,
             "width": int() as width,
-        } if name and height > 0 and width > 0:
+        } if portable_path(name).name and height > 0 and width > 0:
+            check_limit(MAX_PIXELS, height * width, f"{where}: {height} x {width} pixels")
             return row
     raise ValueError(
         f"{where}: expected an image with id, file_name, height and width, found {row!r:.120}; "

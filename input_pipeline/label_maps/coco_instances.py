@@ -9,6 +9,7 @@ from input_pipeline.label_maps.coco_document import (
     Classes,
     CocoImage,
     category_of,
+    image_rows,
     read_categories,
     read_classes,
     read_images,
@@ -32,14 +33,15 @@ def open_coco_instances(folder: DataFolder, content: Any) -> LabelledImages | No
             return None
     categories = read_categories(folder, content)
     by_image = _by_image(annotations, categories, folder.where())
-    names = {row.get("id"): row.get("file_name") for row in content["images"]}
+    rows = image_rows(content, folder.where())
+    names = {row["id"]: row["file_name"] for row in rows}
     used = defaultdict(list)
-    for image_id, rows in by_image.items():
-        for row in rows:
+    for image_id, of_image in by_image.items():
+        for row in of_image:
             used[row["category_id"]].append(names.get(image_id, image_id))
     classes = read_classes(folder, categories, used)
-    images = read_images(folder, content, by_image)
-    if empty := sum(1 for image in content["images"] if not by_image.get(image["id"])):
+    images = read_images(folder, rows, by_image)
+    if empty := sum(1 for row in rows if not by_image.get(row["id"])):
         logger.info("%s: %d images have no region", folder.where(), empty)
     labels = CocoInstanceMaps(folder.where(), images, classes)
     return LabelledImages(tuple(image.path for image in images), classes.names, labels)

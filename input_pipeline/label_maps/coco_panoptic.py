@@ -15,6 +15,7 @@ from input_pipeline.label_maps.coco_document import (
     Classes,
     CocoImage,
     category_of,
+    image_rows,
     read_categories,
     read_classes,
     read_images,
@@ -53,7 +54,7 @@ def open_coco_panoptic(folder: DataFolder, content: Any) -> LabelledImages | Non
         for segment in row["segments_info"]:
             used[segment["category_id"]].append(row["file_name"])
     classes = read_classes(folder, categories, used)
-    images = read_images(folder, content, by_image)
+    images = read_images(folder, image_rows(content, where), by_image)
     if bare := [image.file_name for image in images if not image.annotations]:
         raise ValueError(
             f"{where}: {len(bare)} images have no entry in annotations: {shorten(bare)}; add the "
@@ -121,7 +122,11 @@ class CocoPanopticMaps(RegionMaps):
 
 def _check_annotation(row: object, categories: Categories, where: str) -> None:
     match row:
-        case {"image_id": int() | str(), "file_name": str(), "segments_info": list() as segments}:
+        case {
+            "image_id": int() | str(),
+            "file_name": str() as name,
+            "segments_info": list() as segments,
+        } if portable_path(name).name:
             pass
         case _:
             raise ValueError(

@@ -157,7 +157,10 @@ def _results(task: Mapping, where: str) -> list[dict] | None:
 
 
 def _image_name(task: Mapping, where: str) -> str:
-    strings = {k: v for k, v in task.get("data", task).items() if isinstance(v, str)}
+    data = task.get("data", task)
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected an object data with the image, found {data!r:.60}")
+    strings = {k: v for k, v in data.items() if isinstance(v, str)}
     if "image" in strings:
         return strings["image"]
     paths = [value for value in strings.values() if "/" in value or "\\" in value]
@@ -172,6 +175,9 @@ def _image_name(task: Mapping, where: str) -> str:
 
 def _regions(results: Sequence[Mapping], where: str) -> Iterator[dict]:
     """Label, size and run lengths or points of each region."""
+    for item in results:
+        if not isinstance(item.get("id"), str | int | None):
+            raise ValueError(f"{where}: expected results with a text as id, got {item['id']!r:.60}")
     labels_of = {
         item.get("id"): labels for item in results if (labels := _labels(item.get("value", item)))
     }

@@ -7,7 +7,6 @@ import pathlib
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,37 +40,17 @@ from maft_jax.proposals.external import ExternalProposals
 from maft_jax.runtime.metric_logging import read_metrics
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.state.restored_run import read_run_config
+from tests.fuzz.label_map_readers import LABEL_MAP_READERS
 from tests.fuzz.mutations import (
-    Mutation,
     damage,
     damage_json,
     inside_header,
     inside_metadata,
     inside_zip,
 )
+from tests.fuzz.reader import Make, Reader
 from tests.in_memory_weights import load_state_dict, save_state_dict
 from tests.record_sets import make_record, write_record_set
-
-Make = Callable[[pathlib.Path], pathlib.Path]
-Read = Callable[[pathlib.Path], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """`make` writes the valid file into a folder and returns it; `read` reads what became of it.
-
-    Where `checked`, the format has checksums: what is read without an error is what was written,
-    or None.
-    """
-
-    name: str
-    make: Make
-    read: Read
-    mutation: Mutation = damage
-    checked: bool = False
-    cost: int = 1
-    """It is damaged that many times less often."""
-
 
 CLIP = ClipConfig(VisionConfig(64, 1, 16, 32, 16), TextConfig(64, 1, 50, 9, 16))
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
@@ -329,6 +308,7 @@ READERS = [
     Reader(
         "label map, 16 bits", picture("a.png", "I;16", format="png"), read_label_map, checked=True
     ),
+    *LABEL_MAP_READERS,
     Reader("external npz", npz, propose, checked=True),
     Reader("external npz members", npz, propose, inside_zip(damage)),
     Reader("external json", file("7.json", COCO), propose, damage_json),
