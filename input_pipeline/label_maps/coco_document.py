@@ -78,7 +78,7 @@ def read_classes(
         ids = dict(zip(listed.label_values, range(len(listed.names)), strict=True))
         of_category = {number: ids.get(number, IGNORE) for number in categories.names}
         return Classes(listed.names, of_category)
-    classes = folder.class_list()
+    classes = folder.class_list
     of_category = {}
     for number, name in categories.names.items():
         if name in classes.names:

@@ -24,7 +24,7 @@ _MAX_LISTED = 10
 
 def open_color_maps(folder: DataFolder) -> LabelledImages | None:
     """Label maps of colours named like their images; None where the class list has no colours."""
-    classes = folder.class_list()
+    classes = folder.class_list
     if not classes.colors:
         return None
     labels = one_file_per_image(folder, ("color",))

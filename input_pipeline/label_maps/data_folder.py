@@ -1,5 +1,6 @@
 """What every kind of label maps is opened from, and what opening gives."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ class DataFolder:
         """Whether the user gave one, be it that the file is missing."""
         return str(self.classes) != DEFAULT_CLASSES or self.tree.exists(DEFAULT_CLASSES)
 
+    @functools.cached_property
     def class_list(self) -> ClassList:
-        """Reads the class list. ValueError where there is none, and as `parse_class_list`."""
+        """The class list, read once. ValueError where there is none, and as `parse_class_list`."""
         name = str(self.classes)
         if self.tree.exists(name):
             where = self.tree.locate(name)

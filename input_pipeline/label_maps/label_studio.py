@@ -241,7 +241,7 @@ def _classes(
         for region in of_task:
             images_of[region["label"]].append(name)
     if folder.has_class_list():
-        class_names = folder.class_list().names
+        class_names = folder.class_list.names
     else:
         class_names = tuple(sorted(label for label in images_of if not is_name_of_ignored(label)))
         logger.info("%d classes of %s, its labels", len(class_names), folder.where())

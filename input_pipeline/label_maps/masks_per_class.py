@@ -38,7 +38,7 @@ def open_masks_per_class(folder: DataFolder) -> LabelledImages | None:
     splits = {stem: _splits(stem, images) for stem in files}
     if not any(splits.values()) or any(stem in images for stem in files):
         return None
-    classes = folder.class_list()
+    classes = folder.class_list
     if _are_whole_label_maps(images, files, classes):
         return None
     masks = _masks_of_images(folder, files, splits, classes)

@@ -44,7 +44,7 @@ def open_label_maps(folder: DataFolder) -> LabelledImages:
 
 
 def _open_index_maps(folder: DataFolder) -> LabelledImages:
-    classes = folder.class_list()
+    classes = folder.class_list
     labels = IndexMaps(
         folder.tree,
         one_file_per_image(folder, ("labelIds", "labelTrainIds")),

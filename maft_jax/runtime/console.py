@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any
 
 from absl import logging as absl_logging
 
@@ -25,7 +25,7 @@ class _HarmlessStream:
     They would move the cursor, hide text or tell the terminal to do things.
     """
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:

@@ -67,6 +67,7 @@ def planned(folder, *arguments: str) -> dict:
     return plan
 
 
+@pytest.mark.slow
 def test_step_of_a_data_parallel_run_on_tpus(tmp_path):
     picture, file = tmp_path / "roofline.png", tmp_path / "plan.json"
     printed, log = run(

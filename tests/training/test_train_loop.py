@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import pathlib
 import shutil
 import time
 import warnings
@@ -181,14 +182,21 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
     assert read_metrics(finished[1]) == before
 
 
-@pytest.fixture
-def short_run(data, tmp_path):
-    """Workdir of six steps with checkpoints at 2, 4 and 6, and its configuration."""
+@pytest.fixture(scope="module")
+def six_steps(data, tmp_path_factory):
     config = small_config(
         data, checkpointing__every_steps=2, checkpointing__keep_newest=3, log_every_steps=1
     )
-    train_and_evaluate(config, tmp_path)
-    return config, tmp_path
+    workdir = tmp_path_factory.mktemp("six_steps")
+    train_and_evaluate(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture
+def short_run(six_steps, tmp_path):
+    """A copy of the workdir of six steps with checkpoints at 2, 4 and 6, and its configuration."""
+    config, workdir = six_steps
+    return config, pathlib.Path(shutil.copytree(workdir, tmp_path / "run"))
 
 
 def largest_file(folder):
