@@ -1,5 +1,7 @@
 """Eight fake CPU devices, exact matrix products, and a compilation cache for the whole suite."""
 
+import ctypes
+import gc
 import logging
 import os
 import pathlib
@@ -60,7 +62,10 @@ def logging_as_it_was():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """Compiled programs of a file are of no use to the next one, and stay in memory."""
+def give_memory_back():
+    """Compiled programs of a file are of no use to the next one, and the C library keeps pages."""
     yield
     jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)

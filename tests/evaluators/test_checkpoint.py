@@ -318,6 +318,7 @@ def test_job_puts_the_name_of_the_data_set_into_the_path_of_training_too(data, t
     assert job_from_config(evaluation_config(data | settings)).generator.name == "external"
 
 
+@pytest.mark.slow
 def test_command_prints_a_table(data, tmp_path):
     output = finish(start(command(data, tmp_path / "run", evaluation__max_images=3)))
     result = read_result(tmp_path / "run/evaluation/frozen/folder.json")

@@ -114,6 +114,7 @@ def test_run_is_loaded_from_its_workdir_or_its_tuned_weights_alike(finished):
         maft_jax.load(workdir, activation="gelu")
 
 
+@pytest.mark.slow
 def test_settings_left_to_the_weights_are_resolved_in_the_runs_config(data, finished, tmp_path):
     changes = {
         "model.pretrained": str(finished[1] / "tuned.safetensors"),
