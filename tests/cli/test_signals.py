@@ -1,4 +1,7 @@
-"""Signals at random moments of whole commands: each ends with its code, and soon."""
+"""Signals at random moments of whole commands: each ends with its code, and soon.
+
+`MAFT_JAX_SIGNALS=200 pytest -m slow tests/cli/test_signals.py` sends more of them.
+"""
 
 import os
 import random
@@ -11,6 +14,7 @@ import pytest
 
 from tests import runs
 
+NUM_SIGNALS = int(os.environ.get("MAFT_JAX_SIGNALS", "4"))
 MOST_SECONDS = 20.0
 """Until the end: half of it is what a command may take that reaches no safe point."""
 LAST_SECOND = {"precompute": 3.0, "convert": 5.0, "predict": 9.0}
@@ -75,7 +79,7 @@ def end(arguments: list[str], number: int, seconds: float) -> tuple[int, float, 
     [
         ("precompute", 1),
         *(
-            pytest.param(name, 12, marks=pytest.mark.slow)
+            pytest.param(name, NUM_SIGNALS, marks=pytest.mark.slow)
             for name in (
                 *("train", "evaluate", "precompute", "predict", "convert", "visualize"),
                 *("benchmark", "demo", "train_tiny_clip"),
@@ -84,7 +88,7 @@ def end(arguments: list[str], number: int, seconds: float) -> tuple[int, float, 
     ],
 )
 def test_signal_ends_every_command_at_any_moment(commands, name, num_signals):
-    rng = random.Random(f"{name} {num_signals}")
+    rng = random.Random(name)
     for _ in range(num_signals):
         number = rng.choice([signal.SIGINT, signal.SIGTERM])
         seconds = rng.uniform(_FIRST_SECOND, LAST_SECOND.get(name, OTHERS))
