@@ -179,5 +179,5 @@ def _within_limit(source: str | Path | bytes) -> Image.Image:
 
 
 def _unknown_format(where: str | Path) -> str:
-    heic = str(where).lower().endswith(UNREAD_HEIC)
-    return f"unknown format; {HEIC_ADVICE}" if heic else "unknown format"
+    advice = HEIC_ADVICE if str(where).lower().endswith(UNREAD_HEIC) else "save it as PNG"
+    return f"unknown format, expected one of {', '.join(_FORMATS)}; {advice}"
