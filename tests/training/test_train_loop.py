@@ -37,11 +37,14 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("sample"))
 
 
+THIRTY_STEPS = {"num_steps": 30, "log_every_steps": 5, "checkpointing__every_steps": 10}
+
+
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """A run of 30 steps that nothing interrupted, and its workdir."""
     workdir = tmp_path_factory.mktemp("finished")
-    config = small_config(data, num_steps=30, log_every_steps=5, checkpointing__every_steps=10)
+    config = small_config(data, **THIRTY_STEPS)
     return train_and_evaluate(config, workdir), workdir
 
 
@@ -157,7 +160,7 @@ def test_only_trainable_leaves_are_in_the_checkpoint(finished):
 
 
 def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
-    config = small_config(data, num_steps=30, log_every_steps=5, checkpointing__every_steps=10)
+    config = small_config(data, **THIRTY_STEPS)
     shutil.copytree(finished[1] / "checkpoints/20", tmp_path / "checkpoints/20")
     state = train_and_evaluate(config, tmp_path)
     for path, expected in arrays(finished[0]).items():
@@ -167,7 +170,7 @@ def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
 
 
 def test_finished_run_does_nothing_but_make_missing_weights(data, finished, caplog):
-    config = small_config(data, num_steps=30, log_every_steps=5, checkpointing__every_steps=10)
+    config = small_config(data, **THIRTY_STEPS)
     before, tuned = read_metrics(finished[1]), finished[1] / "tuned.safetensors"
     with caplog.at_level(logging.INFO, "maft_jax"):
         train_and_evaluate(config, finished[1])
@@ -183,21 +186,12 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
     assert read_metrics(finished[1]) == before
 
 
-@pytest.fixture(scope="module")
-def six_steps(data, tmp_path_factory):
-    config = small_config(
-        data, checkpointing__every_steps=2, checkpointing__keep_newest=3, log_every_steps=1
-    )
-    workdir = tmp_path_factory.mktemp("six_steps")
-    train_and_evaluate(config, workdir)
-    return config, workdir
-
-
 @pytest.fixture
-def short_run(six_steps, tmp_path):
-    """A copy of the workdir of six steps with checkpoints at 2, 4 and 6, and its configuration."""
-    config, workdir = six_steps
-    return config, pathlib.Path(shutil.copytree(workdir, tmp_path / "run"))
+def copied(data, finished, tmp_path):
+    """A copy of the finished run's workdir with checkpoints at 20 and 30, and its configuration."""
+    workdir = pathlib.Path(shutil.copytree(finished[1], tmp_path / "run"))
+    shutil.rmtree(workdir / "checkpoints/10", ignore_errors=True)  # the best one, perhaps
+    return small_config(data, **THIRTY_STEPS), workdir
 
 
 def largest_file(folder):
@@ -223,33 +217,32 @@ def delete(path):
 @pytest.mark.parametrize(
     "damage", [flip_byte, *(pytest.param(x, marks=pytest.mark.slow) for x in (truncate, delete))]
 )
-def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(short_run, damage, caplog):
-    config, workdir = short_run
-    damage(largest_file(workdir / "checkpoints/6/state"))
+def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(copied, damage, caplog):
+    config, workdir = copied
+    damage(largest_file(workdir / "checkpoints/30/state"))
     state = train_and_evaluate(config, workdir)
-    assert "checkpoint of step 6 is broken" in caplog.text
-    assert int(state.step) == 6 and (workdir / "broken_checkpoints/6").exists()
-    assert (workdir / "checkpoints/6").exists()
+    assert "checkpoint of step 30 is broken" in caplog.text
+    assert int(state.step) == 30 and (workdir / "broken_checkpoints/30").exists()
+    assert (workdir / "checkpoints/30").exists()
 
 
-def test_unreadable_record_is_a_broken_checkpoint_too(short_run, caplog):
-    config, workdir = short_run
-    largest_file(workdir / "checkpoints/6/data").write_text("[]")
-    truncate(largest_file(workdir / "checkpoints/4/data"))
-    with pytest.raises(ValueError, match=r"checkpoints/6 is broken"):
+def test_unreadable_record_is_a_broken_checkpoint_too(copied, caplog):
+    config, workdir = copied
+    largest_file(workdir / "checkpoints/30/data").write_text("[]")
+    with pytest.raises(ValueError, match=r"checkpoints/30 is broken"):
         maft_jax.load(workdir)
     train_and_evaluate(config, workdir)
-    assert "step 6 is broken (its record of what it was made with is damaged)" in caplog.text
-    assert "checkpoint of step 4 is broken" in caplog.text
+    assert "step 30 is broken (its record of what it was made with is damaged)" in caplog.text
 
 
-def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
-    config, workdir = short_run
-    for step in (2, 4, 6):
-        truncate(largest_file(workdir / f"checkpoints/{step}/state"))
+def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
+    config, workdir = copied
+    truncate(largest_file(workdir / "checkpoints/30/state"))
+    truncate(largest_file(workdir / "checkpoints/20/data"))
     for _ in range(2):  # nor does a second start begin at step 0 in silence
-        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[6, 4, 2"):
+        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[30, 20"):
             train_and_evaluate(config, workdir)
+    assert "checkpoint of step 20 is broken (JSONDecodeError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -262,20 +255,17 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(short_run):
     ],
 )
 def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
-    settings = {"num_steps": 30, "log_every_steps": 5, "checkpointing__every_steps": 10}
     before = (finished[1] / "config.json").read_text()
     with pytest.raises(ValueError, match=message):
-        train_and_evaluate(small_config(data, **(settings | change)), finished[1])
+        train_and_evaluate(small_config(data, **(THIRTY_STEPS | change)), finished[1])
     assert (finished[1] / "config.json").read_text() == before
 
 
-def test_changed_setting_is_reported(data, short_run, caplog):
-    _, workdir = short_run
-    config = small_config(
-        data, checkpointing__every_steps=2, checkpointing__keep_newest=3, log_every_steps=3
-    )
+def test_changed_setting_is_reported(data, copied, caplog):
+    _, workdir = copied
+    config = small_config(data, **THIRTY_STEPS | {"log_every_steps": 3})
     train_and_evaluate(config, workdir)
-    assert "config.log_every_steps was 1 when this run began, now 3" in caplog.text
+    assert "config.log_every_steps was 5 when this run began, now 3" in caplog.text
 
 
 @pytest.mark.slow
