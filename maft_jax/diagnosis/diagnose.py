@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from input_pipeline.example_range import ExampleRange
 from maft_jax.config import Config
@@ -54,9 +55,9 @@ def diagnose(
     make_writable(out, "--out")
     config = _with_one_data_set(config, dataset, num_images)
     check_roots(config)
-    weights = _read_columns(config)
-    last = list(weights.values())[-1]
     mesh = sharding.make_mesh(config.mesh)
+    weights = _read_columns(config, mesh)
+    last = list(weights.values())[-1]
     evaluation = Evaluation(last.config, last.clip, last.parameters["text"], mesh)
     data = _chosen(evaluation, dataset)
     columns = {}
@@ -132,12 +133,12 @@ def _with_one_data_set(config: Config, dataset: str, num_images: int) -> Config:
     return dataclasses.replace(config, evaluation=evaluation)
 
 
-def _read_columns(config: Config) -> dict[str, EvaluatedWeights]:
+def _read_columns(config: Config, mesh: Mesh) -> dict[str, EvaluatedWeights]:
     """Frozen and tuned, or what there is of them, read in the same way."""
 
     def read(frozen: bool) -> EvaluatedWeights:
         evaluation = dataclasses.replace(config.evaluation, frozen=frozen)
-        return read_evaluated_weights(dataclasses.replace(config, evaluation=evaluation))
+        return read_evaluated_weights(dataclasses.replace(config, evaluation=evaluation), mesh)
 
     if not config.checkpoint:
         return {"clip": read(frozen=False)}

@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
+from jax.sharding import Mesh
+
 from maft_jax.config import Config
 from maft_jax.config_sections import DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
@@ -33,11 +35,12 @@ class EvaluatedWeights:
     """For the record; JSON values."""
 
 
-def read_evaluated_weights(config: Config) -> EvaluatedWeights:
+def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
     """Reads what config.checkpoint and config.evaluation.frozen say.
 
     A run's workdir has its own protocol: prompts, logit scale, unseen classes, start layer and
-    image size. A setting that `config` changes from its default goes before it.
+    image size. A setting that `config` changes from its default goes before it. `mesh` is what they
+    will be evaluated on.
 
     Raises:
         ValueError: the weights are absent, corrupt, without text tower, or of a file of which
@@ -84,7 +87,7 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         source,
         "" if step is None else f" at step {step}",
     )
-    config = resolve(config, weights.config, weights.masking)
+    config = resolve(config, weights.config, weights.masking, mesh)
     return EvaluatedWeights(config, weights.config, parameters, origin)
 
 

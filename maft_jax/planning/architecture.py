@@ -2,6 +2,8 @@
 
 import pathlib
 
+from jax.sharding import Mesh
+
 from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.dataset_specs import SPECS
@@ -19,15 +21,15 @@ CLASSES_PER_IMAGE = 24
 """Assumed: the most classes of an image; records tell the true number, which matters little."""
 
 
-def resolve_config(config: Config) -> tuple[ResolvedConfig, ClipConfig, list[str]]:
-    """The configuration as training uses it, the architecture, and what was assumed.
+def resolve_config(config: Config, mesh: Mesh) -> tuple[ResolvedConfig, ClipConfig, list[str]]:
+    """The configuration as training uses it on `mesh`, the architecture, and what was assumed.
 
     Raises:
         ValueError: the weights are of an unknown architecture, or there is no train step.
     """
     check_trains(config.task)
     clip, noted, assumption = clip_architecture(config.model.pretrained, **config.model.stated)
-    return resolve(config, clip, noted), clip, [assumption] if assumption else []
+    return resolve(config, clip, noted, mesh), clip, [assumption] if assumption else []
 
 
 def check_trains(task: str) -> None:

@@ -116,12 +116,16 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
         )
 
 
+_LEFT_OPEN = ("auto", -1)
+"""What earlier versions wrote of settings that they decided later."""
+
+
 def _report_changes(before: dict, now: dict, where: str = "config") -> None:
     for name in sorted(set(before) | set(now)):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             _report_changes(old, new, f"{where}.{name}")
-        elif json.dumps(old) != json.dumps(new):
+        elif json.dumps(old) != json.dumps(new) and old not in _LEFT_OPEN:
             logger.warning("%s.%s was %r when this run began, now %r", where, name, old, new)
 
 

@@ -111,7 +111,7 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     logger.info("reading %s", config.model.pretrained)
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
     clip, parameters = weights.config, weights.parameters()
-    config = resolve(config, clip, weights.masking)
+    config = resolve(config, clip, weights.masking, mesh)
     visual = parameters["visual"]
     setup = make_step_setup(config, clip.vision, mesh)
     state = jax.eval_shape(setup.init_state, visual)

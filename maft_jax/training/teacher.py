@@ -133,7 +133,7 @@ def open_teacher(config: Config) -> Teacher:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
-    config = resolve(config, weights.config, weights.masking)
+    config = resolve(config, weights.config, weights.masking, mesh)
     return Teacher(config, weights.config, weights.parameters(), open_records(config), mesh)
 
 

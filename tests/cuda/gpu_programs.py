@@ -45,7 +45,7 @@ def coco_config(batch_size: int, **changes) -> tuple[Config, ClipConfig]:
     config = coco.get_config()
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     config.update_from_flattened_dict({"batch_size": batch_size} | changes)
-    resolved, clip, _ = resolve_config(from_config_dict(config))
+    resolved, clip, _ = resolve_config(from_config_dict(config), gpu_mesh())
     return resolved, clip
 
 

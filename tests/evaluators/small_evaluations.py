@@ -76,8 +76,8 @@ def open_all(config: Config) -> list[EvaluationSet]:
 
 def set_up(config: Config, num_devices: int = 1, **mesh) -> tuple[Evaluation, EvaluatedWeights]:
     """An evaluation on the first few devices, and the weights to call it with."""
-    weights = read_evaluated_weights(config)
     mesh = make_mesh(MeshConfig(**mesh), jax.devices()[:num_devices])
+    weights = read_evaluated_weights(config, mesh)
     text = weights.parameters["text"]
     return Evaluation(weights.config, weights.clip, text, mesh), weights
 
