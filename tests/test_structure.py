@@ -176,6 +176,19 @@ def test_modules_import_their_own_level_or_lower_ones():
     assert not problems, "\n".join(problems)
 
 
+def test_towers_are_known_to_models_and_weight_formats_alone():
+    """All else goes by the protocols of models/encoder.py."""
+    towers = ("maft_jax.models.towers", "maft_jax.models.text.clip_text")
+    problems = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        for name, _ in imports_of(path)
+        if name.startswith(towers)
+        and module.split(".")[:2] not in (["maft_jax", "models"], ["maft_jax", "convert"])
+    ]
+    assert not problems, "\n".join(problems)
+
+
 def test_input_pipeline_imports_nothing_of_maft_jax():
     for module in (m for m in MODULES if m.startswith("input_pipeline.")):
         ours = {our_module(name) for name, _ in imports_of(MODULES[module])} - {None}

@@ -76,16 +76,14 @@ def _convert(source: str, destination: str | None = None) -> None:
 
 def _write(weights, destination: str) -> None:
     from maft_jax.convert import conversion
-    from maft_jax.convert.formats import read_weights, write_weights
+    from maft_jax.convert.formats import write_weights
 
     name = conversion.choose_format(weights, destination, _TO.value)
     with _progress(conversion.num_bytes(weights, _DTYPE.value)) as progress:
         write_weights(weights, destination, name, _DTYPE.value, progress.update)
     print(f"wrote {destination}: {len(weights.tensors)} parameters in the format {name}")
     if _VERIFY.value:
-        tower = weights.config.vision
-        stated = {"activation": tower.activation, "head_width": tower.head_width}
-        _print_verification(destination, read_weights(destination, format_name=name, **stated))
+        _print_verification(destination, conversion.read_back(weights, destination, name))
 
 
 def _write_into(weights, destination: str) -> None:
