@@ -45,20 +45,20 @@ def open_weights(
             only another kind of source has.
     """
     source = expand_path(os.fspath(source))
-    of_files = {"activation": activation, "head_width": head_width, "from": format_name}
-    of_runs = {"step": step, "pretrained": pretrained}
+    file_options = {"activation": activation, "head_width": head_width, "from": format_name}
+    run_options = {"step": step, "pretrained": pretrained}
     if source.startswith(RANDOM_PREFIX):
-        _refuse(source, "random weights of a known architecture", of_files | of_runs)
+        _refuse(source, "random weights of a known architecture", file_options | run_options)
         return _random(source)
     if _may_be_run(source):
         from maft_jax.state.restored_run import is_training_run, read_training_run  # loads orbax
 
         if is_training_run(source):
-            _refuse(source, "a training run, whose architecture is known", of_files)
-            return read_training_run(source, open_weights, **of_runs)
+            _refuse(source, "a training run, whose architecture is known", file_options)
+            return read_training_run(source, open_weights, **run_options)
         _refuse_parts_of_runs(source)
         _refuse_names_of_models(source)
-    _refuse(source, "not a training run's workdir", of_runs)
+    _refuse(source, "not a training run's workdir", run_options)
     path = BUILT_IN.get(source, source)
     weights = read_weights(
         path, activation=activation, head_width=head_width, format_name=format_name
@@ -96,10 +96,10 @@ def _refuse_parts_of_runs(source: str) -> None:
     for run in path.parents:
         if is_training_run(run) and path.relative_to(run).parts[0] == "checkpoints":
             step = next((part for part in path.relative_to(run).parts if part.isdecimal()), None)
-            of_step = "" if step is None else f", of this one with --step={step} or step={step}"
+            this_step = "" if step is None else f", of this one with --step={step} or step={step}"
             raise ValueError(
                 f"{source}: a part of the training run {run}, whose checkpoints are read by giving "
-                f"the run itself: {run}{of_step}"
+                f"the run itself: {run}{this_step}"
             )
 
 

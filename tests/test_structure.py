@@ -21,9 +21,16 @@ LEVELS = {level: [f"maft_jax.{name}" for name in names] for level, names in floo
 LOWEST_LEVEL_THAT_READS_DATA = 5
 FACTS = tuple(
     f"input_pipeline.{name}"
-    for name in ("dataset_specs", "class_lists", "limits", "bounded_unpickler", "zip_directory")
+    for name in (
+        "dataset_specs",
+        "class_lists",
+        "limits",
+        "bounded_unpickler",
+        "zip_directory",
+        "write_errors",
+    )
 )
-"""What the configuration knows of data sets, and what bounds all files: no data."""
+"""What the configuration knows of data sets, and what all files need: no data."""
 
 CONFIG_FILES = "configs/*.py"
 TORCH_FILES = [

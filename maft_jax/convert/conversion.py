@@ -19,7 +19,7 @@ def image_tower(weights: ClipWeights) -> ClipWeights:
 
 
 def with_text_of(weights: ClipWeights, other: ClipWeights, other_source: str) -> ClipWeights:
-    """The image tower of one with the text tower and temperature of another.
+    """The image tower of one with the text tower and logit scale of another.
 
     Raises:
         ValueError: the other has no text tower, or embeddings of another size.

@@ -61,8 +61,8 @@ def diagnose(
     evaluation = Evaluation(last.config, last.clip, last.parameters["text"], mesh)
     data = _chosen(evaluation, dataset)
     columns = {}
-    for name, of_column in weights.items():
-        visual = of_column.parameters["visual"]
+    for name, column in weights.items():
+        visual = column.parameters["visual"]
         visual = jax.device_put(
             visual, sharding.tree_shardings(visual, mesh, last.clip.vision.sharding_rules)
         )
@@ -72,7 +72,7 @@ def diagnose(
         measured = measure(data.source, data.name, columns, batches)
     numbers = summarise(measured, num_false_positives) | {
         "provenance": {
-            "weights": {name: of_column.origin for name, of_column in weights.items()},
+            "weights": {name: column.origin for name, column in weights.items()},
             **evaluation.depends_on(data),
             "records": str(data.folder),
             "versions": versions(),
@@ -150,7 +150,7 @@ def _read_columns(config: Config, mesh: Mesh) -> dict[str, EvaluatedWeights]:
     if config.evaluation.frozen:
         return {"frozen": read(frozen=True)}
     weights = {"frozen": read(frozen=True), "tuned": read(frozen=False)}
-    texts = [fingerprint(of_column.parameters["text"]) for of_column in weights.values()]
+    texts = [fingerprint(column.parameters["text"]) for column in weights.values()]
     if texts[0] != texts[1]:
         logger.warning(
             "the frozen and the tuned weights have different text towers; class names are embedded "

@@ -118,8 +118,8 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
     )
 
 
-def _first_changed(default, given, of_run):
-    return of_run if given == default else given
+def _first_changed(default, given, run_value):
+    return run_value if given == default else given
 
 
 def _frozen_of_file(config: Config, tuned: ClipWeights) -> ClipWeights:

@@ -14,8 +14,9 @@ import numpy as np
 from clu import metric_writers, parameter_overview
 from etils import epath
 
+from input_pipeline.write_errors import naming
 from maft_jax import tree_rules
-from maft_jax.runtime.atomic_files import atomic_write_bytes, naming
+from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import parse_json
 
 MetricWriter = metric_writers.MetricWriter
@@ -57,11 +58,11 @@ def describe_parameters(trainable: Mapping, pretrained: Mapping) -> str:
 class _ScalarWriter(MetricWriter):
     """A writer of scalars alone: what a line of text cannot show is left to TensorBoard."""
 
-    def _leave_out(self, *args, **kwargs):
+    def _ignore(self, *args, **kwargs):
         pass
 
-    write_summaries = write_images = write_videos = write_audios = _leave_out
-    write_texts = write_histograms = write_hparams = flush = close = _leave_out
+    write_summaries = write_images = write_videos = write_audios = _ignore
+    write_texts = write_histograms = write_hparams = flush = close = _ignore
 
 
 class ProgressWriter(_ScalarWriter):
@@ -120,7 +121,7 @@ def read_metrics(workdir: epath.Path) -> list[dict]:
     """Records of metrics.jsonl, each with its `step`; none where there is no such file.
 
     A line that is cut off, as the last one of a run that was killed while writing, is left out, and
-    so is a damaged one, with a warning.
+    so is a corrupt one, with a warning.
     """
     path = workdir / METRICS_FILE
     if not path.exists():

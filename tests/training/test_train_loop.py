@@ -239,7 +239,7 @@ def test_unreadable_record_is_a_broken_checkpoint_too(short_run, caplog):
     with pytest.raises(ValueError, match=r"checkpoints/6 is broken"):
         maft_jax.load(workdir)
     train_and_evaluate(config, workdir)
-    assert "step 6 is broken (its record of what it was made with is damaged)" in caplog.text
+    assert "step 6 is broken (its record of what it was made with is corrupt)" in caplog.text
     assert "checkpoint of step 4 is broken" in caplog.text
 
 
