@@ -59,9 +59,8 @@ def open_weights(
         _refuse_parts_of_runs(source)
         _refuse_names_of_models(source)
     _refuse(source, "not a training run's workdir", run_options)
-    path = BUILT_IN.get(source, source)
     weights = read_weights(
-        path, activation=activation, head_width=head_width, format_name=format_name
+        path_of(source), activation=activation, head_width=head_width, format_name=format_name
     )
     if needs_text and weights.config.text is None:
         raise ValueError(
@@ -69,6 +68,11 @@ def open_weights(
             "expected a whole CLIP"
         )
     return weights
+
+
+def path_of(source: str) -> str:
+    """Where the file or folder that is called so lies."""
+    return os.fspath(BUILT_IN.get(source, expand_path(source)))
 
 
 def is_here(source: str) -> bool:

@@ -52,11 +52,12 @@ def main(paths: list[str]) -> int:
 def _convert(source: str, destination: str | None = None) -> None:
     # Imported late: --help and wrong flags answer at once.
     from maft_jax.convert import conversion
-    from maft_jax.weights import open_weights
+    from maft_jax.weights import open_weights, path_of
 
     if destination is not None:
         conversion.check_destination(destination, _OVERWRITE.value)
     weights = open_weights(source, **_stated(), format_name=_FROM.value)
+    source = path_of(source)
     if _INSPECT.value:
         _print_contents(source, weights)
     if _VERIFY.value:

@@ -23,8 +23,6 @@ MetricWriter = metric_writers.MetricWriter
 
 METRICS_FILE = "metrics.jsonl"
 
-_LINE_STARTS_WITH = ("loss", "mask_aware_loss", "distillation_loss", "grad_norm", "learning_rate")
-
 logger = logging.getLogger(__name__)
 
 
@@ -79,7 +77,8 @@ class ProgressWriter(_ScalarWriter):
         speed = values.pop("images_per_second")
         seconds = values.pop("seconds_per_step")
         remaining = format_seconds((self._num_steps - step) * seconds)
-        first = [name for name in _LINE_STARTS_WITH if name in values]
+        terms = sorted(name for name in values if name.endswith("_loss"))
+        first = [name for name in ("loss", *terms, "grad_norm", "learning_rate") if name in values]
         names = first + sorted(set(values) - set(first))
         metrics = "  ".join(f"{name}={values[name]:.4g}" for name in names)
         logger.info(

@@ -79,8 +79,9 @@ def loss_fn(
         distillation = distillation_terms(answer, teacher)
     else:
         proposals = encoder.encode_proposals(student, pixels, masks)
+    probabilities = encoder.probabilities(encoder.logits(proposals, text))
     mask_aware = mask_aware_terms(
-        encoder.probabilities(encoder.logits(proposals, text)),
+        probabilities,
         _iou_target(batch),
         batch.present_classes,
         batch.proposal_valid,

@@ -262,6 +262,11 @@ def test_tuned_tower_drops_into_an_official_checkpoint(folder, capsys):
     assert not pathlib.Path("bad.pth").exists()
 
 
+def test_the_packages_own_weights_are_inspected_by_their_name(capsys):
+    assert convert("built-in:shapes_world", "--inspect") == 0
+    assert "shapes_world/clip.safetensors" in capsys.readouterr().out
+
+
 def test_inspection_prints_tensors_architecture_and_fingerprints(folder, capsys):
     assert convert("clip.pt", "--inspect") == 0
     printed = capsys.readouterr().out
