@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from maft_jax.config_fields import expand_path
+from maft_jax.config.fields import expand_path
 from maft_jax.convert.formats import ClipWeights, read_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 

@@ -6,8 +6,8 @@ import operator
 from etils import epath
 
 from maft_jax.config import Config
-from maft_jax.config_fields import field_names
-from maft_jax.config_sections import MeshConfig, ModelConfig
+from maft_jax.config.fields import field_names
+from maft_jax.config.sections import MeshConfig, ModelConfig
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.resolved_config import resolve

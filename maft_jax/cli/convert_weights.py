@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.config_fields import expand_path
+from maft_jax.config.fields import expand_path
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _TO = flags.DEFINE_string("to", None, "format to write; a wrong one lists them all")

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from input_pipeline.example_range import ExampleRange
 from maft_jax.config import Config
-from maft_jax.config_sections import EvaluationRoots
+from maft_jax.config.sections import EvaluationRoots
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise
@@ -22,10 +22,10 @@ from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.runtime import sharding
 from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.versions import versions
 from maft_jax.runtime.workdir import make_writable
 from maft_jax.state.restored_run import is_training_run
-from maft_jax.tree_rules import fingerprint
 
 NUMBERS_FILE = "diagnosis.json"
 

@@ -14,7 +14,7 @@ from input_pipeline.records.label_counts import list_names
 from input_pipeline.records.record_shards import DATASET_FILE, read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
-from maft_jax.config_sections import EvaluationRoots
+from maft_jax.config.sections import EvaluationRoots
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.precompute_shards import PrecomputeJob

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from jax.sharding import Mesh
 
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig, LossConfig
+from maft_jax.config.sections import DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.resolved_config import ResolvedConfig, resolve
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.restored_run import (
     is_training_run,
     read_first_weights,
     read_run_config,
     read_student,
 )
-from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from maft_jax.config_sections import ModelConfig
+from maft_jax.config.sections import ModelConfig
 from maft_jax.models.encoder import EncoderSettings, ImageArchitecture, ImageEncoder, MaskingSpec
 
 

@@ -8,7 +8,7 @@ from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.dataset_specs import SPECS
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.proposals.record_sets import unseen_classes

@@ -15,7 +15,7 @@ from clu import metric_writers, parameter_overview
 from etils import epath
 
 from input_pipeline.write_errors import naming
-from maft_jax import tree_rules
+from maft_jax.runtime import tree_rules
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import parse_json
 

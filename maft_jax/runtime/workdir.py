@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from maft_jax.config import Config, with_present_names
-from maft_jax.config_fields import with_absolute_paths
+from maft_jax.config.fields import with_absolute_paths
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import read_json

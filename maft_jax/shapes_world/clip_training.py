@@ -21,15 +21,14 @@ from jaxtyping import Array, Float, UInt8
 
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS
-from maft_jax import tree_rules
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.losses.contrastive import contrastive_loss
 from maft_jax.models.clip import clip_config, random_parameters
 from maft_jax.models.encoder import EncoderSettings, ImageEncoder
 from maft_jax.models.first_positions import with_sines
 from maft_jax.models.text_classifier import embed_classes
-from maft_jax.prompts import PROMPT_TEMPLATES
-from maft_jax.runtime import stop_requests
+from maft_jax.runtime import stop_requests, tree_rules
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed

@@ -21,7 +21,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from input_pipeline.write_errors import full_disk_behind
-from maft_jax.config_sections import CheckpointingConfig
+from maft_jax.config.sections import CheckpointingConfig
 from maft_jax.runtime import consensus
 from maft_jax.state.train_state import TrainState
 

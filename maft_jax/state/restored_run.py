@@ -15,10 +15,10 @@ from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.encoder import resolve_masking
 from maft_jax.resolved_config import trainable_rules
 from maft_jax.runtime.json_files import read_json
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import read_checkpoint
 from maft_jax.state.train_state import init_train_state, overlay
-from maft_jax.tree_rules import fingerprint
 
 _CONFIG_FILE = "config.json"
 TUNED_WEIGHTS = "tuned.safetensors"

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from maft_jax.config_sections import LossConfig
+from maft_jax.config.sections import LossConfig
 from maft_jax.losses.distillation import distillation_terms
 from maft_jax.losses.mask_aware import (
     class_masks,

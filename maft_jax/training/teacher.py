@@ -28,11 +28,11 @@ from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.training.objective import StepSpec, teacher_probabilities
 from maft_jax.training.step_setup import make_step_setup
 from maft_jax.training.teacher_cache import TeacherCache
 from maft_jax.training.training_data import open_records, train_geometry
-from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 
 _VERSION = 1

@@ -6,7 +6,7 @@ import pytest
 
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
 from maft_jax.benchmarks.drawn_data import draw_example
-from maft_jax.config_sections import ModelConfig
+from maft_jax.config.sections import ModelConfig
 from maft_jax.evaluators.confusion import confusion_matrix
 from maft_jax.evaluators.evaluation import make_segmenter
 from maft_jax.inference.clip import Clip

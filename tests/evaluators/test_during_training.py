@@ -13,12 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from input_pipeline.sample_folder import write_sample_folder
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import read_result
 from maft_jax.evaluators.unfinished_counts import ProgressLines
 from maft_jax.evaluators.weights import read_evaluated_weights
-from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.runtime.stop_signals import TrainingInterrupted
 from maft_jax.training.train_loop import train_and_evaluate

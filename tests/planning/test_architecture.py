@@ -2,7 +2,7 @@
 
 import pytest
 
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.encoder import MaskingSpec

@@ -12,8 +12,8 @@ import pytest
 from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import make_train_dataset
-from maft_jax import tree_rules
 from maft_jax.resolved_config import resolve
+from maft_jax.runtime import tree_rules
 from maft_jax.training import teacher_cache
 from maft_jax.training.teacher import (
     Teacher,

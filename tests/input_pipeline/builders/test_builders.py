@@ -20,7 +20,7 @@ from input_pipeline.builders.voc2012 import Voc2012
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.examples import IGNORE
 from input_pipeline.layouts import open_dataset
-from maft_jax.config_sections import DATASETS
+from maft_jax.config.sections import DATASETS
 from tests.input_pipeline.builders.raw_data_sets import NUM_IMAGES, WRITERS
 
 # TFDS 4.9.10 reads its own metadata with a property that protobuf 6 deprecates.
