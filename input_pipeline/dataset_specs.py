@@ -40,6 +40,9 @@ class DatasetSpec:
     `stuff_ids` are the class ids without countable things; None where its authors do not say.
     `downloads` are keyed by what they hold, in the words of the layout that reads them;
     `obtaining` tells where the parts without a stable address come from.
+    What has a `citation` has a builder for TensorFlow Datasets, which shows it with `description`
+    and `homepage`. Sets that are labels of the same images are configurations of one builder:
+    `config` is what follows the builder's name in theirs.
     """
 
     name: str
@@ -53,6 +56,10 @@ class DatasetSpec:
     stuff_ids: tuple[int, ...] | None = None
     downloads: Mapping[str, Download] = field(default_factory=dict)
     obtaining: str = ""
+    description: str = ""
+    homepage: str = ""
+    citation: str = ""
+    config: str = ""
 
     @property
     def classes(self) -> ClassList:
@@ -111,6 +118,27 @@ _ADE_FULL_UNSEEN = tuple(map(int, _ADE_FULL_RARE.split()))
 _COCO_IMAGES = "http://images.cocodataset.org/zips"
 _COCO_STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+_ADE_PAGE = "https://groups.csail.mit.edu/vision/datasets/ADE20K/"
+_ADE_CITATION = """@article{zhou2019semantic,
+  title = {Semantic Understanding of Scenes through the {ADE20K} Dataset},
+  author = {Zhou, Bolei and Zhao, Hang and Puig, Xavier and Xiao, Tete and Fidler, Sanja and
+            Barriuso, Adela and Torralba, Antonio},
+  journal = {International Journal of Computer Vision},
+  volume = {127},
+  year = {2019}
+}"""
+_PASCAL_CONTEXT_DESCRIPTION = (
+    "The photos of Pascal VOC 2010 with every pixel labelled, stuff included; classes outside the "
+    "chosen vocabulary are unlabelled."
+)
+_PASCAL_CONTEXT_PAGE = "https://cs.stanford.edu/~roozbeh/pascal-context/"
+_PASCAL_CONTEXT_CITATION = """@inproceedings{mottaghi2014role,
+  title = {The Role of Context for Object Detection and Semantic Segmentation in the Wild},
+  author = {Mottaghi, Roozbeh and Chen, Xianjie and Liu, Xiaobai and Cho, Nam-Gyu and Lee,
+            Seong-Whan and Fidler, Sanja and Urtasun, Raquel and Yuille, Alan},
+  booktitle = {CVPR},
+  year = {2014}
+}"""
 _PASCAL_CONTEXT_DOWNLOADS = {
     "images": Download(f"{_VOC}/voc2010/VOCtrainval_03-May-2010.tar", 1_393_000_000),
     "labels": Download(
@@ -131,9 +159,14 @@ _ALL = (
         unseen_ids=_ADE_FULL_UNSEEN,
         obtaining=(
             "ADE20K_2021_17_01 needs a registration: request it at "
-            "https://groups.csail.mit.edu/vision/datasets/ADE20K/ and download "
-            "ADE20K_2021_17_01.zip"
+            f"{_ADE_PAGE} and download ADE20K_2021_17_01.zip"
         ),
+        description=(
+            "Scenes of ADE20K (release 2021_17_01) with the 847 classes that open-vocabulary "
+            "models are evaluated on, as 16-bit ids 0 to 846; rarer objects are unlabelled."
+        ),
+        homepage=_ADE_PAGE,
+        citation=_ADE_CITATION,
     ),
     DatasetSpec(
         name="pascal_context_459",
@@ -144,6 +177,10 @@ _ALL = (
         ignore_labels=(65535,),
         num_images=_PASCAL_CONTEXT_IMAGES,
         downloads=_PASCAL_CONTEXT_DOWNLOADS,
+        description=_PASCAL_CONTEXT_DESCRIPTION,
+        homepage=_PASCAL_CONTEXT_PAGE,
+        citation=_PASCAL_CONTEXT_CITATION,
+        config="459",
     ),
     DatasetSpec(
         name="ade20k_150",
@@ -161,6 +198,12 @@ _ALL = (
                 967_382_037,
             )
         },
+        description=(
+            "Scenes of ADE20K with the 150 classes of the MIT scene parsing challenge, as ids 0 to "
+            "149; everything else is unlabelled."
+        ),
+        homepage=_ADE_PAGE,
+        citation=_ADE_CITATION,
     ),
     DatasetSpec(
         name="pascal_context_59",
@@ -171,6 +214,10 @@ _ALL = (
         ignore_labels=(255,),
         num_images=_PASCAL_CONTEXT_IMAGES,
         downloads=_PASCAL_CONTEXT_DOWNLOADS,
+        description=_PASCAL_CONTEXT_DESCRIPTION,
+        homepage=_PASCAL_CONTEXT_PAGE,
+        citation=_PASCAL_CONTEXT_CITATION,
+        config="59",
     ),
     DatasetSpec(
         name="voc2012",
@@ -192,6 +239,20 @@ _ALL = (
             "made of the SBD data set) beside SegmentationClass; it has no stable address. "
             "Without it the 1,464 images of train.txt are used"
         ),
+        description=(
+            "The segmentation images of Pascal VOC 2012 with its 20 classes as ids 0 to 19. "
+            "Background and the borders of objects are unlabelled. Trains on SegmentationClassAug "
+            "where it is present."
+        ),
+        homepage=f"{_VOC}/voc2012/",
+        citation="""@article{everingham2015pascal,
+  title = {The {Pascal} Visual Object Classes Challenge: A Retrospective},
+  author = {Everingham, Mark and Eslami, S. M. Ali and Van Gool, Luc and Williams, Christopher K. I.
+            and Winn, John and Zisserman, Andrew},
+  journal = {International Journal of Computer Vision},
+  volume = {111},
+  year = {2015}
+}""",
     ),
     DatasetSpec(
         name="coco_stuff",
@@ -208,6 +269,17 @@ _ALL = (
             "val images": Download(f"{_COCO_IMAGES}/val2017.zip", 815_585_330),
             "labels": Download(f"{_COCO_STUFF}/stuffthingmaps_trainval2017.zip", 690_000_000),
         },
+        description=(
+            "All photos of COCO 2017 with a label for nearly every pixel: 80 classes of things and "
+            "91 of stuff, as contiguous ids 0 to 170."
+        ),
+        homepage="https://github.com/nightrome/cocostuff",
+        citation="""@inproceedings{caesar2018cocostuff,
+  title = {{COCO-Stuff}: Thing and Stuff Classes in Context},
+  author = {Caesar, Holger and Uijlings, Jasper and Ferrari, Vittorio},
+  booktitle = {CVPR},
+  year = {2018}
+}""",
     ),
     DatasetSpec(
         name="shapes_world",

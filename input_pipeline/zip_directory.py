@@ -10,7 +10,7 @@ _UNSAID = 0xFFFF
 def check_all_listed(archive: zipfile.ZipFile) -> None:
     """Raises BadZipFile where entries are lost of which zipfile says nothing.
 
-    A damaged size of the directory leaves some out, and so does a name that becomes that of a
+    A corrupt size of the directory leaves some out, and so does a name that becomes that of a
     folder or of a hidden file; each name stands before its entry once more.
     """
     for entry in archive.infolist():

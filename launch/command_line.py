@@ -41,14 +41,21 @@ def check_training_arguments(arguments: list[str], *, shared: str) -> None:
         )
 
 
-def run_and_report(work: Callable[[], None]) -> int:
-    """Calls `work`; what its caller can mend becomes a message on stderr and an exit code.
+def run(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace, list[str]], None],
+    argv: Sequence[str],
+) -> int:
+    """Calls `work` with the flags and with what stands behind --.
 
-    0 done, 1 failed, 2 wrong input, 128 + signal when interrupted; errors may have their own.
+    What its caller can mend becomes a message on stderr and an exit code: 0 done, 1 failed, 2 wrong
+    input, 128 + signal when interrupted; errors may have their own.
     """
+    flags, arguments = split_arguments(argv)
+    options = parser.parse_args(flags)
     interruptions.note_signals()
     try:
-        work()
+        work(options, arguments)
         interruptions.check()
     except ValueError as error:
         return _failed(error, 2)

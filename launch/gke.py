@@ -229,9 +229,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Launches, and returns the exit code."""
-    flags, arguments = command_line.split_arguments(argv)
-    options = parser().parse_args(flags)
-    return command_line.run_and_report(lambda: launch(options, arguments))
+    return command_line.run(parser(), launch, argv)
 
 
 if __name__ == "__main__":

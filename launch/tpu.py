@@ -254,10 +254,10 @@ def _add_logs(sub: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs a command and returns the exit code."""
-    flags, arguments = command_line.split_arguments(argv)
-    options = parser().parse_args(flags)
-    return command_line.run_and_report(
-        lambda: COMMANDS[options.command](_complete(options, arguments))
+    return command_line.run(
+        parser(),
+        lambda options, arguments: COMMANDS[options.command](_complete(options, arguments)),
+        argv,
     )
 
 

@@ -1,15 +1,24 @@
-"""Settings once the weights are known: nothing in them is left to be decided later."""
+"""Settings once the weights and the devices are known: nothing in them is left to be decided."""
 
 import dataclasses
 
+from jax.sharding import Mesh
+
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.encoder import MaskingSpec, resolve_masking
+from maft_jax.models.encoder import ImageArchitecture, MaskingSpec, resolve_masking
+from maft_jax.models.encoder_setup import compute_dtype, platform_of
+from maft_jax.runtime.mesh_axes import DATA
 
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedConfig(Config):
-    """A Config whose start layer, image size and trainable rules are those that are used."""
+    """A Config with the start layer, image size, dtype, trainable rules and mesh that are used.
+
+    What weights were opened with (`model.stated`) is in the ClipConfig that they gave. Which
+    attention runs is the tower's to say: the encoder has it. An empty `data.records` or
+    `data.cache_dir` is a folder of this host, the same whenever it is asked for.
+    """
 
     @property
     def masking(self) -> MaskingSpec:
@@ -17,11 +26,29 @@ class ResolvedConfig(Config):
         return MaskingSpec(self.model.mask_start_layer, self.model.image_size)
 
 
-def resolve(config: Config, clip: ClipConfig, noted: MaskingSpec | None) -> ResolvedConfig:
-    """The settings with what the weights decide: what they note, else the architecture's own."""
+def resolve(
+    config: Config, clip: ClipConfig, noted: MaskingSpec | None, mesh: Mesh
+) -> ResolvedConfig:
+    """The settings with what weights and devices decide.
+
+    Of the weights that is what they note, else the architecture's own. The devices of `mesh`, which
+    need not be there, are those that make_mesh arranged as config.mesh says.
+    """
     masking = resolve_masking(clip.vision, noted, *config.model.given_masking)
-    model = dataclasses.replace(config.model, **dataclasses.asdict(masking))
-    trainable = config.optimizer.trainable or clip.vision.default_trainable
-    optimizer = dataclasses.replace(config.optimizer, trainable=tuple(trainable))
+    dtype = compute_dtype(config.model.compute_dtype, platform_of(mesh)).name
+    model = dataclasses.replace(config.model, **dataclasses.asdict(masking), compute_dtype=dtype)
+    trainable = trainable_rules(config, clip.vision)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
-    return ResolvedConfig(**fields | {"model": model, "optimizer": optimizer})
+    return ResolvedConfig(
+        **fields
+        | {
+            "model": model,
+            "optimizer": dataclasses.replace(config.optimizer, trainable=trainable),
+            "mesh": dataclasses.replace(config.mesh, data=mesh.shape[DATA]),
+        }
+    )
+
+
+def trainable_rules(config: Config, vision: ImageArchitecture) -> tuple[str, ...]:
+    """Which parameters are tuned: those of the settings, else the architecture's own."""
+    return tuple(config.optimizer.trainable or vision.default_trainable)

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from maft_jax.config_fields import expand_path
+from maft_jax.config.fields import expand_path
 from maft_jax.convert.formats import ClipWeights, read_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 
@@ -45,23 +45,22 @@ def open_weights(
             only another kind of source has.
     """
     source = expand_path(os.fspath(source))
-    of_files = {"activation": activation, "head_width": head_width, "from": format_name}
-    of_runs = {"step": step, "pretrained": pretrained}
+    file_options = {"activation": activation, "head_width": head_width, "from": format_name}
+    run_options = {"step": step, "pretrained": pretrained}
     if source.startswith(RANDOM_PREFIX):
-        _refuse(source, "random weights of a known architecture", of_files | of_runs)
+        _refuse(source, "random weights of a known architecture", file_options | run_options)
         return _random(source)
     if _may_be_run(source):
         from maft_jax.state.restored_run import is_training_run, read_training_run  # loads orbax
 
         if is_training_run(source):
-            _refuse(source, "a training run, whose architecture is known", of_files)
-            return read_training_run(source, open_weights, **of_runs)
+            _refuse(source, "a training run, whose architecture is known", file_options)
+            return read_training_run(source, open_weights, **run_options)
         _refuse_parts_of_runs(source)
         _refuse_names_of_models(source)
-    _refuse(source, "not a training run's workdir", of_runs)
-    path = BUILT_IN.get(source, source)
+    _refuse(source, "not a training run's workdir", run_options)
     weights = read_weights(
-        path, activation=activation, head_width=head_width, format_name=format_name
+        path_of(source), activation=activation, head_width=head_width, format_name=format_name
     )
     if needs_text and weights.config.text is None:
         raise ValueError(
@@ -69,6 +68,11 @@ def open_weights(
             "expected a whole CLIP"
         )
     return weights
+
+
+def path_of(source: str) -> str:
+    """Where the file or folder that is called so lies."""
+    return os.fspath(BUILT_IN.get(source, expand_path(source)))
 
 
 def is_here(source: str) -> bool:
@@ -96,10 +100,10 @@ def _refuse_parts_of_runs(source: str) -> None:
     for run in path.parents:
         if is_training_run(run) and path.relative_to(run).parts[0] == "checkpoints":
             step = next((part for part in path.relative_to(run).parts if part.isdecimal()), None)
-            of_step = "" if step is None else f", of this one with --step={step} or step={step}"
+            this_step = "" if step is None else f", of this one with --step={step} or step={step}"
             raise ValueError(
                 f"{source}: a part of the training run {run}, whose checkpoints are read by giving "
-                f"the run itself: {run}{of_step}"
+                f"the run itself: {run}{this_step}"
             )
 
 

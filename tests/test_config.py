@@ -11,7 +11,7 @@ from maft_jax.config import (
     preset,
     to_config_dict,
 )
-from maft_jax.config_fields import describe_fields
+from maft_jax.config.fields import describe_fields
 
 GIVEN = {"model.pretrained": "random:tiny", "data.root": "photos"}
 

@@ -21,9 +21,16 @@ LEVELS = {level: [f"maft_jax.{name}" for name in names] for level, names in floo
 LOWEST_LEVEL_THAT_READS_DATA = 5
 FACTS = tuple(
     f"input_pipeline.{name}"
-    for name in ("dataset_specs", "class_lists", "limits", "bounded_unpickler", "zip_directory")
+    for name in (
+        "dataset_specs",
+        "class_lists",
+        "limits",
+        "bounded_unpickler",
+        "zip_directory",
+        "write_errors",
+    )
 )
-"""What the configuration knows of data sets, and what bounds all files: no data."""
+"""What the configuration knows of data sets, and what all files need: no data."""
 
 CONFIG_FILES = "configs/*.py"
 TORCH_FILES = [
@@ -42,7 +49,7 @@ ONLY_IN = {
     "tensorflow_datasets": ["input_pipeline/builders/*.py"],
     "torch": [*TORCH_FILES, RENDITION_FILES],
     "transformers": TORCH_FILES,
-    "ml_collections": ["maft_jax/config.py", "maft_jax/cli/config_flags.py", CONFIG_FILES],
+    "ml_collections": ["maft_jax/config/__init__.py", "maft_jax/cli/config_flags.py", CONFIG_FILES],
     "clu": ["maft_jax/runtime/metric_logging.py"],
     "orbax": ["maft_jax/state/checkpointing.py"],
     "gradio": ["maft_jax/web_page/page.py"],
@@ -176,6 +183,19 @@ def test_modules_import_their_own_level_or_lower_ones():
     assert not problems, "\n".join(problems)
 
 
+def test_towers_are_known_to_models_and_weight_formats_alone():
+    """All else goes by the protocols of models/encoder.py."""
+    towers = ("maft_jax.models.towers", "maft_jax.models.text.clip_text")
+    problems = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        for name, _ in imports_of(path)
+        if name.startswith(towers)
+        and module.split(".")[:2] not in (["maft_jax", "models"], ["maft_jax", "convert"])
+    ]
+    assert not problems, "\n".join(problems)
+
+
 def test_input_pipeline_imports_nothing_of_maft_jax():
     for module in (m for m in MODULES if m.startswith("input_pipeline.")):
         ours = {our_module(name) for name, _ in imports_of(MODULES[module])} - {None}
@@ -185,7 +205,7 @@ def test_input_pipeline_imports_nothing_of_maft_jax():
 def test_configurations_import_only_the_configuration():
     for module in (m for m in MODULES if m.startswith("configs.")):
         ours = {our_module(name) for name, _ in imports_of(MODULES[module])} - {None}
-        assert ours <= {"maft_jax.config"}, module
+        assert ours <= {"maft_jax.config.__init__"}, module
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -239,7 +259,7 @@ def test_gradio_is_an_extra_that_is_imported_inside_functions_alone():
 
 def test_configuration_loads_in_an_instant():
     """Neither it nor what it imports of ours, all the way down, loads an array library."""
-    seen, ahead = set(), ["maft_jax.config", *FACTS]
+    seen, ahead = set(), ["maft_jax.config.__init__", *FACTS]
     while ahead:
         module = ahead.pop()
         seen.add(module)
@@ -248,7 +268,7 @@ def test_configuration_loads_in_an_instant():
             target = our_module(name)
             if target not in (None, "maft_jax.__init__") and target not in seen:
                 ahead.append(target)
-    assert {"maft_jax.config_sections", "input_pipeline.dataset_specs"} <= seen
+    assert {"maft_jax.config.sections", "input_pipeline.dataset_specs"} <= seen
 
 
 def test_files_are_small_and_private_parts_of_jax_are_left_alone():

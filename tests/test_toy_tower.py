@@ -13,12 +13,12 @@ import pytest
 from einops import rearrange
 
 import maft_jax
-from maft_jax import tree_rules
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder, MaskingSpec
 from maft_jax.models.preprocess import patch_mask
 from maft_jax.models.resize import resize
+from maft_jax.runtime import tree_rules
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import command, finish, make_data, read_metrics, small_config, start
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maft_jax.config_sections import LossConfig
+from maft_jax.config.sections import LossConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.models.towers.ip_clip import IPClip

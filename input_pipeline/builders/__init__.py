@@ -7,6 +7,7 @@
     train = builder.as_dataset(split="train")
 
 Once its module is imported, `tfds.load("coco_stuff", builder_kwargs={"data_root": ...})` works too.
+`published.BUILDERS` has those of all published data sets, `folder.Folder` reads one's own.
 Prepared data is read again without `data_root`; `ShapesWorld`, which draws its scenes, has none.
 Training and precomputing proposals need no builder: they read the same files directly
 (`input_pipeline.layouts.open_dataset`).

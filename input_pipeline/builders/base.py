@@ -56,8 +56,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     @property
     def dataset(self) -> str:
-        """Name of the data set for `open_dataset`."""
-        return self.name
+        """Name of the data set for `open_dataset`: the builder's, and its configuration's."""
+        return f"{self.name}_{self.builder_config.name}" if self.BUILDER_CONFIGS else self.name
 
     def _info(self) -> tfds.core.DatasetInfo:
         names = SPECS[self.dataset].classes.names
@@ -114,16 +114,3 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 "image_id": example_id,
             }
             yield example_id, features
-
-
-def where_to_put_files(dataset: str) -> str:
-    """Instructions for TFDS's folder of manual downloads, which `data_root` replaces."""
-    spec = SPECS[dataset]
-    archives = ", ".join(str(download) for download in spec.downloads.values())
-    sentences = [
-        f"{spec.title} is read from `data_root`, or from this folder: put the archives into it as "
-        "they are, or extract them there.",
-        f"Archives: {archives}." if archives else "",
-        f"{spec.obtaining}." if spec.obtaining else "",
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)

@@ -50,8 +50,8 @@ class LabelCounts:
         lines = [f"{'class':<{width}}  {'images':>9}  {'pixels':>15}  {'share':>7}"]
         for name, images, count in rows:
             shown = images if isinstance(images, str) else f"{images:,}"
-            of_pixels = ("-", "-") if count is None else (f"{count:,}", f"{count / total:.2%}")
-            lines.append(f"{name:<{width}}  {shown:>9}  {of_pixels[0]:>15}  {of_pixels[1]:>7}")
+            shares = ("-", "-") if count is None else (f"{count:,}", f"{count / total:.2%}")
+            lines.append(f"{name:<{width}}  {shown:>9}  {shares[0]:>15}  {shares[1]:>7}")
         return "\n".join(lines)
 
 
@@ -61,8 +61,8 @@ def count_labels(
     """Puts together the images of each class id, and what done-files say of each shard."""
     counted = [shard.get("class_pixels") for shard in statistics]
     pixels: Counter[int] = Counter()
-    for of_shard in filter(None, counted):
-        pixels.update({int(class_id): count for class_id, count in of_shard.items()})
+    for shard_counts in filter(None, counted):
+        pixels.update({int(class_id): count for class_id, count in shard_counts.items()})
     known = None not in counted
     ids = range(len(class_names))
     return LabelCounts(

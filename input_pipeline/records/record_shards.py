@@ -18,6 +18,7 @@ from input_pipeline.records.proposal_records import ProposalRecord, encode_recor
 from input_pipeline.records.sealed_json import read_sealed, seal
 from input_pipeline.records.shard_index import IndexEntry, ShardIndex, decode_index, encode_index
 from input_pipeline.records.tfrecord_framing import OVERHEAD, frame, masked_crc32c, unframe
+from input_pipeline.write_errors import naming
 
 DATASET_FILE = "dataset.json"
 REWRITE = "delete the file and run maft_jax.cli.precompute_proposals again"
@@ -82,7 +83,7 @@ class ShardWriter(AbstractContextManager):
     def add(self, record: ProposalRecord) -> None:
         """Appends a record. Raises ValueError where its parts do not fit each other."""
         data = encode_record(record)
-        with _naming(record_path(self._folder, self._stem)):
+        with naming(record_path(self._folder, self._stem)):
             for part in frame(data):
                 self._file.write(part)
                 self._sha256.update(part)
@@ -112,7 +113,7 @@ class ShardWriter(AbstractContextManager):
                 "extra": extra,
             }
         )
-        with _naming(record_path(self._folder, self._stem)):
+        with naming(record_path(self._folder, self._stem)):
             _sync(self._file)
             self._open_files.close()
         # From here to the end there is no done-file, so that none describes other files.
@@ -223,7 +224,7 @@ def atomic_write_bytes(path: epath.Path, content: bytes) -> None:
     """Writes a neighbour and renames it, so that no half-written file has the final name."""
     aside = _aside(path)
     try:
-        with _naming(path), aside.open("wb") as file:
+        with naming(path), aside.open("wb") as file:
             file.write(content)
             _sync(file)
         aside.replace(path)
@@ -235,17 +236,6 @@ def atomic_write_bytes(path: epath.Path, content: bytes) -> None:
 def _aside(path: epath.Path) -> epath.Path:
     # Two processes that write the same shard by mistake must not write into one file.
     return path.parent / f"{path.name}.{uuid.uuid4().hex}.{_UNFINISHED}"
-
-
-@contextmanager
-def _naming(path: epath.Path) -> Iterator[None]:
-    """The system does not say which file could not be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

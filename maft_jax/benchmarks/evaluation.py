@@ -27,7 +27,7 @@ from maft_jax.inference.segmenter import PixelLabels
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import sharding
 from maft_jax.runtime.mesh_axes import num_batch_shards
-from maft_jax.tree_rules import fingerprint
+from maft_jax.runtime.tree_rules import fingerprint
 
 
 class EvaluationProgram:

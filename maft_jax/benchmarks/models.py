@@ -4,14 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
-from maft_jax.models.encoder_setup import compute_dtype
-from maft_jax.resolved_config import resolve
+from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding
 from maft_jax.weights import RANDOM_PREFIX, is_here, open_weights, size_named_by
 
@@ -20,8 +18,7 @@ from maft_jax.weights import RANDOM_PREFIX, is_here, open_weights, size_named_by
 class BenchmarkModel:
     """A configuration without anything left open, and its weights."""
 
-    config: Config
-    """With model.mask_start_layer, model.image_size and model.compute_dtype as they are used."""
+    config: ResolvedConfig
     mesh: Mesh
     clip: ClipConfig
     parameters: dict
@@ -59,10 +56,7 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
     mesh = sharding.make_mesh(config.mesh, devices)
     weights, described = open_weights_or_random(config.model.pretrained, **config.model.stated)
     clip = weights.config
-    config = resolve(config, clip, weights.masking)
-    dtype = compute_dtype(config.model.compute_dtype, mesh.devices.flat[0].platform)
-    model = dataclasses.replace(config.model, compute_dtype=jnp.dtype(dtype).name)
-    config = dataclasses.replace(config, model=model)
+    config = resolve(config, clip, weights.masking, mesh)
     return BenchmarkModel(config, mesh, clip, weights.parameters(), described)
 
 

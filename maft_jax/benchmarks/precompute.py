@@ -11,7 +11,7 @@ from input_pipeline.example_range import FirstExamples
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.timing import Timings, seconds_of
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
 from maft_jax.proposals.precompute_shards import PrecomputeJob

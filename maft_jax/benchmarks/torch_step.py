@@ -5,7 +5,7 @@ from jaxtyping import Float32
 
 from maft_jax.benchmarks import torch_device
 from maft_jax.benchmarks.models import BenchmarkModel
-from maft_jax.config_sections import LossConfig, OptimizerConfig
+from maft_jax.config.sections import LossConfig, OptimizerConfig
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.array_types import Batch
 

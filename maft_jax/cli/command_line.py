@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from maft_jax.config_fields import expand_path
+from maft_jax.config.fields import expand_path
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.console import failed
 

@@ -11,7 +11,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from maft_jax.config import RENAMED, Config, from_config_dict
-from maft_jax.config_fields import expand_path, field_names
+from maft_jax.config.fields import expand_path, field_names
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.console import failed
 

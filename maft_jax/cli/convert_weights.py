@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.config_fields import expand_path
+from maft_jax.config.fields import expand_path
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _TO = flags.DEFINE_string("to", None, "format to write; a wrong one lists them all")
@@ -52,11 +52,12 @@ def main(paths: list[str]) -> int:
 def _convert(source: str, destination: str | None = None) -> None:
     # Imported late: --help and wrong flags answer at once.
     from maft_jax.convert import conversion
-    from maft_jax.weights import open_weights
+    from maft_jax.weights import open_weights, path_of
 
     if destination is not None:
         conversion.check_destination(destination, _OVERWRITE.value)
     weights = open_weights(source, **_stated(), format_name=_FROM.value)
+    source = path_of(source)
     if _INSPECT.value:
         _print_contents(source, weights)
     if _VERIFY.value:
@@ -76,16 +77,14 @@ def _convert(source: str, destination: str | None = None) -> None:
 
 def _write(weights, destination: str) -> None:
     from maft_jax.convert import conversion
-    from maft_jax.convert.formats import read_weights, write_weights
+    from maft_jax.convert.formats import write_weights
 
     name = conversion.choose_format(weights, destination, _TO.value)
     with _progress(conversion.num_bytes(weights, _DTYPE.value)) as progress:
         write_weights(weights, destination, name, _DTYPE.value, progress.update)
     print(f"wrote {destination}: {len(weights.tensors)} parameters in the format {name}")
     if _VERIFY.value:
-        tower = weights.config.vision
-        stated = {"activation": tower.activation, "head_width": tower.head_width}
-        _print_verification(destination, read_weights(destination, format_name=name, **stated))
+        _print_verification(destination, conversion.read_back(weights, destination, name))
 
 
 def _write_into(weights, destination: str) -> None:

@@ -27,7 +27,7 @@ from absl import flags
 
 from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
-from maft_jax.config_fields import describe_fields
+from maft_jax.config.fields import describe_fields
 from maft_jax.planning.topology import parse_topology, prepare_environment
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.console import failed, log_to_stderr, run_and_report

@@ -28,8 +28,8 @@ from absl import flags
 
 from maft_jax.cli import config_flags
 from maft_jax.config import Config
-from maft_jax.config_fields import describe_fields
-from maft_jax.config_sections import DataConfig, ProposalsConfig
+from maft_jax.config.fields import describe_fields
+from maft_jax.config.sections import DataConfig, ProposalsConfig
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(DataConfig, "--config.data.") + "\n"

@@ -18,8 +18,8 @@ Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted
 from absl import flags
 
 from maft_jax.cli import command_line
-from maft_jax.config_fields import expand_path
-from maft_jax.prompts import PROMPT_TEMPLATES
+from maft_jax.config.fields import expand_path
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = command_line.define_path(
@@ -140,12 +140,12 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
     import dataclasses
 
     import maft_jax
-    from maft_jax.config_sections import DataConfig
+    from maft_jax.config.sections import DataConfig
     from maft_jax.inference.segmentation import ImageSegmenter
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.proposals.precompute_job import cache_dir
+    from maft_jax.runtime.tree_rules import fingerprint
     from maft_jax.runtime.versions import versions
-    from maft_jax.tree_rules import fingerprint
 
     generator = _make_generator(class_names)
     scales = _numbers(_SCALES.value)
@@ -190,7 +190,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
 
 
 def _make_generator(class_names: tuple[str, ...]):
-    from maft_jax.config_sections import ProposalsConfig
+    from maft_jax.config.sections import ProposalsConfig
     from maft_jax.proposals.generators import make_generator
 
     path = _PROPOSALS.value

@@ -17,7 +17,7 @@ from etils import epath
 
 from maft_jax.cli import command_line, config_flags
 from maft_jax.config import Config
-from maft_jax.config_fields import describe_fields
+from maft_jax.config.fields import describe_fields
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")

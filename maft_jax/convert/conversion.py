@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from maft_jax.convert.formats import FORMATS, ClipWeights
+from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights
 from maft_jax.models.clip import ClipConfig
 
 
@@ -19,7 +19,7 @@ def image_tower(weights: ClipWeights) -> ClipWeights:
 
 
 def with_text_of(weights: ClipWeights, other: ClipWeights, other_source: str) -> ClipWeights:
-    """The image tower of one with the text tower and temperature of another.
+    """The image tower of one with the text tower and logit scale of another.
 
     Raises:
         ValueError: the other has no text tower, or embeddings of another size.
@@ -35,6 +35,17 @@ def with_text_of(weights: ClipWeights, other: ClipWeights, other_source: str) ->
     alone = image_tower(weights)
     return dataclasses.replace(
         alone, config=ClipConfig(vision, text), tensors={**alone.tensors, **tensors}
+    )
+
+
+def read_back(weights: ClipWeights, path: str | os.PathLike, format_name: str) -> ClipWeights:
+    """What was written, read as the weights that it was written of: no format tells all of them."""
+    tower = weights.config.vision
+    return read_weights(
+        path,
+        format_name=format_name,
+        activation=tower.activation,
+        head_width=tower.head_width,
     )
 
 

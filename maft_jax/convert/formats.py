@@ -12,8 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from maft_jax import tree_rules
-from maft_jax.config_fields import build
+from maft_jax.config.fields import build
 from maft_jax.convert import rules
 from maft_jax.convert.big_vision import BIG_VISION_FORMATS
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
@@ -29,6 +28,7 @@ from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
+from maft_jax.runtime import tree_rules
 from maft_jax.runtime.atomic_files import atomic_folder, clear_leftovers
 
 _LAYOUTS = (

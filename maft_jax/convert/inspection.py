@@ -9,7 +9,7 @@ import numpy as np
 from maft_jax.convert.formats import FORMATS, ClipWeights
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
-from maft_jax.tree_rules import fingerprint
+from maft_jax.runtime.tree_rules import fingerprint
 
 _NUMBER = re.compile(r"(?<=[._/])\d+(?=[._/])")
 

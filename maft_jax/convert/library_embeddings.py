@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from maft_jax import tree_rules
 from maft_jax.convert import rules
 from maft_jax.convert.foreign_format import Format
 from maft_jax.convert.openai import text_rules, vision_rules
@@ -22,6 +21,7 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
+from maft_jax.runtime import tree_rules
 
 Images = Float[np.ndarray, "b h w 3"]
 """Normalised as CLIP's."""

@@ -93,7 +93,7 @@ MAFT_FROZEN_FORMATS = [FREESEG]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfficialCheckpoint:
-    """What a checkpoint of theirs says about CLIP, in float32."""
+    """What a checkpoint of the official code says about CLIP, in float32."""
 
     config: ClipConfig
     student: dict
@@ -154,7 +154,7 @@ def wrapper_of(names: Collection[str], source: str | os.PathLike) -> str:
     """The one of WRAPPERS that precedes the names.
 
     Raises:
-        ValueError: this is no checkpoint of theirs.
+        ValueError: this is no checkpoint of the official code.
     """
     for wrapper in WRAPPERS:
         if f"{wrapper}{STUDENT}conv1.weight" in names:
@@ -172,7 +172,7 @@ def write_into(
     visual: Mapping,
     progress: Callable[[int], object] = lambda num_bytes: None,
 ) -> None:
-    """Copies a checkpoint of theirs with our image tower as its student.
+    """Copies a checkpoint of the official code with our image tower as its student.
 
     Every byte that is not a value of `IPCLIP.*` stays as it was: the generator, the frozen CLIP,
     optimizer states, counters. The tower's values are rounded to the dtypes that they have there.

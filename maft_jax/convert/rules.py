@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from maft_jax import tree_rules
 from maft_jax.convert.stored_tensor import CONVERTIBLE_DTYPES, StoredTensor, in_memory
+from maft_jax.runtime import tree_rules
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from input_pipeline.example_range import ExampleRange
 from maft_jax.config import Config
-from maft_jax.config_sections import EvaluationRoots
+from maft_jax.config.sections import EvaluationRoots
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise
@@ -21,10 +22,10 @@ from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.runtime import sharding
 from maft_jax.runtime.atomic_files import atomic_write_bytes
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.versions import versions
 from maft_jax.runtime.workdir import make_writable
 from maft_jax.state.restored_run import is_training_run
-from maft_jax.tree_rules import fingerprint
 
 NUMBERS_FILE = "diagnosis.json"
 
@@ -54,14 +55,14 @@ def diagnose(
     make_writable(out, "--out")
     config = _with_one_data_set(config, dataset, num_images)
     check_roots(config)
-    weights = _read_columns(config)
-    last = list(weights.values())[-1]
     mesh = sharding.make_mesh(config.mesh)
+    weights = _read_columns(config, mesh)
+    last = list(weights.values())[-1]
     evaluation = Evaluation(last.config, last.clip, last.parameters["text"], mesh)
     data = _chosen(evaluation, dataset)
     columns = {}
-    for name, of_column in weights.items():
-        visual = of_column.parameters["visual"]
+    for name, column in weights.items():
+        visual = column.parameters["visual"]
         visual = jax.device_put(
             visual, sharding.tree_shardings(visual, mesh, last.clip.vision.sharding_rules)
         )
@@ -71,7 +72,7 @@ def diagnose(
         measured = measure(data.source, data.name, columns, batches)
     numbers = summarise(measured, num_false_positives) | {
         "provenance": {
-            "weights": {name: of_column.origin for name, of_column in weights.items()},
+            "weights": {name: column.origin for name, column in weights.items()},
             **evaluation.depends_on(data),
             "records": str(data.folder),
             "versions": versions(),
@@ -132,12 +133,12 @@ def _with_one_data_set(config: Config, dataset: str, num_images: int) -> Config:
     return dataclasses.replace(config, evaluation=evaluation)
 
 
-def _read_columns(config: Config) -> dict[str, EvaluatedWeights]:
+def _read_columns(config: Config, mesh: Mesh) -> dict[str, EvaluatedWeights]:
     """Frozen and tuned, or what there is of them, read in the same way."""
 
     def read(frozen: bool) -> EvaluatedWeights:
         evaluation = dataclasses.replace(config.evaluation, frozen=frozen)
-        return read_evaluated_weights(dataclasses.replace(config, evaluation=evaluation))
+        return read_evaluated_weights(dataclasses.replace(config, evaluation=evaluation), mesh)
 
     if not config.checkpoint:
         return {"clip": read(frozen=False)}
@@ -149,7 +150,7 @@ def _read_columns(config: Config) -> dict[str, EvaluatedWeights]:
     if config.evaluation.frozen:
         return {"frozen": read(frozen=True)}
     weights = {"frozen": read(frozen=True), "tuned": read(frozen=False)}
-    texts = [fingerprint(of_column.parameters["text"]) for of_column in weights.values()]
+    texts = [fingerprint(column.parameters["text"]) for column in weights.values()]
     if texts[0] != texts[1]:
         logger.warning(
             "the frozen and the tuned weights have different text towers; class names are embedded "

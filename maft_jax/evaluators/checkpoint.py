@@ -72,7 +72,7 @@ def _evaluate(
         make_writable(base, "--workdir")
         make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
         mesh = make_mesh(config.mesh)
-        weights = read_evaluated_weights(config)
+        weights = read_evaluated_weights(config, mesh)
         frozen = weights.origin["frozen"]
         folder = base / FROZEN_FOLDER if frozen else base
         evaluation = Evaluation(weights.config, weights.clip, weights.parameters["text"], mesh)

@@ -14,7 +14,7 @@ from input_pipeline.records.label_counts import list_names
 from input_pipeline.records.record_shards import DATASET_FILE, read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
-from maft_jax.config_sections import EvaluationRoots
+from maft_jax.config.sections import EvaluationRoots
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.precompute_shards import PrecomputeJob
@@ -138,10 +138,10 @@ def _find(config: Config, name: str) -> FoundSet:
     root = getattr(settings.roots, name)
     records = str(epath.Path(settings.records) / name) if settings.records else ""
     data = dataclasses.replace(config.data, dataset=name, root=root, records=records, split=SPLIT)
-    of_set = dataclasses.replace(config, data=data)
+    set_config = dataclasses.replace(config, data=data)
     job = None
     if root and jax.process_count() == 1:
-        job = _first_images(job_from_config(of_set), settings.max_images, cached=not records)
+        job = _first_images(job_from_config(set_config), settings.max_images, cached=not records)
         if not len(job.source):
             raise ValueError(f"config.evaluation.roots.{name}={root}: expected images, found none")
     elif jax.process_count() > 1 and not records:
@@ -151,7 +151,7 @@ def _find(config: Config, name: str) -> FoundSet:
             f"--config.data.dataset={name} --config.data.split={SPLIT} --config.data.records="
             f"FOLDER/{name}, and give FOLDER"
         )
-    folder = epath.Path(job.folder) if job else records_folder(of_set)
+    folder = epath.Path(job.folder) if job else records_folder(set_config)
     description = job.description if job else read_dataset_file(folder)
     if description["dataset"] != name:
         raise ValueError(

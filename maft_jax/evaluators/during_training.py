@@ -20,8 +20,8 @@ from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import clear_leftovers, save_picture
 from maft_jax.runtime.metric_logging import MetricWriter, read_metrics
 from maft_jax.runtime.stop_signals import StopSignals
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.train_state import TrainState, overlay
-from maft_jax.tree_rules import fingerprint
 
 RESULTS_FOLDER = "evaluation"
 _PREFIX = "evaluation"

@@ -36,8 +36,8 @@ from maft_jax.runtime import consensus, sharding, stop_requests
 from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.versions import versions
-from maft_jax.tree_rules import fingerprint
 
 VERSION = 1
 """Part of every key: raise it when the same input would give other counts."""

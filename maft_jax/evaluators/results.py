@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int64
 
-from maft_jax.config_fields import build
+from maft_jax.config.fields import build
 from maft_jax.convert.numpy_archive import open_numpy_archive
 from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
 from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics

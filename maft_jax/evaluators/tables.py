@@ -98,9 +98,11 @@ def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
         found.append("unseen classes")
     if tuned.num_images != frozen.num_images:
         found.append(f"numbers of images ({frozen.num_images:,} and {tuned.num_images:,})")
-    of_tuned, of_frozen = (result.provenance.get("weights") or {} for result in (tuned, frozen))
-    if (tuned_from := of_tuned.get("tuned_from")) is not None:
-        found += _changes("untuned image tower", of_frozen.get("image_tower"), tuned_from)
+    tuned_weights, frozen_weights = (
+        result.provenance.get("weights") or {} for result in (tuned, frozen)
+    )
+    if (tuned_from := tuned_weights.get("tuned_from")) is not None:
+        found += _changes("untuned image tower", frozen_weights.get("image_tower"), tuned_from)
     for key in COMPARED:
         found += _changes(key, frozen.provenance.get(key), tuned.provenance.get(key))
     return found

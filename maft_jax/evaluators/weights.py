@@ -4,18 +4,20 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
+from jax.sharding import Mesh
+
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig, LossConfig
+from maft_jax.config.sections import DataConfig, LossConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.resolved_config import ResolvedConfig, resolve
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.restored_run import (
     is_training_run,
     read_first_weights,
     read_run_config,
     read_student,
 )
-from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 
 logger = logging.getLogger(__name__)
@@ -33,11 +35,12 @@ class EvaluatedWeights:
     """For the record; JSON values."""
 
 
-def read_evaluated_weights(config: Config) -> EvaluatedWeights:
+def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
     """Reads what config.checkpoint and config.evaluation.frozen say.
 
     A run's workdir has its own protocol: prompts, logit scale, unseen classes, start layer and
-    image size. A setting that `config` changes from its default goes before it.
+    image size. A setting that `config` changes from its default goes before it. `mesh` is what they
+    will be evaluated on.
 
     Raises:
         ValueError: the weights are absent, corrupt, without text tower, or of a file of which
@@ -84,7 +87,7 @@ def read_evaluated_weights(config: Config) -> EvaluatedWeights:
         source,
         "" if step is None else f" at step {step}",
     )
-    config = resolve(config, weights.config, weights.masking)
+    config = resolve(config, weights.config, weights.masking, mesh)
     return EvaluatedWeights(config, weights.config, parameters, origin)
 
 
@@ -115,8 +118,8 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
     )
 
 
-def _first_changed(default, given, of_run):
-    return of_run if given == default else given
+def _first_changed(default, given, run_value):
+    return run_value if given == default else given
 
 
 def _frozen_of_file(config: Config, tuned: ClipWeights) -> ClipWeights:

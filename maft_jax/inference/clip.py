@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from maft_jax.config_sections import LossConfig, ModelConfig
+from maft_jax.config.prompts import PROMPT_TEMPLATES
+from maft_jax.config.sections import LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec, resolve_masking
 from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.models.text_classifier import embed_classes
-from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.weights import open_weights
 

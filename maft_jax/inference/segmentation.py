@@ -14,13 +14,13 @@ from PIL import Image, ImageOps
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
 from input_pipeline.examples import IGNORE, Example, PreparedExample, proposal_grid_size
 from input_pipeline.image_files import read_image, rgb_pixels
-from maft_jax.config_fields import expand_path
+from maft_jax.config.fields import expand_path
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
 from maft_jax.models.text_classifier import cached_class_embeddings
-from maft_jax.prompts import PROMPT_TEMPLATES
 from maft_jax.proposals.external import check_aspect
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
 from maft_jax.proposals.precompute_shards import check_proposals

@@ -192,7 +192,7 @@ def _map_images(mesh, function, *arrays):
     """`function` on each image, one after the other on each device of the mesh."""
 
     def map_local(*local):
-        return lax.map(lambda of_image: function(*of_image), local)
+        return lax.map(lambda image_arrays: function(*image_arrays), local)
 
     if mesh is None:
         return map_local(*arrays)
@@ -241,7 +241,7 @@ def _combine(weight, views, valid, generator):
 @functools.partial(jax.jit, static_argnums=0)
 def _covers(mesh, images, *arrays):
     size = images.shape[1:3]
-    return _map_images(mesh, lambda *of_image: covers_pixels(*of_image, size), *arrays)
+    return _map_images(mesh, lambda *image_arrays: covers_pixels(*image_arrays, size), *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -18,7 +18,16 @@ class ClipConfig:
     text: TextArchitecture | None
 
 
-def _config(width, layers, patch_size, image_size, text_width, text_layers, embed_dim):
+def clip_config(
+    width: int,
+    layers: int,
+    patch_size: int,
+    image_size: int,
+    text_width: int,
+    text_layers: int,
+    embed_dim: int,
+) -> ClipConfig:
+    """A CLIP of OpenAI's layout, with its vocabulary and the length of its texts."""
     return ClipConfig(
         VisionConfig(width, layers, patch_size, image_size, embed_dim),
         TextConfig(text_width, text_layers, 49408, 77, embed_dim),
@@ -26,11 +35,11 @@ def _config(width, layers, patch_size, image_size, text_width, text_layers, embe
 
 
 CLIP_SIZES = {
-    "tiny": _config(128, 4, 16, 96, 64, 2, 64),
-    "ViT-B-32": _config(768, 12, 32, 224, 512, 12, 512),
-    "ViT-B-16": _config(768, 12, 16, 224, 512, 12, 512),
-    "ViT-L-14": _config(1024, 24, 14, 224, 768, 12, 768),
-    "ViT-L-14-336": _config(1024, 24, 14, 336, 768, 12, 768),
+    "tiny": clip_config(128, 4, 16, 96, 64, 2, 64),
+    "ViT-B-32": clip_config(768, 12, 32, 224, 512, 12, 512),
+    "ViT-B-16": clip_config(768, 12, 16, 224, 512, 12, 512),
+    "ViT-L-14": clip_config(1024, 24, 14, 224, 768, 12, 768),
+    "ViT-L-14-336": clip_config(1024, 24, 14, 336, 768, 12, 768),
 }
 """Only for random weights: the sizes of real weights are read off the weights."""
 

@@ -4,28 +4,28 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from maft_jax.config_sections import ModelConfig
+from maft_jax.config.sections import ModelConfig
 from maft_jax.models.encoder import EncoderSettings, ImageArchitecture, ImageEncoder, MaskingSpec
 
 
 def make_encoder(
     model: ModelConfig, architecture: ImageArchitecture, mesh: Mesh, logit_scale: float
 ) -> ImageEncoder:
-    """The encoder of these weights; start layer and image size must not be left to them.
+    """The encoder of these weights, for the devices of `mesh`, which need not be there.
 
-    `mesh` says what it will run on, which need not be there: dtypes follow its devices.
+    Start layer, image size and dtype of `model` are decided; of `attention=auto` the tower says
+    what it stands for.
 
     Raises:
         ValueError: the start layer or the image size does not suit the weights.
     """
-    platform = mesh.devices.flat[0].platform
     settings = EncoderSettings(
         masking=MaskingSpec(model.mask_start_layer, model.image_size),
         mesh=mesh,
-        dtype=compute_dtype(model.compute_dtype, platform),
+        dtype=jnp.dtype(model.compute_dtype),
         attention=model.attention,
         remat=model.remat,
-        scan_blocks=model.scan_blocks and platform != "cpu",
+        scan_blocks=model.scan_blocks and platform_of(mesh) != "cpu",
         logit_scale=logit_scale,
     )
     try:
@@ -35,6 +35,11 @@ def make_encoder(
             f"config.model does not suit these weights: {error}. mask_start_layer=-1 and "
             "image_size=0 choose what does"
         ) from error
+
+
+def platform_of(mesh: Mesh) -> str:
+    """Of its devices: cpu, tpu, gpu or cuda."""
+    return mesh.devices.flat[0].platform
 
 
 def compute_dtype(name: str, platform: str | None = None):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from maft_jax.models.encoder import TextArchitecture
 from maft_jax.models.text.tokenizer import needs_cleaning, tokenize
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
-from maft_jax.tree_rules import fingerprint
+from maft_jax.runtime.tree_rules import fingerprint
 
 _BATCH_SIZE = 256
 _SECONDS_OF_SILENCE = 5.0

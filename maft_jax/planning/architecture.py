@@ -2,11 +2,13 @@
 
 import pathlib
 
+from jax.sharding import Mesh
+
 from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.dataset_specs import SPECS
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.proposals.record_sets import unseen_classes
@@ -19,15 +21,15 @@ CLASSES_PER_IMAGE = 24
 """Assumed: the most classes of an image; records tell the true number, which matters little."""
 
 
-def resolve_config(config: Config) -> tuple[ResolvedConfig, ClipConfig, list[str]]:
-    """The configuration as training uses it, the architecture, and what was assumed.
+def resolve_config(config: Config, mesh: Mesh) -> tuple[ResolvedConfig, ClipConfig, list[str]]:
+    """The configuration as training uses it on `mesh`, the architecture, and what was assumed.
 
     Raises:
         ValueError: the weights are of an unknown architecture, or there is no train step.
     """
     check_trains(config.task)
     clip, noted, assumption = clip_architecture(config.model.pretrained, **config.model.stated)
-    return resolve(config, clip, noted), clip, [assumption] if assumption else []
+    return resolve(config, clip, noted, mesh), clip, [assumption] if assumption else []
 
 
 def check_trains(task: str) -> None:

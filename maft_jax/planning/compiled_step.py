@@ -133,7 +133,7 @@ def _measured(
     )
 
 
-def _memory_parts(memory, of_arguments: float) -> dict[str, float]:
+def _memory_parts(memory, argument_bytes: float) -> dict[str, float]:
     """What the compiler adds to the arguments.
 
     Its temporaries are 0 in some programs whose peak is not; the larger of the two counts.
@@ -142,7 +142,7 @@ def _memory_parts(memory, of_arguments: float) -> dict[str, float]:
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = memory.peak_memory_in_bytes - arguments - outputs
     return {
-        "padding of arguments": max(0.0, float(arguments - of_arguments)),
+        "padding of arguments": max(0.0, float(arguments - argument_bytes)),
         "outputs that are not donated": float(outputs),
         "temporaries": float(max(memory.temp_size_in_bytes, peak)),
         "generated code": float(memory.generated_code_size_in_bytes),

@@ -102,7 +102,7 @@ def render_page(study: Mapping[str, Any], experiments: Sequence[Experiment] = EX
 
 def _introduction(study: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
-    plans = [plan for of_config in study["plans"].values() for plan in of_config.values()]
+    plans = [plan for by_batch in study["plans"].values() for plan in by_batch.values()]
     seconds = [plan["costs"]["compile_seconds"] for plan in plans]
     return [
         "# Scaling: what training costs on TPUs, before renting one",

@@ -104,8 +104,8 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
     Raises:
         ValueError: the configuration does not train, or cannot run on so many devices.
     """
-    config, clip, assumptions = resolve_config(config)
     mesh = sharding.make_mesh(config.mesh, devices=topology.devices())
+    config, clip, assumptions = resolve_config(config, mesh)
     config, batch_per_device, changed = fit_batch(config, mesh, batch_per_device)
     classes, assumed = num_classes(config.data)
     assumptions += [text for text in (changed, assumed) if text]

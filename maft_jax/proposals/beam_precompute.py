@@ -70,8 +70,8 @@ def _write_shard(shard: int, job: PrecomputeJob) -> tuple[int, tuple[Problem, ..
 def _write_problems(found: list[tuple[int, tuple[Problem, ...]]], path: str) -> None:
     problems = [
         (problem.text, problem.label_map, list(problem.unknown_labels.items()))
-        for _, of_shard in sorted(found, key=lambda pair: pair[0])
-        for problem in of_shard
+        for _, problems in sorted(found, key=lambda pair: pair[0])
+        for problem in problems
     ]
     if problems:
         atomic_write_bytes(epath.Path(path), json.dumps(problems).encode())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from maft_jax.config_sections import ProposalsConfig
+from maft_jax.config.sections import ProposalsConfig
 from maft_jax.proposals.external import ExternalProposals
 from maft_jax.proposals.generator import ProposalGenerator
 from maft_jax.proposals.ground_truth import GroundTruthProposals

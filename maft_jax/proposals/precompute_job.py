@@ -15,7 +15,7 @@ from input_pipeline.dataset_specs import SPECS
 from input_pipeline.layouts import open_dataset
 from input_pipeline.records.proposal_records import SCHEMA_VERSION
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.proposals.generators import make_generator
 from maft_jax.proposals.precompute_shards import RECIPE_VERSION, PrecomputeJob
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 
 PUBLISHED = "published"
 """Entry of config.data.unseen_classes that stands for the data set's own zero-shot split."""

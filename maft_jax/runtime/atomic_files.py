@@ -15,7 +15,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
-from maft_jax.runtime.exit_codes import full_disk_behind
+from input_pipeline.write_errors import naming
 
 
 @contextlib.contextmanager
@@ -100,21 +100,6 @@ def _is_alive(path: pathlib.Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-@contextlib.contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Context of writing a file, so that a full disk is told with its name.
-
-    The system names the file where it cannot be opened, but not where it cannot be written.
-    """
-    try:
-        yield
-    except Exception as error:
-        first = full_disk_behind(error)
-        if not isinstance(first, OSError) or first.filename is not None:
-            raise
-        raise OSError(first.errno, first.strerror, str(path)) from error
 
 
 def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:

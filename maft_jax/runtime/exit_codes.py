@@ -1,12 +1,9 @@
 """What a command's exit code and last message say about how it ended; see docs/many_hosts.md."""
 
-import errno
-import os
+from input_pipeline.write_errors import full_disk_behind
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_WORDS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 _FREE_SPACE = "free some space; what was finished is kept, the same command goes on"
 
 
@@ -35,18 +32,3 @@ def message_of(error: BaseException) -> str:
         return str(error)
     told = str(error) if str(first) in str(error) else f"{first}\n{error}"
     return told if "free some" in told else f"{told}\n{_FREE_SPACE}"
-
-
-def full_disk_behind(error: BaseException | None) -> BaseException | None:
-    """The first of the errors that led to this one, if it is that a disk or quota is full.
-
-    What is closed afterwards fails as well, and in other ways. Libraries in C++ say it in words.
-    """
-    coded = worded = None
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            coded = error
-        elif any(words in str(error) for words in _WORDS):
-            worded = error
-        error = error.__cause__ or error.__context__
-    return coded or worded

@@ -14,15 +14,14 @@ import numpy as np
 from clu import metric_writers, parameter_overview
 from etils import epath
 
-from maft_jax import tree_rules
-from maft_jax.runtime.atomic_files import atomic_write_bytes, naming
+from input_pipeline.write_errors import naming
+from maft_jax.runtime import tree_rules
+from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import parse_json
 
 MetricWriter = metric_writers.MetricWriter
 
 METRICS_FILE = "metrics.jsonl"
-
-_LINE_STARTS_WITH = ("loss", "mask_aware_loss", "distillation_loss", "grad_norm", "learning_rate")
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +56,11 @@ def describe_parameters(trainable: Mapping, pretrained: Mapping) -> str:
 class _ScalarWriter(MetricWriter):
     """A writer of scalars alone: what a line of text cannot show is left to TensorBoard."""
 
-    def _leave_out(self, *args, **kwargs):
+    def _ignore(self, *args, **kwargs):
         pass
 
-    write_summaries = write_images = write_videos = write_audios = _leave_out
-    write_texts = write_histograms = write_hparams = flush = close = _leave_out
+    write_summaries = write_images = write_videos = write_audios = _ignore
+    write_texts = write_histograms = write_hparams = flush = close = _ignore
 
 
 class ProgressWriter(_ScalarWriter):
@@ -78,7 +77,8 @@ class ProgressWriter(_ScalarWriter):
         speed = values.pop("images_per_second")
         seconds = values.pop("seconds_per_step")
         remaining = format_seconds((self._num_steps - step) * seconds)
-        first = [name for name in _LINE_STARTS_WITH if name in values]
+        terms = sorted(name for name in values if name.endswith("_loss"))
+        first = [name for name in ("loss", *terms, "grad_norm", "learning_rate") if name in values]
         names = first + sorted(set(values) - set(first))
         metrics = "  ".join(f"{name}={values[name]:.4g}" for name in names)
         logger.info(
@@ -120,7 +120,7 @@ def read_metrics(workdir: epath.Path) -> list[dict]:
     """Records of metrics.jsonl, each with its `step`; none where there is no such file.
 
     A line that is cut off, as the last one of a run that was killed while writing, is left out, and
-    so is a damaged one, with a warning.
+    so is a corrupt one, with a warning.
     """
     path = workdir / METRICS_FILE
     if not path.exists():

@@ -13,8 +13,9 @@ import socket
 import sys
 from collections.abc import Iterator
 
+from input_pipeline.write_errors import naming
 from maft_jax.runtime import stop_requests
-from maft_jax.runtime.atomic_files import clear_leftovers, naming
+from maft_jax.runtime.atomic_files import clear_leftovers
 
 LOCK_FILE = ".writer"
 

@@ -16,7 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.runtime.mesh_axes import (
     FSDP,
     MESH_AXES,

@@ -77,7 +77,7 @@ class StopSignals:
         """The signal at which all processes stop now, or None.
 
         Every process must ask equally often, after each of its steps or batches. One process alone
-        knows of its signal at once, several of each other's agreement.RUN_AHEAD calls later.
+        knows of its signal at once, several of each other's consensus.RUN_AHEAD calls later.
         """
         received = self._received or stop_requests.requested()
         if jax.process_count() == 1:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from maft_jax.config import Config, with_present_names
-from maft_jax.config_fields import with_absolute_paths
+from maft_jax.config.fields import with_absolute_paths
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import read_json
@@ -116,12 +116,16 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
         )
 
 
+_LEFT_OPEN = ("auto", -1)
+"""What earlier versions wrote of settings that they decided later."""
+
+
 def _report_changes(before: dict, now: dict, where: str = "config") -> None:
     for name in sorted(set(before) | set(now)):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             _report_changes(old, new, f"{where}.{name}")
-        elif json.dumps(old) != json.dumps(new):
+        elif json.dumps(old) != json.dumps(new) and old not in _LEFT_OPEN:
             logger.warning("%s.%s was %r when this run began, now %r", where, name, old, new)
 
 

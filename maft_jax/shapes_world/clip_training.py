@@ -21,28 +21,32 @@ from jaxtyping import Array, Float, UInt8
 
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS
-from maft_jax import tree_rules
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.losses.contrastive import contrastive_loss
-from maft_jax.models.clip import ClipConfig, random_parameters
-from maft_jax.models.preprocess import normalised
-from maft_jax.models.text.clip_text import TextConfig, TextTransformer
+from maft_jax.models.clip import clip_config, random_parameters
+from maft_jax.models.encoder import EncoderSettings, ImageEncoder
+from maft_jax.models.first_positions import with_sines
 from maft_jax.models.text_classifier import embed_classes
-from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
-from maft_jax.prompts import PROMPT_TEMPLATES
-from maft_jax.runtime import stop_requests
+from maft_jax.runtime import stop_requests, tree_rules
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
+from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 
-CLIP = ClipConfig(
-    VisionConfig(width=128, layers=4, patch_size=16, image_size=SIZE, embed_dim=64),
-    TextConfig(width=64, layers=2, vocab_size=49408, context_length=77, embed_dim=64),
+CLIP = clip_config(
+    width=128,
+    layers=4,
+    patch_size=16,
+    image_size=SIZE,
+    text_width=64,
+    text_layers=2,
+    embed_dim=64,
 )
-"""OpenAI's layout with its whole vocabulary, which is two thirds of the parameters."""
+"""Two thirds of its parameters are the vocabulary's."""
 WEIGHTS_FILE, CURVE_FILE, STATE_FILE = "clip.safetensors", "clip.json", "unfinished.msgpack"
 
 _MAX_SCALE = 100.0
@@ -139,23 +143,8 @@ def quiz_accuracy(parameters: Mapping, quiz: Quiz) -> dict[str, float]:
 
 
 def _first_parameters(seed: int) -> dict:
-    """Random, but for positions, which begin as sines and cosines of rows and columns.
-
-    CLIP's own initialisation is so small beside the patches' features that it takes thousands of
-    steps until the tower knows where its patches are, and shapes are not learned before that.
-    """
     parameters = random_parameters(CLIP, seed)
-    visual = parameters["visual"]
-    rows = _sines_and_cosines(SIZE // CLIP.vision.patch_size, CLIP.vision.width)
-    positions = visual["position_embedding"].at[1:].set(rows)
-    return parameters | {"visual": visual | {"position_embedding": positions}}
-
-
-def _sines_and_cosines(side: int, width: int) -> Float[np.ndarray, "patches width"]:
-    """Of both coordinates of each patch, at width / 4 wavelengths between 1 and 10,000."""
-    y, x = np.mgrid[:side, :side].reshape(2, -1, 1)
-    angles = [at / 10_000 ** np.linspace(0, 1, width // 4) for at in (x, y)]
-    return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
+    return parameters | {"visual": with_sines(CLIP.vision, parameters["visual"])}
 
 
 def _optimizer(config: ClipTrainingConfig) -> optax.GradientTransformation:
@@ -189,13 +178,20 @@ def _step(
 
 def _loss(parameters: Mapping, batch: Mapping[str, Array]) -> Float[Array, ""]:
     images = _encode(parameters["visual"], batch["images"])
-    texts = TextTransformer(CLIP.text).apply({"params": parameters["text"]}, batch["tokens"])
+    texts = CLIP.text.encode(parameters["text"], batch["tokens"])
     return contrastive_loss(images, texts, jnp.exp(parameters["logit_scale"]), batch["content"])
 
 
 @jax.jit
 def _encode(visual: Mapping, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b e"]:
-    return VisionTransformer(CLIP.vision).apply({"params": visual}, normalised(images))
+    encoder = _encoder()
+    return encoder.encode_images(visual, encoder.normalise(images))
+
+
+def _encoder() -> ImageEncoder:
+    """Of whole pictures alone, in float32."""
+    masking = CLIP.vision.default_masking
+    return CLIP.vision.make_encoder(EncoderSettings(masking, one_device_mesh(), attention="xla"))
 
 
 def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:

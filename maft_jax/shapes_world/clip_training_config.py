@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from maft_jax.config_fields import setting
+from maft_jax.config.fields import setting
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _run(experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.
     workdir = folder / "runs" / path.stem
     train_and_evaluate(config, workdir)
     steps = sorted(
-        int(of_step.name.partition("_")[2]) for of_step in (workdir / RESULTS_FOLDER).glob("step_*")
+        int(evaluated.name.partition("_")[2])
+        for evaluated in (workdir / RESULTS_FOLDER).glob("step_*")
     )
     record = {
         "seed": seed,

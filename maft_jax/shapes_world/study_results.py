@@ -199,9 +199,9 @@ def row_panels(results: Results) -> dict[str, list[Row]]:
 
 def step_panels(results: Results) -> dict[str, dict[str, dict[int, Estimate]]]:
     """Curves by title and metric, for `draw_steps`."""
-    of_table = {"steps_held_out": ("seen", "held-out", "hIoU"), "steps": METRICS}
+    metrics_by_table = {"steps_held_out": ("seen", "held-out", "hIoU"), "steps": METRICS}
     return {
         TITLES[table]: {metric: results.step_points(table, metric) for metric in metrics}
-        for table, metrics in of_table.items()
+        for table, metrics in metrics_by_table.items()
         if table in results.tables
     }

@@ -20,9 +20,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from maft_jax.config_sections import CheckpointingConfig
+from input_pipeline.write_errors import full_disk_behind
+from maft_jax.config.sections import CheckpointingConfig
 from maft_jax.runtime import consensus
-from maft_jax.runtime.exit_codes import full_disk_behind
 from maft_jax.state.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Checkpoints:
         with _reader(self._directory) as reader:
             record, problem = _restored(reader, step, data=ocp.args.JsonRestore())
             if problem is None and not (isinstance(record.data, dict) and _DIGEST in record.data):
-                problem = "its record of what it was made with is damaged"
+                problem = "its record of what it was made with is corrupt"
             if problem is not None:
                 return None, None, problem
             self._check_belongs(step, record.data, run_identity)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maft_jax import tree_rules
-from maft_jax.config_sections import OptimizerConfig
+from maft_jax.config.sections import OptimizerConfig
+from maft_jax.runtime import tree_rules
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

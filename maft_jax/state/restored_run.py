@@ -13,12 +13,12 @@ from etils import epath
 from maft_jax.config import Config, from_config_dict, preset, with_present_names
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.encoder import resolve_masking
-from maft_jax.resolved_config import resolve
+from maft_jax.resolved_config import trainable_rules
 from maft_jax.runtime.json_files import read_json
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import read_checkpoint
 from maft_jax.state.train_state import init_train_state, overlay
-from maft_jax.tree_rules import fingerprint
 
 _CONFIG_FILE = "config.json"
 TUNED_WEIGHTS = "tuned.safetensors"
@@ -70,7 +70,7 @@ def read_student(
     weights = read_first_weights(workdir, open_pretrained, pretrained=pretrained)
     parameters = weights.parameters()
     visual = parameters["visual"]
-    trainable = resolve(config, weights.config, weights.masking).optimizer.trainable
+    trainable = trainable_rules(config, weights.config.vision)
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     abstract = jax.eval_shape(lambda: init_train_state(visual, trainable, tx))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

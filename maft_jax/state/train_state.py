@@ -6,8 +6,8 @@ import flax.struct
 import jax.numpy as jnp
 import optax
 
-from maft_jax import tree_rules
 from maft_jax.models.array_types import Leaf
+from maft_jax.runtime import tree_rules
 
 
 @flax.struct.dataclass

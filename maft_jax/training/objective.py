@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from maft_jax.config_sections import LossConfig
+from maft_jax.config.sections import LossConfig
 from maft_jax.losses.distillation import distillation_terms
 from maft_jax.losses.mask_aware import (
     class_masks,
@@ -79,8 +79,9 @@ def loss_fn(
         distillation = distillation_terms(answer, teacher)
     else:
         proposals = encoder.encode_proposals(student, pixels, masks)
+    probabilities = encoder.probabilities(encoder.logits(proposals, text))
     mask_aware = mask_aware_terms(
-        encoder.probabilities(encoder.logits(proposals, text)),
+        probabilities,
         _iou_target(batch),
         batch.present_classes,
         batch.proposal_valid,

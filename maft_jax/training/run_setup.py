@@ -21,13 +21,13 @@ from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import consensus, metric_logging, sharding
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.train_state import TrainState
 from maft_jax.training.step_setup import StepSetup, make_step_setup
 from maft_jax.training.teacher import teacher_fields
 from maft_jax.training.training_data import describe_data, open_training_data
-from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     logger.info("reading %s", config.model.pretrained)
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
     clip, parameters = weights.config, weights.parameters()
-    config = resolve(config, clip, weights.masking)
+    config = resolve(config, clip, weights.masking, mesh)
     visual = parameters["visual"]
     setup = make_step_setup(config, clip.vision, mesh)
     state = jax.eval_shape(setup.init_state, visual)

@@ -9,11 +9,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from maft_jax import tree_rules
 from maft_jax.models.encoder import ImageArchitecture
 from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.resolved_config import ResolvedConfig
-from maft_jax.runtime import sharding
+from maft_jax.runtime import sharding, tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import TrainState, init_train_state, state_of
 from maft_jax.training import train_step

@@ -28,11 +28,11 @@ from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.training.objective import StepSpec, teacher_probabilities
 from maft_jax.training.step_setup import make_step_setup
 from maft_jax.training.teacher_cache import TeacherCache
 from maft_jax.training.training_data import open_records, train_geometry
-from maft_jax.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 
 _VERSION = 1
@@ -133,7 +133,7 @@ def open_teacher(config: Config) -> Teacher:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
-    config = resolve(config, weights.config, weights.masking)
+    config = resolve(config, weights.config, weights.masking, mesh)
     return Teacher(config, weights.config, weights.parameters(), open_records(config), mesh)
 
 

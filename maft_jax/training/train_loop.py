@@ -13,11 +13,11 @@ from etils import epath
 from input_pipeline.device_batches import GlobalBatches
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import example_ids_at, make_train_dataset
+from input_pipeline.write_errors import full_disk_behind
 from maft_jax.config import Config
 from maft_jax.models.array_types import Batch
 from maft_jax.runtime import consensus, metric_logging, sharding, stop_requests
 from maft_jax.runtime.atomic_files import save_picture
-from maft_jax.runtime.exit_codes import full_disk_behind
 from maft_jax.runtime.metric_logging import MetricWriter
 from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals, TrainingInterrupted

@@ -13,7 +13,7 @@ from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import TrainGeometry, example_ids_at, make_train_dataset
 from maft_jax.config import Config
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.pictures.sheets import contact_sheet
 from maft_jax.proposals.label_agreement import check_several_classes

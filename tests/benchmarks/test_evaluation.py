@@ -12,6 +12,7 @@ from maft_jax.benchmarks.models import load_model
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.resolved_config import resolve
+from maft_jax.runtime.sharding import one_device_mesh
 from tests.runs import make_data, small_config
 
 NO_DATA = {"data.root": "unused", "evaluation.short_side": 64}
@@ -45,7 +46,7 @@ def test_numbers_follow_from_each_other(compared):
 
 def test_the_drawn_photograph_has_the_configured_size():
     config = small_config(NO_DATA, evaluation__max_long_side=80)
-    batch = draw_example_batch(resolve(config, CLIP_SIZES["tiny"], None))
+    batch = draw_example_batch(resolve(config, CLIP_SIZES["tiny"], None, one_device_mesh()))
     np.testing.assert_array_equal(batch["image_size"], [[60, 80]])
     np.testing.assert_array_equal(batch["label_size"], [[480, 640]])
     assert batch["proposals"][0, :, :15, :20].any(axis=(1, 2)).all()

@@ -189,7 +189,7 @@ WRONG_COMMANDS = {
     ),
     "folder for file": (["--config=configs"], "Is a directory: 'configs'"),
     "other file": (
-        ["--config=maft_jax/tree_rules.py"],
+        ["--config=maft_jax/weights.py"],
         "--config: .* has no attribute 'get_config'",
     ),
     "unknown flag": (["--learning_rate=3"], "Unknown command line flag 'learning_rate'"),

@@ -11,7 +11,7 @@ import pytest
 
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.sample_folder import SAMPLE_CLASSES, write_sample_folder
-from maft_jax.config_sections import DataConfig, ProposalsConfig
+from maft_jax.config.sections import DataConfig, ProposalsConfig
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_IMAGES = 20

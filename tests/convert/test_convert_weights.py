@@ -16,7 +16,6 @@ import torch
 from absl import flags
 from etils import epath
 
-from maft_jax import tree_rules
 from maft_jax.cli import command_line, convert_weights
 from maft_jax.config import from_config_dict, preset
 from maft_jax.convert import verification
@@ -25,10 +24,11 @@ from maft_jax.convert.openai import to_openai
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
+from maft_jax.runtime import tree_rules
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.train_state import init_train_state, overlay
-from maft_jax.tree_rules import fingerprint
 from tests.convert.big_vision_reference import BigVisionViT, random_tensors
 from tests.convert.official_checkpoint import official_tensors
 from tests.tiny_models import CLIP_TRAINABLE

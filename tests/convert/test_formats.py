@@ -12,7 +12,6 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from maft_jax import tree_rules
 from maft_jax.convert import formats
 from maft_jax.convert.formats import (
     FORMATS,
@@ -23,6 +22,7 @@ from maft_jax.convert.formats import (
 )
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
+from maft_jax.runtime import tree_rules
 from tests.convert import library_models
 
 

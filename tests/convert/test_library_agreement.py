@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 
-from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 from maft_jax.convert.formats import FORMATS, read_weights, write_weights
 from maft_jax.models.text.clip_text import TextTransformer
 from maft_jax.models.towers.clip_vit import VisionTransformer
+from maft_jax.runtime import tree_rules
 from tests.convert import library_models
 from tests.in_memory_weights import to_ours
 

@@ -11,7 +11,6 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from maft_jax import tree_rules
 from maft_jax.convert.formats import read_weights, write_weights
 from maft_jax.convert.maft import read_official, write_into
 from maft_jax.convert.openai import to_openai
@@ -19,6 +18,7 @@ from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD, clip_input
 from maft_jax.models.resize import resize
 from maft_jax.models.towers.clip_vit import VisionConfig
+from maft_jax.runtime import tree_rules
 from tests.convert.official_checkpoint import as_pth, official_tensors
 from tests.golden_files import golden
 from tests.tiny_models import ip_clip

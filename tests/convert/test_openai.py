@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 from maft_jax.models.text.clip_text import TextConfig, TextTransformer
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
-from maft_jax.tree_rules import fingerprint
+from maft_jax.runtime import tree_rules
+from maft_jax.runtime.tree_rules import fingerprint
 from tests.in_memory_weights import from_openai, infer_config
 
 SIZES = {

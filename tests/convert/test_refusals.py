@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from maft_jax.convert.formats import read_weights, write_weights
-from maft_jax.weights import open_weights
+from maft_jax.weights import open_weights, path_of
 from tests.convert import library_models
 
 CASES = {
@@ -364,3 +364,10 @@ def test_weights_of_something_else(tmp_path):
     np.savez(tmp_path / "other.npz", encoder=np.ones(3, np.float32))
     with pytest.raises(ValueError, match=r"expected CLIP weights in .* such as \['encoder'\]"):
         read_weights(tmp_path / "other.npz")
+
+
+def test_names_of_built_in_weights_and_homes_lead_to_files(monkeypatch, tmp_path):
+    """So that what opens the file itself, as `--inspect` does, finds it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path_of("~/clip.pt") == str(tmp_path / "clip.pt")
+    assert path_of("built-in:shapes_world").endswith("shapes_world/clip.safetensors")

@@ -4,11 +4,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maft_jax import tree_rules
 from maft_jax.convert import rules
 from maft_jax.convert.formats import FORMATS
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
+from maft_jax.runtime import tree_rules
 from tests.in_memory_weights import to_ours
 
 

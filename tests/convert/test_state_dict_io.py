@@ -9,10 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.openai_clip import random_clip
 from maft_jax.convert.openai import to_openai
-from maft_jax.tree_rules import fingerprint
+from maft_jax.runtime import tree_rules
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 from tests.in_memory_weights import from_openai, load_state_dict, save_state_dict
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from maft_jax.configs import coco
 
 from maft_jax.config import Config, from_config_dict
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.models.clip import ClipConfig
 from maft_jax.planning.architecture import num_classes, resolve_config
 from maft_jax.planning.collectives import find_collectives
@@ -45,7 +45,7 @@ def coco_config(batch_size: int, **changes) -> tuple[Config, ClipConfig]:
     config = coco.get_config()
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     config.update_from_flattened_dict({"batch_size": batch_size} | changes)
-    resolved, clip, _ = resolve_config(from_config_dict(config))
+    resolved, clip, _ = resolve_config(from_config_dict(config), gpu_mesh())
     return resolved, clip
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
 from maft_jax.benchmarks.drawn_data import draw_example
-from maft_jax.config_sections import ModelConfig
+from maft_jax.config.sections import ModelConfig
 from maft_jax.evaluators.confusion import confusion_matrix
 from maft_jax.evaluators.evaluation import make_segmenter
 from maft_jax.inference.clip import Clip
@@ -73,7 +73,7 @@ def compile_segmenter(segmenter, visual, text, batch):
 def test_evaluation(devices):
     config, clip = small_step("ViT-B-16", devices)
     mesh = gpu_mesh("h100", devices)
-    segmenter = make_segmenter(resolve(config, clip, None), clip, mesh)
+    segmenter = make_segmenter(resolve(config, clip, None, mesh), clip, mesh)
     batch = photographs(config, mesh, devices)
     program = compile_segmenter(segmenter, *tower_and_text(clip, mesh), batch)
     assert program.cudnn_calls == {FORWARD: LAYERS - 1}

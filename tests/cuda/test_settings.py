@@ -2,7 +2,7 @@
 
 import pytest
 
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.planning.gpu_topology import gpu_devices, target_config
 from maft_jax.runtime import sharding
 from maft_jax.training.step_setup import make_step_setup

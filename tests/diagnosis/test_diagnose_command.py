@@ -14,7 +14,7 @@ from input_pipeline.sample_folder import write_sample_folder
 from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.diagnosis.diagnose import describe, diagnose
 from maft_jax.inference.clip import Clip
-from maft_jax.tree_rules import fingerprint
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 from tests import runs
 

@@ -12,11 +12,10 @@ from etils import epath
 
 from input_pipeline.records.record_source import RecordSource
 from input_pipeline.sample_folder import write_sample_folder
-from maft_jax import tree_rules
 from maft_jax.benchmarks.pytorch.official_step import proposal_features
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
 from maft_jax.config import Config, from_config_dict, preset
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.convert.openai import to_openai
 from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
@@ -25,6 +24,7 @@ from maft_jax.evaluators.weights import EvaluatedWeights, read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.text.tokenizer import tokenize
+from maft_jax.runtime import tree_rules
 from maft_jax.runtime.sharding import make_mesh
 from maft_jax.runtime.stop_signals import StopSignals
 
@@ -76,8 +76,8 @@ def open_all(config: Config) -> list[EvaluationSet]:
 
 def set_up(config: Config, num_devices: int = 1, **mesh) -> tuple[Evaluation, EvaluatedWeights]:
     """An evaluation on the first few devices, and the weights to call it with."""
-    weights = read_evaluated_weights(config)
     mesh = make_mesh(MeshConfig(**mesh), jax.devices()[:num_devices])
+    weights = read_evaluated_weights(config, mesh)
     text = weights.parameters["text"]
     return Evaluation(weights.config, weights.clip, text, mesh), weights
 

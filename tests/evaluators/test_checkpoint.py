@@ -27,6 +27,7 @@ from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig, random_parameters
 from maft_jax.proposals.precompute_job import job_from_config
 from maft_jax.runtime.only_writer import FolderInUse, only_writer
+from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.weights import open_weights
 from tests.evaluators.small_evaluations import (
     SETTINGS,
@@ -80,14 +81,16 @@ def test_frozen_and_tuned_are_compared_in_one_table(data, tuned, tmp_path):
 
 
 def test_untuned_clip_is_the_frozen_one(data):
-    weights = read_evaluated_weights(evaluation_config(data))
+    weights = read_evaluated_weights(evaluation_config(data), one_device_mesh())
     assert weights.origin["frozen"] and weights.origin["checkpoint"] == data["model.pretrained"]
 
 
 def test_frozen_needs_to_know_what_a_file_was_tuned_from(data, tuned):
     changes = {"checkpoint": tuned, "evaluation__frozen": True}
     with pytest.raises(ValueError, match=r"does not say what it was tuned from; give those weigh"):
-        read_evaluated_weights(evaluation_config(data | {"model.pretrained": ""}, **changes))
+        read_evaluated_weights(
+            evaluation_config(data | {"model.pretrained": ""}, **changes), one_device_mesh()
+        )
 
 
 def test_frozen_of_another_architecture_is_refused(data, tuned, tmp_path):
@@ -98,14 +101,14 @@ def test_frozen_of_another_architecture_is_refused(data, tuned, tmp_path):
     write_weights(ClipWeights.of(clip, random_parameters(clip)), path, "openai")
     other = data | {"model.pretrained": str(path)}
     with pytest.raises(ValueError, match="was not tuned from it, the image towers differ"):
-        read_evaluated_weights(evaluation_config(other, **changes))
+        read_evaluated_weights(evaluation_config(other, **changes), one_device_mesh())
 
 
 def test_neither_checkpoint_nor_weights_are_refused(data):
     config = evaluation_config(data | {"model.pretrained": "random:tiny"})
     model = type(config.model)()
     with pytest.raises(ValueError, match=r"config\.checkpoint: no weights; give the workdir"):
-        read_evaluated_weights(type(config)(model=model))
+        read_evaluated_weights(type(config)(model=model), one_device_mesh())
 
 
 def test_image_tower_alone_is_refused(data, tmp_path):
@@ -113,7 +116,7 @@ def test_image_tower_alone_is_refused(data, tmp_path):
     write_weights(alone, tmp_path / "alone", "transformers")
     config = evaluation_config(data, checkpoint=str(tmp_path / "alone"))
     with pytest.raises(ValueError, match="an image tower without a text tower"):
-        read_evaluated_weights(config)
+        read_evaluated_weights(config, one_device_mesh())
 
 
 def copy_records(source, target):

@@ -11,7 +11,7 @@ import torch
 import torchmetrics
 
 from input_pipeline.examples import IGNORE
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
 from maft_jax.runtime import sharding
 from tests.evaluators.label_maps import confusion_of, count, golden_maps, random_maps

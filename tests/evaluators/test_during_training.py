@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from input_pipeline.sample_folder import write_sample_folder
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import read_result
 from maft_jax.evaluators.unfinished_counts import ProgressLines
 from maft_jax.evaluators.weights import read_evaluated_weights
-from maft_jax.prompts import PROMPT_TEMPLATES
+from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.runtime.stop_signals import TrainingInterrupted
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.evaluators.small_evaluations import write_telling_weights
@@ -198,10 +199,10 @@ def test_workdir_of_the_run_is_evaluated_by_its_own_protocol(data, finished, tmp
 
 def test_settings_that_the_command_changes_go_before_those_of_the_run(data, finished):
     settings = {"task": "evaluate", "checkpoint": str(finished), "model.pretrained": ""}
-    config = read_evaluated_weights(config_of(data | settings)).config
+    config = read_evaluated_weights(config_of(data | settings), one_device_mesh()).config
     assert config.data.templates == PROMPT_TEMPLATES and config.loss.logit_scale == 100.0
     own = {"data.templates": ("a {}",), "loss.logit_scale": 50.0, "model.mask_start_layer": 3}
-    config = read_evaluated_weights(config_of(data | settings | own)).config
+    config = read_evaluated_weights(config_of(data | settings | own), one_device_mesh()).config
     assert config.data.templates == ("a {}",) and config.loss.logit_scale == 50.0
     assert config.model.mask_start_layer == 3
 
@@ -212,7 +213,7 @@ def test_pretrained_weights_that_are_not_the_runs_are_refused(data, finished, tm
     for frozen in (False, True):
         config = config_of(data | settings, evaluation__frozen=frozen)
         with pytest.raises(ValueError, match="give those that the run began with"):
-            read_evaluated_weights(config)
+            read_evaluated_weights(config, one_device_mesh())
 
 
 def test_training_alone_does_not_import_evaluation():

@@ -11,7 +11,8 @@ import pytest
 import safetensors.numpy
 
 import maft_jax
-from maft_jax import tree_rules, weights
+from maft_jax import weights
+from maft_jax.runtime import tree_rules
 from tests.golden_files import GOLDEN, MASK_START_LAYER, golden
 from tests.in_memory_weights import load_state_dict
 

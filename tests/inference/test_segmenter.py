@@ -12,7 +12,7 @@ import torch
 from input_pipeline.eval_pipeline import EvalGeometry, make_eval_dataset
 from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax.benchmarks.pytorch.official_inference import segment
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.inference import segmenter as module
 from maft_jax.inference.segmenter import IGNORE, InferenceSpec, Segmenter
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks

@@ -15,7 +15,7 @@ prepare_environment()
 import jax
 import jax.numpy as jnp
 
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.models.attention_pattern import (
     AttentionSegment,
     ProposalSequence,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maft_jax.config_sections import LossConfig, MeshConfig, OptimizerConfig
+from maft_jax.config.sections import LossConfig, MeshConfig, OptimizerConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.flops import EncoderSize, official_step_flops, step_flops

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maft_jax.config_sections import DataConfig
+from maft_jax.config.sections import DataConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.encoder import MaskingSpec
@@ -12,6 +12,7 @@ from maft_jax.planning.architecture import (
     num_classes,
     resolve_config,
 )
+from maft_jax.runtime.sharding import one_device_mesh
 from tests.planning.test_plan import config_of
 
 
@@ -37,7 +38,7 @@ def test_weights_that_are_there_are_asked(tmp_path):
     write_weights(tuned, path, "openai")
     assert clip_architecture(str(path)) == (tiny, MaskingSpec(3, 112), "")
     config = config_of(model__pretrained=str(path), model__mask_start_layer=-1, model__image_size=0)
-    resolved, _, assumptions = resolve_config(config)
+    resolved, _, assumptions = resolve_config(config, one_device_mesh())
     assert (resolved.model.mask_start_layer, resolved.model.image_size) == (3, 112)
     assert assumptions == []
 

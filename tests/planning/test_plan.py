@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from maft_jax.config import from_config_dict, preset
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 from maft_jax.planning import plan as planning
 from maft_jax.planning.compiled_step import needed_by_message
 from maft_jax.planning.plan import Plan, alternatives, fit_batch, largest_batch

@@ -230,7 +230,7 @@ def test_meshes_of_machines_that_are_not_there():
 from maft_jax.planning.topology import parse_topology, prepare_environment
 prepare_environment()
 from maft_jax.runtime import sharding
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 def mesh_of(name, **sizes):
     return sharding.make_mesh(MeshConfig(**sizes), parse_topology(name).devices())
 for name in ("v6e:16x16", "v4:8x8x8", "v5p:4x4x8", "tpu7x:8x8x8"):

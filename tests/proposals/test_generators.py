@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.examples import Example
-from maft_jax import config_sections
+from maft_jax.config import sections
 from maft_jax.proposals.generator import ProposalGenerator
 from maft_jax.proposals.generators import GENERATORS, make_generator
 
@@ -17,13 +17,13 @@ def _example():
 
 
 def test_every_generator_of_the_configuration_can_be_made():
-    assert set(GENERATORS) == set(config_sections.GENERATORS)
+    assert set(GENERATORS) == set(sections.GENERATORS)
 
 
 @pytest.mark.parametrize("name", ["superpixels", "ground_truth", "external"])
 def test_generators_follow_the_protocol(name, tmp_path):
     np.savez(tmp_path / "a.npz", masks=np.ones((2, 40, 60), bool))
-    settings = config_sections.ProposalsConfig(generator=name, path=str(tmp_path))
+    settings = sections.ProposalsConfig(generator=name, path=str(tmp_path))
     generator = make_generator(settings, ["sky", "grass"])
     assert isinstance(generator, ProposalGenerator)
     assert generator.name == name and generator.fingerprint
@@ -35,7 +35,7 @@ def test_generators_follow_the_protocol(name, tmp_path):
 
 
 def test_kinds_reach_the_ground_truth_generator():
-    settings = config_sections.ProposalsConfig(generator="ground_truth", kinds=("unions",))
+    settings = sections.ProposalsConfig(generator="ground_truth", kinds=("unions",))
     (mask,) = make_generator(settings, ["sky", "grass"])(_example(), 5).masks
     assert mask.all()
 
@@ -43,9 +43,9 @@ def test_kinds_reach_the_ground_truth_generator():
 @pytest.mark.parametrize("name", ["external", "transformers"])
 def test_generators_of_files_need_a_path(name):
     with pytest.raises(ValueError, match=rf"config\.proposals\.path: generator={name} needs"):
-        make_generator(config_sections.ProposalsConfig(generator=name), ["sky"])
+        make_generator(sections.ProposalsConfig(generator=name), ["sky"])
 
 
 def test_unknown_generator_is_refused():
     with pytest.raises(ValueError, match=r"expected one of \['superpixels', .*got 'boxes'"):
-        make_generator(config_sections.ProposalsConfig(generator="boxes"), ["sky"])
+        make_generator(sections.ProposalsConfig(generator="boxes"), ["sky"])

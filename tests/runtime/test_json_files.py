@@ -6,7 +6,7 @@ import logging
 import pytest
 from etils import epath
 
-from maft_jax.config_fields import build
+from maft_jax.config.fields import build
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.runtime.json_files import parse_json, read_json

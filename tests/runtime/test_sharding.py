@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from maft_jax.config_sections import MeshConfig, OptimizerConfig
+from maft_jax.config.sections import MeshConfig, OptimizerConfig
 from maft_jax.models.attention import CudnnAttention
 from maft_jax.models.block_stack import BlockLoop
 from maft_jax.models.flash_attention import FlashAttention
@@ -164,7 +164,7 @@ TPU_MESHES = """
 import json, sys
 from jax.experimental import topologies
 from maft_jax.runtime import sharding
-from maft_jax.config_sections import MeshConfig
+from maft_jax.config.sections import MeshConfig
 
 def described(mesh, batch_size):
     devices = mesh.devices.reshape(len(mesh.devices), -1)

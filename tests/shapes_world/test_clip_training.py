@@ -20,6 +20,7 @@ import maft_jax
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS, object_class
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
+from maft_jax.models.first_positions import sines_and_cosines
 from maft_jax.models.preprocess import normalised
 from maft_jax.models.text.tokenizer import tokenize
 from maft_jax.runtime.stop_signals import TrainingInterrupted
@@ -220,7 +221,7 @@ def test_quiz_counts_objects_patterns_and_colours_apart(monkeypatch):
 
 
 def test_positions_begin_as_different_sines_of_unit_height():
-    positions = clip_training._sines_and_cosines(SIZE // 16, 128)
+    positions = sines_and_cosines(SIZE // 16, SIZE // 16, 128)
     assert positions.shape == (64, 128)
     np.testing.assert_allclose((positions**2).sum(axis=1), 64)
     grid = positions.reshape(8, 8, 128)

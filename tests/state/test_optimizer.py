@@ -7,8 +7,8 @@ import optax
 import pytest
 import torch
 
-from maft_jax import tree_rules
-from maft_jax.config_sections import OptimizerConfig
+from maft_jax.config.sections import OptimizerConfig
+from maft_jax.runtime import tree_rules
 from maft_jax.state.optimizer import clip_by_global_norm, make_optimizer, make_schedule
 
 SHAPES = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from maft_jax.config_sections import CheckpointingConfig
+from maft_jax.config.sections import CheckpointingConfig
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.train_state import TrainState
 

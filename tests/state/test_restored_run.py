@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from maft_jax.config import Config, from_config_dict, preset
-from maft_jax.config_sections import LossConfig
+from maft_jax.config.sections import LossConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.runtime.workdir import describe_run

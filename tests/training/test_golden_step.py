@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maft_jax import tree_rules
-from maft_jax.config_sections import LossConfig, OptimizerConfig
+from maft_jax.config.prompts import PROMPT_TEMPLATES
+from maft_jax.config.sections import LossConfig, OptimizerConfig
 from maft_jax.convert.openai import RULES
 from maft_jax.convert.rules import to_foreign
 from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou
 from maft_jax.models.array_types import Batch
 from maft_jax.models.text_classifier import embed_classes
-from maft_jax.prompts import PROMPT_TEMPLATES
+from maft_jax.runtime import tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import TrainState, overlay
 from maft_jax.training import train_step

@@ -12,8 +12,8 @@ import pytest
 from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import make_train_dataset
-from maft_jax import tree_rules
 from maft_jax.resolved_config import resolve
+from maft_jax.runtime import tree_rules
 from maft_jax.training import teacher_cache
 from maft_jax.training.teacher import (
     Teacher,
@@ -147,7 +147,7 @@ def test_several_hosts_do_not_all_compute_the_same(empty, monkeypatch):
     ids=lambda change: next(iter(change)),
 )
 def test_other_settings_have_another_cache(data, teacher, change):
-    config = resolve(small_config(data, **change), teacher.clip, None)
+    config = resolve(small_config(data, **change), teacher.clip, None, teacher.mesh)
     source = open_training_data(config)
     other = Teacher(config, teacher.clip, teacher.parameters, source, teacher.mesh)
     assert other.cache.folder.name != teacher.cache.folder.name
@@ -172,7 +172,7 @@ def test_other_weights_have_another_cache(teacher, tower):
     ids=lambda change: next(iter(change)),
 )
 def test_settings_that_the_teacher_does_not_see_share_a_cache(data, teacher, change):
-    config = resolve(small_config(data, **change), teacher.clip, None)
+    config = resolve(small_config(data, **change), teacher.clip, None, teacher.mesh)
     other = dataclasses.replace(teacher, config=config)
     assert other.cache.folder == teacher.cache.folder
 

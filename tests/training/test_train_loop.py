@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import maft_jax
-from maft_jax import tree_rules
+from maft_jax.runtime import tree_rules
 from maft_jax.runtime.only_writer import FolderInUse, only_writer
 from maft_jax.training.train_loop import TrainingDiverged, train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maft_jax import tree_rules
-from maft_jax.config_sections import LossConfig, OptimizerConfig
+from maft_jax.config.sections import LossConfig, OptimizerConfig
 from maft_jax.models.layers import in_compute_dtype
 from maft_jax.models.preprocess import clip_input
+from maft_jax.runtime import tree_rules
 from maft_jax.training import train_step
 from maft_jax.training.objective import teacher_probabilities
 from tests.tiny_models import (

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from maft_jax import tree_rules
-from maft_jax.config_sections import OptimizerConfig
+from maft_jax.config.sections import OptimizerConfig
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.runtime import tree_rules
 from maft_jax.state.optimizer import make_optimizer
 from maft_jax.state.train_state import init_train_state, overlay
 from tests.tiny_models import CLIP_TRAINABLE, tiny_visual

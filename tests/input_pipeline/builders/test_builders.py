@@ -15,10 +15,12 @@ from input_pipeline.builders.ade20k_full import Ade20kFull
 from input_pipeline.builders.coco_stuff import CocoStuff
 from input_pipeline.builders.folder import Folder
 from input_pipeline.builders.pascal_context import PascalContext
+from input_pipeline.builders.published import BUILDERS as PUBLISHED
 from input_pipeline.builders.voc2012 import Voc2012
+from input_pipeline.dataset_specs import SPECS
 from input_pipeline.examples import IGNORE
 from input_pipeline.layouts import open_dataset
-from maft_jax.config_sections import DATASETS
+from maft_jax.config.sections import DATASETS
 from tests.input_pipeline.builders.raw_data_sets import NUM_IMAGES, WRITERS
 
 # TFDS 4.9.10 reads its own metadata with a property that protobuf 6 deprecates.
@@ -77,6 +79,22 @@ class PascalContextTest(_DummyDataTest, tfds.testing.DatasetBuilderTestCase):
 class FolderTest(_DummyDataTest, tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = Folder
     SPLITS = {"train": NUM_IMAGES["train"]}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    "spec", [spec for spec in SPECS.values() if spec.citation], ids=lambda spec: spec.name
+)
+def test_published_data_sets_have_builders_by_their_names(spec, tmp_path):
+    builder_class = PUBLISHED[spec.name.removesuffix(f"_{spec.config}")]
+    assert tfds.builder_cls(builder_class.name) is builder_class
+    builder = builder_class(data_dir=tmp_path, config=spec.config or None)
+    assert builder.dataset == spec.name
+    assert (builder.info.description, builder.info.homepage) == (spec.description, spec.homepage)
+    assert tuple(builder.info.metadata["class_names"]) == spec.classes.names
+
+
+def test_the_59_classes_of_pascal_context_are_its_default(tmp_path):
+    assert PascalContext(data_dir=tmp_path).dataset == "pascal_context_59"
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
-from maft_jax.config_fields import FROM_HERE, build, setting
-from maft_jax.config_sections import (
+from maft_jax.config.fields import FROM_HERE, build, setting
+from maft_jax.config.sections import (
     CheckpointingConfig,
     DataConfig,
     EvaluationConfig,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maft_jax import tree_rules
+from maft_jax.runtime import tree_rules
 
 TREE = {
     "blocks_0": {"attn": {"kernel": 1, "bias": 2}, "mlp": {"kernel": 3}},

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from input_pipeline.dataset_specs import SPECS
-from maft_jax.config_fields import BELOW_ROOT, FROM_HERE, setting
-from maft_jax.prompts import PROMPT_TEMPLATES
+from maft_jax.config.fields import BELOW_ROOT, FROM_HERE, setting
+from maft_jax.config.prompts import PROMPT_TEMPLATES
 
 DATASETS = ("folder", *SPECS)
 GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
