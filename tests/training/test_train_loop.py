@@ -232,7 +232,7 @@ def test_unreadable_record_is_a_broken_checkpoint_too(copied, caplog):
     with pytest.raises(ValueError, match=r"checkpoints/30 is broken"):
         maft_jax.load(workdir)
     train_and_evaluate(config, workdir)
-    assert "step 30 is broken (its record of what it was made with is damaged)" in caplog.text
+    assert "step 30 is broken (its record of what it was made with is corrupt)" in caplog.text
 
 
 def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
