@@ -73,6 +73,26 @@ def test_unknown_table_is_refused(tmp_path):
         study.run_study(tmp_path, ["mian"])
 
 
+def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
+    experiment = Experiment("main", "split 0", seeds=(0,))
+    monkeypatch.setattr(study, "EXPERIMENTS", (experiment,))
+    monkeypatch.setattr(study, "experiment_config", lambda *_: None)
+    monkeypatch.setattr(study, "_scores", lambda *_: {"seen": 0.45, "unseen": 0.25})
+    trained = []
+
+    def train(config, workdir):
+        trained.append(workdir)
+        (workdir / "evaluation/step_2").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(study, "train_and_evaluate", train)
+    (first,) = study.run_study(tmp_path)
+    assert study.run_study(tmp_path) == [first] and len(trained) == 1
+    (path,) = (tmp_path / "results").iterdir()
+    path.write_text(path.read_text().replace("0.45", "0.54"))
+    (again,) = study.run_study(tmp_path)
+    assert again["scores"] == first["scores"] and len(trained) == 2
+
+
 @pytest.mark.slow
 def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_path, monkeypatch):
     draw_small_worlds(tmp_path)
