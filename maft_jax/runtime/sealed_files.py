@@ -70,7 +70,8 @@ def read_sealed_json(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _digest_of(document: dict[str, Any], path: str | os.PathLike) -> str:
-    return _digest(json.dumps(document, sort_keys=True).encode(), epath.Path(path).name.encode()).hex()
+    key = epath.Path(path).name.encode()
+    return _digest(json.dumps(document, sort_keys=True).encode(), key).hex()
 
 
 def _digest(content: bytes, key: bytes) -> bytes:
