@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from launch import interruptions
+from launch.harmless_output import harmless_output
 from launch.interruptions import Interrupted
 from launch.runner import LaunchError
 
@@ -47,6 +48,11 @@ def run_and_report(work: Callable[[], None]) -> int:
     0 done, 1 failed, 2 wrong input, 128 + signal when interrupted; errors may have their own.
     """
     interruptions.note_signals()
+    with harmless_output():
+        return _run(work)
+
+
+def _run(work: Callable[[], None]) -> int:
     try:
         work()
         interruptions.check()
