@@ -11,8 +11,8 @@ from etils import epath
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import read_json
 
-_SEAL = "sha256"
-"""Of the document without it, in JSON."""
+SEAL = "sha256"
+"""Entry of a JSON document: the digest of the others."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def write_sealed_json(path: str | os.PathLike, document: dict[str, Any]) -> dict
     Its seal, which is one of its entries, belongs to the file's name as well.
     """
     document = json.loads(json.dumps(document))  # tuples are lists, keys are texts
-    sealed = document | {_SEAL: _digest_of(document, path)}
+    sealed = document | {SEAL: json_digest(document, _name(path))}
     atomic_write_bytes(epath.Path(path), (json.dumps(sealed, indent=1) + "\n").encode())
     return document
 
@@ -60,7 +60,7 @@ def read_sealed_json(path: str | os.PathLike) -> dict[str, Any] | None:
         return None
     try:
         document = read_json(path)
-        if document.pop(_SEAL, None) == _digest_of(document, path):
+        if document.pop(SEAL, None) == json_digest(document, _name(path)):
             return document
         problem = f"{path} is corrupt, was edited, or is of a version that sealed nothing"
     except ValueError as error:
@@ -69,9 +69,13 @@ def read_sealed_json(path: str | os.PathLike) -> dict[str, Any] | None:
     return None
 
 
-def _digest_of(document: dict[str, Any], path: str | os.PathLike) -> str:
-    key = epath.Path(path).name.encode()
+def json_digest(document: dict[str, Any], key: bytes = b"") -> str:
+    """Of key and document, whatever the order and the white space of its file."""
     return _digest(json.dumps(document, sort_keys=True).encode(), key).hex()
+
+
+def _name(path: str | os.PathLike) -> bytes:
+    return epath.Path(path).name.encode()
 
 
 def _digest(content: bytes, key: bytes) -> bytes:
