@@ -11,6 +11,7 @@ Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
 
 import json
 import os
+import pathlib
 import tempfile
 
 from absl import flags
@@ -51,6 +52,7 @@ def _measure() -> None:
         results = measure(_RECORDS.value or folder, *sizes, tick=tick)
     print(describe(results))
     if _JSON.value:
+        pathlib.Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(_JSON.value) as aside:
             aside.write_text(json.dumps(results, indent=2) + "\n")
 

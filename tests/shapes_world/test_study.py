@@ -1,5 +1,6 @@
 """The study: which runs there are, what they read, and that finished ones are not repeated."""
 
+import errno
 import json
 
 import pytest
@@ -65,6 +66,15 @@ def test_world_of_another_seed_is_refused(tmp_path):
         worlds.draw_world(tmp_path / "data", 4)
     (tmp_path / "data" / "world.json").unlink()
     with pytest.raises(ValueError, match="there is something else; choose another folder"):
+        worlds.draw_world(tmp_path / "data", 3)
+
+
+def test_full_disk_is_told_with_the_world_that_has_no_room(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worlds, "write_shapes_world", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'data'}'"):
         worlds.draw_world(tmp_path / "data", 3)
 
 
