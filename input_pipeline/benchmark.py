@@ -1,26 +1,18 @@
 """Measures the training pipeline: images per second and core, and where the time goes.
 
-    python -m input_pipeline.benchmark
-
-runs the real pipeline, from records on disk to batches, with the training geometry and the colour
-jitter, on real photographs at 640x480 with 100 proposals each; docs/input_pipeline.md has results.
+The real pipeline runs, from records on disk to batches, with the training geometry and the colour
+jitter; docs/input_pipeline.md has results, `maft_jax.cli.benchmark_input` is the command.
 """
 
-import argparse
-import json
-import os
 import resource
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
 from input_pipeline import train_pipeline, transforms
-from input_pipeline.benchmark_records import write_benchmark_records
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.records import proposal_records, record_source
 from input_pipeline.records.record_source import RecordSource
@@ -43,35 +35,19 @@ _START_STEP = 10_000_000
 _DEFAULT_GEOMETRY = TrainGeometry()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", help="folder of records to read; photographs unless given")
-    parser.add_argument("--num_images", type=int, default=32, help="photographs to make")
-    parser.add_argument("--num_proposals", type=int, default=100, help="proposals of each")
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--num_batches", type=int, default=30)
-    parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--json", help="file to write the numbers to")
-    flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if flags.records is None:
-            write_benchmark_records(folder, flags.num_images, flags.num_proposals)
-        results = measure(
-            flags.records or folder, flags.batch_size, flags.num_batches, flags.num_workers
-        )
-    print(describe(results))
-    if flags.json:
-        Path(flags.json).write_text(json.dumps(results, indent=2) + "\n")
-
-
 def measure(
     folder: str,
     batch_size: int,
     num_batches: int,
     num_workers: int,
     geometry: TrainGeometry = _DEFAULT_GEOMETRY,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict:
-    """The numbers of `describe`; times of stages are of one thread, in CPU time."""
+    """The numbers of `describe`; times of stages are of one thread, in CPU time.
+
+    Args:
+        tick: called after every batch; what it raises ends the measurement.
+    """
     started = time.monotonic()
     source = RecordSource(folder)
     opened = time.monotonic()
@@ -91,12 +67,12 @@ def measure(
     next(stream)
     first_batch = time.monotonic() - opening
     _warm_up(stream)
-    wall, cpu = _timed(stream, num_batches)
+    wall, cpu = _timed(stream, num_batches, tick)
     with _stages_timed() as seconds:
         stream = batches(1)
         _warm_up(stream)
         seconds.clear()
-        _, all_of_it = _timed(stream, num_batches)
+        _, all_of_it = _timed(stream, num_batches, tick)
     num_images = num_batches * batch_size
     stages = {name: 1e3 * seconds[name] / num_images for name in STAGES}
     stages[REST] = 1e3 * all_of_it / num_images - sum(stages.values())
@@ -138,11 +114,14 @@ def _warm_up(stream: Iterator[dict]) -> None:
         next(stream)
 
 
-def _timed(stream: Iterator[dict], num_batches: int) -> tuple[float, float]:
+def _timed(
+    stream: Iterator[dict], num_batches: int, tick: Callable[[], None]
+) -> tuple[float, float]:
     """Wall-clock and CPU seconds of some batches; closes the stream."""
     wall, cpu = time.monotonic(), _cpu_seconds()
     for _ in range(num_batches):
         next(stream)
+        tick()
     wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu
     stream.close()
     return wall, cpu
@@ -173,7 +152,3 @@ def _stages_timed() -> Iterator[dict[str, float]]:
             wrapped = timed(name, getattr(module, attribute))
             patches.enter_context(mock.patch.object(module, attribute, wrapped))
         yield seconds
-
-
-if __name__ == "__main__":
-    main()

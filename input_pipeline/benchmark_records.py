@@ -1,6 +1,7 @@
 """Data for benchmarks: real photographs at 640x480, with noise, label maps and proposals."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,18 @@ _NOISE = 4.0  # Of a sensor, which resizing removed; JPEG files have the size of
 _GRID = (160, 120)
 
 
-def write_benchmark_records(folder: str, num_images: int, num_proposals: int) -> None:
-    """Writes a record set of one shard, the same whenever it is written."""
+def write_benchmark_records(
+    folder: str, num_images: int, num_proposals: int, tick: Callable[[], None] = lambda: None
+) -> None:
+    """Writes a record set of one shard, the same whenever it is written.
+
+    Args:
+        tick: called before every image; what it raises ends the writing.
+    """
     photos = _photos()
     with ShardWriter(folder, shard_stem("train", 0, 1), key="benchmark") as shard:
         for number in range(num_images):
+            tick()
             photo = photos[number % len(photos)]
             shard.add(_record(photo, number, num_proposals))
         shard.finish({})

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from input_pipeline.limits import MAX_PIXELS, check_limit
+from input_pipeline.limits import MAX_PIXELS, MAX_SIDE, check_limit
 from input_pipeline.png_rows import check_rows
 from input_pipeline.sample_depth import (
     check_colors_of_16_bits,
@@ -175,6 +175,7 @@ def _within_limit(source: str | Path | bytes) -> Image.Image:
     image = Image.open(file, formats=_FORMATS)
     width, height = image.size
     check_limit(MAX_PIXELS, width * height, f"pixels of {width} x {height}")
+    check_limit(MAX_SIDE, max(width, height), f"longer side of {width} x {height}")
     return image
 
 

@@ -7,12 +7,14 @@ environment variable, for those whose files are larger: docs/input_pipeline.md l
 import os
 
 MAX_PIXELS = "MAFT_JAX_MAX_PIXELS"
+MAX_SIDE = "MAFT_JAX_MAX_SIDE"
 MAX_UNPACKED_BYTES = "MAFT_JAX_MAX_UNPACKED_BYTES"
 MAX_JSON_BYTES = "MAFT_JAX_MAX_JSON_BYTES"
 MAX_CLASS_LIST_BYTES = "MAFT_JAX_MAX_CLASS_LIST_BYTES"
 
 DEFAULTS = {
     MAX_PIXELS: 50_000_000,  # of an image, a label map or a mask
+    MAX_SIDE: 2**16,  # pixels of its longer side, since arrays are padded along the shorter one
     MAX_UNPACKED_BYTES: 2**30,  # of a member of an archive, of a compressed tar, of record masks
     MAX_JSON_BYTES: 2**25,  # of a document, or of one element of a file that is read in a stream
     MAX_CLASS_LIST_BYTES: 2**20,

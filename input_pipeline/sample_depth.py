@@ -62,7 +62,11 @@ def grey_of_16_bits(
         )
     else:
         white = _WHITE
-    return ((values.astype(np.int64) * 255 + white // 2) // white).astype(np.uint8)
+    grey = values.astype(np.uint32)
+    grey *= 255
+    grey += white // 2
+    grey //= white
+    return grey.astype(np.uint8)
 
 
 def check_colors_of_16_bits(pixels: UInt8[np.ndarray, "h w c"]) -> None:

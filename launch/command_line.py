@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from launch import interruptions
+from launch.harmless_output import harmless_output
 from launch.interruptions import Interrupted
 from launch.runner import LaunchError
 
@@ -55,7 +56,8 @@ def run(
     options = parser.parse_args(flags)
     interruptions.note_signals()
     try:
-        work(options, arguments)
+        with harmless_output():
+            work(options, arguments)
         interruptions.check()
     except ValueError as error:
         return _failed(error, 2)
@@ -78,5 +80,6 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 def _failed(error: BaseException, code: int) -> int:
     if not isinstance(error, Interrupted):
-        print(f"\n{error}", file=sys.stderr)
+        with harmless_output():
+            print(f"\n{error}", file=sys.stderr)
     return code

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
 
 _LONGEST_YAML = 2**18
+_DEEPEST_YAML = 32
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
 
 Found = tuple[list[ListedClass], str]
@@ -44,6 +45,11 @@ def read_yaml(text: str, where: str) -> Found | None:
             f"{where}: expected at most {_LONGEST_YAML} characters of YAML, found {len(text)}; "
             f"{WRITE_LINES}"
         )
+    if _depth_of_brackets(text) > _DEEPEST_YAML:  # for each of which the scanner looks at all
+        raise ValueError(
+            f"{where}: expected at most {_DEEPEST_YAML} brackets inside each other in YAML, found "
+            f"more; {WRITE_LINES}"
+        )
     import yaml  # takes longer than all other lists
 
     try:
@@ -63,6 +69,14 @@ def read_yaml(text: str, where: str) -> Found | None:
     if number is not None and number != str(len(listed)):
         raise ValueError(f"{place}: expected nc={number} names, found {len(listed)}; correct one")
     return listed, "names of a YAML file"
+
+
+def _depth_of_brackets(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict:

@@ -10,6 +10,7 @@ from input_pipeline.benchmark_records import write_benchmark_records
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.config import Config
 from maft_jax.proposals.precompute_job import records_folder
+from maft_jax.runtime import stop_requests
 from maft_jax.training.training_data import open_training_data, train_geometry
 
 _NUM_PHOTOS = 32
@@ -20,6 +21,7 @@ def measure_input(config: Config, options: BenchmarkOptions) -> dict:
 
     Raises:
         ValueError: the configured data cannot be read.
+        Stopped: a signal came.
     """
     with tempfile.TemporaryDirectory() as folder:
         described = f"{_NUM_PHOTOS} photographs of 640x480"
@@ -28,13 +30,15 @@ def measure_input(config: Config, options: BenchmarkOptions) -> dict:
             folder = os.fspath(records_folder(config))
             described = folder
         else:
-            write_benchmark_records(folder, _NUM_PHOTOS, config.proposals.num_proposals)
+            num_proposals = config.proposals.num_proposals
+            write_benchmark_records(folder, _NUM_PHOTOS, num_proposals, stop_requests.check)
         numbers = measure(
             folder,
             config.batch_size // jax.process_count(),
             options.steps,
             len(os.sched_getaffinity(0)),
             train_geometry(config.data),
+            stop_requests.check,
         )
     return {"data": described, **numbers}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maft_jax.runtime import stop_requests
+
 Run = Callable[[], object]
 """Does the work once, and returns when it is done on the device."""
 
@@ -35,7 +37,12 @@ class Timings:
 
 
 def seconds_of(run: Run) -> float:
-    """Wall clock of one run."""
+    """Wall clock of one run.
+
+    Raises:
+        Stopped: a signal came before it.
+    """
+    stop_requests.check()
     started = time.perf_counter()
     run()
     return time.perf_counter() - started

@@ -12,7 +12,8 @@ accumulation, fsdp, a smaller batch. Weights and data need not be there; what is
 printed. docs/scaling.md explains the numbers and has them for every configuration.
 
 Topologies are CHIP:AxB or CHIP:AxBxC with v4, v5e, v5p, v6e or tpu7x (Ironwood), and several slices
-Nx in front. A compilation takes a minute or so for ViT-B/16 on two cores; Ctrl-C waits for its end.
+Nx in front. A compilation takes a minute or so for ViT-B/16 on two cores; Ctrl-C waits ten seconds
+for its end.
 
 Exit codes: 0 the step fits, 1 it does not or something failed, 2 wrong input, 130 and 143
 interrupted.

@@ -5,7 +5,8 @@
 
 Ten minutes on two CPU cores, without a TPU: the compiler does not search for the fastest loops,
 which changes neither what fits nor what devices exchange. Plans that WORKDIR holds are not made
-again, so that the command goes on where it was stopped; Ctrl-C waits for the end of a compilation.
+again, so that the command goes on where it was stopped; Ctrl-C waits ten seconds for the end of a
+compilation.
 PAGE then has scaling.md, its picture, and what they are made of, scaling/plans.json.
 maft_jax/planning/scaling_study.py says what is compiled. After a change of the step use a folder
 that does not exist yet.

@@ -15,6 +15,7 @@ import safetensors
 
 from input_pipeline.limits import MAX_JSON_BYTES, check_limit
 from maft_jax.convert.stored_tensor import StoredTensor
+from maft_jax.runtime.json_files import parse_json
 
 _DTYPES = {
     "F64": np.float64,
@@ -94,8 +95,8 @@ def _digests(header: Mapping) -> dict[str, str]:
     metadata = header.get("__metadata__") or {}
     if DIGESTS not in metadata:
         return {}
-    digests = json.loads(metadata[DIGESTS])
-    if not isinstance(digests, dict) or digests.get(_HEADER) != _digest_of_header(header):
+    digests = parse_json(metadata[DIGESTS], DIGESTS)
+    if digests.get(_HEADER) != _digest_of_header(header):
         raise ValueError(f"its header does not match its digest in {DIGESTS}; {_EDITED}")
     if digests.keys() - {_HEADER} != header.keys() - {"__metadata__"}:
         raise ValueError(f"{DIGESTS} has digests of other tensors")

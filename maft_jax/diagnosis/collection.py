@@ -19,6 +19,7 @@ from maft_jax.diagnosis.statistics import (
 )
 from maft_jax.evaluators.unfinished_counts import ProgressLines
 from maft_jax.losses.mask_aware import class_masks, normalise_over_proposals, soft_iou
+from maft_jax.runtime import stop_requests
 
 _CLASSES_AT_A_TIME = 8
 _KEYS = (
@@ -43,10 +44,14 @@ def measure(
     A column takes one of `batches`, which `make_eval_dataset` made of the source, and returns
     class probabilities, zeros for proposals that it leaves out; those that any column leaves out
     are not counted.
+
+    Raises:
+        Stopped: a signal came.
     """
     measured = Measurements(dataset, source.class_names, [], {title: [] for title in columns})
     progress = ProgressLines(dataset, len(source), 0)
     for batch in batches:
+        stop_requests.check()
         probabilities = {title: np.asarray(score(batch)) for title, score in columns.items()}
         on_host = {key: np.asarray(batch[key]) for key in _KEYS}
         for row in np.flatnonzero(on_host["example_valid"]):

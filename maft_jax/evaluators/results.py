@@ -21,6 +21,7 @@ from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
 from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import read_json
+from maft_jax.runtime.sealed_files import SEAL, json_digest
 
 SUMMARY_FILE = "summary.csv"
 FORMAT = "maft_jax evaluation 1"
@@ -196,6 +197,10 @@ def read_result(path: str | os.PathLike) -> EvaluationResult:
         raise ValueError(f"{path}: expected the JSON of an evaluation, {error}") from error
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected the JSON of an evaluation with format={FORMAT!r}")
+    if content.pop(SEAL, None) not in (None, json_digest(content)):  # version 0.1 wrote none
+        raise ValueError(
+            f"{path}: is corrupt, or was edited: {SEAL} does not match; evaluate again"
+        )
     known = {field.name for field in dataclasses.fields(_Stored)}
     values = {name: value for name, value in content.items() if name in known}
     rows = values.get("classes")
@@ -271,6 +276,7 @@ def _json_of(result: EvaluationResult) -> bytes:
         "classes": class_rows(result),
     }
     plain = _plain(value, result.dataset)
+    plain[SEAL] = json_digest(plain)
     return (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

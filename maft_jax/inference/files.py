@@ -164,8 +164,8 @@ def encode_labels(segmentation: Segmentation) -> bytes:
     """
     labels = segmentation.label_map
     if len(segmentation.class_names) > _MOST_CLASSES_OF_8_BITS:
-        return _encoded(np.where(labels == IGNORE, 65535, labels).astype(np.uint16), "png")
-    image = Image.fromarray(np.where(labels == IGNORE, 255, labels).astype(np.uint8), "P")
+        return _encoded(labels.astype(np.uint16), "png")  # of IGNORE, -1, all bits are ones
+    image = Image.fromarray(labels.astype(np.uint8), "P")
     palette = np.zeros((256, 3), np.uint8)
     for index, color in segment_colors(segmentation).items():
         palette[index] = color

@@ -29,6 +29,7 @@ _TIGHTEST = 0.6
 _PULL = 0.15
 _SHORTEST = 5
 """Letters, with the ellipsis, that a shortened line must show."""
+_ROWS_AT_A_TIME = 64
 _SHORTENED = 0.4
 """Factor of how well a layout fits that does not show the whole name."""
 
@@ -104,16 +105,19 @@ def blend(
     table = np.zeros((max(colors, default=0) + 2, 3), np.int32)
     for index, color in colors.items():
         table[index + 1] = color
-    painted = np.where(labels >= 0, weight, 0)
-    lightened = np.where(borders(labels, max(1, round(min(labels.shape) / 600))), weight, 0)
-    grey = image.mean(axis=-1, dtype=np.float32).astype(np.int32)
+    edge = borders(labels, max(1, round(min(labels.shape) / 600)))
     picture = np.empty_like(image)
-    for channel in range(3):
-        pixels = image[..., channel].astype(np.int32)
-        pixels += (painted * (grey - pixels)) >> 8  # or the photo's colours would tint ours
-        pixels += (painted * (table[labels + 1, channel] - pixels)) >> 8
-        pixels += (lightened * (255 - pixels)) >> 8
-        picture[..., channel] = pixels
+    for first in range(0, len(image), _ROWS_AT_A_TIME):
+        rows = np.s_[first : first + _ROWS_AT_A_TIME]
+        painted = np.where(labels[rows] >= 0, weight, 0)
+        lightened = np.where(edge[rows], weight, 0)
+        grey = image[rows].mean(axis=-1, dtype=np.float32).astype(np.int32)
+        for channel in range(3):
+            pixels = image[rows][..., channel].astype(np.int32)
+            pixels += (painted * (grey - pixels)) >> 8  # or the photo's colours would tint ours
+            pixels += (painted * (table[labels[rows] + 1, channel] - pixels)) >> 8
+            pixels += (lightened * (255 - pixels)) >> 8
+            picture[rows][..., channel] = pixels
     return picture
 
 

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from scipy.ndimage import find_objects
+
+_PIXELS_AT_A_TIME = 2**20
+"""Whose sums are made at once, which take 64 bits of each."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,10 +50,9 @@ class ClassRegion:
 def class_regions(segmentation: Segmentation) -> list[ClassRegion]:
     """The classes that are in the picture, largest first."""
     labels, names = segmentation.label_map, segmentation.class_names
-    shifted = labels.ravel() + 1
-    pixels = np.bincount(shifted, minlength=len(names) + 1)[1:]
-    scores = np.bincount(shifted, segmentation.score.ravel(), minlength=len(names) + 1)[1:]
-    boxes = find_objects(labels + 1, max_label=len(names))
+    shifted = labels + 1
+    pixels, scores = (sums[1:] for sums in _sums(shifted, segmentation.score, len(names) + 1))
+    boxes = find_objects(shifted, max_label=len(names))
     regions = []
     for index in np.argsort(-pixels, kind="stable").tolist():
         if not pixels[index]:
@@ -72,3 +74,20 @@ def class_regions(segmentation: Segmentation) -> list[ClassRegion]:
             )
         )
     return regions
+
+
+def _sums(
+    values: Int32[np.ndarray, "h w"], weights: Float32[np.ndarray, "h w"], count: int
+) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Pixels and weights by value, added one after the other: strips change no bit of the sums."""
+    everything = np.arange(count)
+    pixels, sums = np.zeros(count, np.int64), np.zeros(count)
+    height = max(1, _PIXELS_AT_A_TIME // values.shape[1])
+    for first in range(0, len(values), height):
+        strip = values[first : first + height].ravel()
+        pixels += np.bincount(strip, minlength=count)
+        of_strip = weights[first : first + height].ravel()
+        sums = np.bincount(
+            np.concatenate([everything, strip]), np.concatenate([sums, of_strip]), count
+        )
+    return pixels, sums

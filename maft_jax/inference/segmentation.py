@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int32, UInt8
 from PIL import Image, ImageOps
 
-from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch
+from input_pipeline.eval_pipeline import SIZE_MULTIPLE, EvalGeometry, make_eval_batch
 from input_pipeline.examples import IGNORE, Example, PreparedExample, proposal_grid_size
 from input_pipeline.image_files import read_image, rgb_pixels
 from maft_jax.config.fields import expand_path
@@ -34,6 +34,8 @@ ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 _GIVEN_MASKS_MULTIPLE = 16
 """Masks that the caller gives are padded to this, so that few programs are compiled."""
+_PIXELS_AT_A_TIME = 2**22
+"""Larger images are labelled in strips of about so many, so that memory does not grow with them."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +144,7 @@ class ImageSegmenter:
         pixels = load_image(image)
         if example_id is None:
             example_id = Path(image).stem if isinstance(image, str | os.PathLike) else "image"
-        unlabelled = np.full(pixels.shape[:2], IGNORE, np.int32)
+        unlabelled = np.broadcast_to(np.int32(IGNORE), pixels.shape[:2])
         example = Example(example_id, pixels, unlabelled)
         if proposals is not None and not callable(proposals):
             made = _given(np.asarray(proposals), example)
@@ -165,26 +167,43 @@ class ImageSegmenter:
         if count > most:
             most = -(-count // _GIVEN_MASKS_MULTIPLE) * _GIVEN_MASKS_MULTIPLE
         batch = make_eval_batch(example, most, self._geometry)
+        del batch["label_map"]
         on_device = jax.tree.map(jnp.asarray, batch)
         probabilities = self._segmenter.class_probabilities(self._visual, self._text, on_device)
-        pixels = self._segmenter.label_maps(probabilities, on_device)
-        height, width = example.image.shape[:2]
-        labels, score, total = (
-            np.asarray(array)[0, :height, :width]
-            for array in (pixels.label_map, pixels.score, pixels.total)
-        )
-        covered = total > 0
-        labelled = covered & (labels < len(self.class_names))
+        labels, score = self._label(probabilities, on_device, example.image.shape[:2])
         grid_height, grid_width = batch["proposal_grid"][0]
         return Segmentation(
             image=example.image,
             class_names=self.class_names,
-            label_map=np.where(labelled, labels, IGNORE).astype(np.int32),
-            score=np.minimum(np.divide(score, total, out=np.zeros_like(score), where=covered), 1),
+            label_map=labels,
+            score=score,
             proposals=batch["proposals"][0, :count, :grid_height, :grid_width],
             proposal_probabilities=np.asarray(probabilities)[0, :count, : len(self.class_names)],
             background=self.background,
         )
+
+    def _label(
+        self, probabilities: jax.Array, batch: dict, size: tuple[int, int]
+    ) -> tuple[Int32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
+        """The label map and the score of a Segmentation, strip by strip."""
+        labels, score = np.empty(size, np.int32), np.empty(size, np.float32)
+        height, width = (-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in size)
+        most = _PIXELS_AT_A_TIME // width // SIZE_MULTIPLE * SIZE_MULTIPLE
+        height = min(height, max(most, SIZE_MULTIPLE))
+        for first in range(0, size[0], height):
+            pixels = self._segmenter.label_rows(probabilities, batch, first, (height, width))
+            rows = np.s_[: min(height, size[0] - first), : size[1]]
+            found, best, total = (
+                np.asarray(array)[0][rows]
+                for array in (pixels.label_map, pixels.score, pixels.total)
+            )
+            covered = total > 0
+            labelled = covered & (found < len(self.class_names))
+            strip = np.s_[first : first + height]
+            labels[strip] = np.where(labelled, found, IGNORE)
+            share = np.divide(best, total, out=np.zeros_like(best), where=covered)
+            score[strip] = np.minimum(share, 1)
+        return labels, score
 
     def _embedded(self, clip: Clip, templates: Sequence[str], cache_dir) -> np.ndarray:
         names = [*self.class_names, *self.background]

@@ -118,6 +118,21 @@ class Segmenter:
         arrays = _arrays(batch, *_LABEL_KEYS)
         return _label(self.mesh, like.shape[1:3], probabilities, *arrays)
 
+    def label_rows(
+        self,
+        probabilities: Float[Array, "b n c"],
+        batch: Mapping[str, Array],
+        first_row: int,
+        size: tuple[int, int],
+    ) -> PixelLabels:
+        """As `label_maps`, from a row on, in arrays of this height and width.
+
+        The labels of an image that is too large for them at once, strip by strip.
+        """
+        first_rows = jnp.full(len(probabilities), first_row, jnp.int32)
+        probabilities, batch, first_rows = self._spread((probabilities, dict(batch), first_rows))
+        return _label(self.mesh, size, probabilities, *_arrays(batch, *_LABEL_KEYS), first_rows)
+
     def _views(self, batch):
         """Images and masks on the patch grid for every scale, as they are and mirrored."""
         for size in self.spec.view_sizes:

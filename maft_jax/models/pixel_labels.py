@@ -49,6 +49,7 @@ def label_pixels(
     mask_size: Size,
     image_size: Size,
     label_size: Size,
+    first_row: int | Int[Array, ""] = 0,
     *,
     out_size: tuple[int, int],
 ) -> PixelLabels:
@@ -57,7 +58,8 @@ def label_pixels(
     Args:
         masks: their corners lie on the corner pixels of the image of `image_size`, to which they
             are upsampled (align_corners=True); from there bilinear to `label_size`.
-        out_size: height and width of the result, at least label_size.
+        first_row: of the result, for images that are labelled in strips.
+        out_size: height and width of the result; without strips at least label_size.
     """
     weight = jnp.sum(probabilities, axis=1, keepdims=True)
 
@@ -69,10 +71,11 @@ def label_pixels(
         winner = jnp.min(jnp.where(scores == best, classes, len(scores) - 1), axis=0)
         return winner, best, _scores(weight, tile)[0]
 
-    taps = _label_taps(mask_size, image_size, label_size, out_size)
-    tiles = _map_tiles(label_tile, masks, taps, label_size)
+    taps = _label_taps(mask_size, image_size, label_size, out_size, first_row)
+    left = label_size - jnp.array([first_row, 0])
+    tiles = _map_tiles(label_tile, masks, taps, left)
     winner, best, total = (_untile(tile, out_size) for tile in tiles)
-    inside = _inside(label_size, out_size)
+    inside = _inside(left, out_size)
     return PixelLabels(
         jnp.where(inside, winner, IGNORE),
         jnp.where(inside, best, 0.0),
@@ -121,11 +124,11 @@ def _scores(probabilities, tile):
     return jnp.einsum("nc,hwn->chw", probabilities, tile, precision=lax.Precision.HIGHEST)
 
 
-def _label_taps(mask_size, image_size, label_size, out_size) -> list[Taps]:
+def _label_taps(mask_size, image_size, label_size, out_size, first_row=0) -> list[Taps]:
     """From the masks to native pixels, for rows and for columns."""
     taps = []
-    for axis in (0, 1):
-        pixels = jnp.arange(_round_up(out_size[axis], _tile()[axis]))
+    for axis, first in ((0, first_row), (1, 0)):
+        pixels = first + jnp.arange(_round_up(out_size[axis], _tile()[axis]))
         to_native = dynamic_taps(pixels, image_size[axis], label_size[axis], align_corners=False)
         to_image = composed_taps(to_native, mask_size[axis], image_size[axis], align_corners=True)
         taps.append(to_image)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from maft_jax.models.encoder import TextArchitecture
 from maft_jax.models.text.tokenizer import needs_cleaning, tokenize
+from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.runtime.tree_rules import fingerprint
 
@@ -67,6 +68,8 @@ def cached_class_embeddings(
 ) -> Float[np.ndarray, "c e"]:
     """embed_classes, kept in `cache_dir` under a digest of all that they depend on, and sealed.
 
+    What killed writers left there is removed by who writes next.
+
     Raises:
         ValueError: as embed_classes, or CLIP cannot tell two of the names apart.
     """
@@ -81,6 +84,7 @@ def cached_class_embeddings(
         return np.load(io.BytesIO(content), allow_pickle=False)
     rows = embed_classes(config, parameters, names, templates)
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path.parent)
     file = io.BytesIO()
     np.save(file, rows)
     write_sealed(path, file.getvalue(), sealed_with)

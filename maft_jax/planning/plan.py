@@ -14,7 +14,7 @@ from maft_jax.planning.bounds import StepBounds, step_bounds
 from maft_jax.planning.compiled_step import StepCosts, compile_step
 from maft_jax.planning.topology import Topology, parse_topology
 from maft_jax.planning.traffic import Traffic
-from maft_jax.runtime import sharding
+from maft_jax.runtime import sharding, stop_requests
 from maft_jax.runtime.mesh_axes import num_batch_shards
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,9 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
 
     Raises:
         ValueError: the configuration does not train, or cannot run on so many devices.
+        Stopped: a signal came before.
     """
+    stop_requests.check()
     mesh = sharding.make_mesh(config.mesh, devices=topology.devices())
     config, clip, assumptions = resolve_config(config, mesh)
     config, batch_per_device, changed = fit_batch(config, mesh, batch_per_device)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import logging
 import os
 import pathlib
@@ -13,10 +12,9 @@ from typing import Any
 
 from maft_jax.config import Config, from_config_dict
 from maft_jax.configs import coco, folder, shapes_world
-from maft_jax.planning.plan import Plan, make_plan
+from maft_jax.planning.plan import make_plan
 from maft_jax.planning.topology import parse_topology
-from maft_jax.runtime.atomic_files import atomic_write
-from maft_jax.runtime.json_files import read_json
+from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -93,28 +91,24 @@ def run_study(
     started, num_new = time.monotonic(), 0
     for number, (experiment, topology) in enumerate(wanted, start=1):
         path = _path(workdir, experiment, topology)
-        if not path.exists():
+        kept = read_sealed_json(path)
+        if kept is None:
             logger.info("%d of %d: %s on %s", number, len(wanted), experiment.name, topology)
             plan = make_plan(
                 experiment.config, parse_topology(topology), experiment.batch_per_device
             )
-            _write(plan, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = write_sealed_json(path, plan.to_json())
             num_new += 1
             each = (time.monotonic() - started) / num_new
             left = sum(not _path(workdir, *one).exists() for one in wanted)
             logger.info("%.0f s a plan; about %.0f min left", each, each * left / 60)
-        plans[experiment.name][topology] = read_json(path)
+        plans[experiment.name][topology] = kept
     return {"plans": plans, "versions": _versions(), "machine": _machine()}
 
 
 def _path(workdir: pathlib.Path, experiment: Experiment, topology: str) -> pathlib.Path:
     return workdir / f"{experiment.name}_{topology}.json".replace(":", "_")
-
-
-def _write(plan: Plan, path: pathlib.Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(plan.to_json(), indent=1) + "\n")
 
 
 def _versions() -> dict[str, str | None]:

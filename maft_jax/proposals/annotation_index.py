@@ -210,7 +210,7 @@ class _JsonStream:
     def _decode(self, data: bytes, start: int) -> Any:
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self._path}, byte {start}: {error}; the JSON is corrupt") from error
 
 

@@ -60,8 +60,8 @@ def clear_leftovers(folder: str | os.PathLike, *names: str) -> None:
         return  # a bucket has whole objects alone
     for path in pathlib.Path(folder).glob(".*"):
         aside = _ASIDE.fullmatch(path.name)
-        if aside and (not names or aside[1] in names) and not _is_alive(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if aside and (not names or aside[1] in names):
+            _remove_unless_alive(path)
 
 
 _ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)
@@ -79,27 +79,34 @@ def _marked_as_alive(path: os.PathLike) -> Iterator[None]:
         yield
         return
     flags = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
-    descriptor = os.open(path, flags, 0o666)
-    try:
+    while True:
+        descriptor = os.open(path, flags, 0o666)
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                break
+        os.close(descriptor)  # who clears leftovers was faster
+    try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _is_alive(path: pathlib.Path) -> bool:
+def _remove_unless_alive(path: pathlib.Path) -> None:
+    """Holds the lock while it removes, so that no writer takes the name in between."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return True  # its writer has just finished
+        return  # its writer has just finished
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return True
+        pass
+    else:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
-    return False
 
 
 def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:

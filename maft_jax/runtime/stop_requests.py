@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -46,7 +45,7 @@ class _Requests:
     """What is known of signals in this process."""
 
     def __init__(self):
-        self.to_watcher: socket.socket | None = None
+        self.to_watcher: int | None = None  # a file descriptor
         self.number: int | None = None
         self.arrived = threading.Event()
         self.num_saving = 0
@@ -60,9 +59,9 @@ def watch() -> None:
     """Notes signals from here to the end of the process: the first thing that a command does."""
     if is_watching():
         return
-    reader, _requests.to_watcher = socket.socketpair()
-    _requests.to_watcher.setblocking(False)
-    signal.set_wakeup_fd(_requests.to_watcher.fileno(), warn_on_full_buffer=False)
+    reader, _requests.to_watcher = os.pipe()
+    os.set_blocking(_requests.to_watcher, False)
+    signal.set_wakeup_fd(_requests.to_watcher, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _tell_watcher)
     threading.Thread(target=_watch, args=(reader,), name="stop requests", daemon=True).start()
@@ -122,6 +121,7 @@ def leave(code: int) -> NoReturn:
     if _requests.number is None:
         threading._shutdown()
         atexit._run_exitfuncs()
+    _unlink_semaphores()
     if code == 0 and _requests.number is not None:
         code = 128 + _requests.number
     with contextlib.suppress(OSError):
@@ -134,14 +134,29 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _unlink_semaphores() -> None:
+    """Those of multiprocessing have names, which outlive a process that ends without telling it.
+
+    Its tracker, a process of its own, removes them then, and prints that they were leaked. Progress
+    bars, pools of threads and pools of processes make them.
+    """
+    if "multiprocessing.synchronize" not in sys.modules:
+        return
+    from multiprocessing import synchronize, util
+
+    for finalizer in list(util._finalizer_registry.values()):
+        if finalizer._callback is synchronize.SemLock._cleanup:
+            finalizer()
+
+
 def _tell_watcher(number: int, frame: object) -> None:
     """In case a library had its own pipe for signals when this one came, as event loops do."""
     if _requests.number is None:
         with contextlib.suppress(OSError):
-            _requests.to_watcher.send(bytes([number]))
+            os.write(_requests.to_watcher, bytes([number]))
 
 
-def _watch(reader: socket.socket) -> None:
+def _watch(reader: int) -> None:
     while (first := _next(reader, None)) is None:
         pass
     noted = time.monotonic()
@@ -160,11 +175,11 @@ def _watch(reader: socket.socket) -> None:
             _end(first, f"stopped by {name}, after {patience:.0f} s without a place to stop at")
 
 
-def _next(reader: socket.socket, seconds: float | None) -> int | None:
+def _next(reader: int, seconds: float | None) -> int | None:
     """The next SIGINT or SIGTERM; None where none comes in time, or a signal of another kind."""
     if not select.select([reader], [], [], seconds)[0]:
         return None
-    (number,) = reader.recv(1)
+    (number,) = os.read(reader, 1)
     return number if number in (signal.SIGINT, signal.SIGTERM) else None
 
 

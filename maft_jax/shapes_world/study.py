@@ -23,7 +23,7 @@ from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
 from maft_jax.runtime.atomic_files import atomic_write
-from maft_jax.runtime.json_files import read_json
+from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import write_page
@@ -75,7 +75,8 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
     started, num_new = time.monotonic(), 0
     for number, (experiment, seed) in enumerate(runs, start=1):
         path = folder / "results" / f"{_name(experiment, seed)}.json"
-        if not path.exists():
+        measured = read_sealed_json(path)
+        if measured is None:
             logger.info(
                 "%d of %d: %s, %s, seed %d",
                 number,
@@ -84,13 +85,12 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
                 experiment.row,
                 seed,
             )
-            _run(experiment, seed, folder, path)
+            measured = _run(experiment, seed, folder, path)
             num_new += 1
             each = (time.monotonic() - started) / num_new
             logger.info(
                 "%.0f s a run; at most %.0f min left", each, each * (len(runs) - number) / 60
             )
-        measured = read_json(path)
         records.append({"table": experiment.table, "row": experiment.row, **measured})
     return records
 
@@ -112,7 +112,10 @@ def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> p
     return folder / "shapes_world.md"
 
 
-def _run(experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.Path) -> None:
+def _run(
+    experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.Path
+) -> dict[str, Any]:
+    """Trains, evaluates, and keeps what was measured in `path`, which it returns."""
     started = time.monotonic()
     config = experiment_config(experiment, seed, folder)
     workdir = folder / "runs" / path.stem
@@ -129,8 +132,7 @@ def _run(experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.
         "seconds": round(time.monotonic() - started, 1),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(record, indent=1) + "\n")
+    return write_sealed_json(path, record)
 
 
 def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -> Config:

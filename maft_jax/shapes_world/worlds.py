@@ -10,6 +10,7 @@ from typing import Any
 
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
+from input_pipeline.write_errors import naming
 from maft_jax.config import Config, from_config_dict
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import stop_requests
@@ -50,7 +51,8 @@ def _draw_world(root: pathlib.Path, seed: int) -> None:
             logger.info("drawn %d of %d pictures, %.0f s left", done, total, left)
             reported = now
 
-    write_shapes_world(root, seed, progress=report)
+    with naming(root):
+        write_shapes_world(root, seed, progress=report)
 
 
 def _check_is_world(root: pathlib.Path, seed: int) -> None:

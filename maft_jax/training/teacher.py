@@ -27,7 +27,8 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
 from maft_jax.resolved_config import ResolvedConfig, resolve
-from maft_jax.runtime import sharding
+from maft_jax.runtime import sharding, stop_requests
+from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.training.objective import StepSpec, teacher_probabilities
 from maft_jax.training.step_setup import make_step_setup
@@ -165,13 +166,17 @@ def cached_probabilities(teacher: Teacher) -> Float32[np.ndarray, "examples c"]:
 def compute_missing(teacher: Teacher, process_index: int = 0, process_count: int = 1) -> None:
     """Computes what is missing of every process_count-th part, config.batch_size images at a time.
 
-    Finished parts are kept, whatever ends this.
+    Finished parts are kept, whatever ends this; what killed processes left is removed.
+
+    Raises:
+        Stopped: a signal came.
     """
     cache, batch_size = teacher.cache, teacher.config.batch_size
     parts = cache.missing_parts(range(process_index, cache.num_parts, process_count))
     if not parts:
         return
     logger.info("computing teacher probabilities for %s", cache.folder)
+    clear_leftovers(cache.folder)
     batches_of = {part: _equal_batches(cache.examples_of(part), batch_size) for part in parts}
     dataset = make_unaugmented_dataset(
         teacher.source,
@@ -182,7 +187,10 @@ def compute_missing(teacher: Teacher, process_index: int = 0, process_count: int
     batches, teacher_fn = NumpyBatches(dataset), teacher.make_teacher_fn()
     with contextlib.closing(batches), _progress(cache, parts) as progress:
         for part in parts:
-            computed = [teacher_fn(next(batches)["image"]) for _ in batches_of[part]]
+            computed = []
+            for _ in batches_of[part]:
+                stop_requests.check()
+                computed.append(teacher_fn(next(batches)["image"]))
             examples = cache.examples_of(part)
             cache.write_part(part, np.concatenate(jax.device_get(computed))[: len(examples)])
             progress.update(len(examples))

@@ -15,9 +15,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32
 
-from input_pipeline.records.record_shards import atomic_write_bytes
 from input_pipeline.records.sealed_json import read_sealed, seal
 from maft_jax.runtime import sealed_files
+from maft_jax.runtime.atomic_files import atomic_write_bytes
 
 PART_SIZE = 256
 """Examples in a part: what a kill costs at most."""

@@ -1,11 +1,14 @@
 """Whom the page answers: requests that name it as it was opened, from no other page."""
 
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
+"""A name or an address in small letters, and a port: nothing that a URL could have around them."""
 _TUNNEL = ".gradio.live"
 _REFUSED = b"403: this page is not for requests of other names or other pages; see docs/web_page.md"
 
@@ -45,13 +48,12 @@ class HostGuard:
         origins = [value.decode("latin-1").lower() for name, value in headers if name == b"origin"]
         try:
             of_origins = [urlsplit(origin).netloc for origin in origins]
-            return (
-                len(hosts) == 1
-                and self._is_own(urlsplit(f"//{hosts[0]}").hostname or "")
-                and all(origin == hosts[0] for origin in of_origins)
-            )
         except ValueError:
             return False
+        named = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if named is None or any(origin != hosts[0] for origin in of_origins):
+            return False
+        return self._is_own(named[1] or named[2])
 
     def _is_own(self, name: str) -> bool:
         if name in self._names or (self._suffixes and name.endswith(self._suffixes)):

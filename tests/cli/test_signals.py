@@ -55,8 +55,29 @@ def commands(tmp_path_factory) -> dict[str, list[str]]:
         ),
         "visualize": command("visualize", *settings, f"--out={folder / 'picture.png'}"),
         "benchmark": command("benchmark", *settings, "--what=step,input", "--steps=1000"),
+        "benchmark_input": command("benchmark_input", "--num_batches=1000"),
         "demo": command("demo", f"--workdir={folder / 'demo'}"),
         "train_tiny_clip": command("train_tiny_clip", f"--workdir={folder / 'clip'}"),
+        "teacher": command(
+            "precompute_proposals",
+            *settings,
+            f"--config.data.records={folder / 'teacher'}",
+            *("--config.loss.cached_teacher=True", "--config.data.augment=False"),
+        ),
+        "diagnose": command(
+            "diagnose",
+            *("--config=configs/eval_only.py", f"--out={folder / 'diagnosis'}"),
+            f"--config.evaluation.roots.folder={photos}",
+            *(a for a in settings if "pretrained" in a or "model" in a or "cache_dir" in a),
+        ),
+        "study": command(
+            "shapes_world_study", f"--workdir={folder / 'study'}", f"--page={folder / 'page'}"
+        ),
+        "plan": command("plan", *settings, "--topology=v5e:2x2", f"--json={folder / 'plan.json'}"),
+        "scaling_page": command(
+            "scaling_page", f"--workdir={folder / 'plans'}", f"--page={folder / 'scaling'}"
+        ),
+        "web_page": command("web_page", "--weights=random:tiny"),
     }
 
 
@@ -82,7 +103,8 @@ def end(arguments: list[str], number: int, seconds: float) -> tuple[int, bool, s
             pytest.param(name, NUM_SIGNALS, marks=pytest.mark.slow)
             for name in (
                 *("train", "evaluate", "precompute", "predict", "convert", "visualize"),
-                *("benchmark", "demo", "train_tiny_clip"),
+                *("benchmark", "benchmark_input", "demo", "train_tiny_clip", "teacher"),
+                *("diagnose", "study", "plan", "scaling_page", "web_page"),
             )
         ),
     ],

@@ -272,3 +272,11 @@ def test_odd_values_in_our_own_metadata_are_refused_or_right(clip_file, tmp_path
         else:
             assert read.config.vision.layers == 2 and read.config.vision.width == 64
             assert (read.masking or MaskingSpec(1, 48)).image_size == 48
+
+
+@pytest.mark.parametrize("digests", ["[" * 3000, "[]", "", "NaN"])
+def test_digests_that_are_none_are_refused_with_the_file(tmp_path, digests):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, path, {DIGESTS: digests})
+    with pytest.raises(ValueError, match=rf"w\.safetensors: corrupt .*{DIGESTS}"):
+        open_state_dict(path)

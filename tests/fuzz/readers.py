@@ -38,7 +38,12 @@ from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.proposals.external import ExternalProposals
 from maft_jax.runtime.metric_logging import read_metrics
-from maft_jax.runtime.sealed_files import read_sealed, write_sealed
+from maft_jax.runtime.sealed_files import (
+    read_sealed,
+    read_sealed_json,
+    write_sealed,
+    write_sealed_json,
+)
 from maft_jax.state.restored_run import read_run_config
 from tests.fuzz.label_map_readers import LABEL_MAP_READERS
 from tests.fuzz.mutations import (
@@ -179,6 +184,11 @@ def all_records(path: pathlib.Path) -> list:
     return [[*dataclasses.astuple(source[i])] for i in range(len(source))]
 
 
+def sealed_json(folder: pathlib.Path) -> pathlib.Path:
+    write_sealed_json(folder / "plan.json", {"costs": {"flops": 1e12}, "sizes": [1, 2], "a": None})
+    return folder / "plan.json"
+
+
 def sealed(folder: pathlib.Path) -> pathlib.Path:
     write_sealed(folder / "cache.npy", bytes(range(200)), b"key")
     return folder / "cache.npy"
@@ -246,6 +256,11 @@ def secret_names(path: pathlib.Path) -> Any:
 
 def weights(path: pathlib.Path) -> Any:
     return jax.tree.leaves(read_weights(path).parameters())
+
+
+def result_without_counts(path: pathlib.Path) -> Any:
+    read = read_result(path)
+    return [read.dataset, read.split, read.class_names, read.num_images, read.provenance]
 
 
 def weights_folder(path: pathlib.Path) -> Any:
@@ -320,7 +335,7 @@ READERS = [
     Reader("run lengths", file("counts", "T3b1d0cNe<"), segmentation),
     Reader("run config", run, lambda path: read_run_config(path.parent), damage_json),
     Reader("metrics", file("metrics.jsonl", METRICS), lambda p: read_metrics(epath.Path(p.parent))),
-    Reader("result", result("voc.json"), read_result, damage_json),
+    Reader("result", result("voc.json"), result_without_counts, damage_json, checked=True),
     Reader(
         "result counts",
         result("voc_confusion.npz"),
@@ -328,6 +343,8 @@ READERS = [
         checked=True,
     ),
     Reader("sealed cache", sealed, lambda path: read_sealed(path, b"key"), checked=True),
+    Reader("sealed json", sealed_json, read_sealed_json, checked=True),
+    Reader("sealed json structure", sealed_json, read_sealed_json, damage_json, checked=True),
     Reader("unfinished counts", counts_so_far, found_counts, checked=True),
     Reader("records", records("*.tfrecord"), all_records, checked=True),
     Reader("records, index", records("*.idx"), all_records, checked=True),

@@ -1,6 +1,7 @@
 """maft_jax.segment: names, proposals, background, and what it says to wrong input."""
 
 import dataclasses
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch, make_eva
 from input_pipeline.examples import Example, PreparedExample
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.sample_folder import draw_scene
+from maft_jax.inference import result, segmentation
+from maft_jax.inference.overlay import blend
 from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.inference.vocabulary import parse_names, read_names, read_names_file
@@ -94,6 +97,51 @@ def test_segment_is_what_its_parts_compute(clip, image, segmenter):
     assert result.class_names == NAMES and result.proposals.shape == (NUM_PROPOSALS, 160, 214)
     again = maft_jax.segment(clip, image, 'cat, sofa, "salt, pepper"', num_proposals=NUM_PROPOSALS)
     np.testing.assert_array_equal(again.label_map, result.label_map)
+
+
+def test_strips_of_an_image_have_the_bits_of_the_whole(segmenter, monkeypatch):
+    pixels = np.random.default_rng(3).integers(0, 256, (200, 90, 3), np.uint8)
+    whole = segmenter(pixels)
+    monkeypatch.setattr(segmentation, "_PIXELS_AT_A_TIME", 128 * 64)
+    strips = segmenter(pixels)
+    np.testing.assert_array_equal(strips.label_map, whole.label_map)
+    np.testing.assert_array_equal(strips.score, whole.score)
+
+
+def test_sums_over_strips_have_the_bits_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, 3, (50, 70), np.int32)
+    scores = rng.random(labels.shape, np.float32)
+    made = Segmentation(
+        np.zeros((50, 70, 3), np.uint8),
+        ("a", "b", "c"),
+        labels,
+        scores,
+        np.zeros((0, 1, 1), np.uint8),
+        np.zeros((0, 3), np.float32),
+    )
+    monkeypatch.setattr(result, "_PIXELS_AT_A_TIME", 700)
+    expected = np.bincount(labels.ravel() + 1, scores.ravel())[1:]
+    for region in class_regions(made):
+        assert region.num_pixels == (labels == region.index).sum()
+        assert region.mean_score == expected[region.index] / region.num_pixels
+
+
+def test_sums_of_a_large_image_take_little_memory():
+    size = (2000, 3000)
+    image = np.zeros((*size, 3), np.uint8)
+    labels = np.arange(size[0] * size[1], dtype=np.int32).reshape(size) // 10**6
+    scores = np.full(size, 0.5, np.float32)
+    names = tuple("abcdef")
+    made = Segmentation(
+        image, names, labels, scores, np.zeros((0, 1, 1), np.uint8), np.zeros((0, 6), np.float32)
+    )
+    tracemalloc.start()
+    assert [region.num_pixels for region in class_regions(made)] == 6 * [10**6]
+    blend(image, labels, {i: (9, 9, 9) for i in range(6)}, 0.5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * labels.size  # bytes, of which the picture has three for each pixel
 
 
 def test_pixels_of_one_proposal_have_its_best_class_and_its_probability(segmenter, image):

@@ -143,6 +143,7 @@ def test_tab_lines_keep_everything_after_the_tab():
         ("nc: 3\nnames: [sky, sea]\n", r"names: expected nc=3 names, found 2"),
         ("names: sky\n", r"names: expected a list of names, found 'sky'"),
         ("names: [sky\n", r"has names: like YAML, but"),
+        ("names:\n" + 300 * f"- {300 * '['}{300 * ']'}\n", r"at most 32 brackets inside each"),
         ("0: sky\n70000: sea\n", r":2: label value 70000 of class 'sea' is larger"),
         ("1: sky\n1: sea\n", r":2: label value 1 already belongs to class 'sky'"),
         (COCO_CATEGORIES.replace("car", "person"), r"categories\[1\]: class 'person' is already"),

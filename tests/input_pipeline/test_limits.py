@@ -53,6 +53,13 @@ def test_a_small_png_of_many_pixels_is_refused(little_memory, read, side):
         read(data, "a.png")
 
 
+def test_a_png_of_few_rows_that_are_very_long_is_refused(little_memory):
+    with pytest.raises(
+        ValueError, match=r"^a\.png: .* expected at most 65536, .* MAFT_JAX_MAX_SIDE"
+    ):
+        read_image(_png(4_000_000, 8), "a.png")
+
+
 def test_a_tiff_of_many_pixels_is_refused(little_memory):
     content = io.BytesIO()
     Image.new("1", (8, 8)).save(content, "TIFF")

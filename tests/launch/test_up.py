@@ -51,6 +51,13 @@ def test_quota_error_names_the_quota_and_where_to_raise_it(make_cloud):
     assert "Traceback" not in done.stderr
 
 
+def test_what_gcloud_says_cannot_command_the_terminal(make_cloud):
+    cloud = make_cloud(create_errors=[f"{QUOTA} \x1b]0;mine\x07\x9b2J"])
+    done = cloud.up()
+    assert done.returncode == 1
+    assert r"\x1b]0;mine\x07\x9b2J" in done.stderr and "\x1b" not in done.stderr
+
+
 def test_quota_that_google_finds_later_is_explained_too(make_cloud):
     cloud = make_cloud(states=[["PROVISIONING", f"FAILED:{QUOTA}"]])
     done = cloud.up()

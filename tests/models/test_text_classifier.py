@@ -163,6 +163,14 @@ def test_corrupt_cache_file_is_computed_again(parameters, tmp_path, counted, cap
     assert f"{path} is corrupt" in caplog.text
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(parameters, tmp_path):
+    folder = tmp_path / "text_embeddings"
+    folder.mkdir()
+    (folder / ".0123.npy.89abcdef").write_bytes(b"half")
+    cached_class_embeddings(CONFIG, parameters, ["a"], ["{}"], tmp_path)
+    assert [path.suffix for path in folder.iterdir()] == [".npy"]
+
+
 def test_failing_write_leaves_nothing_behind(parameters, tmp_path, monkeypatch):
     def fail(*paths):
         raise OSError("disk full")

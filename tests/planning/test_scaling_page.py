@@ -141,3 +141,8 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path, monkeypatch):
     }
     assert study["plans"]["coco:l14"]["v5e:2x4"]["batch_per_device"] == 4
     assert study["versions"]["libtpu"]
+    damaged = tmp_path / "coco_v4_2x2x1.json"
+    damaged.write_text(damaged.read_text().replace('"num_steps": ', '"num_steps": 9'))
+    made.clear()
+    assert run_study(tmp_path, experiments) == study
+    assert made == ["v4:2x2x1"]

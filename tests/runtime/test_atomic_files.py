@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: what killed writers leave, and what full disks say."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -62,6 +63,22 @@ def test_what_is_being_written_stays(writer, tmp_path):
     writer.communicate("")
     assert sorted(os.listdir(tmp_path)) == ["clip", "scene_overlay.png"]
     assert (tmp_path / "scene_overlay.png").read_bytes() == b"half"
+
+
+def test_who_clears_while_a_writer_begins_takes_nothing_from_it(tmp_path, monkeypatch):
+    lock = fcntl.flock
+
+    def lock_late(*arguments):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        clear_leftovers(tmp_path)
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with atomic_write(tmp_path / "scene.png") as aside:
+        clear_leftovers(tmp_path)
+        assert aside.exists()
+        aside.write_bytes(b"whole")
+    assert os.listdir(tmp_path) == ["scene.png"]
 
 
 def test_written_files_keep_the_rights_of_ordinary_ones(tmp_path):

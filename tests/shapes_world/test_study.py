@@ -1,5 +1,6 @@
 """The study: which runs there are, what they read, and that finished ones are not repeated."""
 
+import errno
 import json
 
 import pytest
@@ -68,9 +69,38 @@ def test_world_of_another_seed_is_refused(tmp_path):
         worlds.draw_world(tmp_path / "data", 3)
 
 
+def test_full_disk_is_told_with_the_world_that_has_no_room(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worlds, "write_shapes_world", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'data'}'"):
+        worlds.draw_world(tmp_path / "data", 3)
+
+
 def test_unknown_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"tables \['mian'\]: expected some of"):
         study.run_study(tmp_path, ["mian"])
+
+
+def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
+    experiment = Experiment("main", "split 0", seeds=(0,))
+    monkeypatch.setattr(study, "EXPERIMENTS", (experiment,))
+    monkeypatch.setattr(study, "experiment_config", lambda *_: None)
+    monkeypatch.setattr(study, "_scores", lambda *_: {"seen": 0.45, "unseen": 0.25})
+    trained = []
+
+    def train(config, workdir):
+        trained.append(workdir)
+        (workdir / "evaluation/step_2").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(study, "train_and_evaluate", train)
+    (first,) = study.run_study(tmp_path)
+    assert study.run_study(tmp_path) == [first] and len(trained) == 1
+    (path,) = (tmp_path / "results").iterdir()
+    path.write_text(path.read_text().replace("0.45", "0.54"))
+    (again,) = study.run_study(tmp_path)
+    assert again["scores"] == first["scores"] and len(trained) == 2
 
 
 @pytest.mark.slow

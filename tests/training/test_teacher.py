@@ -109,6 +109,13 @@ def test_interrupted_computation_keeps_its_parts_and_goes_on(empty):
     np.testing.assert_array_equal(empty.cache.read(), expected)
 
 
+def test_what_a_killed_process_left_is_removed(empty):
+    empty.cache.folder.mkdir(parents=True)
+    (empty.cache.folder / ".00000-of-00002.npy.89abcdef").write_bytes(b"half")
+    compute_missing(empty)
+    assert not [path for path in empty.cache.folder.iterdir() if path.name.startswith(".")]
+
+
 def test_corrupt_part_alone_is_computed_again(empty):
     expected = cached_probabilities(empty)
     path = empty.cache.folder / "00002-of-00003.npy"
