@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from input_pipeline.class_lists import UNLESS_NAMED
 from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree, open_tree
 from input_pipeline.image_files import IMAGE_SUFFIXES
@@ -21,9 +22,10 @@ class FolderSource(LayoutSource):
     `annotations` is a folder of label maps (`<path of the image>.png`), or a JSON; see
     docs/label_maps.md for all kinds. `root` may be an archive, and any of its folders may be inside
     an archive in it. `classes` is a file (relative to `root` or absolute) or the name of a built-in
-    class list. `ignore_labels` are the values of unlabelled pixels in label maps of indices: 255 in
-    most data sets, 0 in ADE20K, 0 and 255 in VOC without its background class. Files are decoded on
-    access only; the constructor checks what names, class lists and JSONs can tell.
+    class list. `ignore_labels` are the values of unlabelled pixels in label maps of indices: 0 in
+    ADE20K, 0 and 255 in VOC without its background class; by default 255, unless a class has it.
+    `synonyms` are the further names of classes that have some. Files are decoded on access only;
+    the constructor checks what names, class lists and JSONs can tell.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class FolderSource(LayoutSource):
         images: str = "images",
         annotations: str = "annotations",
         classes: str | Path = DEFAULT_CLASSES,
-        ignore_labels: Sequence[int] = (255,),
+        ignore_labels: Sequence[int] = UNLESS_NAMED,
     ):
         tree = open_tree(root)
         images, annotations = _tidy(images), _tidy(annotations)
@@ -54,6 +56,7 @@ class FolderSource(LayoutSource):
             [PurePosixPath(images, path).as_posix() for path in labelled.paths],
             labelled.class_names,
             labelled.labels,
+            folder.class_list.further_names if folder.has_class_list() else {},
         )
 
 

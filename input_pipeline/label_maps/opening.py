@@ -49,7 +49,7 @@ def _open_index_maps(folder: DataFolder) -> LabelledImages:
         folder.tree,
         one_file_per_image(folder, ("labelIds", "labelTrainIds")),
         classes.names,
-        class_lookup(classes, folder.ignore_labels),
+        class_lookup(classes, classes.ignored_values),
         advice=(
             "add the missing classes to the class list ('value<TAB>name' lines), or set "
             "ignore_labels to the values of unlabelled pixels"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 from tqdm import tqdm
 
-from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import make_unaugmented_dataset
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
+from maft_jax.proposals.record_sets import synonyms
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding
 from maft_jax.training.objective import StepSpec, teacher_probabilities
@@ -51,7 +52,7 @@ class Teacher:
     clip: ClipConfig
     parameters: Mapping
     """The whole CLIP on the host."""
-    source: PreparedSource
+    source: RecordSource
     mesh: Mesh
 
     @functools.cached_property
@@ -64,6 +65,7 @@ class Teacher:
         """Where the probabilities are kept, with the records."""
         config = self.config
         names, templates = self.source.class_names, config.data.templates
+        several = {"synonyms": _digest(self._synonyms)} if self._synonyms else {}
         description = cleaning(names, templates) | {
             "version": _VERSION,
             "data": self.source.fingerprint,
@@ -77,6 +79,7 @@ class Teacher:
             "crop_size": config.data.crop_size,
             "image_size": config.model.image_size,
             "compute_dtype": np.dtype(self.spec.encoder.dtype).name,
+            **several,
         }
         return TeacherCache(records_folder(config), description)
 
@@ -89,7 +92,11 @@ class Teacher:
         visual, text = jax.device_put((visual, text), (shardings, replicated))
         return lambda images: program(visual, text, images)
 
-    def _text(self) -> Float32[np.ndarray, "c e"]:
+    @property
+    def _synonyms(self) -> Mapping[str, Sequence[str]]:
+        return synonyms(self.config.data, self.source.description)
+
+    def _text(self) -> Float32[np.ndarray, "c *names e"]:
         data = self.config.data
         return cached_class_embeddings(
             self.clip.text,
@@ -97,6 +104,7 @@ class Teacher:
             self.source.class_names,
             data.templates,
             cache_dir(data),
+            self._synonyms,
         )
 
 
@@ -138,7 +146,7 @@ def open_teacher(config: Config) -> Teacher:
 
 
 def teacher_fields(
-    config: ResolvedConfig, clip: ClipConfig, parameters: dict, source: PreparedSource, mesh: Mesh
+    config: ResolvedConfig, clip: ClipConfig, parameters: dict, source: RecordSource, mesh: Mesh
 ) -> dict[str, Float32[np.ndarray, "examples c"]]:
     """Fields of a Batch by name, a row for each example; none without config.loss.cached_teacher.
 

@@ -124,7 +124,10 @@ def test_tab_lines_keep_everything_after_the_tab():
         ("cat:1,2,3::\ndog:1,2,3::\n", r":2: colour \(1, 2, 3\) of class 'dog' is that of 'cat'"),
         ("cat:1,2,3::\nvoid:1,2,3::\n", r":1: colour \(1, 2, 3\) of class 'cat' is that of 'void'"),
         ("sky,1,2,3\ntree,4,5,6\n", r":1: .*'sky,1,2' for value 3; several names"),
-        ("0:background\n1:person,child,girl\n", r":2: .*'person,child,girl' for value 1; several"),
+        ("0:background\n1:person,,girl\n", r":2: expected names with one comma .*'person,,girl'"),
+        ("0:background\n1:person,3 men\n", r":2: .*found '3 men' for value 1; several names"),
+        ("0,background\n1,person,child\n", r":2: .*'person,child' for value 1; several names"),
+        ("0:bag,bags\n1:bag,bags\n", r":2: class 'bags' is already listed"),
         ("0 -> sky\n1 -> tree\n", r":1: .*'-> sky'"),
         ("name,id,trainId\nroad,7,0\nsky,23,10\n", r":1: expected one column .*'trainid'"),
         ("id,name\n0,sky\n1,tree,elm\n", r":3: expected 2 columns as in the headings on line 1"),
@@ -218,3 +221,31 @@ def test_line_that_contradicts_ignore_labels_of_the_user_is_refused():
 def test_names_alone_that_reach_an_ignored_value_are_refused():
     with pytest.raises(ValueError, match=r":256: class 'x 255' falls on label value 255, which is"):
         read("\n".join(f"x {i}" for i in range(300)))
+
+
+def test_line_of_several_names_goes_by_its_first_and_keeps_the_others():
+    text = "0:invalid_class_id\n1:person,child, girl,child\n2:sky\n12:invalid_class_id\n"
+    classes = parse_class_list(text.encode(), "fcclip.txt")
+    assert classes.names == ("person", "sky") and classes.label_values == (1, 2)
+    assert classes.synonyms == (("child", "girl"), ())
+    assert classes.further_names == {"person": ("child", "girl")}
+    assert classes.ignored_values == (0, 12, 255)
+    assert parse_class_list(b"0: cat\n1: dog\n", "list.txt").synonyms == ()
+
+
+def test_classes_that_share_their_first_name_go_by_one_of_their_own():
+    text = "115:bag,bags\n192:bag,traveling bag\n175:pier,wharf\n256:pier\n131:pot,pan\n132:pan\n"
+    classes = parse_class_list(text.encode(), "ade20k_847_with_prompt_eng.txt")
+    assert classes.names == ("bags", "traveling bag", "wharf", "pier", "pot", "pan")
+    assert classes.synonyms == (("bag",), ("bag",), ("pier",), (), ("pan",), ())
+
+
+def test_values_of_unlabelled_pixels_are_those_that_the_list_leaves():
+    assert parse_class_list(b"0\tcat\n255\tlesion\n", "x").ignored_values == ()
+    assert parse_class_list(b"0\tcat\n1\tlesion\n", "x").ignored_values == (255,)
+    assert parse_class_list(b"0\tcat\n3\tdog\n", "x", (9, 7)).ignored_values == (7, 9)
+
+
+def test_ignore_value_that_is_given_contradicts_a_class_even_where_it_is_the_default():
+    with pytest.raises(ValueError, match=r":2: label value 255 is class 'lesion' here, but ign"):
+        read("0\tcat\n255\tlesion\n", ignore_labels=(255,))
