@@ -23,7 +23,7 @@ from maft_jax.proposals.record_sets import synonyms
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import consensus, metric_logging, sharding
 from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
-from maft_jax.state.checkpointing import Checkpoints
+from maft_jax.state.checkpointing import TEXT_TOWER, Checkpoints
 from maft_jax.state.train_state import TrainState
 from maft_jax.training.step_setup import StepSetup, make_step_setup
 from maft_jax.training.teacher import teacher_fields
@@ -83,6 +83,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     frozen = loaded.setup.frozen(visual)
     run_identity = {
         "pretrained": fingerprint(visual),
+        TEXT_TOWER: fingerprint(loaded.parameters["text"]),
         "architecture": repr(loaded.clip.vision),
         **describe_data(loaded.source),
         "synonyms": describe_synonyms(config.data, loaded.source),
