@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from input_pipeline.class_list_formats.documents import Found, read_json, read_yaml
+from input_pipeline.class_list_formats.label_map_pbtxt import read_pbtxt
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
 from input_pipeline.class_list_formats.tables import has_heading, read_table
 
@@ -46,7 +47,7 @@ def read_listed_classes(text: str, where: str) -> Found:
 
     Raises ValueError, with the line, for what is no class list of a known format.
     """
-    found = read_json(text, where) or read_yaml(text, where)
+    found = read_json(text, where) or read_yaml(text, where) or read_pbtxt(text, where)
     if found is not None:
         return found
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -21,6 +21,16 @@ OBJECT_INFO = (
 COCO_CATEGORIES = (
     '[{"id": 1, "name": "person", "isthing": 1}, {"id": 3, "name": "car", "isthing": 1}]'
 )
+PBTXT = """# from the API
+item {
+  id: 1
+  name: 'cat'
+}
+item { name: "dog's bed" id: 2 keypoints { id: 9 label: "ear" } }
+item: {
+  name: "/m/03wvsk", id: 17; display_name: "Hair dryer"  # Open Images
+}
+"""
 ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: hair drier\n"
 
 
@@ -52,6 +62,7 @@ ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: ha
         ('{"id2label": {"0": "wall", "1": "sky"}, "hidden_size": 3}', {0: "wall", 1: "sky"}),
         ('{"wall": 0, "sky": 7}', {0: "wall", 7: "sky"}),
         ('["wall", "sky"]', {0: "wall", 1: "sky"}),
+        (PBTXT, {1: "cat", 2: "dog's bed", 17: "Hair dryer"}),
         (ULTRALYTICS, {0: "person", 1: "no", 2: "hair drier"}),
         ("nc: 2\nnames: ['person', 'hair drier']\n", {0: "person", 1: "hair drier"}),
         ("names:\n- person\n- on\n", {0: "person", 1: "on"}),
@@ -98,7 +109,13 @@ def test_tab_lines_keep_everything_after_the_tab():
         ("name\nsky\ntree\n", r":1: 'name' looks like a heading"),
         ("Classes\nsky\n", r":1: 'Classes' looks like a heading"),
         ("sky\n# trees\ntree\n", r":2: expected a class name, found '# trees'"),
-        ("item {\n  id: 1\n  name: 'sky'\n}\n", r":1: expected a class name, found 'item {'"),
+        ("item {\n  id: 1\n}\n", r":1: expected an item with id and name, found {'id': '1'}"),
+        ("item {\n  name: 'sky'\n}\n", r":1: expected an item with id and name"),
+        ("item { id: 1\n name: 'sky'\n", r":1: expected the item's closing bracket"),
+        ("item { id: 1 name: 'a' }\n3 }", r":2: expected items such as item .* found '3'"),
+        ("item { id: 1\nid: 2 name: 'a' }", r":2: 'id' stands twice"),
+        ("item { id: 1 name: 'a }\n", r":1: expected items such as .* found \"'a }\""),
+        ("item { id: -1 name: 'a' }\n", r":1: expected an item with id and name"),
         ("name,color\nroad,#804080\ncar,#00008e\n", r":1: 'name,color' looks like a heading"),
         ("name,supercategory\nroad,flat\ncar,vehicle\n", r":1: .* looks like a heading"),
         ("class;description\nroad;asphalt\n", r":1: .* looks like a heading"),
