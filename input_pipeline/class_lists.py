@@ -22,8 +22,6 @@ _LARGEST_VALUE = 65535
 _NAME_OF_IGNORED = re.compile(
     r"(__)?ignored?(__)?|void|unlabell?ed|unknown|none|border|boundary|don't care|dontcare"
 )
-_NO_CLASS = "invalid_class_id"
-"""What FC-CLIP's lists call values that are not used."""
 _NAME_OF_THE_REST = re.compile(r"_?background_?|others?")
 
 logger = logging.getLogger(__name__)
@@ -127,7 +125,7 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
 
 def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
     """Whether a line of an ignored value says so itself; ValueError where it contradicts."""
-    if entry.name == _NO_CLASS:
+    if not entry.is_class:
         return True
     if entry.value is None:
         return is_name_of_ignored(entry.name)

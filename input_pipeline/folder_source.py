@@ -9,6 +9,7 @@ from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree, open_tree
 from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.label_maps.data_folder import DEFAULT_CLASSES, DataFolder, example_id
+from input_pipeline.label_maps.file_endings import without_label_maps
 from input_pipeline.label_maps.opening import JSON_SUFFIX, open_label_maps
 from input_pipeline.layouts.base import LayoutSource, describe_left_out
 from input_pipeline.subtree import only_folder
@@ -46,6 +47,8 @@ class FolderSource(LayoutSource):
                 raise ValueError(_describe_missing(tree, path, what))
         annotations = _only_json(tree, annotations) or annotations
         paths = _find_images(tree, images, {annotations, str(classes)})
+        if images == annotations:
+            paths = without_label_maps(paths)
         folder = DataFolder(tree, images, paths, annotations, classes, tuple(ignore_labels))
         _check_names(folder)
         labelled = open_label_maps(folder)
@@ -81,7 +84,8 @@ def _describe_missing(tree: FileTree, path: str, what: str) -> str:
     tops = sorted({name.partition("/")[0] for name in tree.names()})
     return (
         f"{tree.locate(path)}: expected {what}, there is none; looked in {tree.describe()}, which "
-        f"has {shorten(tops) or 'no files'}; set config.data.images and config.data.annotations"
+        f"has {shorten(tops) or 'no files'}; set config.data.images and config.data.annotations, "
+        "or export the data set with its images"
     )
 
 

@@ -32,6 +32,8 @@ _NUMBERED = {
     "name=number": re.compile(r"\s*(?P<name>\S.*?)\s*=\s*(?P<value>\d+)\s*"),
 }
 _OF_SEVERAL_NAMES = "number: name"
+_NO_CLASS = "invalid_class_id"
+"""What FC-CLIP's lists call values that are not used."""
 _NUMBER_FIRST = re.compile(r"\s*(?P<value>\d+)\s+(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"\s*(?P<name>\S.*?)\s+(?P<value>\d+)\s*")
 _NUMBER_AT_AN_END = re.compile(
@@ -184,7 +186,7 @@ def _with_synonyms(entry: ListedClass) -> ListedClass:
             "delete the comma too many, or write the name that is missing"
         )
     name, *synonyms = names
-    return entry._replace(name=name, synonyms=tuple(synonyms))
+    return entry._replace(name=name, synonyms=tuple(synonyms), is_class=name != _NO_CLASS)
 
 
 def _check_single_names(listed: Sequence[ListedClass], form: str) -> None:
@@ -217,5 +219,6 @@ def _names(lines: Sequence[str], where: str) -> Found:
                 f"{place}: expected a class name, found {line.strip()!r}; if it is one, or its "
                 f"label value is in it, {WRITE_LINES}; else delete the line"
             )
-        listed.append(ListedClass(place, value, line.strip(), value_is_given=False))
+        name = "background" if line.strip() == _BACKGROUND else line.strip()  # labelme's
+        listed.append(ListedClass(place, value, name, value_is_given=False))
     return listed, "names in the order of their label values, from 0"

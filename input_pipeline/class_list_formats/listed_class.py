@@ -11,6 +11,7 @@ class ListedClass(NamedTuple):
 
     `value` is None where the list has colours alone. `value_is_given` is False where the value
     follows from the order of the list. `synonyms` are further names of the class.
+    `is_class` is False where the list says that pixels of the value belong to none.
     """
 
     place: str
@@ -19,6 +20,7 @@ class ListedClass(NamedTuple):
     value_is_given: bool = True
     color: Color | None = None
     synonyms: tuple[str, ...] = ()
+    is_class: bool = True
 
 
 WRITE_LINES = "write 'integer<TAB>name' lines, where the integer is the value in the label maps"

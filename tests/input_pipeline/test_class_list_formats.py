@@ -31,6 +31,10 @@ item: {
   name: "/m/03wvsk", id: 17; display_name: "Hair dryer"  # Open Images
 }
 """
+MAPILLARY = """{"version": "1.2", "labels": [
+  {"color": [165, 42, 42], "readable": "Bird", "name": "animal--bird", "evaluate": true},
+  {"color": [0, 192, 0], "readable": "Curb", "name": "barrier--curb", "evaluate": true},
+  {"color": [0, 0, 0], "readable": "Unlabeled", "name": "void--unlabeled", "evaluate": false}]}"""
 ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: hair drier\n"
 
 
@@ -62,6 +66,8 @@ ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: ha
         ('{"id2label": {"0": "wall", "1": "sky"}, "hidden_size": 3}', {0: "wall", 1: "sky"}),
         ('{"wall": 0, "sky": 7}', {0: "wall", 7: "sky"}),
         ('["wall", "sky"]', {0: "wall", 1: "sky"}),
+        (MAPILLARY, {0: "Bird", 1: "Curb"}),
+        ("_background_\ncat\n", {0: "background", 1: "cat"}),
         (PBTXT, {1: "cat", 2: "dog's bed", 17: "Hair dryer"}),
         (ULTRALYTICS, {0: "person", 1: "no", 2: "hair drier"}),
         ("nc: 2\nnames: ['person', 'hair drier']\n", {0: "person", 1: "hair drier"}),
@@ -157,6 +163,9 @@ def test_tab_lines_keep_everything_after_the_tab():
         ('[{"id": 1, "nam": "sky"}]', r"categories\[0\]: expected 'id' and 'name'"),
         ('[{"id": -1, "name": "sky"}]', r"categories\[0\]: expected a label value, .* found -1"),
         ('{"sky": 1, "sea": 1}', r"two names have the same value"),
+        ('{"labels": [{"readable": "Bird"}]}', r"labels\[0\]: expected 'readable' and 'color'"),
+        ('{"classes": ["sky"]}', r"classes\[0\]: expected 'title' and a 'color' such as #ff0000"),
+        ('{"sky": [1, 2, 3], "sea": [1, 2]}', r"\['sky'\]: expected a label value"),
         ('{"categories": 3}', r"expected a list of categories, found 3"),
         ('["sky", 3]', r"\[1\]: expected a class name, found 3"),
         ('["sky", ', r"list.txt: begins like JSON, but"),
@@ -178,7 +187,13 @@ def test_list_of_colours_has_names_and_no_label_values():
     cvat = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred car:250,0,7::wheel,door\n"
     camvid = "0 0 0\tbackground\n250 0 7\tred car\n"
     table = "name,r,g,b\nbackground,0,0,0\nred car,250,0,7\n"
-    for text in (cvat, cvat.partition("\n")[2], table, camvid, f"# color_rgb label\n{camvid}"):
+    supervisely = (
+        '{"background": [0, 0, 0], "red car": [250, 0, 7]}',
+        '{"classes": [{"title": "background", "shape": "bitmap", "color": "#000000"},'
+        ' {"title": "red car", "shape": "bitmap", "color": "#FA0007"}], "tags": []}',
+    )
+    lines = (cvat, cvat.partition("\n")[2], table, camvid, f"# color_rgb label\n{camvid}")
+    for text in (*lines, *supervisely):
         classes = parse_class_list(text.encode(), "labelmap.txt")
         assert classes.names == ("background", "red car")
         assert classes.colors == ((0, 0, 0), (250, 0, 7))
