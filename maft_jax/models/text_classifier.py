@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from input_pipeline.file_names import shorten
 from maft_jax.models.encoder import TextArchitecture
 from maft_jax.models.text.tokenizer import needs_cleaning, tokenize
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.tree_rules import fingerprint
 
 _BATCH_SIZE = 256
+_MOST_SHOWN = 10
 _SECONDS_OF_SILENCE = 5.0
 _SECONDS_BETWEEN_LOG_LINES = 10.0
 
@@ -156,7 +156,7 @@ def _check_classes_apart(
             "%d names are those of several classes, which score alike where it is the best of "
             "them, and the first is taken: %s",
             len(shared),
-            shorten(shared),
+            ", ".join(shared[:_MOST_SHOWN]) + (", ..." if len(shared) > _MOST_SHOWN else ""),
         )
 
 

@@ -1,5 +1,6 @@
 """COCO's instances as label maps, compared with pycocotools."""
 
+import gc
 import importlib.util
 import logging
 import pickle
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 
 from input_pipeline.examples import IGNORE
 from input_pipeline.folder_source import FolderSource
+from input_pipeline.label_maps import opening
 from maft_jax.proposals.label_agreement import check_several_classes
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
@@ -338,3 +340,15 @@ def test_records_and_counts_are_made_of_a_json(tmp_path):
     precompute(job_from_config(small_config(settings)), num_workers=1)
     counts = (tmp_path / "records/label_counts.json").read_text()
     assert '"ignored_pixels": 96' in counts and counts.count('"pixels": 48') == 2
+
+
+def test_large_json_is_said_and_the_garbage_collector_is_as_before(tmp_path, monkeypatch, caplog):
+    root = write_coco(tmp_path, ["a.jpg"], ONE, [annotation(1, 7, 18, box(0, 0, 4, 2))])
+    monkeypatch.setattr(opening, "_BYTES_OF_SECONDS", 100)
+    with caplog.at_level(logging.INFO):
+        FolderSource(root)
+    assert "instances_default.json, 0 MB of JSON" in caplog.text
+    (root / "annotations/instances_default.json").write_text("{")
+    with pytest.raises(ValueError, match="expected a JSON, but"):
+        FolderSource(root)
+    assert gc.isenabled()
