@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 from tqdm import tqdm
 
+from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
-from input_pipeline.records.record_source import RecordSource
 from input_pipeline.train_pipeline import make_unaugmented_dataset
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
@@ -52,7 +52,8 @@ class Teacher:
     clip: ClipConfig
     parameters: Mapping
     """The whole CLIP on the host."""
-    source: RecordSource
+    source: PreparedSource
+    """With the `description` of a RecordSource."""
     mesh: Mesh
 
     @functools.cached_property
@@ -146,7 +147,7 @@ def open_teacher(config: Config) -> Teacher:
 
 
 def teacher_fields(
-    config: ResolvedConfig, clip: ClipConfig, parameters: dict, source: RecordSource, mesh: Mesh
+    config: ResolvedConfig, clip: ClipConfig, parameters: dict, source: PreparedSource, mesh: Mesh
 ) -> dict[str, Float32[np.ndarray, "examples c"]]:
     """Fields of a Batch by name, a row for each example; none without config.loss.cached_teacher.
 
