@@ -2,17 +2,21 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from input_pipeline.class_list_formats.lines import read_listed_classes
 from input_pipeline.class_list_formats.listed_class import Color, ListedClass
+from input_pipeline.file_names import shorten
 from input_pipeline.limits import MAX_CLASS_LIST_BYTES, check_limit
 
 _DIRECTORY = Path(__file__).with_name("class_list_files")
 BUILT_IN = tuple(sorted(path.stem for path in _DIRECTORY.glob("*.txt")))
-DEFAULT_IGNORE_LABELS = (255,)
+UNLESS_NAMED = (-1,)
+"""Ignore labels where nobody says which: 255, unless the class list has a class of this value."""
+DEFAULT_IGNORED = (255,)
 
 _LARGEST_VALUE = 65535
 _NAME_OF_IGNORED = re.compile(
@@ -30,6 +34,8 @@ class ClassList:
     `colors` are those of a list that has some; one that has nothing else has no `label_values`.
     `ignored_colors` are those of its entries that are no classes, such as `void`.
     `values_are_given` is False where they follow from the order of names alone.
+    `ignored_values` are those of unlabelled pixels. `synonyms` are the further names of each
+    class, and empty where none has any.
     """
 
     names: tuple[str, ...]
@@ -37,10 +43,18 @@ class ClassList:
     colors: tuple[Color, ...] = ()
     ignored_colors: tuple[Color, ...] = ()
     values_are_given: bool = True
+    ignored_values: tuple[int, ...] = DEFAULT_IGNORED
+    synonyms: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def further_names(self) -> dict[str, tuple[str, ...]]:
+        """Synonyms of the classes that have some, by name."""
+        pairs = zip(self.names, self.synonyms, strict=True) if self.synonyms else ()
+        return {name: synonyms for name, synonyms in pairs if synonyms}
 
 
 def load_class_list(
-    name_or_path: str | Path, ignore_labels: Sequence[int] = DEFAULT_IGNORE_LABELS
+    name_or_path: str | Path, ignore_labels: Sequence[int] = UNLESS_NAMED
 ) -> ClassList:
     """Reads a built-in class list, or a file in one of the formats of docs/class_lists.md.
 
@@ -59,12 +73,12 @@ def load_class_list(
 
 
 def parse_class_list(
-    content: bytes, where: str, ignore_labels: Sequence[int] = DEFAULT_IGNORE_LABELS
+    content: bytes, where: str, ignore_labels: Sequence[int] = UNLESS_NAMED
 ) -> ClassList:
     """`load_class_list` for the content of a file; logs in a line what it was taken for.
 
     A value that the file gives to a class is not ignored by default, unless the name says so
-    (`void`, `border`); where `ignore_labels` are others than the default, that is a contradiction.
+    (`void`, `border`); where `ignore_labels` are given, that is a contradiction.
     Raises ValueError, which begins with `where`, for an empty, ambiguous or contradictory list.
     """
     classes, taken_for = _parse(content, where, ignore_labels)
@@ -87,14 +101,15 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
         raise ValueError(f"{where}: expected one class per line, the file is empty")
     listed, taken_for = read_listed_classes(text, where)
     kept = [entry for entry in listed if not _is_ignored(entry, ignore_labels)]
+    kept = _with_names_of_their_own(kept)
     _check_distinct(kept)
     if not kept:
         raise ValueError(f"{where}: expected one class per line, found no class")
-    among = set(kept)
-    left_out = [entry for entry in listed if entry not in among]
+    among = {entry.place for entry in kept}
+    left_out = [entry for entry in listed if entry.place not in among]
     if left_out:
-        shown = (f"{entry.color or entry.value} {entry.name!r}" for entry in left_out)
-        taken_for += f"; ignored: {', '.join(shown)}"
+        shown = [f"{entry.color or entry.value} {entry.name!r}" for entry in left_out]
+        taken_for += f"; ignored: {shorten(shown)}"
     colors = _distinct_colors(kept, left_out)
     classes = ClassList(
         tuple(entry.name for entry in kept),
@@ -102,15 +117,20 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
         tuple(colors.get(entry.name) for entry in kept) if colors else (),
         tuple(entry.color for entry in left_out if entry.color) if colors else (),
         all(entry.value_is_given for entry in kept),
+        _ignored_values(kept, left_out, ignore_labels),
+        tuple(entry.synonyms for entry in kept) if any(e.synonyms for e in kept) else (),
     )
     return classes, taken_for
 
 
 def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
     """Whether a line of an ignored value says so itself; ValueError where it contradicts."""
+    if not entry.is_class:
+        return True
     if entry.value is None:
         return is_name_of_ignored(entry.name)
-    if entry.value not in ignore_labels:
+    by_default = tuple(ignore_labels) == UNLESS_NAMED
+    if entry.value not in (DEFAULT_IGNORED if by_default else ignore_labels):
         return False
     if not entry.value_is_given:
         raise ValueError(
@@ -119,7 +139,7 @@ def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
         )
     if is_name_of_ignored(entry.name):
         return True
-    if set(ignore_labels) == set(DEFAULT_IGNORE_LABELS):
+    if by_default:
         return False
     if _NAME_OF_THE_REST.fullmatch(entry.name.lower()):
         return True
@@ -128,6 +148,31 @@ def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:
         f"ignore_labels {tuple(ignore_labels)} (--config.data.ignore_labels) leave it out; "
         "delete the line, or take the value out of ignore_labels"
     )
+
+
+def _ignored_values(
+    kept: Sequence[ListedClass], left_out: Sequence[ListedClass], ignore_labels: Sequence[int]
+) -> tuple[int, ...]:
+    """The values of unlabelled pixels, once the list is known."""
+    ignored = DEFAULT_IGNORED if tuple(ignore_labels) == UNLESS_NAMED else ignore_labels
+    ignored = {*ignored, *(entry.value for entry in left_out if entry.value is not None)}
+    return tuple(sorted(ignored - {entry.value for entry in kept}))
+
+
+def _with_names_of_their_own(listed: Sequence[ListedClass]) -> list[ListedClass]:
+    """Classes of several names go by the first that does not begin another class.
+
+    FC-CLIP's ADE20K-Full has `115:bag,bags` and `192:bag,traveling bag`.
+    """
+    first = Counter(entry.name for entry in listed)
+    renamed = []
+    for entry in listed:
+        names = (entry.name, *entry.synonyms)
+        if first[entry.name] > 1:
+            own = next((name for name in names if name not in first), entry.name)
+            entry = entry._replace(name=own, synonyms=tuple(n for n in names if n != own))
+        renamed.append(entry)
+    return renamed
 
 
 def _check_distinct(listed: Sequence[ListedClass]) -> None:

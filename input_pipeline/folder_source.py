@@ -4,10 +4,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from input_pipeline.class_lists import UNLESS_NAMED
 from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree, open_tree
 from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.label_maps.data_folder import DEFAULT_CLASSES, DataFolder, example_id
+from input_pipeline.label_maps.file_endings import without_label_maps
 from input_pipeline.label_maps.opening import JSON_SUFFIX, open_label_maps
 from input_pipeline.layouts.base import LayoutSource, describe_left_out
 from input_pipeline.subtree import only_folder
@@ -21,9 +23,10 @@ class FolderSource(LayoutSource):
     `annotations` is a folder of label maps (`<path of the image>.png`), or a JSON; see
     docs/label_maps.md for all kinds. `root` may be an archive, and any of its folders may be inside
     an archive in it. `classes` is a file (relative to `root` or absolute) or the name of a built-in
-    class list. `ignore_labels` are the values of unlabelled pixels in label maps of indices: 255 in
-    most data sets, 0 in ADE20K, 0 and 255 in VOC without its background class. Files are decoded on
-    access only; the constructor checks what names, class lists and JSONs can tell.
+    class list. `ignore_labels` are the values of unlabelled pixels in label maps of indices: 0 in
+    ADE20K, 0 and 255 in VOC without its background class; by default 255, unless a class has it.
+    `synonyms` are the further names of classes that have some. Files are decoded on access only;
+    the constructor checks what names, class lists and JSONs can tell.
     """
 
     def __init__(
@@ -32,7 +35,7 @@ class FolderSource(LayoutSource):
         images: str = "images",
         annotations: str = "annotations",
         classes: str | Path = DEFAULT_CLASSES,
-        ignore_labels: Sequence[int] = (255,),
+        ignore_labels: Sequence[int] = UNLESS_NAMED,
     ):
         tree = open_tree(root)
         images, annotations = _tidy(images), _tidy(annotations)
@@ -44,6 +47,8 @@ class FolderSource(LayoutSource):
                 raise ValueError(_describe_missing(tree, path, what))
         annotations = _only_json(tree, annotations) or annotations
         paths = _find_images(tree, images, {annotations, str(classes)})
+        if images == annotations:
+            paths = without_label_maps(paths)
         folder = DataFolder(tree, images, paths, annotations, classes, tuple(ignore_labels))
         _check_names(folder)
         labelled = open_label_maps(folder)
@@ -54,6 +59,7 @@ class FolderSource(LayoutSource):
             [PurePosixPath(images, path).as_posix() for path in labelled.paths],
             labelled.class_names,
             labelled.labels,
+            folder.class_list.further_names if folder.has_class_list() else {},
         )
 
 
@@ -78,7 +84,8 @@ def _describe_missing(tree: FileTree, path: str, what: str) -> str:
     tops = sorted({name.partition("/")[0] for name in tree.names()})
     return (
         f"{tree.locate(path)}: expected {what}, there is none; looked in {tree.describe()}, which "
-        f"has {shorten(tops) or 'no files'}; set config.data.images and config.data.annotations"
+        f"has {shorten(tops) or 'no files'}; set config.data.images and config.data.annotations, "
+        "or export the data set with its images"
     )
 
 

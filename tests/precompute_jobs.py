@@ -20,6 +20,7 @@ class DrawnSource:
 
     def __init__(self, num_examples: int, size=(24, 40), bad=(), versions=None):
         self.class_names = CLASS_NAMES
+        self.synonyms = {}
         self.example_ids = tuple(f"photo_{i:03d}" for i in range(num_examples))
         self.versions = [0] * num_examples if versions is None else versions
         self._size = size

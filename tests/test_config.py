@@ -50,7 +50,7 @@ def test_defaults_are_the_official_numbers():
     assert (data.crop_size, data.max_long_side) == (640, 2560)
     assert config.proposals.num_proposals == 100
     assert data.short_sides == (320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960)
-    assert data.ignore_labels == (255,)
+    assert data.ignore_labels == (-1,)
 
 
 def test_default_templates_are_the_fourteen_of_the_paper():
@@ -104,6 +104,10 @@ WRONG_VALUES = {
     "too high": (
         {"data.ignore_labels": (255, 65536)},
         r"config\.data\.ignore_labels: expected at most 65535, got 65536",
+    ),
+    "ignored by default and not": (
+        {"data.ignore_labels": (-1, 0)},
+        r"config\.data\.ignore_labels: expected -1 alone, or the values themselves, got \(-1, 0\)",
     ),
     "element too low": (
         {"data.short_sides": (320, 1)},

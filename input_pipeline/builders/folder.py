@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline.builders.base import SegmentationBuilder
+from input_pipeline.class_lists import UNLESS_NAMED
 from input_pipeline.layouts import open_dataset
 
 
@@ -37,7 +38,7 @@ class Folder(SegmentationBuilder):
         images: str = "images",
         annotations: str = "annotations",
         classes: str = "classes.txt",
-        ignore_labels: Sequence[int] = (255,),
+        ignore_labels: Sequence[int] = UNLESS_NAMED,
         **kwargs: object,
     ):
         self._layout = {

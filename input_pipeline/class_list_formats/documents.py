@@ -29,6 +29,13 @@ def read_json(text: str, where: str) -> Found | None:
         return _categories(content["categories"], where), "categories of a COCO JSON"
     if isinstance(content, list) and content and isinstance(content[0], dict):
         return _categories(content, where), "categories of a COCO JSON"
+    if isinstance(content, dict) and isinstance(content.get("labels"), list):
+        return _labels(content["labels"], f"{where}: labels"), "labels of a Mapillary JSON, from 0"
+    if isinstance(content, dict) and isinstance(content.get("classes"), list):
+        return _titles(content["classes"], f"{where}: classes"), "colours -> classes"
+    if isinstance(content, dict) and content and all(map(_is_color, content.values())):
+        pairs = ((f"{where}[{name!r}]", name, color) for name, color in content.items())
+        return [_colored(*pair) for pair in pairs], "colours -> classes"
     if isinstance(content, dict) and "id2label" in content:
         return _mapping(content["id2label"], f"{where}: id2label"), "id2label of a JSON"
     if isinstance(content, dict):
@@ -121,6 +128,46 @@ def _categories(categories: object, where: str) -> list[ListedClass]:
             )
         )
     return listed
+
+
+def _labels(labels: list, where: str) -> list[ListedClass]:
+    """Mapillary Vistas' config.json, whose entries are in the order of their label values."""
+    listed = []
+    for i, label in enumerate(labels):
+        place = f"{where}[{i}]"
+        if not isinstance(label, dict) or not _is_color(label.get("color")):
+            raise ValueError(
+                f"{place}: expected 'readable' and 'color', found {label!r:.60}; {WRITE_LINES}"
+            )
+        name = _name(label.get("readable", label.get("name")), place)
+        color, is_class = tuple(label["color"]), label.get("evaluate", True)
+        listed.append(ListedClass(place, i, name, color=color, is_class=bool(is_class)))
+    return listed
+
+
+def _titles(classes: list, where: str) -> list[ListedClass]:
+    """Supervisely's meta.json."""
+    listed = []
+    for i, entry in enumerate(classes):
+        place = f"{where}[{i}]"
+        color = entry.get("color") if isinstance(entry, dict) else None
+        if not isinstance(color, str) or not re.fullmatch("#[0-9a-fA-F]{6}", color):
+            raise ValueError(
+                f"{place}: expected 'title' and a 'color' such as #ff0000, found {entry!r:.60}; "
+                f"{WRITE_LINES}"
+            )
+        rgb = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+        listed.append(_colored(place, entry.get("title"), rgb))
+    return listed
+
+
+def _colored(place: str, name: object, color: Sequence[int]) -> ListedClass:
+    return ListedClass(place, None, _name(name, place), color=tuple(color))
+
+
+def _is_color(value: object) -> bool:
+    """Whether these are red, green and blue."""
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)
 
 
 def _mapping(content: object, where: str) -> list[ListedClass]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from input_pipeline.class_list_formats.documents import Found, read_json, read_yaml
+from input_pipeline.class_list_formats.label_map_pbtxt import read_pbtxt
 from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
 from input_pipeline.class_list_formats.tables import has_heading, read_table
 
@@ -30,6 +31,9 @@ _NUMBERED = {
     "name;number": re.compile(r"\s*(?P<name>\S.*?)\s*;\s*(?P<value>\d+)\s*"),
     "name=number": re.compile(r"\s*(?P<name>\S.*?)\s*=\s*(?P<value>\d+)\s*"),
 }
+_OF_SEVERAL_NAMES = "number: name"
+_NO_CLASS = "invalid_class_id"
+"""What FC-CLIP's lists call values that are not used."""
 _NUMBER_FIRST = re.compile(r"\s*(?P<value>\d+)\s+(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"\s*(?P<name>\S.*?)\s+(?P<value>\d+)\s*")
 _NUMBER_AT_AN_END = re.compile(
@@ -45,7 +49,7 @@ def read_listed_classes(text: str, where: str) -> Found:
 
     Raises ValueError, with the line, for what is no class list of a known format.
     """
-    found = read_json(text, where) or read_yaml(text, where)
+    found = read_json(text, where) or read_yaml(text, where) or read_pbtxt(text, where)
     if found is not None:
         return found
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -132,8 +136,11 @@ def _numbered(lines: Sequence[str], where: str) -> Found | None:
         matches = sum(1 for line in lines if pattern.fullmatch(line))
         if 2 * matches >= len(lines):
             listed = _matched(pattern, form, lines, where)
+            if form == _OF_SEVERAL_NAMES:
+                listed = [_with_synonyms(entry) for entry in listed]
             _check_single_names(listed, form)
-            return listed, f"lines of {form!r}"
+            several = sum(bool(entry.synonyms) for entry in listed)
+            return listed, f"lines of {form!r}" + f", {several} with several names" * (several > 0)
     first = [match["name"] for line in lines if (match := _NUMBER_FIRST.fullmatch(line))]
     if len(first) > 1 and 2 * len(first) >= len(lines) and len(set(first)) > 1:
         listed = _matched(_NUMBER_FIRST, "number name", lines, where)
@@ -170,14 +177,27 @@ def _matched(pattern: re.Pattern, form: str, lines: Sequence[str], where: str) -
     return listed
 
 
+def _with_synonyms(entry: ListedClass) -> ListedClass:
+    """FC-CLIP's `1:person,child`: names between commas, of which the first stands for all."""
+    names = dict.fromkeys(name.strip() for name in entry.name.split(","))
+    if "" in names:
+        raise ValueError(
+            f"{entry.place}: expected names with one comma between them, found {entry.name!r}; "
+            "delete the comma too many, or write the name that is missing"
+        )
+    name, *synonyms = names
+    return entry._replace(name=name, synonyms=tuple(synonyms), is_class=name != _NO_CLASS)
+
+
 def _check_single_names(listed: Sequence[ListedClass], form: str) -> None:
     """Refuses several names for a class, further columns, and numbers that are part of names."""
     for entry in listed:
-        if re.search(r"[,;:=]|^[\W\d]", entry.name):
+        wrong = (n for n in (entry.name, *entry.synonyms) if re.search(r"[,;:=]|^[\W\d]", n))
+        if (name := next(wrong, None)) is not None:
             raise ValueError(
-                f"{entry.place}: expected {form!r} with one name, found {entry.name!r} for value "
-                f"{entry.value}; several names for a class, and further columns, are not read: "
-                f"keep one, and {WRITE_LINES}"
+                f"{entry.place}: expected {form!r} with one name, found {name!r} for value "
+                f"{entry.value}; several names for a class are read as 'number:name,synonym', "
+                f"further columns are not: keep one name, and {WRITE_LINES}"
             )
 
 
@@ -199,5 +219,6 @@ def _names(lines: Sequence[str], where: str) -> Found:
                 f"{place}: expected a class name, found {line.strip()!r}; if it is one, or its "
                 f"label value is in it, {WRITE_LINES}; else delete the line"
             )
-        listed.append(ListedClass(place, value, line.strip(), value_is_given=False))
+        name = "background" if line.strip() == _BACKGROUND else line.strip()  # labelme's
+        listed.append(ListedClass(place, value, name, value_is_given=False))
     return listed, "names in the order of their label values, from 0"

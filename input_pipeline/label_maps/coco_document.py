@@ -79,10 +79,10 @@ def read_classes(
         of_category = {number: ids.get(number, IGNORE) for number in categories.names}
         return Classes(listed.names, of_category)
     classes = folder.class_list
-    of_category = {}
+    of_category, id_of = {}, _ids_by_name(classes)
     for number, name in categories.names.items():
-        if name in classes.names:
-            of_category[number] = class_id = classes.names.index(name)
+        if name in id_of:
+            of_category[number] = class_id = id_of[name]
             value = classes.label_values[class_id] if classes.label_values else number
             if classes.values_are_given and value != number:
                 raise ValueError(
@@ -90,7 +90,7 @@ def read_classes(
                     f"class list {folder.classes}; correct the number, or write the list with "
                     "names alone, one a line"
                 )
-        elif number in folder.ignore_labels or is_name_of_ignored(name):
+        elif number in classes.ignored_values or is_name_of_ignored(name):
             of_category[number] = IGNORE
         elif number in used:
             raise ValueError(
@@ -99,6 +99,19 @@ def read_classes(
                 f"it to the list, or ignore it by config.data.ignore_labels=({number},)"
             )
     return Classes(classes.names, of_category)
+
+
+def _ids_by_name(classes: ClassList) -> dict[str, int]:
+    """Class ids by name; also by synonyms, but for those of several classes."""
+    names = dict(zip(classes.names, range(len(classes.names)), strict=True))
+    counts = Counter(name for names in classes.further_names.values() for name in names)
+    of_synonyms = {
+        synonym: names[name]
+        for name, synonyms in classes.further_names.items()
+        for synonym in synonyms
+        if counts[synonym] == 1
+    }
+    return of_synonyms | names
 
 
 def image_rows(content: Mapping, where: str) -> list[dict]:

@@ -2,7 +2,9 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +15,8 @@ from input_pipeline.label_maps.file_endings import SAME, find_endings
 from input_pipeline.label_maps.interface import LabelMaps
 
 DEFAULT_CLASSES = "classes.txt"
+_ENDINGS_OF_LISTS = (".txt", ".csv", ".tsv", ".yaml", ".yml", ".pbtxt", ".names")
+_OF_LABEL_STUDIO = re.compile(r"(.*/)?task-\d+-annotation-\d+-")
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +47,19 @@ class DataFolder:
         if self.tree.exists(name):
             where = self.tree.locate(name)
             return parse_class_list(self.tree.read(name), where, self.ignore_labels)
+        if name == DEFAULT_CLASSES:
+            raise ValueError(self._describe_missing_list())
         known = name in BUILT_IN or Path(name).is_absolute()
         return load_class_list(name if known else self.tree.locate(name), self.ignore_labels)
+
+    def _describe_missing_list(self) -> str:
+        lists = (n for n in self.tree.names() if n.lower().endswith(_ENDINGS_OF_LISTS))
+        near = sorted(lists, key=lambda name: (name.count("/"), name))
+        return (
+            f"{self.tree.locate(DEFAULT_CLASSES)}: there is no such class list; set "
+            f"config.data.classes to a file of it ({shorten(near) or 'none has a known ending'}), "
+            f"or to a built-in list ({', '.join(BUILT_IN)})"
+        )
 
     def where(self) -> str:
         """The annotations, for messages."""
@@ -100,13 +115,35 @@ def one_file_per_image(folder: DataFolder, of_cityscapes: Sequence[str]) -> list
         places = [tree.locate(f"{PurePosixPath(folder.annotations, name)}.png") for name in missing]
         raise ValueError(
             f"{tree.locate(folder.images)}: {len(missing)} of {len(expected)} images have no label "
-            f"map. Expected, but missing: {shorten(places)}. Add the label maps or remove the "
-            "images"
+            f"map. Expected, but missing: {shorten(places)}. {_advice(folder, present)}"
         )
     labels = [present[composed(name)] for name in expected]
     of_images = {PurePosixPath(folder.images, path).as_posix() for path in folder.paths}
+    if own := sorted(of_images.intersection(labels)):
+        raise ValueError(
+            f"{tree.locate(own[0])}: is an image and its own label map; set config.data.images and "
+            "config.data.annotations to different folders, or let names of label maps end in _mask"
+        )
     warn_of_unused(folder, sorted(set(present.values()) - set(labels) - of_images))
     return labels
+
+
+def _advice(folder: DataFolder, present: Mapping[str, str]) -> str:
+    """What to do where label maps are missing, by what there is instead."""
+    if any(map(_OF_LABEL_STUDIO.match, present)):
+        return (
+            "PNGs of Label Studio do not say which image they belong to: export the project as "
+            "JSON, and set config.data.annotations to it"
+        )
+    if present:
+        return "Add the label maps or remove the images"
+    names = folder.tree.names(folder.annotations)
+    endings = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in names)
+    there = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
+    return (
+        f"The folder has no PNG files ({there or 'it is empty'}): set config.data.annotations to "
+        "the folder that has them, or export PNG label maps or COCO's JSON"
+    )
 
 
 def warn_of_unused(folder: DataFolder, unused: list[str]) -> None:

@@ -69,7 +69,7 @@ class _Finder:
             spelled = {composed(spell(path)): path for path in paths}
             names = defaultdict(list)
             for name in spelled:
-                names[PurePosixPath(name).name].append(name)
+                names[name.rpartition("/")[2]].append(name)
             self._paths |= spelled
             self._names |= names
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 # The module rather than the class: it imports layouts.base, which runs this file first.
 from input_pipeline import folder_source
+from input_pipeline.class_lists import UNLESS_NAMED
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import open_tree
 from input_pipeline.layouts.base import LayoutSource, MissingFiles
@@ -22,7 +23,7 @@ def open_dataset(
     images: str = "images",
     annotations: str = "annotations",
     classes: str | Path = "classes.txt",
-    ignore_labels: Sequence[int] = (255,),
+    ignore_labels: Sequence[int] = UNLESS_NAMED,
 ) -> LayoutSource:
     """Opens a split of a data set below `root`: extracted, in its official archives, or both.
 

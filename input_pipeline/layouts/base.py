@@ -41,7 +41,8 @@ class ExampleFiles:
 class LayoutSource:
     """Examples (an `ExampleSource`) of images in a tree and their label maps; decoded on access.
 
-    `images` are paths in the tree, `labels` what builds their label maps, by index.
+    `images` are paths in the tree, `labels` what builds their label maps, by index, `synonyms` the
+    further names of classes that have some.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class LayoutSource:
         images: Sequence[str],
         class_names: Sequence[str],
         labels: LabelMaps,
+        synonyms: Mapping[str, tuple[str, ...]] | None = None,
     ):
         self.name = name
         self.class_names = tuple(class_names)
+        self.synonyms = dict(synonyms or {})
         self.example_ids = tuple(example_ids)
         self._tree = tree
         self._images = tuple(images)

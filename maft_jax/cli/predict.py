@@ -101,14 +101,14 @@ def _predict(places: list[str]) -> None:
     from maft_jax.inference.files import find_images, predict_images
     from maft_jax.runtime.workdir import make_writable
 
-    class_names, background = _vocabulary()
+    class_names, background, synonyms = _vocabulary()
     images, missing = find_images(places)
     if not images:
         raise ValueError("\n".join(missing))
     make_writable(epath.Path(_OUT.value), "--out")
     if _CACHE_DIR.value:
         make_writable(epath.Path(_CACHE_DIR.value), "--cache_dir")
-    segmenter, provenance = _load(class_names, background)
+    segmenter, provenance = _load(class_names, background, synonyms)
     failures = predict_images(
         lambda path, example_id: segmenter(path, example_id=example_id),
         images,
@@ -123,19 +123,20 @@ def _predict(places: list[str]) -> None:
         raise ImagesFailed("\n  ".join([f"{len(problems)} failed:", *problems]))
 
 
-def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Names of classes and of the background, and further names of some classes."""
     from maft_jax.inference.vocabulary import check_apart, parse_names, read_names, read_names_file
 
     if _CLASSES_FILE.value is None:
-        names = read_names(_CLASSES.value, "--classes")
+        names, synonyms = read_names(_CLASSES.value, "--classes"), {}
     else:
-        names = read_names_file(_CLASSES_FILE.value, "--classes_file")
+        names, synonyms = read_names_file(_CLASSES_FILE.value, "--classes_file")
     background = parse_names(_BACKGROUND.value, "--background") if _BACKGROUND.value else ()
     check_apart(names, background)
-    return names, background
+    return names, background, synonyms
 
 
-def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
+def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: dict):
     """The segmenter, and what the JSON files say of how it was made."""
     import dataclasses
 
@@ -160,6 +161,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
         clip,
         class_names,
         background=background,
+        synonyms=synonyms,
         templates=templates,
         generator=generator,
         num_proposals=_NUM_PROPOSALS.value,
@@ -177,6 +179,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...]):
         },
         "settings": {
             "templates": list(templates),
+            **({"synonyms": synonyms} if synonyms else {}),
             "mask_start_layer": clip.mask_start_layer,
             "image_size": clip.image_size,
             "compute_dtype": clip.compute_dtype,

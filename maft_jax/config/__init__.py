@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from input_pipeline.class_lists import UNLESS_NAMED
 from maft_jax.config.fields import FROM_HERE, build, setting
 from maft_jax.config.sections import (
     CheckpointingConfig,
@@ -192,6 +193,11 @@ def _validate_data(data: DataConfig, proposals: ProposalsConfig) -> None:
     for template in data.templates:
         if template.count("{}") != 1:
             raise ValueError(f"config.data.templates: expected one {{}} in {template!r}")
+    if -1 in data.ignore_labels and data.ignore_labels != UNLESS_NAMED:
+        raise ValueError(
+            "config.data.ignore_labels: expected -1 alone, or the values themselves, got "
+            f"{data.ignore_labels}; write 255 for -1"
+        )
     if not proposals.kinds:
         raise ValueError("config.proposals.kinds: expected at least one kind, got none")
 

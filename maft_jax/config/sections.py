@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from input_pipeline.class_lists import UNLESS_NAMED
 from input_pipeline.dataset_specs import SPECS
 from maft_jax.config.fields import BELOW_ROOT, FROM_HERE, setting
 from maft_jax.config.prompts import PROMPT_TEMPLATES
@@ -85,10 +86,15 @@ class DataConfig:
         path=BELOW_ROOT,
     )
     ignore_labels: tuple[int, ...] = setting(
-        (255,),
-        "dataset=folder: label values of unlabelled pixels; 255 is none where the classes name it",
-        low=0,
+        UNLESS_NAMED,
+        "dataset=folder: label values of unlabelled pixels; -1 = 255, unless the classes name it",
+        low=-1,
         high=65535,
+    )
+    synonyms: bool = setting(
+        True,
+        "classes of several names (1:person,child) score the maximum over them; False = the first "
+        "name alone",
     )
     unseen_classes: tuple[str, ...] = setting(
         (), "names of classes left out of training; published = the data set's zero-shot split"

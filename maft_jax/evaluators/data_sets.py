@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -18,7 +18,7 @@ from maft_jax.config.sections import EvaluationRoots
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.precompute_shards import PrecomputeJob
-from maft_jax.proposals.record_sets import unseen_classes
+from maft_jax.proposals.record_sets import synonyms, unseen_classes
 
 SPLIT = "val"
 DATA_SETS = tuple(field.name for field in dataclasses.fields(EvaluationRoots))
@@ -43,6 +43,8 @@ class EvaluationSet:
     """Of the content of the images, labels and proposals that are evaluated."""
     folder: epath.Path
     """Of the records."""
+    synonyms: Mapping[str, Sequence[str]]
+    """Further names of the classes that have some, by name."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class FoundSet:
     """What computes them; None = they must be there."""
     max_images: int
     """0 = all."""
+    synonyms: Mapping[str, Sequence[str]]
+    """Further names of the classes that have some, by name."""
 
     def open(self) -> EvaluationSet:
         """Computes the records that are missing, and opens them.
@@ -95,6 +99,7 @@ class FoundSet:
             0 if logits is None else logits.shape[1],
             source.digest_of_first(count),
             self.folder,
+            self.synonyms,
         )
 
 
@@ -165,6 +170,7 @@ def _find(config: Config, name: str) -> FoundSet:
         folder,
         job,
         settings.max_images,
+        synonyms(config.data, description),
     )
 
 

@@ -64,7 +64,8 @@ class Evaluation:
         embed = functools.partial(cached_class_embeddings, clip.text, text_tower)
         cache = cache_dir(config.data)
         # All names before any proposals: hours lie between them.
-        texts = [embed(data.class_names, self.protocol.templates, cache) for data in found]
+        templates = self.protocol.templates
+        texts = [embed(data.class_names, templates, cache, data.synonyms) for data in found]
         self._host_texts = dict(zip((data.name for data in found), texts, strict=True))
         self._texts: dict[str, jax.Array] = {}
         self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
@@ -203,7 +204,7 @@ class Evaluation:
             visual, self._text(data), batch, sharding.place_whole(seen, self._mesh)
         )
 
-    def _text(self, data: EvaluationSet) -> Float[Array, "c e"]:
+    def _text(self, data: EvaluationSet) -> Float[Array, "c *names e"]:
         """Class embeddings on the mesh, which are those of the first process."""
         if data.name not in self._texts:
             text = consensus.broadcast_from_first(self._host_texts[data.name])
@@ -260,6 +261,7 @@ class Evaluation:
             "classes": {
                 "names_sha256": sha256_of_text("".join(f"{name}\n" for name in names)),
                 "unseen": [names[i] for i in data.unseen_classes],
+                **({"synonyms": dict(data.synonyms)} if data.synonyms else {}),
             },
             "protocol": self.protocol.describe(self.encoder),
         }

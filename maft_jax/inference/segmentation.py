@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +20,7 @@ from maft_jax.inference.clip import Clip
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
-from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.models.text_classifier import cached_class_embeddings, embed_synonyms
 from maft_jax.proposals.external import check_aspect
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
 from maft_jax.proposals.precompute_shards import check_proposals
@@ -47,6 +47,7 @@ def segment(
     proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
     *,
     background: str | Sequence[str] = (),
+    synonyms: Mapping[str, Sequence[str]] | None = None,
     templates: Sequence[str] = PROMPT_TEMPLATES,
     num_proposals: int = 100,
     scales: Sequence[float] = (1.0,),
@@ -60,6 +61,7 @@ def segment(
         proposals: masks of this image [n, h', w'] that cover all of it (bool, uint8 with 255 =
             inside, or floats in [0, 1]); or what makes them; by default superpixels.
         background: names for what is none of the classes; where one wins, pixels stay unlabelled.
+        synonyms: further names of some classes, which score the maximum over all of theirs.
         templates: prompts in which {} stands for the name.
         num_proposals: the most that a generator makes.
         scales, flip: test-time augmentation: sizes, times clip.image_size, at which CLIP reads
@@ -73,6 +75,7 @@ def segment(
         clip,
         classes,
         background=background,
+        synonyms=synonyms,
         templates=templates,
         num_proposals=num_proposals,
         scales=scales,
@@ -96,6 +99,7 @@ class ImageSegmenter:
         classes: str | Sequence[str],
         *,
         background: str | Sequence[str] = (),
+        synonyms: Mapping[str, Sequence[str]] | None = None,
         templates: Sequence[str] = PROMPT_TEMPLATES,
         generator: ProposalGenerator | None = None,
         num_proposals: int = 100,
@@ -108,6 +112,12 @@ class ImageSegmenter:
         self.class_names = _names(classes, "classes")
         self.background = _names(background, "background") if background else ()
         check_apart(self.class_names, self.background)
+        self.synonyms = synonyms or {}
+        if strangers := self.synonyms.keys() - set(self.class_names):
+            raise ValueError(
+                f"synonyms: expected names of classes, {sorted(strangers)[0]!r} is none of "
+                f"{len(self.class_names)}; add it to the classes, or leave its synonyms out"
+            )
         if len(self.class_names) + len(self.background) == 1:
             logger.warning(
                 "one class and nothing else to choose from: every pixel becomes %r with score 1; "
@@ -207,10 +217,17 @@ class ImageSegmenter:
 
     def _embedded(self, clip: Clip, templates: Sequence[str], cache_dir) -> np.ndarray:
         names = [*self.class_names, *self.background]
-        if cache_dir is None or clip.config.text is None:
-            return clip.encode_text(names, templates)
-        parameters = clip.parameters["text"]
-        return cached_class_embeddings(clip.config.text, parameters, names, templates, cache_dir)
+        if clip.config.text is None or (cache_dir is None and not self.synonyms):
+            return clip.encode_text(names, templates)  # which says that there is no text tower
+        text, parameters = clip.config.text, clip.parameters["text"]
+        if cache_dir is None:
+            return embed_synonyms(
+                lambda every: clip.encode_text(every, templates),
+                names,
+                self.synonyms,
+                text.tokenize,
+            )
+        return cached_class_embeddings(text, parameters, names, templates, cache_dir, self.synonyms)
 
 
 def load_image(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:

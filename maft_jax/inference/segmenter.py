@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.models.encoder import ImageEncoder
+from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks
 from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
@@ -69,7 +69,7 @@ class Segmenter:
     def class_probabilities(
         self,
         visual: Mapping,
-        text: Float[Array, "c e"],
+        text: Float[Array, "c *names e"],
         batch: Mapping[str, Array],
         seen: Bool[Array, " seen_classes"] | None = None,
     ) -> Float[Array, "b n c"]:
@@ -77,7 +77,7 @@ class Segmenter:
 
         Args:
             visual: parameters of the image tower.
-            text: normalised class embeddings.
+            text: normalised class embeddings; [c, names, e] where classes have several names.
             seen: classes that the generator was trained on; the ensemble needs it.
 
         Raises:
@@ -147,7 +147,7 @@ class Segmenter:
 
     def _check(self, text, batch, seen):
         width = self.spec.encoder.architecture.embed_dim
-        if text.ndim != 2 or text.shape[1] != width:
+        if text.ndim not in (2, 3) or text.shape[-1] != width:
             raise ValueError(
                 f"text: expected class embeddings [classes, {width}] of the text tower that "
                 f"belongs to the image tower, got {text.shape}; embed the names with its weights"
@@ -242,7 +242,7 @@ def _encode(encoder, visual, pixels, masks):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _classify(encoder, features, text):
-    return encoder.probabilities(encoder.logits(features, text))
+    return encoder.probabilities(class_logits(encoder, features, text))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -2,10 +2,13 @@
 
 import csv
 import difflib
+import re
 from collections.abc import Sequence
 
-from input_pipeline.class_lists import BUILT_IN, load_class_list
+from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
 from maft_jax.models.text_classifier import check_distinct, checked_texts, find_alike
+
+_OF_SEVERAL_NAMES = re.compile(r"\s*\d+\s*:")
 
 
 def parse_names(text: str, what: str = "classes") -> tuple[str, ...]:
@@ -46,13 +49,35 @@ def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
     return names
 
 
-def read_names_file(path: str, what: str = "classes_file") -> tuple[str, ...]:
-    """One name a line, or `integer<TAB>name`, whose integers are not looked at.
+def read_names_file(
+    path: str, what: str = "classes_file"
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The names of a class list of any format, and further names of the classes that have some.
+
+    Its label values are not looked at.
 
     Raises:
         ValueError: no such file, or a name is empty or comes twice.
     """
-    return check_names(load_class_list(path, ignore_labels=()).names, what)
+    return _names_and_synonyms(load_class_list(path, ignore_labels=()), what)
+
+
+def read_pasted_list(
+    lines: Sequence[str], what: str
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """As `read_names_file` of lines of `number:name,synonym`; else one name a line, as it is."""
+    if all(map(_OF_SEVERAL_NAMES.match, lines)):
+        classes = parse_class_list("\n".join(lines).encode(), what, ignore_labels=())
+        return _names_and_synonyms(classes, what)
+    return check_names(lines, what), {}
+
+
+def _names_and_synonyms(
+    classes: ClassList, what: str
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    names = check_names(classes.names, what)
+    pairs = zip(names, classes.synonyms, strict=True) if classes.synonyms else ()
+    return names, {name: further for name, further in pairs if further}
 
 
 def check_names(names: Sequence[str], what: str = "classes") -> tuple[str, ...]:

@@ -165,6 +165,16 @@ class TextArchitecture(Protocol):
         """L2-normalised float32 embeddings."""
 
 
+def class_logits(
+    encoder: ImageEncoder, features: Float[Array, "*rows e"], text: Float[Array, "c *names e"]
+) -> Float[Array, "*rows c"]:
+    """Logits of every class; of one with several names the maximum over them, as in FC-CLIP."""
+    if text.ndim == 2:
+        return encoder.logits(features, text)
+    of_names = encoder.logits(features, text.reshape(-1, text.shape[-1]))
+    return jnp.max(of_names.reshape(*of_names.shape[:-1], *text.shape[:-1]), axis=-1)
+
+
 def resolve_masking(
     architecture: ImageArchitecture,
     noted: MaskingSpec | None,

@@ -1,8 +1,10 @@
 """Class names x prompt templates -> the frozen classifier, computed once and cached by content."""
 
+import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -19,8 +21,11 @@ from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 from maft_jax.runtime.tree_rules import fingerprint
 
 _BATCH_SIZE = 256
+_MOST_SHOWN = 10
 _SECONDS_OF_SILENCE = 5.0
 _SECONDS_BETWEEN_LOG_LINES = 10.0
+
+logger = logging.getLogger(__name__)
 
 Tokenize = Callable[[Sequence[str]], np.ndarray]
 
@@ -65,14 +70,22 @@ def cached_class_embeddings(
     names: Sequence[str],
     templates: Sequence[str],
     cache_dir: str | os.PathLike,
-) -> Float[np.ndarray, "c e"]:
+    synonyms: Mapping[str, Sequence[str]] | None = None,
+) -> Float[np.ndarray, "c *names e"]:
     """embed_classes, kept in `cache_dir` under a digest of all that they depend on, and sealed.
+
+    With `synonyms`, further names of some classes, [c, names, e]: see `embed_synonyms`.
 
     What killed writers left there is removed by who writes next.
 
     Raises:
         ValueError: as embed_classes, or CLIP cannot tell two of the names apart.
     """
+    if synonyms:
+        embed = functools.partial(cached_class_embeddings, config, parameters)
+        return embed_synonyms(
+            lambda every: embed(every, templates, cache_dir), names, synonyms, config.tokenize
+        )
     check_distinct(names, "class names", config.tokenize)
     key = [repr(config), fingerprint(parameters), list(names), list(templates)]
     key += cleaning(names, templates).items()
@@ -89,6 +102,66 @@ def cached_class_embeddings(
     np.save(file, rows)
     write_sealed(path, file.getvalue(), sealed_with)
     return rows
+
+
+def embed_synonyms(
+    embed: Callable[[Sequence[str]], Float[np.ndarray, "every e"]],
+    names: Sequence[str],
+    synonyms: Mapping[str, Sequence[str]],
+    tokenize: Tokenize = tokenize,
+) -> Float[np.ndarray, "c names e"]:
+    """Rows of every name of every class, for `encoder.class_logits`.
+
+    A class has its name first and then its synonyms, of which those that CLIP cannot tell apart
+    count once, and repeats of them up to the class with the most names: these change no maximum.
+    `embed` is given every name once. A name that several classes have is warned of: FC-CLIP's own
+    lists share some.
+
+    Raises:
+        ValueError: as check_distinct for the classes' names; or two classes have the same names.
+    """
+    check_distinct(names, "class names", tokenize)
+    place_of: dict[bytes, int] = {}
+    every: list[str] = []
+    places: list[tuple[int, ...]] = []
+    for class_name in names:
+        of_class = {}
+        for name in (class_name, *checked_texts(synonyms.get(class_name, ()), "synonyms")):
+            (row,) = _tokenize_class(name, ("{}",), tokenize)
+            place = place_of.setdefault(row.tobytes(), len(every))
+            if place == len(every):
+                every.append(name)
+            of_class[place] = None
+        places.append(tuple(of_class))
+    _check_classes_apart(names, every, places)
+    most = max(map(len, places))
+    return embed(every)[np.stack([np.resize(of_class, most) for of_class in places])]
+
+
+def _check_classes_apart(
+    names: Sequence[str], every: Sequence[str], places: Sequence[tuple[int, ...]]
+) -> None:
+    first_of_set: dict[frozenset[int], str] = {}
+    first_of_place: dict[int, str] = {}
+    shared = []
+    for class_name, of_class in zip(names, places, strict=True):
+        other = first_of_set.setdefault(frozenset(of_class), class_name)
+        if other != class_name:
+            raise ValueError(
+                f"class names: {other!r} and {class_name!r} have the same names, "
+                f"{', '.join(repr(every[place]) for place in of_class)}; give each its own"
+            )
+        for place in of_class:
+            other = first_of_place.setdefault(place, class_name)
+            if other != class_name:
+                shared.append(f"{every[place]!r} ({other}, {class_name})")
+    if shared:
+        logger.warning(
+            "%d names are those of several classes, which score alike where it is the best of "
+            "them, and the first is taken: %s",
+            len(shared),
+            ", ".join(shared[:_MOST_SHOWN]) + (", ..." if len(shared) > _MOST_SHOWN else ""),
+        )
 
 
 def checked_texts(texts: object, what: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from input_pipeline.records.record_shards import (
 )
 from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
 from maft_jax.proposals.precompute_summary import Statistics, Summary, write_summary
+from maft_jax.proposals.record_sets import SYNONYMS
 from maft_jax.proposals.worker_processes import run_tasks
 from maft_jax.runtime.only_writer import only_writer
 
@@ -83,7 +84,11 @@ def prepare_folder(job: PrecomputeJob, shards: Sequence[int]) -> list[int]:
     folder = epath.Path(job.folder)
     former = read_dataset_file(folder) if (folder / DATASET_FILE).exists() else {}
     before, now = _flat(former), _flat(job.description)
-    changes = {name: (before.get(name), now[name]) for name in now if before.get(name) != now[name]}
+    changes = {
+        name: (before.get(name), now.get(name))
+        for name in (*now, SYNONYMS)
+        if before.get(name) != now.get(name)
+    }
     if former and changes and not job.replace:
         raise ValueError(_describe_changes(folder, changes))
     if changes:

@@ -11,6 +11,7 @@ import tempfile
 
 from etils import epath
 
+from input_pipeline.class_lists import DEFAULT_IGNORED, UNLESS_NAMED
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.layouts import open_dataset
 from input_pipeline.records.proposal_records import SCHEMA_VERSION
@@ -59,6 +60,7 @@ def job_from_config(config: Config, overwrite: bool = False) -> PrecomputeJob:
         num_proposals=config.proposals.num_proposals,
         folder=str(records_folder(config)),
         unseen_classes=spec.unseen_classes if spec else (),
+        synonyms=source.synonyms,
         replace=overwrite or not data.records,
     )
 
@@ -72,6 +74,8 @@ def records_folder(config: Config) -> epath.Path:
     if data.records:
         return epath.Path(data.records)
     settings = {name: getattr(data, name) for name in _WHAT_IS_READ}
+    if data.ignore_labels == UNLESS_NAMED:  # as earlier versions named folders by default
+        settings["ignore_labels"] = DEFAULT_IGNORED
     settings["root"] = str(pathlib.Path(data.root).resolve())
     settings["proposals"] = dataclasses.asdict(proposals)
     settings["versions"] = (SCHEMA_VERSION, RECIPE_VERSION)

@@ -14,6 +14,7 @@ from input_pipeline.records.proposal_records import SCHEMA_VERSION, ProposalReco
 from input_pipeline.records.record_shards import ShardWriter, read_done, read_index, shard_stem
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
 from maft_jax.proposals.precompute_summary import Statistics
+from maft_jax.proposals.record_sets import SYNONYMS
 from maft_jax.proposals.soft_masks import soften_masks
 
 RECIPE_VERSION = 1
@@ -52,7 +53,8 @@ class PrecomputeJob:
 
     Shards have `shard_size` examples: at most 256, and fewer in small data sets, which get 16
     shards if they have that many examples. `unseen_classes` is the published zero-shot split of
-    the data set, for the description of the records. With `replace`, records of another recipe
+    the data set, `synonyms` are the further names of classes that have some: both for the
+    description of the records, as text alone. With `replace`, records of another recipe
     in `folder` are replaced, else they are refused.
     """
 
@@ -63,6 +65,7 @@ class PrecomputeJob:
     num_proposals: int
     folder: str
     unseen_classes: tuple[str, ...] = ()
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shard_size: int | None = None
     replace: bool = False
 
@@ -87,6 +90,7 @@ class PrecomputeJob:
     @property
     def description(self) -> dict:
         """Content of dataset.json; equal recipes make equal records of equal examples."""
+        several = {name: list(further) for name, further in self.synonyms.items()}
         return {
             "dataset": self.dataset,
             "split": self.split,
@@ -101,6 +105,7 @@ class PrecomputeJob:
                 "generator_fingerprint": self.generator.fingerprint,
                 "num_proposals": self.num_proposals,
             },
+            **({SYNONYMS: several} if several else {}),
         }
 
     def shard_key(self, shard: int) -> str:

@@ -7,6 +7,14 @@ from maft_jax.config.sections import DataConfig
 PUBLISHED = "published"
 """Entry of config.data.unseen_classes that stands for the data set's own zero-shot split."""
 
+SYNONYMS = "synonyms"
+"""Key of the further names of classes that have some, by name, where there are any."""
+
+
+def synonyms(data: DataConfig, description: Mapping) -> dict[str, list[str]]:
+    """Further names of the classes that have some; none where config.data.synonyms says so."""
+    return description.get(SYNONYMS, {}) if data.synonyms else {}
+
 
 def unseen_classes(data: DataConfig, description: Mapping) -> tuple[str, ...]:
     """Names of the classes that training must not see.

@@ -27,6 +27,8 @@ from maft_jax.state.train_state import TrainState
 
 logger = logging.getLogger(__name__)
 
+TEXT_TOWER = "text_tower"
+"""Of a run's identity: the text tower's fingerprint, which earlier versions did not note."""
 _DIGEST = "digest"
 _REMOVED = ".removed"
 """Checkpoints that need not be kept any more, in the folder of the others."""
@@ -178,6 +180,8 @@ class Checkpoints:
 
     def _check_belongs(self, step, record, run_identity):
         for name, expected in run_identity.items():
+            if name == TEXT_TOWER and name not in record:
+                continue
             if record.get(name) != expected:
                 raise ValueError(
                     f"{self._directory / str(step)} was made with {name}={record.get(name)!r}, "
@@ -219,7 +223,11 @@ class Checkpoints:
 
 
 def read_checkpoint(
-    workdir: epath.Path, abstract_state: TrainState, pretrained: str, step: int | None = None
+    workdir: epath.Path,
+    abstract_state: TrainState,
+    pretrained: str,
+    step: int | None = None,
+    text_tower: str | None = None,
 ) -> TrainState:
     """A checkpoint of a run that may still be going on: nothing there is changed.
 
@@ -227,6 +235,7 @@ def read_checkpoint(
         abstract_state: shapes, dtypes and shardings to restore to.
         pretrained: fingerprint of the weights that `abstract_state` was derived from.
         step: of the checkpoint; by default the newest.
+        text_tower: likewise of the text tower beside them; None is not compared.
 
     Raises:
         ValueError: there is no such checkpoint, it is broken, or it belongs to other weights.
@@ -247,6 +256,13 @@ def read_checkpoint(
                 raise ValueError(
                     f"{where} was made with pretrained={record.data['pretrained']!r}, these "
                     f"weights are {pretrained!r}; give those that the run began with"
+                )
+            noted = record.data.get(TEXT_TOWER, text_tower)
+            if text_tower not in (None, noted):
+                raise ValueError(
+                    f"{where} was made with text_tower={noted!r}, that of these weights is "
+                    f"{text_tower!r}, though their image towers are the same; give those that "
+                    "the run began with, for it was tuned against their class embeddings"
                 )
             target = ocp.args.StandardRestore(abstract_state)
             state = manager.restore(step, args=ocp.args.Composite(state=target)).state

@@ -77,7 +77,8 @@ def read_student(
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
-    state = read_checkpoint(workdir, abstract, fingerprint(visual), step)
+    text_tower = fingerprint(parameters["text"])
+    state = read_checkpoint(workdir, abstract, fingerprint(visual), step, text_tower)
     tuned = jax.tree.map(np.asarray, state.trainable)
     student = parameters | {"visual": overlay(visual, tuned)}
     return ClipWeights.of(weights.config, student, weights.masking), int(state.step)

@@ -16,7 +16,7 @@ from maft_jax.losses.mask_aware import (
     soft_iou,
 )
 from maft_jax.models.array_types import Batch
-from maft_jax.models.encoder import ImageEncoder
+from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.preprocess import coarse_masks_on_grid, patch_mask
 from maft_jax.state.train_state import overlay
 
@@ -54,7 +54,7 @@ def loss_fn(
     spec: StepSpec,
     trainable: Mapping,
     pretrained: Mapping,
-    text: Float[Array, "c e"],
+    text: Float[Array, "c *names e"],
     batch: Batch,
     num_terms: Float[Array, ""],
     num_images: int,
@@ -75,11 +75,11 @@ def loss_fn(
         teacher = batch.teacher_probabilities
         if teacher is None:
             teacher = teacher_probabilities(encoder, pretrained, text, pixels)
-        answer = encoder.probabilities(encoder.logits(whole, text))
+        answer = encoder.probabilities(class_logits(encoder, whole, text))
         distillation = distillation_terms(answer, teacher)
     else:
         proposals = encoder.encode_proposals(student, pixels, masks)
-    probabilities = encoder.probabilities(encoder.logits(proposals, text))
+    probabilities = encoder.probabilities(class_logits(encoder, proposals, text))
     mask_aware = mask_aware_terms(
         probabilities,
         _iou_target(batch),
@@ -103,12 +103,12 @@ def loss_fn(
 def teacher_probabilities(
     encoder: ImageEncoder,
     pretrained: Mapping,
-    text: Float[Array, "c e"],
+    text: Float[Array, "c *names e"],
     pixels: Float[Array, "b h w 3"],
 ) -> Float[Array, "b c"]:
     """How the frozen CLIP classifies whole images, given as `encoder.prepare` makes them."""
     features = encoder.encode_images(pretrained, pixels)
-    return encoder.probabilities(encoder.logits(features, text))
+    return encoder.probabilities(class_logits(encoder, features, text))
 
 
 def _iou_target(batch: Batch):

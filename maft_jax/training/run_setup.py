@@ -14,20 +14,21 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from input_pipeline.examples import PreparedSource
+from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.precompute_job import cache_dir
+from maft_jax.proposals.record_sets import synonyms
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import consensus, metric_logging, sharding
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
-from maft_jax.state.checkpointing import Checkpoints
+from maft_jax.state.checkpointing import TEXT_TOWER, Checkpoints
 from maft_jax.state.train_state import TrainState
 from maft_jax.training.step_setup import StepSetup, make_step_setup
 from maft_jax.training.teacher import teacher_fields
-from maft_jax.training.training_data import describe_data, open_training_data
+from maft_jax.training.training_data import describe_data, describe_synonyms, open_training_data
 from maft_jax.weights import open_weights
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,13 @@ class HostState:
     setup: StepSetup
     abstract_state: TrainState
     """Shapes and dtypes of the state."""
-    source: PreparedSource
+    source: RecordSource
     per_example: dict[str, np.ndarray]
     """Further fields of a Batch, one row for each example of the source."""
     evaluation: Any
     """A TrainingEvaluation, or None where there is no data set to evaluate."""
     host_text: np.ndarray
-    """Class embeddings [c, e], as this process computed them."""
+    """Class embeddings [c, e] or [c, names, e], as this process computed them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +83,10 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     frozen = loaded.setup.frozen(visual)
     run_identity = {
         "pretrained": fingerprint(visual),
+        TEXT_TOWER: fingerprint(loaded.parameters["text"]),
         "architecture": repr(loaded.clip.vision),
         **describe_data(loaded.source),
+        "synonyms": describe_synonyms(config.data, loaded.source),
         "seed": config.seed,
         "batch_size": config.batch_size,
         "trainable": list(config.optimizer.trainable),
@@ -128,6 +131,7 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
         source.class_names,
         config.data.templates,
         cache_dir(config.data),
+        synonyms(config.data, source.description),
     )
     return HostState(
         config, mesh, clip, parameters, setup, state, source, per_example, evaluation, text

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
 from maft_jax.proposals.precompute_job import cache_dir, records_folder
+from maft_jax.proposals.record_sets import synonyms
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding, stop_requests
 from maft_jax.runtime.atomic_files import clear_leftovers
@@ -53,6 +54,7 @@ class Teacher:
     parameters: Mapping
     """The whole CLIP on the host."""
     source: PreparedSource
+    """With the `description` of a RecordSource."""
     mesh: Mesh
 
     @functools.cached_property
@@ -65,6 +67,7 @@ class Teacher:
         """Where the probabilities are kept, with the records."""
         config = self.config
         names, templates = self.source.class_names, config.data.templates
+        several = {"synonyms": _digest(self._synonyms)} if self._synonyms else {}
         description = cleaning(names, templates) | {
             "version": _VERSION,
             "data": self.source.fingerprint,
@@ -78,6 +81,7 @@ class Teacher:
             "crop_size": config.data.crop_size,
             "image_size": config.model.image_size,
             "compute_dtype": np.dtype(self.spec.encoder.dtype).name,
+            **several,
         }
         return TeacherCache(records_folder(config), description)
 
@@ -90,7 +94,11 @@ class Teacher:
         visual, text = jax.device_put((visual, text), (shardings, replicated))
         return lambda images: program(visual, text, images)
 
-    def _text(self) -> Float32[np.ndarray, "c e"]:
+    @property
+    def _synonyms(self) -> Mapping[str, Sequence[str]]:
+        return synonyms(self.config.data, self.source.description)
+
+    def _text(self) -> Float32[np.ndarray, "c *names e"]:
         data = self.config.data
         return cached_class_embeddings(
             self.clip.text,
@@ -98,6 +106,7 @@ class Teacher:
             self.source.class_names,
             data.templates,
             cache_dir(data),
+            self._synonyms,
         )
 
 

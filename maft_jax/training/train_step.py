@@ -20,7 +20,7 @@ def gradients(
     spec: StepSpec,
     trainable: Mapping,
     pretrained: Mapping,
-    text: Float[Array, "c e"],
+    text: Float[Array, "c *names e"],
     batch: Batch,
 ) -> tuple[Mapping, Metrics]:
     """Gradients of the batch's loss with respect to `trainable`, and the metrics.
@@ -55,7 +55,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     pretrained: Mapping,
-    text: Float[Array, "c e"],
+    text: Float[Array, "c *names e"],
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step; `grad_norm` is the norm before clipping, losses are weighted."""

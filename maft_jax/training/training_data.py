@@ -1,5 +1,7 @@
 """From the configuration to the examples that training reads, computing proposals if need be."""
 
+import hashlib
+import json
 import logging
 
 import jax
@@ -19,7 +21,7 @@ from maft_jax.pictures.sheets import contact_sheet
 from maft_jax.proposals.label_agreement import check_several_classes
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
-from maft_jax.proposals.record_sets import unseen_classes
+from maft_jax.proposals.record_sets import synonyms, unseen_classes
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,12 @@ def describe_data(source: RecordSource) -> dict[str, int | str]:
         "num_shards": source.description["num_shards"],
         "data": source.fingerprint,
     }
+
+
+def describe_synonyms(data: DataConfig, source: RecordSource) -> str | None:
+    """A digest of the further names that classes are scored by; None as before there were any."""
+    further = synonyms(data, source.description)
+    return hashlib.sha256(json.dumps(further).encode()).hexdigest()[:16] if further else None
 
 
 def train_geometry(data: DataConfig) -> TrainGeometry:

@@ -25,7 +25,7 @@ from maft_jax.inference.clip import Clip
 from maft_jax.inference.files import encode_labels
 from maft_jax.inference.overlay import overlay, place_names, segment_colors
 from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
-from maft_jax.inference.vocabulary import check_names, read_names
+from maft_jax.inference.vocabulary import check_names, read_names, read_pasted_list
 from maft_jax.pictures.lettering import letter_size, readable
 
 NO_CLASS = 0xFFFF
@@ -74,19 +74,20 @@ class PageSession:
     def segment(
         self, picture: str | None, classes: str, background: str, num_proposals: int
     ) -> Result:
-        """Segments the file `picture`; `classes` and `background` are as `read_field` takes them.
+        """Segments the file `picture` with the names of `read_classes` and `read_field`.
 
         Raises:
             ValueError: there is no picture or it cannot be read, or the names cannot be used.
         """
         if not picture:
             raise ValueError("There is no picture yet: drop one, or click on an example.")
-        names, others = read_field(classes, "classes"), read_field(background, "background")
+        names, synonyms = read_classes(classes)
+        others = read_field(background, "background")
         if not names:
             raise ValueError("There are no classes yet: type names with commas between them.")
         with self._one_at_a_time:
             start = time.monotonic()
-            segmenter = self._segmenter(names, others, num_proposals)
+            segmenter = self._segmenter(names, others, num_proposals, tuple(synonyms.items()))
             segmentation = segmenter.segment_prepared(self._prepare(segmenter, picture))
             return Result(segmentation, Path(picture).stem, time.monotonic() - start)
 
@@ -143,6 +144,14 @@ def read_field(text: str, what: str) -> tuple[str, ...]:
     if not lines:
         return ()
     return read_names(lines[0], what) if len(lines) == 1 else check_names(lines, what)
+
+
+def read_classes(text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """`read_field`, and further names of classes where the lines are `number:name,synonym`."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (
+        read_pasted_list(lines, "classes") if len(lines) > 1 else (read_field(text, "classes"), {})
+    )
 
 
 def viewer_data(result: Result) -> dict:
@@ -219,5 +228,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _make_segmenter(clip: Clip, names: tuple[str, ...], others: tuple[str, ...], num_proposals):
-    return ImageSegmenter(clip, names, background=others, num_proposals=num_proposals)
+def _make_segmenter(clip: Clip, names: tuple[str, ...], others, num_proposals, synonyms=()):
+    return ImageSegmenter(
+        clip, names, background=others, synonyms=dict(synonyms), num_proposals=num_proposals
+    )

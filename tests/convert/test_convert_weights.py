@@ -159,8 +159,8 @@ def test_image_tower_alone_and_with_the_text_of_another(folder, capsys):
     assert "expected a text tower with embeddings of 7 numbers" in capsys.readouterr().err
 
 
-def tuned_run(workdir: pathlib.Path, pretrained: str) -> dict[int, ClipWeights]:
-    """A workdir with checkpoints as training leaves them: {step: student}."""
+def tuned_run(workdir: pathlib.Path, pretrained: str, **noted: str) -> dict[int, ClipWeights]:
+    """A workdir with checkpoints that also noted `noted`, as training leaves them: by step."""
     settings = {"model.pretrained": pretrained, "data.root": "photos", "num_steps": 9}
     config_dict = preset("official")
     config_dict.update_from_flattened_dict(settings)
@@ -175,7 +175,7 @@ def tuned_run(workdir: pathlib.Path, pretrained: str) -> dict[int, ClipWeights]:
     students = {}
     for step in (4, 9):
         trainable = jax.tree.map(lambda x, step=step: x + 0.01 * step, state.trainable)
-        run_identity = {"pretrained": fingerprint(visual)}
+        run_identity = {"pretrained": fingerprint(visual)} | noted
         saved = state.replace(step=jnp.int32(step), trainable=trainable)
         checkpoints.save(saved, run_identity, loss=1.0)
         tuned = jax.tree.map(np.asarray, trainable)

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import signal
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -105,14 +106,22 @@ class StopAfter(StopSignals):
 
 @torch.no_grad()
 def slow_confusion(
-    parameters: dict, records: RecordSource, config: Config, start_layer: int
+    parameters: dict,
+    records: RecordSource,
+    config: Config,
+    start_layer: int,
+    synonyms: Mapping[str, Sequence[str]] | None = None,
 ) -> np.ndarray:
     """Counts of images whose short side is config.evaluation.short_side, pixel by pixel."""
     clip = clip_from_state_dict(
         {name: torch.tensor(value) for name, value in to_openai(parameters).items()}
     )
     names, side = records.class_names, config.model.image_size
-    text = torch.stack([_class_embedding(clip, name, config.data.templates) for name in names])
+    groups = [(name, *(synonyms or {}).get(name, ())) for name in names]
+    texts = [
+        torch.stack([_class_embedding(clip, name, config.data.templates) for name in group])
+        for group in groups
+    ]
     confusion = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     for example in (records[i] for i in range(len(records))):
         height, width = example.image.shape[:2]
@@ -123,7 +132,8 @@ def slow_confusion(
         masks = torch.tensor(example.proposals / np.float32(255))[None]
         masks = F.interpolate(masks, (height, width), mode="bilinear", align_corners=True)
         features = proposal_features(clip.visual, image, F.pad(masks, padding), start_layer)[0]
-        probabilities = (config.loss.logit_scale * features @ text.T).softmax(-1)
+        logits = [config.loss.logit_scale * features @ text.T for text in texts]
+        probabilities = torch.stack([rows.max(-1).values for rows in logits], -1).softmax(-1)
         scores = torch.einsum("nc,nhw->chw", probabilities, masks[0])
         predicted = scores.argmax(0).numpy()
         for row, column in zip(predicted.ravel(), example.label_map.ravel(), strict=True):

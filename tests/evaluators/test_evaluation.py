@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -60,6 +61,29 @@ def test_counts_are_those_of_a_slow_evaluation_in_pytorch(evaluation, config, fi
     np.testing.assert_array_equal(confusion.sum(axis=0), expected.sum(axis=0))
     assert np.abs(confusion - expected).sum() <= 20  # pixels where two classes are as good
     assert (confusion.sum(axis=1) > 0).sum() >= 3, "several classes are predicted"
+
+
+@pytest.mark.slow
+def test_classes_of_several_names_score_the_maximum_over_them(data, finished, tmp_path):
+    folder = tmp_path / "several"
+    shutil.copytree(data["evaluation.roots.folder"], folder)
+    names = (folder / "classes.txt").read_text().split("\n")[:-1]
+    further = {names[0]: ["gadget", "old machine"], names[1]: ["wool", names[1].upper()]}
+    lines = (f"{i}:{','.join([name, *further.get(name, [])])}" for i, name in enumerate(names))
+    (folder / "classes.txt").write_text("\n".join(lines))
+    data = data | {"evaluation.roots.folder": str(folder)}
+    ours, weights = set_up(evaluation_config(data))
+    [several] = evaluate((ours, weights), tmp_path / "results")
+    records = RecordSource(ours.data_sets[0].folder, drop_empty=False)
+    config = evaluation_config(data)
+    expected = slow_confusion(weights.parameters, records, config, 2, further)
+    assert several.class_names == finished[0].class_names
+    assert np.abs(several.confusion - expected).sum() <= 20  # as above
+    assert np.abs(several.confusion - finished[0].confusion).sum() > 1000
+    [first] = evaluate(set_up(evaluation_config(data, data__synonyms=False)), tmp_path / "first")
+    np.testing.assert_array_equal(first.confusion, finished[0].confusion)
+    assert "synonyms" in several.provenance["classes"]
+    assert first.provenance["classes"] == finished[0].provenance["classes"]
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,8 @@ LISTS = {
     "names": "cat\ndog\npotted plant\n",
     "tabs": "0\tcat\n1\tdog\n255\tvoid\n",
     "numbered": "0: cat\n1: dog\n",
+    "several": "0:invalid_class_id\n1:cat,kitty\n2:dog\n",
+    "pbtxt": "item {\n  id: 1\n  name: 'cat'\n}\nitem { name: \"dog\" id: 2 }\n",
     "table": "id,name,supercategory\n1,cat,animal\n2,dog,animal\n",
     "yaml": "nc: 2\nnames:\n  0: cat\n  1: dog\n",
     "json": '{"id2label": {"0": "cat", "1": "dog"}}',

@@ -332,7 +332,23 @@ def test_names_come_from_lines_files_and_built_in_lists(tmp_path):
     assert len(read_names("coco_stuff_171")) == 171 and read_names("coco") == ("coco",)
     path = tmp_path / "names.txt"
     path.write_text("salt, pepper\n猫\n")
-    assert read_names_file(str(path)) == ("salt, pepper", "猫")
+    assert read_names_file(str(path)) == (("salt, pepper", "猫"), {})
+    path.write_text("0:invalid_class_id\n1:person,child\n2:sky\n")
+    assert read_names_file(str(path)) == (("person", "sky"), {"person": ("child",)})
     path.write_text("cat\nCat\n")
     with pytest.raises(ValueError, match="classes_file: 'Cat' comes twice"):
         read_names_file(str(path))
+
+
+def test_class_of_several_names_scores_the_best_of_them(clip, image):
+    names = ("cat", "sofa", "lamp", "tree")
+    one_each = maft_jax.segment(clip, image, names, halves(image))
+    several = maft_jax.segment(
+        clip, image, names[:2], halves(image), synonyms={"sofa": ("lamp", "tree")}
+    )
+    assert several.class_names == ("cat", "sofa")
+    best = one_each.proposal_probabilities[:, 1:].max(axis=1)
+    odds = several.proposal_probabilities[:, 1] / several.proposal_probabilities[:, 0]
+    np.testing.assert_allclose(odds, best / one_each.proposal_probabilities[:, 0], rtol=1e-3)
+    with pytest.raises(ValueError, match="synonyms: expected names of classes, 'dog' is none of 2"):
+        maft_jax.segment(clip, image, names[:2], synonyms={"dog": ["puppy"]})

@@ -21,6 +21,20 @@ OBJECT_INFO = (
 COCO_CATEGORIES = (
     '[{"id": 1, "name": "person", "isthing": 1}, {"id": 3, "name": "car", "isthing": 1}]'
 )
+PBTXT = """# from the API
+item {
+  id: 1
+  name: 'cat'
+}
+item { name: "dog's bed" id: 2 keypoints { id: 9 label: "ear" } }
+item: {
+  name: "/m/03wvsk", id: 17; display_name: "Hair dryer"  # Open Images
+}
+"""
+MAPILLARY = """{"version": "1.2", "labels": [
+  {"color": [165, 42, 42], "readable": "Bird", "name": "animal--bird", "evaluate": true},
+  {"color": [0, 192, 0], "readable": "Curb", "name": "barrier--curb", "evaluate": true},
+  {"color": [0, 0, 0], "readable": "Unlabeled", "name": "void--unlabeled", "evaluate": false}]}"""
 ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: hair drier\n"
 
 
@@ -52,6 +66,9 @@ ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: ha
         ('{"id2label": {"0": "wall", "1": "sky"}, "hidden_size": 3}', {0: "wall", 1: "sky"}),
         ('{"wall": 0, "sky": 7}', {0: "wall", 7: "sky"}),
         ('["wall", "sky"]', {0: "wall", 1: "sky"}),
+        (MAPILLARY, {0: "Bird", 1: "Curb"}),
+        ("_background_\ncat\n", {0: "background", 1: "cat"}),
+        (PBTXT, {1: "cat", 2: "dog's bed", 17: "Hair dryer"}),
         (ULTRALYTICS, {0: "person", 1: "no", 2: "hair drier"}),
         ("nc: 2\nnames: ['person', 'hair drier']\n", {0: "person", 1: "hair drier"}),
         ("names:\n- person\n- on\n", {0: "person", 1: "on"}),
@@ -98,7 +115,13 @@ def test_tab_lines_keep_everything_after_the_tab():
         ("name\nsky\ntree\n", r":1: 'name' looks like a heading"),
         ("Classes\nsky\n", r":1: 'Classes' looks like a heading"),
         ("sky\n# trees\ntree\n", r":2: expected a class name, found '# trees'"),
-        ("item {\n  id: 1\n  name: 'sky'\n}\n", r":1: expected a class name, found 'item {'"),
+        ("item {\n  id: 1\n}\n", r":1: expected an item with id and name, found {'id': '1'}"),
+        ("item {\n  name: 'sky'\n}\n", r":1: expected an item with id and name"),
+        ("item { id: 1\n name: 'sky'\n", r":1: expected the item's closing bracket"),
+        ("item { id: 1 name: 'a' }\n3 }", r":2: expected items such as item .* found '3'"),
+        ("item { id: 1\nid: 2 name: 'a' }", r":2: 'id' stands twice"),
+        ("item { id: 1 name: 'a }\n", r":1: expected items such as .* found \"'a }\""),
+        ("item { id: -1 name: 'a' }\n", r":1: expected an item with id and name"),
         ("name,color\nroad,#804080\ncar,#00008e\n", r":1: 'name,color' looks like a heading"),
         ("name,supercategory\nroad,flat\ncar,vehicle\n", r":1: .* looks like a heading"),
         ("class;description\nroad;asphalt\n", r":1: .* looks like a heading"),
@@ -124,7 +147,10 @@ def test_tab_lines_keep_everything_after_the_tab():
         ("cat:1,2,3::\ndog:1,2,3::\n", r":2: colour \(1, 2, 3\) of class 'dog' is that of 'cat'"),
         ("cat:1,2,3::\nvoid:1,2,3::\n", r":1: colour \(1, 2, 3\) of class 'cat' is that of 'void'"),
         ("sky,1,2,3\ntree,4,5,6\n", r":1: .*'sky,1,2' for value 3; several names"),
-        ("0:background\n1:person,child,girl\n", r":2: .*'person,child,girl' for value 1; several"),
+        ("0:background\n1:person,,girl\n", r":2: expected names with one comma .*'person,,girl'"),
+        ("0:background\n1:person,3 men\n", r":2: .*found '3 men' for value 1; several names"),
+        ("0,background\n1,person,child\n", r":2: .*'person,child' for value 1; several names"),
+        ("0:bag,bags\n1:bag,bags\n", r":2: class 'bags' is already listed"),
         ("0 -> sky\n1 -> tree\n", r":1: .*'-> sky'"),
         ("name,id,trainId\nroad,7,0\nsky,23,10\n", r":1: expected one column .*'trainid'"),
         ("id,name\n0,sky\n1,tree,elm\n", r":3: expected 2 columns as in the headings on line 1"),
@@ -137,6 +163,9 @@ def test_tab_lines_keep_everything_after_the_tab():
         ('[{"id": 1, "nam": "sky"}]', r"categories\[0\]: expected 'id' and 'name'"),
         ('[{"id": -1, "name": "sky"}]', r"categories\[0\]: expected a label value, .* found -1"),
         ('{"sky": 1, "sea": 1}', r"two names have the same value"),
+        ('{"labels": [{"readable": "Bird"}]}', r"labels\[0\]: expected 'readable' and 'color'"),
+        ('{"classes": ["sky"]}', r"classes\[0\]: expected 'title' and a 'color' such as #ff0000"),
+        ('{"sky": [1, 2, 3], "sea": [1, 2]}', r"\['sky'\]: expected a label value"),
         ('{"categories": 3}', r"expected a list of categories, found 3"),
         ('["sky", 3]', r"\[1\]: expected a class name, found 3"),
         ('["sky", ', r"list.txt: begins like JSON, but"),
@@ -159,7 +188,13 @@ def test_list_of_colours_has_names_and_no_label_values():
     cvat = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred car:250,0,7::wheel,door\n"
     camvid = "0 0 0\tbackground\n250 0 7\tred car\n"
     table = "name,r,g,b\nbackground,0,0,0\nred car,250,0,7\n"
-    for text in (cvat, cvat.partition("\n")[2], table, camvid, f"# color_rgb label\n{camvid}"):
+    supervisely = (
+        '{"background": [0, 0, 0], "red car": [250, 0, 7]}',
+        '{"classes": [{"title": "background", "shape": "bitmap", "color": "#000000"},'
+        ' {"title": "red car", "shape": "bitmap", "color": "#FA0007"}], "tags": []}',
+    )
+    lines = (cvat, cvat.partition("\n")[2], table, camvid, f"# color_rgb label\n{camvid}")
+    for text in (*lines, *supervisely):
         classes = parse_class_list(text.encode(), "labelmap.txt")
         assert classes.names == ("background", "red car")
         assert classes.colors == ((0, 0, 0), (250, 0, 7))
@@ -219,3 +254,31 @@ def test_line_that_contradicts_ignore_labels_of_the_user_is_refused():
 def test_names_alone_that_reach_an_ignored_value_are_refused():
     with pytest.raises(ValueError, match=r":256: class 'x 255' falls on label value 255, which is"):
         read("\n".join(f"x {i}" for i in range(300)))
+
+
+def test_line_of_several_names_goes_by_its_first_and_keeps_the_others():
+    text = "0:invalid_class_id\n1:person,child, girl,child\n2:sky\n12:invalid_class_id\n"
+    classes = parse_class_list(text.encode(), "fcclip.txt")
+    assert classes.names == ("person", "sky") and classes.label_values == (1, 2)
+    assert classes.synonyms == (("child", "girl"), ())
+    assert classes.further_names == {"person": ("child", "girl")}
+    assert classes.ignored_values == (0, 12, 255)
+    assert parse_class_list(b"0: cat\n1: dog\n", "list.txt").synonyms == ()
+
+
+def test_classes_that_share_their_first_name_go_by_one_of_their_own():
+    text = "115:bag,bags\n192:bag,traveling bag\n175:pier,wharf\n256:pier\n131:pot,pan\n132:pan\n"
+    classes = parse_class_list(text.encode(), "ade20k_847_with_prompt_eng.txt")
+    assert classes.names == ("bags", "traveling bag", "wharf", "pier", "pot", "pan")
+    assert classes.synonyms == (("bag",), ("bag",), ("pier",), (), ("pan",), ())
+
+
+def test_values_of_unlabelled_pixels_are_those_that_the_list_leaves():
+    assert parse_class_list(b"0\tcat\n255\tlesion\n", "x").ignored_values == ()
+    assert parse_class_list(b"0\tcat\n1\tlesion\n", "x").ignored_values == (255,)
+    assert parse_class_list(b"0\tcat\n3\tdog\n", "x", (9, 7)).ignored_values == (7, 9)
+
+
+def test_ignore_value_that_is_given_contradicts_a_class_even_where_it_is_the_default():
+    with pytest.raises(ValueError, match=r":2: label value 255 is class 'lesion' here, but ign"):
+        read("0\tcat\n255\tlesion\n", ignore_labels=(255,))

@@ -280,3 +280,19 @@ def test_a_zip_with_one_folder_at_its_top_is_looked_into(folder, tmp_path_factor
     np.testing.assert_array_equal(packed[1].label_map, plain[1].label_map)
     with pytest.raises(ValueError, match="expected a folder, there is none"):
         FolderSource(path, images="pictures")
+
+
+def test_default_of_ignored_values_yields_to_a_class_and_a_given_one_contradicts_it(folder):
+    (folder / "classes.txt").write_text("0\tcat\n1\tdog\n255\tlesion\n")
+    assert FolderSource(folder)[1].label_map.tolist() == [[0, 1], [2, 1]]
+    with pytest.raises(ValueError, match=r":3: label value 255 is class 'lesion' here, but ignore"):
+        FolderSource(folder, ignore_labels=(255,))
+
+
+def test_lists_of_several_names_leave_their_unused_values_unlabelled(folder):
+    (folder / "classes.txt").write_text("0:invalid_class_id\n1:dog,puppy\n2:cat\n")
+    source = FolderSource(folder)
+    assert source.class_names == ("dog", "cat") and source.synonyms == {"dog": ("puppy",)}
+    assert source[1].label_map.tolist() == [[IGNORE, 0], [IGNORE, 0]]
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    assert FolderSource(folder).synonyms == {}

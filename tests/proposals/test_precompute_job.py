@@ -1,5 +1,6 @@
 """From the configuration to a job, and the place of its records in the cache."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -7,12 +8,15 @@ import tempfile
 
 import pytest
 
+from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.sample_folder import SAMPLE_CLASSES, write_sample_folder
 from maft_jax.config import from_config_dict, preset
+from maft_jax.config.sections import DataConfig
 from maft_jax.proposals import precompute_job
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import cache_dir, job_from_config, records_folder
-from tests.precompute_jobs import DrawnSource
+from maft_jax.proposals.record_sets import synonyms
+from tests.precompute_jobs import DrawnSource, make_job
 
 
 def make_config(cache="cache", **changes):
@@ -138,3 +142,28 @@ def test_published_split_is_part_of_the_description(monkeypatch, tmp_path):
     job = job_from_config(make_config(tmp_path, data__dataset="voc2012"))
     assert job.unseen_classes == ("pottedplant", "sheep", "sofa", "train", "tv")
     assert job.description["unseen_classes"] == list(job.unseen_classes)
+
+
+def test_synonyms_are_described_and_change_no_record(tmp_path):
+    """Their text is all that they are; classes without any are described as before."""
+    job = make_job(tmp_path / "records", num_examples=2)
+    assert "synonyms" not in job.description
+    precompute(job, num_workers=1)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").glob("*.tfrecord")}
+    several = dataclasses.replace(job, synonyms={"left": ("port",)}, replace=True)
+    refused = dataclasses.replace(several, replace=False)
+    with pytest.raises(ValueError, match=r"differ in\s+synonyms: None there, {'left': \['port'\]}"):
+        precompute(refused, num_workers=1)
+    precompute(several, num_workers=1)
+    description = read_dataset_file(tmp_path / "records")
+    assert synonyms(DataConfig(), description) == {"left": ["port"]}
+    assert synonyms(DataConfig(synonyms=False), description) == {}
+    precompute(dataclasses.replace(job, replace=True), num_workers=1)
+    assert synonyms(DataConfig(), read_dataset_file(tmp_path / "records")) == {}
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_defaults_name_the_folder_of_earlier_versions():
+    place = records_folder(make_config(data__root="/photos"))
+    assert place.name == "folder-train-superpixels-100-cb3875c7"
+    assert records_folder(make_config(data__root="/photos", data__ignore_labels=(255,))) == place

@@ -9,11 +9,13 @@ from etils import epath
 
 from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.config.sections import LossConfig
-from maft_jax.convert.formats import ClipWeights
+from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.models.clip import CLIP_SIZES
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.workdir import describe_run
 from maft_jax.state.restored_run import read_first_weights, read_run_config
 from maft_jax.weights import open_weights
+from tests.convert.test_convert_weights import tuned_run, weights
 
 
 def write_config_of_version_0_1(folder, logit_scale: float) -> Config:
@@ -136,3 +138,17 @@ def test_a_run_is_never_taken_for_the_weights_it_began_with(tmp_path):
     )
     with pytest.raises(ValueError, match=r"began with the weights /data/models/ViT-B-32"):
         open_weights(run)
+
+
+def test_moved_weights_of_another_text_tower_are_refused_where_the_run_noted_its_own(tmp_path):
+    write_weights(weights(), tmp_path / "clip.pt", "openai")
+    first, second = weights().tensors, weights(1).tensors
+    merged = {path: (first if path.startswith("visual/") else second)[path] for path in first}
+    write_weights(dataclasses.replace(weights(), tensors=merged), tmp_path / "merged.pt", "openai")
+    tuned_run(tmp_path / "earlier", str(tmp_path / "clip.pt"))
+    own = fingerprint(weights().parameters()["text"])
+    tuned_run(tmp_path / "run", str(tmp_path / "clip.pt"), text_tower=own)
+    for run, pretrained in (("earlier", "merged.pt"), ("run", "clip.pt")):
+        open_weights(tmp_path / run, pretrained=str(tmp_path / pretrained))
+    with pytest.raises(ValueError, match=rf"made with text_tower='{own}', that of these weights"):
+        open_weights(tmp_path / "run", pretrained=str(tmp_path / "merged.pt"))

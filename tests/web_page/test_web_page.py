@@ -23,7 +23,14 @@ from input_pipeline.sample_folder import SAMPLE_CLASSES, draw_scene
 from maft_jax.inference.overlay import overlay
 from maft_jax.inference.segmentation import ImageSegmenter
 from maft_jax.web_page import make_page
-from maft_jax.web_page.session import NO_CLASS, PageSession, Result, read_field, viewer_data
+from maft_jax.web_page.session import (
+    NO_CLASS,
+    PageSession,
+    Result,
+    read_classes,
+    read_field,
+    viewer_data,
+)
 from tests.web_page.web_pages import serving
 
 CLASSES = ", ".join(SAMPLE_CLASSES)
@@ -76,6 +83,9 @@ def test_field_holds_names_between_commas_or_one_a_line_or_a_list_by_name():
     assert read_field("cat\n\n salt, pepper \n", "classes") == ("cat", "salt, pepper")
     assert read_field("voc_20", "classes") == load_class_list("voc_20").names
     assert read_field(" \n ", "background") == ()
+    assert read_classes("1:cat,kitty\n2:sofa\n") == (("cat", "sofa"), {"cat": ("kitty",)})
+    assert read_classes("cat\nsalt, pepper") == (("cat", "salt, pepper"), {})
+    assert read_classes("cat, sofa") == (("cat", "sofa"), {})
 
 
 def test_viewer_gets_the_label_map_with_names_and_shares(result):

@@ -1,5 +1,6 @@
 """COCO's instances as label maps, compared with pycocotools."""
 
+import gc
 import importlib.util
 import logging
 import pickle
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 
 from input_pipeline.examples import IGNORE
 from input_pipeline.folder_source import FolderSource
+from input_pipeline.label_maps import opening
 from maft_jax.proposals.label_agreement import check_several_classes
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
@@ -205,6 +207,7 @@ def test_json_may_lie_anywhere_and_in_archives(tmp_path):
     [
         ("18\tdog\n1\tperson\n", (255,), None),
         ("dog\nperson\n", (255,), None),
+        ("18:hound,dog\n1:human,person,people\n", (255,), None),
         ("dog\n", (1, 255), None),
         ("dog\n", (255,), r"category 1, 'person', is no class of classes.txt, but has 2 annotatio"),
         ("17\tdog\n1\tperson\n", (255,), r"category 18 is 'dog', which has label value 17 in the"),
@@ -224,7 +227,7 @@ def test_class_list_and_categories_agree_or_are_refused(tmp_path, classes, ignor
             FolderSource(root, ignore_labels=ignore_labels)
         return
     source = FolderSource(root, ignore_labels=ignore_labels)
-    person = source.class_names.index("person") if "person" in source.class_names else IGNORE
+    person = len(source.class_names) - 1 or IGNORE
     assert source[0].label_map[:3, 0].tolist() == [0, person, person]
 
 
@@ -337,3 +340,15 @@ def test_records_and_counts_are_made_of_a_json(tmp_path):
     precompute(job_from_config(small_config(settings)), num_workers=1)
     counts = (tmp_path / "records/label_counts.json").read_text()
     assert '"ignored_pixels": 96' in counts and counts.count('"pixels": 48') == 2
+
+
+def test_large_json_is_said_and_the_garbage_collector_is_as_before(tmp_path, monkeypatch, caplog):
+    root = write_coco(tmp_path, ["a.jpg"], ONE, [annotation(1, 7, 18, box(0, 0, 4, 2))])
+    monkeypatch.setattr(opening, "_BYTES_OF_SECONDS", 100)
+    with caplog.at_level(logging.INFO):
+        FolderSource(root)
+    assert "instances_default.json, 0 MB of JSON" in caplog.text
+    (root / "annotations/instances_default.json").write_text("{")
+    with pytest.raises(ValueError, match="expected a JSON, but"):
+        FolderSource(root)
+    assert gc.isenabled()
