@@ -36,7 +36,10 @@ __doc__ += describe_fields(DataConfig, "--config.data.") + "\n"
 __doc__ += describe_fields(ProposalsConfig, "--config.proposals.")
 
 _WORKERS = flags.DEFINE_integer(
-    "workers", None, "processes on this machine; default: one per CPU", lower_bound=1
+    "workers",
+    None,
+    "processes on this machine; default: one per CPU, fewer for few images",
+    lower_bound=1,
 )
 _PROCESS_INDEX = flags.DEFINE_integer(
     "process_index", 0, "which of the process_count commands this is", lower_bound=0

@@ -31,6 +31,8 @@ from maft_jax.runtime.only_writer import only_writer
 _MAX_LISTED = 10
 _STEM = re.compile(r"(train|val)-\d{5,}-of-\d{5,}")
 _SECONDS_BETWEEN_LOG_LINES = 30.0
+_IMAGES_WORTH_A_PROCESS = 16
+"""Superpixels of so many photos take as long as a process needs to start."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +46,11 @@ def precompute(
     """Writes the shards that are missing, and sums up those that are there.
 
     Of `process_count` processes, on as many machines that share the folder, each writes every
-    process_count-th shard, spread over `num_workers` processes of its machine, one per CPU unless
-    given. Finished shards stay as they are, but for examples whose signature changed. Whatever
-    the numbers, and however often it was killed before, the files are the same in the end. While
-    another process writes the same shards, this one waits, and then finds them there.
+    process_count-th shard, spread over `num_workers` processes of its machine: unless given one per
+    CPU, but no more than there are images worth starting one for. Finished shards stay as they are,
+    but for examples whose signature changed. Whatever the numbers, and however often it was killed
+    before, the files are the same in the end. While another process writes the same shards, this
+    one waits, and then finds them there.
 
     Raises:
         ValueError: the folder holds other records, or there are examples that cannot be used, which
@@ -64,7 +67,7 @@ def precompute(
     with only_writer(job.folder, "records", wait=True, part=part):
         missing = prepare_folder(job, shards)
         try:
-            problems = _write_shards(job, missing, num_workers or _num_cpus())
+            problems = _write_shards(job, missing, num_workers)
         finally:
             _remove_unfinished(job.folder, [job.stem(shard) for shard in missing])
         if problems:
@@ -157,9 +160,12 @@ def _count_unknown_labels(problems: Sequence[Problem]) -> list[str]:
     return lines[:_MAX_LISTED] + ([f"and {more} more label values"] if more > 0 else [])
 
 
-def _write_shards(job: PrecomputeJob, missing: Sequence[int], num_workers: int) -> list[Problem]:
+def _write_shards(
+    job: PrecomputeJob, missing: Sequence[int], num_workers: int | None
+) -> list[Problem]:
     """Returns what is wrong with examples, in their order."""
     total = sum(len(job.examples_of(shard)) for shard in missing)
+    num_workers = num_workers or min(_num_cpus(), total // _IMAGES_WORTH_A_PROCESS)
     seconds_between = 0.5 if sys.stderr.isatty() else _SECONDS_BETWEEN_LOG_LINES
     problems: dict[int, tuple[Problem, ...]] = {}
     with tqdm(

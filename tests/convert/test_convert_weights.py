@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -101,8 +102,14 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("second", FORMATS)
-@pytest.mark.parametrize("first", FORMATS)
+def pairs_of_formats():
+    """Every format is read once and written once; all other pairs are slow tests."""
+    after = dict(zip(FORMATS, [*list(FORMATS)[1:], "openai"], strict=True))
+    for pair in itertools.product(FORMATS, FORMATS):
+        yield pytest.param(*pair, marks=() if after[pair[0]] == pair[1] else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("first", "second"), pairs_of_formats())
 def test_every_format_of_a_whole_clip_turns_into_every_other(folder, first, second):
     assert convert("clip.pt", FORMATS[first], f"--to={first}") == 0
     there = f"again_{FORMATS[second]}"
@@ -240,6 +247,7 @@ def test_corrupt_checkpoint_of_a_run_is_refused(folder, capsys):
     assert convert("run", "tuned.pt", "--to=openai", "--step=4") == 0
 
 
+@pytest.mark.slow
 def test_tuned_tower_drops_into_an_official_checkpoint(folder, capsys):
     theirs = {name: torch.from_numpy(value) for name, value in official_tensors().items()}
     torch.save({"model": theirs, "iteration": 5}, "theirs.pth")
@@ -293,8 +301,15 @@ def test_verification_prints_the_largest_difference(folder, capsys, monkeypatch)
     assert not pathlib.Path("other").exists(), "a source that differs is not converted"
 
 
-@pytest.mark.parametrize("name", ["open_clip", "open_clip_custom_text"])
-@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        ("open_clip", "gelu"),
+        ("open_clip_custom_text", "quick_gelu"),
+        pytest.param("open_clip", "quick_gelu", marks=pytest.mark.slow),
+        pytest.param("open_clip_custom_text", "gelu", marks=pytest.mark.slow),
+    ],
+)
 def test_verification_runs_open_clip(folder, name, activation):
     vision = dataclasses.replace(CONFIG.vision, activation=activation)
     config = ClipConfig(vision, dataclasses.replace(CONFIG.text, activation=activation))
@@ -385,6 +400,7 @@ def test_existing_file_is_replaced_only_if_asked_for(folder):
     assert os.listdir("full") == ["photo"]
 
 
+@pytest.mark.slow
 def test_command_line_says_what_it_does_and_ends_with_its_code(folder):
     def run(*arguments):
         command = [sys.executable, "-m", "maft_jax.cli.convert_weights", *arguments]

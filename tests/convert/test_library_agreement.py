@@ -42,9 +42,13 @@ MODELS = {
 FORMAT_OF = {
     name: name.split()[0] + ("_custom_text" if "custom text" in name else "") for name in MODELS
 }
+SLOW = ("open_clip quick_gelu", "open_clip wide heads", "transformers gelu, in shards")
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS],
+)
 def case(request, tmp_path_factory):
     """Name, the library's model, and our view of the file that it wrote."""
     library = MODELS[request.param]()

@@ -32,7 +32,7 @@ def tensors() -> dict[str, np.ndarray]:
     return official_tensors()
 
 
-@pytest.fixture(scope="module", params=["safetensors", "pth"])
+@pytest.fixture(scope="module", params=["pth", pytest.param("safetensors", marks=pytest.mark.slow)])
 def checkpoint(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("official") / f"model_final.{request.param}"
     if request.param == "pth":

@@ -182,6 +182,7 @@ def test_external_proposals_are_found_by_the_name_of_the_data_set(data, tmp_path
     assert found.source.num_proposals == 2
 
 
+@pytest.mark.slow
 def test_ensemble_of_weight_one_is_the_generator_alone(data, tmp_path):
     (tmp_path / "masks").mkdir()
     for i in range(7):
@@ -229,6 +230,7 @@ def test_folder_that_does_not_exist_is_refused_before_weights_are_read(data, tmp
         evaluate_checkpoint(evaluation_config(data | settings), tmp_path)
 
 
+@pytest.mark.slow
 def test_first_images_have_one_digest_whether_or_not_there_are_more(data, tmp_path):
     settings = data | {"data.cache_dir": str(tmp_path)}
     [few] = open_all(evaluation_config(settings, evaluation__max_images=3))

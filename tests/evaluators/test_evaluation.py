@@ -88,7 +88,7 @@ def test_classes_of_several_names_score_the_maximum_over_them(data, finished, tm
 
 @pytest.mark.parametrize(
     ("num_devices", "mesh", "images_per_device"),
-    [(1, {}, 5), (8, {"fsdp": 2, "model": 2}, 1)],
+    [pytest.param(1, {}, 5, marks=pytest.mark.slow), (8, {"fsdp": 2, "model": 2}, 1)],
 )
 def test_batch_size_and_mesh_change_no_integer(
     data, finished, tmp_path, num_devices, mesh, images_per_device
@@ -220,6 +220,7 @@ def test_every_setting_that_matters_makes_another_evaluation(data, evaluation, c
     assert key != before
 
 
+@pytest.mark.slow
 def test_augmented_views_and_filter_change_the_counts(data, finished, tmp_path):
     changes = {"evaluation__scales": (0.5, 1.5), "evaluation__flip": True}
     config = evaluation_config(data, **changes, evaluation__filter_invalid=True)

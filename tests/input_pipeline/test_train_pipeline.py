@@ -251,6 +251,7 @@ def test_impossible_batching_is_refused(options, message):
         _batches(**options)
 
 
+@pytest.mark.slow
 def test_program_ends_while_the_pipeline_is_reading():
     program = (
         "import jax\n"

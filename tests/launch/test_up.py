@@ -33,6 +33,7 @@ def test_normal_life_is_create_wait_train_delete(make_cloud):
     assert log.read_text() == "step 10 on maft-w-0\n"
 
 
+@pytest.mark.slow
 def test_several_slices_are_set_up_and_trained_together(make_cloud):
     cloud = make_cloud(nodes=["maft-0", "maft-1"])
     done = cloud.up("--num_slices=2")
@@ -58,6 +59,7 @@ def test_what_gcloud_says_cannot_command_the_terminal(make_cloud):
     assert r"\x1b]0;mine\x07\x9b2J" in done.stderr and "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_quota_that_google_finds_later_is_explained_too(make_cloud):
     cloud = make_cloud(states=[["PROVISIONING", f"FAILED:{QUOTA}"]])
     done = cloud.up()
@@ -73,6 +75,7 @@ def test_suspended_while_waiting_is_deleted_and_asked_for_again(make_cloud):
     assert "SUSPENDING" in done.stderr
 
 
+@pytest.mark.slow
 def test_suspended_resource_of_an_earlier_command_is_replaced(make_cloud):
     cloud = make_cloud(states=[["SUSPENDED"], ["ACTIVE"]])
     assert cloud.launch("create", *RENTING).returncode == 0
@@ -103,6 +106,7 @@ def test_training_that_lost_a_host_restarts_where_it_is(make_cloud):
     assert [t["play"] for t in cloud.trainings if t["host"] == "maft-w-0"] == [134, 0]
 
 
+@pytest.mark.slow
 def test_training_that_keeps_dying_gets_new_machines_and_ends_at_the_limit(make_cloud):
     cloud = make_cloud(training=[[134]])
     done = cloud.up("--max_attempts=4")
@@ -121,6 +125,7 @@ def test_wrong_input_and_failures_are_not_tried_again(make_cloud, code, expected
     assert len(cloud.trainings) == 2 and cloud.life == ["create", "delete"]
 
 
+@pytest.mark.slow
 def test_worker_that_ssh_reaches_late_is_tried_again(make_cloud):
     cloud = make_cloud(ssh_failures=[{"1": 2}])
     done = cloud.up()
@@ -129,6 +134,7 @@ def test_worker_that_ssh_reaches_late_is_tried_again(make_cloud):
     assert cloud.life == ["create", "delete"]
 
 
+@pytest.mark.slow
 def test_worker_that_ssh_never_reaches_has_all_machines_replaced(make_cloud):
     cloud = make_cloud(ssh_failures=[{"1": 1000}, {}])
     done = cloud.up()
@@ -136,6 +142,7 @@ def test_worker_that_ssh_never_reaches_has_all_machines_replaced(make_cloud):
     assert cloud.life == ["create", "delete", "create", "delete"]
 
 
+@pytest.mark.slow
 def test_worker_that_stops_answering_during_training_has_all_machines_replaced(make_cloud):
     cloud = make_cloud(training=[[FOREVER], [0]])
     scenario = cloud.folder / "scenario.json"
@@ -177,6 +184,7 @@ def test_interrupt_leaves_training_running_and_says_what_costs(make_cloud, numbe
     assert shown.stdout.count("running: step 10") == 2, shown
 
 
+@pytest.mark.slow
 def test_the_same_command_watches_a_training_that_runs_already(make_cloud):
     cloud = make_cloud(training=[[FOREVER]])
     process = cloud.start("up", *TARGET, *QUICK, *RENTING, "--", *TRAINING)
@@ -196,6 +204,7 @@ def test_the_same_command_watches_a_training_that_runs_already(make_cloud):
     assert len(cloud.trainings) == 2
 
 
+@pytest.mark.slow
 def test_another_training_under_the_same_name_is_left_alone(make_cloud):
     cloud = make_cloud(training=[[FOREVER]])
     assert cloud.launch("create", *RENTING).returncode == 0
@@ -251,6 +260,7 @@ def test_interrupted_deletion_is_a_code_of_its_own(make_cloud, number):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_log_that_cannot_be_kept_does_not_keep_machines(make_cloud):
     cloud = make_cloud()
     (cloud.folder / "here/runs/launch/maft/maft-worker-0.log").mkdir(parents=True)  # in its place
@@ -266,6 +276,7 @@ def test_resource_is_kept_if_asked_to(make_cloud):
     assert "To stop paying: python -m launch.tpu delete" in done.stderr
 
 
+@pytest.mark.slow
 def test_resource_that_somebody_deletes_is_not_asked_for_again(make_cloud):
     """Whoever stops paying must not be made to pay again."""
     cloud = make_cloud(training=[[FOREVER]])
@@ -277,6 +288,7 @@ def test_resource_that_somebody_deletes_is_not_asked_for_again(make_cloud):
     assert cloud.life.count("create") == 1 and not cloud.exists
 
 
+@pytest.mark.slow
 def test_flex_start_is_not_asked_for_again_when_its_hours_are_over(make_cloud):
     cloud = make_cloud(states=[["ACTIVE", "SUSPENDED"]], training=[[FOREVER]])
     flags = ["--accelerator_type=v5litepod-16", "--capacity=flex_start", "--max_run_duration=12h"]
@@ -304,6 +316,7 @@ def test_secrets_reach_training_and_never_a_command_line(make_cloud):
         assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_dry_run_prints_what_a_good_day_executes(make_cloud):
     cloud = make_cloud(num_workers=4)
     printed = cloud.up("--dry-run", "--fetch=gs://bucket/ViT-B-16.pt")

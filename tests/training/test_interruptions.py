@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from input_pipeline.sample_folder import write_sample_folder
 from tests.runs import command, finish, make_data, read_metrics, start
 
 STEPS = {"num_steps": 16, "log_every_steps": 1, "checkpointing__every_steps": 5}
@@ -96,9 +97,11 @@ def test_signal_saves_and_the_same_command_resumes(
     assert_bit_identical(tmp_path, never_interrupted)
 
 
+@pytest.mark.slow
 def test_sigterm_before_training_leaves_no_process_behind(data, tmp_path):
-    arguments = command(data | {"data.cache_dir": str(tmp_path / "cache")}, tmp_path / "run")
-    process = start(arguments, start_new_session=True)
+    write_sample_folder(tmp_path / "data", num_images=64)  # enough for several worker processes
+    places = {"data.root": str(tmp_path / "data"), "data.cache_dir": str(tmp_path / "cache")}
+    process = start(command(places, tmp_path / "run"), start_new_session=True)
     wait_until(lambda: (tmp_path / "cache/records").exists(), process)
     process.terminate()
     finish(process, 143)
