@@ -7,7 +7,7 @@ from etils import epath
 
 from maft_jax.config import Config
 from maft_jax.config.fields import field_names
-from maft_jax.config.sections import MeshConfig, ModelConfig
+from maft_jax.config.sections import DataConfig, MeshConfig, ModelConfig
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.resolved_config import resolve
@@ -16,6 +16,7 @@ from maft_jax.runtime.workdir import describe_run
 
 LEFT_TO_OTHERS = Config(
     model=ModelConfig(pretrained="random:tiny", mask_start_layer=-1, image_size=0),
+    data=DataConfig(root="photos"),
     mesh=MeshConfig(fsdp=2),
 )
 
@@ -45,8 +46,9 @@ def test_what_earlier_versions_left_open_has_not_changed(tmp_path, caplog):
         model = dataclasses.replace(config.model, compute_dtype=compute_dtype)
         describe_run(epath.Path(tmp_path), dataclasses.replace(config, model=model, mesh=mesh))
     assert not caplog.messages
-    model = dataclasses.replace(config.model, compute_dtype="bfloat16")
-    describe_run(epath.Path(tmp_path), dataclasses.replace(config, model=model))
-    assert caplog.messages == [
-        "config.model.compute_dtype was 'float32' when this run began, now 'bfloat16'"
-    ]
+    for name, *values in (("compute_dtype", "float32", "bfloat16"), ("attention", "auto", "xla")):
+        for old, new in (values, values[::-1]):
+            model = dataclasses.replace(config.model, **{name: new})
+            describe_run(epath.Path(tmp_path), dataclasses.replace(config, model=model))
+            said = f"config.model.{name} was {old!r} when this run began, now {new!r}"
+            assert caplog.messages.pop() == said
