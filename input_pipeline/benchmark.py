@@ -4,7 +4,9 @@ The real pipeline runs, from records on disk to batches, with the training geome
 jitter; docs/input_pipeline.md has results, `maft_jax.cli.benchmark_input` is the command.
 """
 
+import os
 import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -152,3 +154,9 @@ def _stages_timed() -> Iterator[dict[str, float]]:
             wrapped = timed(name, getattr(module, attribute))
             patches.enter_context(mock.patch.object(module, attribute, wrapped))
         yield seconds
+
+
+if __name__ == "__main__":  # the command of version 0.1
+    _COMMAND = "maft_jax.cli.benchmark_input"
+    print(f"python -m input_pipeline.benchmark is python -m {_COMMAND} now", file=sys.stderr)
+    os.execv(sys.executable, [sys.executable, "-m", _COMMAND, *sys.argv[1:]])

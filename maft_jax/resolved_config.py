@@ -16,8 +16,9 @@ class ResolvedConfig(Config):
     """A Config with the start layer, image size, dtype, trainable rules and mesh that are used.
 
     What weights were opened with (`model.stated`) is in the ClipConfig that they gave. Which
-    attention runs is the tower's to say: the encoder has it. An empty `data.records` or
-    `data.cache_dir` is a folder of this host, the same whenever it is asked for.
+    attention runs is the tower's to say: the encoder has it. Which labels are ignored by default is
+    each class list's. An empty `data.records` or `data.cache_dir` is a folder of this host, the
+    same whenever it is asked for.
     """
 
     @property

@@ -7,7 +7,7 @@ from etils import epath
 
 from maft_jax.config import Config
 from maft_jax.config.fields import field_names
-from maft_jax.config.sections import MeshConfig, ModelConfig
+from maft_jax.config.sections import DataConfig, EvaluationRoots, MeshConfig, ModelConfig
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.resolved_config import resolve
@@ -16,8 +16,17 @@ from maft_jax.runtime.workdir import describe_run
 
 LEFT_TO_OTHERS = Config(
     model=ModelConfig(pretrained="random:tiny", mask_start_layer=-1, image_size=0),
+    data=DataConfig(root="photos"),
     mesh=MeshConfig(fsdp=2),
 )
+UNUSED = {
+    "checkpoint",
+    "model.activation",
+    "proposals.path",
+    "evaluation.records",
+    *field_names(EvaluationRoots, "evaluation.roots."),
+}
+"""Empty, since the weights tell it or nobody asked for it."""
 
 
 def resolved(noted=None):
@@ -36,7 +45,13 @@ def test_weights_and_devices_decide_what_the_settings_leave_to_them():
 
 def test_no_setting_is_left_open():
     values = {name: operator.attrgetter(name)(resolved()) for name in field_names(Config)}
-    assert [name for name, value in values.items() if value in (-1, "auto")] == ["model.attention"]
+    left_open = [name for name, value in values.items() if value in (-1, (-1,), "", "auto")]
+    assert set(left_open) - UNUSED == {
+        "data.ignore_labels",  # a class list has them
+        "data.records",
+        "data.cache_dir",
+        "model.attention",
+    }
 
 
 def test_what_earlier_versions_left_open_has_not_changed(tmp_path, caplog):
@@ -45,8 +60,9 @@ def test_what_earlier_versions_left_open_has_not_changed(tmp_path, caplog):
         model = dataclasses.replace(config.model, compute_dtype=compute_dtype)
         describe_run(epath.Path(tmp_path), dataclasses.replace(config, model=model, mesh=mesh))
     assert not caplog.messages
-    model = dataclasses.replace(config.model, compute_dtype="bfloat16")
-    describe_run(epath.Path(tmp_path), dataclasses.replace(config, model=model))
-    assert caplog.messages == [
-        "config.model.compute_dtype was 'float32' when this run began, now 'bfloat16'"
-    ]
+    for name, *values in (("compute_dtype", "float32", "bfloat16"), ("attention", "auto", "xla")):
+        for old, new in (values, values[::-1]):
+            model = dataclasses.replace(config.model, **{name: new})
+            describe_run(epath.Path(tmp_path), dataclasses.replace(config, model=model))
+            said = f"config.model.{name} was {old!r} when this run began, now {new!r}"
+            assert caplog.messages.pop() == said

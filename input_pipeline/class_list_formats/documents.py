@@ -29,6 +29,8 @@ def read_json(text: str, where: str) -> Found | None:
         return _categories(content["categories"], where), "categories of a COCO JSON"
     if isinstance(content, list) and content and isinstance(content[0], dict):
         return _categories(content, where), "categories of a COCO JSON"
+    if isinstance(content, dict) and "id2label" in content:
+        return _mapping(content["id2label"], f"{where}: id2label"), "id2label of a JSON"
     if isinstance(content, dict) and isinstance(content.get("labels"), list):
         return _labels(content["labels"], f"{where}: labels"), "labels of a Mapillary JSON, from 0"
     if isinstance(content, dict) and isinstance(content.get("classes"), list):
@@ -36,8 +38,6 @@ def read_json(text: str, where: str) -> Found | None:
     if isinstance(content, dict) and content and all(map(_is_color, content.values())):
         pairs = ((f"{where}[{name!r}]", name, color) for name, color in content.items())
         return [_colored(*pair) for pair in pairs], "colours -> classes"
-    if isinstance(content, dict) and "id2label" in content:
-        return _mapping(content["id2label"], f"{where}: id2label"), "id2label of a JSON"
     if isinstance(content, dict):
         return _mapping(content, where), "a JSON mapping of values and names"
     return _sequence(content, where), "a JSON list of names"

@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from input_pipeline.class_lists import UNLESS_NAMED
+from input_pipeline.class_lists import DEFAULT_IGNORED, UNLESS_NAMED
 from maft_jax.config.fields import FROM_HERE, build, setting
 from maft_jax.config.sections import (
     CheckpointingConfig,
@@ -95,8 +95,24 @@ def to_config_dict(config: Config) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(config)).lock()
 
 
-def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings as version 0.1 kept them in config.json, under the names of today."""
+def config_of_run(values: dict[str, Any]) -> Config:
+    """The settings of a run's config.json, perhaps of an earlier version, as they are meant today.
+
+    Those that its version did not know have their defaults.
+
+    Raises:
+        ValueError: as from_config_dict.
+    """
+    config = preset("official")
+    try:
+        config.update(_in_words_of_today(values))
+        return from_config_dict(config)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no settings of a run: {error}") from error
+
+
+def _in_words_of_today(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings under their present names, as version 0.1 and those after it kept them."""
     values = {**values}
     for old, new in RENAMED.items():
         section, name = old.split(".")
@@ -104,6 +120,11 @@ def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
             renamed = {**values[section]}
             renamed[new.removeprefix(f"{section}.")] = renamed.pop(name)
             values[section] = renamed
+    data = values.get("data")
+    without_synonyms = isinstance(data, dict) and "synonyms" not in data
+    if without_synonyms and data.get("ignore_labels") == list(DEFAULT_IGNORED):
+        # It gave way to a class of this value.
+        values["data"] = data | {"ignore_labels": list(UNLESS_NAMED)}
     return values
 
 

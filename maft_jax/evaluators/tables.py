@@ -96,6 +96,8 @@ def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
         found.append("ground-truth pixels per class")
     if sorted(tuned.unseen_classes) != sorted(frozen.unseen_classes):
         found.append("unseen classes")
+    if _synonyms(tuned) != _synonyms(frozen):
+        found.append("further names of the classes")
     if tuned.num_images != frozen.num_images:
         found.append(f"numbers of images ({frozen.num_images:,} and {tuned.num_images:,})")
     tuned_weights, frozen_weights = (
@@ -106,6 +108,10 @@ def differences(tuned: EvaluationResult, frozen: EvaluationResult) -> list[str]:
     for key in COMPARED:
         found += _changes(key, frozen.provenance.get(key), tuned.provenance.get(key))
     return found
+
+
+def _synonyms(result: EvaluationResult) -> Mapping:
+    return (result.provenance.get("classes") or {}).get("synonyms") or {}
 
 
 def _changes(name: str, was, now) -> list[str]:

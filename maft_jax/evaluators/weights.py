@@ -38,9 +38,9 @@ class EvaluatedWeights:
 def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
     """Reads what config.checkpoint and config.evaluation.frozen say.
 
-    A run's workdir has its own protocol: prompts, logit scale, unseen classes, start layer and
-    image size. A setting that `config` changes from its default goes before it. `mesh` is what they
-    will be evaluated on.
+    A run's workdir has its own protocol: prompts, synonyms, logit scale, unseen classes, start
+    layer and image size. A setting that `config` changes from its default goes before it. `mesh` is
+    what they will be evaluated on.
 
     Raises:
         ValueError: the weights are absent, corrupt, without text tower, or of a file of which
@@ -96,6 +96,7 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
     data = dataclasses.replace(
         config.data,
         templates=_first_changed(DataConfig.templates, config.data.templates, run.data.templates),
+        synonyms=_first_changed(DataConfig.synonyms, config.data.synonyms, run.data.synonyms),
         dataset=config.data.dataset if config.data.unseen_classes else run.data.dataset,
         unseen_classes=config.data.unseen_classes or run.data.unseen_classes,
     )

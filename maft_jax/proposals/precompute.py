@@ -229,8 +229,8 @@ def _describe_changes(folder: epath.Path, changes: dict[str, tuple]) -> str:
 
 
 def _short(value: object) -> str:
-    """Long lists by their length and a digest, which tells equal from different."""
-    if isinstance(value, list) and len(value) > _MAX_LISTED:
+    """Names of many classes by their number and a digest, which tells equal from different."""
+    if isinstance(value, list | dict) and len(value) > _MAX_LISTED:
         digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
         return f"{len(value)} names (digest {digest})"
     return repr(value)

@@ -41,9 +41,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[epath.Path]:
 def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder beside `path`, which is none or empty, and takes its name at the end."""
     aside = path.parent / _aside_name(path.name)
-    aside.mkdir()
     try:
-        with naming(path), _marked_as_alive(aside):
+        with naming(path), _marked_as_alive(aside, is_folder=True):
             yield aside
             os.replace(aside, path)
     finally:
@@ -73,14 +72,16 @@ def _aside_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _marked_as_alive(path: os.PathLike) -> Iterator[None]:
-    """The kernel takes the lock from a killed process; without locks nobody is ever sure of it."""
+def _marked_as_alive(path: os.PathLike, is_folder: bool = False) -> Iterator[None]:
+    """Creates it; the kernel takes the lock from a killed process.
+
+    Without locks nobody is ever sure of it.
+    """
     if "://" in str(path):
         yield
         return
-    flags = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
     while True:
-        descriptor = os.open(path, flags, 0o666)
+        descriptor = _created(path, is_folder)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
@@ -93,20 +94,25 @@ def _marked_as_alive(path: os.PathLike) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _created(path: os.PathLike, is_folder: bool) -> int:
+    """A descriptor of a file or folder, which is made if it is not there."""
+    if not is_folder:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    while True:
+        pathlib.Path(path).mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # removed in between
+            return os.open(path, os.O_RDONLY)
+
+
 def _remove_unless_alive(path: pathlib.Path) -> None:
     """Holds the lock while it removes, so that no writer takes the name in between."""
-    try:
+    with contextlib.suppress(OSError):  # its writer lives, has just finished, or is another user
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return  # its writer has just finished
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        pass
-    else:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def save_picture(path: epath.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:

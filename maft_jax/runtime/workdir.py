@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from maft_jax.config import Config, with_present_names
+from maft_jax.config import Config, config_of_run
 from maft_jax.config.fields import with_absolute_paths
 from maft_jax.runtime import consensus
 from maft_jax.runtime.atomic_files import atomic_write_bytes
@@ -89,10 +89,12 @@ def describe_run(workdir: epath.Path, config: Config) -> None:
     resolved = with_absolute_paths(Config, dataclasses.asdict(config))
     if (workdir / CONFIG_FILE).exists():
         try:
-            before = with_present_names(read_json(workdir / CONFIG_FILE))
+            before = dataclasses.asdict(config_of_run(read_json(workdir / CONFIG_FILE)))
             _report_changes(with_absolute_paths(Config, before), resolved)
         except ValueError as error:
-            logger.warning("%s; what changed is not known, and the file is written again", error)
+            logger.warning(
+                "%s: %s; what changed is not known, and the file is written again", workdir, error
+            )
     _write_json(workdir / CONFIG_FILE, resolved)
     _write_json(workdir / VERSIONS_FILE, versions())
 
@@ -116,17 +118,17 @@ def check_free_space(workdir: epath.Path, num_bytes: int) -> None:
         )
 
 
-_LEFT_OPEN = ("auto", -1)
-"""What earlier versions wrote of settings that they decided later."""
+_LEFT_OPEN = {"config.model.compute_dtype": "auto", "config.mesh.data": -1}
+"""What earlier versions wrote of settings that the devices decide: nobody has changed these."""
 
 
 def _report_changes(before: dict, now: dict, where: str = "config") -> None:
-    for name in sorted(set(before) | set(now)):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            _report_changes(old, new, f"{where}.{name}")
-        elif json.dumps(old) != json.dumps(new) and old not in _LEFT_OPEN:
-            logger.warning("%s.%s was %r when this run began, now %r", where, name, old, new)
+    for key, new in now.items():
+        old, name = before[key], f"{where}.{key}"
+        if isinstance(new, dict):
+            _report_changes(old, new, name)
+        elif old != new and old != _LEFT_OPEN.get(name):
+            logger.warning("%s was %r when this run began, now %r", name, old, new)
 
 
 def _write_json(path: epath.Path, value) -> None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from maft_jax.config import Config, from_config_dict, preset, with_present_names
+from maft_jax.config import Config, config_of_run
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.encoder import resolve_masking
 from maft_jax.resolved_config import trainable_rules
@@ -142,10 +142,8 @@ def read_run_config(workdir: str | os.PathLike) -> Config:
     """
     path = epath.Path(workdir) / _CONFIG_FILE
     try:
-        config = preset("official")
-        config.update(with_present_names(read_json(path)))
-        return from_config_dict(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return config_of_run(read_json(path))
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{workdir}: expected the workdir of a run, with its {_CONFIG_FILE}: {error}"
         ) from error

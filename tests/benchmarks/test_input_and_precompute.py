@@ -1,5 +1,8 @@
 """The input pipeline and the proposals, measured on photographs and on configured data."""
 
+import subprocess
+import sys
+
 import pytest
 
 from input_pipeline.benchmark import STAGES
@@ -10,7 +13,7 @@ from input_pipeline.train_pipeline import make_train_dataset
 from maft_jax.benchmarks.input import cores_for, measure_input
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.precompute import measure_precompute
-from tests.runs import make_data, small_config
+from tests.runs import REPOSITORY, make_data, small_config
 
 
 def test_input_is_read_with_the_configured_geometry_and_batch(monkeypatch):
@@ -68,3 +71,11 @@ def test_folder_and_records_hold_the_same_photographs(tmp_path):
         assert folder[index].image.shape == (480, 640, 3)
         assert (folder[index].image == records[index].image).all()
         assert (folder[index].label_map == records[index].label_map).all()
+
+
+def test_command_of_version_0_1_runs_the_one_of_today(tmp_path):
+    command = [sys.executable, "-m", "input_pipeline.benchmark", f"--records={tmp_path}/nothing"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is python -m maft_jax.cli.benchmark_input now" in done.stderr
+    assert f"{tmp_path}/nothing/dataset.json: there is no such file" in done.stderr

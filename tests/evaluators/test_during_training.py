@@ -207,6 +207,16 @@ def test_settings_that_the_command_changes_go_before_those_of_the_run(data, fini
     assert config.model.mask_start_layer == 3
 
 
+def test_names_that_a_run_was_trained_with_are_those_that_score_it(data, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    values = json.loads((run / "config.json").read_text())
+    values["data"]["synonyms"] = False
+    (run / "config.json").write_text(json.dumps(values))
+    settings = {"task": "evaluate", "checkpoint": str(run), "model.pretrained": ""}
+    config = read_evaluated_weights(config_of(data | settings), one_device_mesh()).config
+    assert not config.data.synonyms
+
+
 def test_pretrained_weights_that_are_not_the_runs_are_refused(data, finished, tmp_path):
     other = write_telling_weights(tmp_path / "other.safetensors", seed=1)
     settings = {"task": "evaluate", "checkpoint": str(finished), "model.pretrained": str(other)}

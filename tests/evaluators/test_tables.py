@@ -103,6 +103,16 @@ def test_difference_inside_a_protocol_is_named():
     assert differences(now, was) == ["protocol.image.size (480 and 640)"]
 
 
+def test_results_of_other_names_of_the_classes_are_not_compared():
+    several, first = (
+        result("a", provenance={"classes": {"unseen": []} | synonyms})
+        for synonyms in ({"synonyms": {"cat": ["kitty"]}}, {})
+    )
+    for tuned, frozen in ((several, first), (first, several)):
+        assert differences(tuned, frozen) == ["further names of the classes"]
+    assert differences(several, several) == differences(first, first) == []
+
+
 def test_frozen_clip_must_be_the_one_that_was_tuned():
     frozen = result("a", provenance={"weights": {"image_tower": "f00d"}})
     for tuned_from, difference in (

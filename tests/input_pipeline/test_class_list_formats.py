@@ -64,6 +64,7 @@ ULTRALYTICS = "# a comment\npath: ../data\nnames:\n  0: person\n  1: no\n  2: ha
         (COCO_CATEGORIES, {1: "person", 3: "car"}),
         (f'{{"images": [], "categories": {COCO_CATEGORIES}}}', {1: "person", 3: "car"}),
         ('{"id2label": {"0": "wall", "1": "sky"}, "hidden_size": 3}', {0: "wall", 1: "sky"}),
+        ('{"labels": ["a"], "classes": [], "id2label": {"0": "wall"}}', {0: "wall"}),
         ('{"wall": 0, "sky": 7}', {0: "wall", 7: "sky"}),
         ('["wall", "sky"]', {0: "wall", 1: "sky"}),
         (MAPILLARY, {0: "Bird", 1: "Curb"}),

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -65,7 +66,8 @@ def test_what_is_being_written_stays(writer, tmp_path):
     assert (tmp_path / "scene_overlay.png").read_bytes() == b"half"
 
 
-def test_who_clears_while_a_writer_begins_takes_nothing_from_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_who_clears_while_a_writer_begins_takes_nothing_from_it(tmp_path, monkeypatch, is_folder):
     lock = fcntl.flock
 
     def lock_late(*arguments):
@@ -74,11 +76,20 @@ def test_who_clears_while_a_writer_begins_takes_nothing_from_it(tmp_path, monkey
         lock(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", lock_late)
-    with atomic_write(tmp_path / "scene.png") as aside:
+    with (atomic_folder if is_folder else atomic_write)(tmp_path / "scene") as aside:
         clear_leftovers(tmp_path)
         assert aside.exists()
-        aside.write_bytes(b"whole")
-    assert os.listdir(tmp_path) == ["scene.png"]
+        (aside / "part" if is_folder else aside).write_bytes(b"whole")
+    assert os.listdir(tmp_path) == ["scene"]
+
+
+def test_leftovers_of_another_user_are_no_failure(tmp_path, monkeypatch):
+    def refuse(path, missing_ok):
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    (tmp_path / ".scene.png.89abcdef").write_bytes(b"half")
+    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
+    clear_leftovers(tmp_path)
 
 
 def test_written_files_keep_the_rights_of_ordinary_ones(tmp_path):

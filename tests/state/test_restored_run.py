@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from maft_jax.config import Config, from_config_dict, preset
-from maft_jax.config.sections import LossConfig
+from maft_jax.config.sections import DataConfig, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.runtime.tree_rules import fingerprint
@@ -44,6 +44,34 @@ def test_a_resumed_run_of_version_0_1_reports_only_what_changed(tmp_path, caplog
         write_config_of_version_0_1(tmp_path, 20.0)
         describe_run(epath.Path(tmp_path), config)
     assert caplog.messages == ["config.loss.logit_scale was 20.0 when this run began, now 50.0"]
+
+
+def test_255_that_a_version_without_synonyms_kept_is_the_default_of_today(tmp_path, caplog):
+    config = Config(model=ModelConfig(pretrained="random:tiny"), data=DataConfig(root="/photos"))
+    values = dataclasses.asdict(config)
+    for ignored, expected in (([255], (-1,)), ([0, 255], (0, 255))):
+        del values["data"]["synonyms"]
+        values["data"]["ignore_labels"] = ignored
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        data = dataclasses.replace(config.data, ignore_labels=expected)
+        assert read_run_config(tmp_path) == dataclasses.replace(config, data=data)
+        describe_run(epath.Path(tmp_path), dataclasses.replace(config, data=data))
+        assert not caplog.messages
+        values["data"]["synonyms"] = True
+    data = dataclasses.replace(config.data, ignore_labels=(255,))
+    describe_run(epath.Path(tmp_path), dataclasses.replace(config, data=data))
+    assert read_run_config(tmp_path).data.ignore_labels == (255,)
+    assert caplog.messages == [
+        "config.data.ignore_labels was (0, 255) when this run began, now (255,)"
+    ]
+
+
+def test_file_that_has_no_settings_is_named_and_written_again(tmp_path, caplog):
+    config = write_config_of_version_0_1(tmp_path, 50.0)
+    (tmp_path / "config.json").write_text('{"speed": 3}')
+    describe_run(epath.Path(tmp_path), config)
+    assert f"{tmp_path}: no settings of a run: " in caplog.text
+    assert read_run_config(tmp_path).loss == config.loss
 
 
 def make_run(workdir, pretrained: str) -> None:
