@@ -7,9 +7,11 @@ import os
 import pathlib
 import signal
 import sys
+import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers: many threads, few allocations
 
 import jax
 import pytest
@@ -21,6 +23,9 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # PyTorch for CUDA brings triton, which ends a process that has loaded TensorFlow; no test needs it.
 sys.modules.setdefault("triton", None)
+# TensorFlow and TensorBoard import all of Keras where it is, 175 MB a process, and use none of it.
+sys.modules.setdefault("keras", None)
+sys.modules.setdefault("tensorboard.plugins.hparams._keras", types.SimpleNamespace(Callback=None))
 declare_missing_operators()  # before anything imports transformers, which imports torchvision
 
 jax.config.update("jax_num_cpu_devices", 8)

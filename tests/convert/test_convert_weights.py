@@ -109,7 +109,7 @@ def pairs_of_formats():
         yield pytest.param(*pair, marks=() if after[pair[0]] == pair[1] else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("first", "second"), pairs_of_formats())
+@pytest.mark.parametrize(("first", "second"), list(pairs_of_formats()))
 def test_every_format_of_a_whole_clip_turns_into_every_other(folder, first, second):
     assert convert("clip.pt", FORMATS[first], f"--to={first}") == 0
     there = f"again_{FORMATS[second]}"
