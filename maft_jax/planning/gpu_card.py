@@ -113,8 +113,8 @@ class GpuCard(Chip):
     def limits(self) -> tuple[str, ...]:
         """What a plan for this card does not know or takes for granted."""
         found = (
-            "no card: nothing is timed, products are cuBLAS's, and cuDNN's workspace counts as "
-            "nothing",
+            "no card: nothing is timed, products are cuBLAS's, and cuDNN's workspace and the code "
+            "of kernels count as nothing",
             self.link_source,
         )
         if self.has_bfloat16:

@@ -178,9 +178,9 @@ def _reading() -> list[str]:
             "**memory** is compared with what jax takes of a card, "
             f"{DEFAULT_SHARE:.0%}; the compiler itself refuses nothing. "
             f"`XLA_PYTHON_CLIENT_MEM_FRACTION={LARGE_SHARE}` gives more where nothing else uses "
-            "the card, and `cli.plan` says whether that is enough. cuDNN's workspace is not known "
-            "and counts as nothing, and the memory of CUDA's context and of libraries lies outside "
-            "of jax's share: trust a plan that leaves a tenth free.",
+            "the card, and `cli.plan` says whether that is enough. cuDNN's workspace and the code "
+            "of kernels are not known and count as nothing, and the memory of CUDA's context and "
+            "of libraries lies outside of jax's share: trust a plan that leaves a tenth free.",
             "**TFLOP** is the formula's: cuBLAS and cuDNN do not say what they do. **memory GB** "
             "are the operands and results of all that runs, as the program's text has them; what "
             "a cache keeps from one kernel to the next is counted as traffic, too.",
