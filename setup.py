@@ -36,7 +36,6 @@ setup(
     package_data={
         "input_pipeline": ["class_list_files/*.txt"],
         "maft_jax.models.text": ["clip_merges.*"],
-        "maft_jax.planning": ["gpu_targets/*.txtpb"],
         "maft_jax.shapes_world": ["clip.*"],
         "maft_jax.web_page": ["viewer.*"],
     },

@@ -1,16 +1,14 @@
 """Published peaks of matrix products, by the names that devices give themselves in jax.
 
 Dense bfloat16 with float32 accumulation, without sparsity and at boost clock; float16 on V100 and
-T4, whose tensor cores know no bfloat16. TPUs: `maft_jax.planning.chips`. GPUs: NVIDIA's data sheets
-(<https://www.nvidia.com/en-us/data-center/h100/>, a100, l4, v100, tesla-t4), where the figures with
-sparsity are twice as large.
+T4, whose tensor cores know no bfloat16. TPUs: `maft_jax.planning.chips`; GPUs:
+`maft_jax.planning.gpu_cards`.
 """
 
 import re
 
 from maft_jax.planning.chips import CHIPS
-
-_TERA = 1e12
+from maft_jax.planning.gpu_cards import CARDS
 
 _PEAKS = (
     (r"TPU v4", CHIPS["v4"].device_flops),
@@ -18,15 +16,7 @@ _PEAKS = (
     (r"TPU v5p?", CHIPS["v5p"].device_flops),
     (r"TPU v6e|TPU v6 lite", CHIPS["v6e"].device_flops),
     (r"TPU7x", CHIPS["tpu7x"].device_flops),
-    (r"NVIDIA B200", 2250 * _TERA),
-    (r"NVIDIA (H100 .*HBM3|H200|GH200 .*)", 989 * _TERA),
-    (r"NVIDIA H100 NVL", 835 * _TERA),
-    (r"NVIDIA H100 PCIe", 756 * _TERA),
-    (r"NVIDIA A100.*", 312 * _TERA),
-    (r"NVIDIA L4", 121 * _TERA),
-    (r"Tesla V100-SXM.*", 125 * _TERA),
-    (r"Tesla V100-PCIE.*", 112 * _TERA),
-    (r"Tesla T4", 65 * _TERA),
+    *((card.device_kinds, card.flops) for card in CARDS.values()),
 )
 
 

@@ -9,17 +9,43 @@ _PARTS = ("step", "evaluation", "input", "precompute")
 
 def describe(results: Mapping) -> str:
     """A paragraph for the machine and one for each part that was measured."""
-    writers = (_step, _evaluation, _input, _precompute)
-    sections = [_provenance(results["provenance"])]
-    for part, write in zip(_PARTS, writers, strict=True):
-        if part in results:
-            sections.append(
-                f"{part}\n" + "\n".join(f"  {line}".rstrip() for line in write(results[part]))
-            )
+    sections = [describe_provenance(results["provenance"])]
+    sections += [describe_part(part, part, results[part]) for part in _PARTS if part in results]
     return "\n\n".join(sections)
 
 
-def _provenance(found: Mapping) -> str:
+def describe_part(title: str, measured: str, found: Mapping) -> str:
+    """A paragraph; `measured` says what kind of numbers these are."""
+    writers = {
+        "step": _step,
+        "evaluation": _evaluation,
+        "input": _input,
+        "precompute": _precompute,
+        "training": _training,
+    }
+    return "\n".join([title, *(f"  {line}".rstrip() for line in writers[measured](found))])
+
+
+def describe_suite_part(results: Mapping, name: str) -> str:
+    """What the newest part of a suite has found, or why it has not."""
+    if name in results["failed"]:
+        return f"{name}\n  failed: {results['failed'][name]}"
+    part = results["parts"][name]
+    return describe_part(name, part["measured"], part[part["measured"]])
+
+
+def describe_suite_end(results: Mapping) -> str:
+    """What was left out, and how long it took."""
+    left_out = "".join(f"\n  no time for: {name}" for name in results["left_out"])
+    failures = "".join(f"\n  failed: {name}" for name in results["failed"])
+    return (
+        f"{len(results['parts'])} parts measured in {results.get('seconds', 0.0):.0f} s of "
+        f"{60 * results['minutes']:.0f} s{failures}{left_out}"
+    )
+
+
+def describe_provenance(found: Mapping) -> str:
+    """The machine and the versions."""
     device, host, versions = found["device"], found["host"], found["versions"]
     return (
         f"{device['count']} x {device['kind']} ({device['platform']}), {device['processes']} "
@@ -98,6 +124,17 @@ def _precompute(found: Mapping) -> list[str]:
         *_blocked("image", found["blocked"]),
         f"job                  {job['images_per_second']:.2f} images/s with {job['workers']} "
         f"worker(s) ({job['images']} in {job['seconds']:.1f} s, their start included)",
+    ]
+
+
+def _training(found: Mapping) -> list[str]:
+    return [
+        f"data: {found['data']}, read and augmented by {found['cores']} cores",
+        f"{found['steps']} of {found['steps_asked_for']} steps of {found['batch_size']} images in "
+        f"{found['seconds']:.1f} s, {found['images_per_second']:.2f} images/s",
+        f"each step            p50 {_seconds(found['p50_seconds'])}, "
+        f"p95 {_seconds(found['p95_seconds'])}",
+        f"waited for input     {100 * found['share_waited_for_input']:.1f} % of the time",
     ]
 
 

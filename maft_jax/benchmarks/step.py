@@ -51,18 +51,23 @@ class StepProgram:
         state, frozen = setup.place_state(visual), setup.frozen(visual)
         step = setup.jitted(state, frozen)
         self._state = state
-        self._inputs = (
+        self._fixed = (
             model.on_devices(frozen),
             jax.device_put(data.text, sharding.replicated(model.mesh)),
-            jax.device_put(data.batch, sharding.batch_sharding(model.mesh)),
         )
+        self._batch = jax.device_put(data.batch, sharding.batch_sharding(model.mesh))
         started = time.perf_counter()
-        self._compiled = step.lower(self._state, *self._inputs).compile()
+        self._compiled = step.lower(self._state, *self._fixed, self._batch).compile()
         self.compile_seconds = time.perf_counter() - started
 
-    def dispatch(self) -> dict:
-        """Starts a step, and returns its metrics while it may still run."""
-        self._state, metrics = self._compiled(self._state, *self._inputs)
+    def dispatch(self, batch: Batch | None = None) -> dict:
+        """Starts a step, and returns its metrics while it may still run.
+
+        Args:
+            batch: on the devices, of the same shapes; None for the one that it began with.
+        """
+        batch = self._batch if batch is None else batch
+        self._state, metrics = self._compiled(self._state, *self._fixed, batch)
         return metrics
 
     def run(self) -> dict:

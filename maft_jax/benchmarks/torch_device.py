@@ -50,6 +50,18 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def release_memory() -> None:
+    """Gives back what PyTorch keeps of the device for later, which jax may need; peaks restart."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def describe_torch(device: str, compute_dtype: str) -> dict:
     """Version, device, precision and attention, for the record."""
     import torch

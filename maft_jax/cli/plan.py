@@ -1,19 +1,25 @@
-"""Plans training on TPUs without a TPU: compiles the train step for them and says what it costs.
+"""Plans training on TPUs and GPUs without them: compiles the train step and says what it costs.
 
-    pip install 'maft_jax[plan]'
+    pip install 'maft_jax[plan]'            # for TPUs
+    pip install 'maft_jax[cuda-compile]'    # for NVIDIA's cards
     python -m maft_jax.cli.plan --config=configs/coco.py --topology=v5e:4x4
+    python -m maft_jax.cli.plan --config=configs/coco.py --topology=h100:8
+    python -m maft_jax.cli.plan --config=configs/coco.py --topology=3090:1 --sweep
     python -m maft_jax.cli.plan --config=configs/coco.py:l14 --topology=2xv5e:16x16 \\
         --batch_per_device=4 --config.model.remat=True
     python -m maft_jax.cli.plan --config=configs/coco.py --topology=v6e:2x2 --sweep
 
-It prints whether the step fits, HBM by part, FLOPs, bytes, collectives, lower bounds of the time of
-a step, and hours for config.num_steps. Where the step does not fit it compiles what might: remat,
-accumulation, fsdp, a smaller batch. Weights and data need not be there; what is assumed instead is
-printed. docs/scaling.md explains the numbers and has them for every configuration.
+It prints whether the step fits, memory by part, FLOPs, bytes, collectives, lower bounds of the time
+of a step, and hours for config.num_steps. Where the step does not fit it compiles what might:
+remat, accumulation, fsdp, a smaller batch. Weights and data need not be there; what is assumed
+instead is printed. docs/scaling.md explains the numbers and has them for every configuration.
 
 Topologies are CHIP:AxB or CHIP:AxBxC with v4, v5e, v5p, v6e or tpu7x (Ironwood), and several slices
-Nx in front. A compilation takes a minute or so for ViT-B/16 on two cores; Ctrl-C waits ten seconds
-for its end.
+Nx in front; or CARD:NUMBER, and several hosts Nx in front (2xh100:8), with a CARD of h100,
+h100-pcie, h100-nvl, h200, b200, a100-80, a100-40, a6000, 3090, 4090, l4, v100-16, v100-32,
+v100-pcie or t4. The compiler for cards refuses nothing: what a step needs is compared with what jax
+takes of a card, 75 % unless XLA_PYTHON_CLIENT_MEM_FRACTION says other. A compilation takes a minute
+or so for ViT-B/16 on two cores; Ctrl-C waits ten seconds for its end.
 
 Exit codes: 0 the step fits, 1 it does not or something failed, 2 wrong input, 130 and 143
 interrupted.
@@ -35,7 +41,9 @@ from maft_jax.runtime.console import failed, log_to_stderr, run_and_report
 
 __doc__ += describe_fields(Config, "--config.")
 
-_TOPOLOGY = flags.DEFINE_string("topology", None, "[SLICESx]CHIP:SHAPE, such as v5e:4x4")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "[SLICESx]CHIP:SHAPE, such as v5e:4x4; or [HOSTSx]CARD:NUMBER, such as h100:8"
+)
 _BATCH_PER_DEVICE = flags.DEFINE_integer(
     "batch_per_device",
     None,
@@ -125,7 +133,7 @@ def _prepare(config) -> None:
 def run() -> None:
     """Parses the command line and exits with main's code."""
     prepare_environment()
-    flags.register_validator("topology", bool, "expected the machine: --topology=v5e:4x4")
+    flags.register_validator("topology", bool, "expected the machine: --topology=v5e:4x4 or h100:8")
     config_flags.run(main, prepare=_prepare)
 
 

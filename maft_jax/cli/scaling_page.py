@@ -1,13 +1,13 @@
-"""Compiles the train step of every configuration for TPUs up to 512 chips, and writes the page.
+"""Compiles the train step of every configuration for TPUs and NVIDIA's cards, and writes the page.
 
-    pip install 'maft_jax[plan]'
+    pip install 'maft_jax[plan,cuda-compile]'
     python -m maft_jax.cli.scaling_page --workdir=runs/scaling --page=docs
 
-Ten minutes on two CPU cores, without a TPU: the compiler does not search for the fastest loops,
-which changes neither what fits nor what devices exchange. Plans that WORKDIR holds are not made
-again, so that the command goes on where it was stopped; Ctrl-C waits ten seconds for the end of a
-compilation.
-PAGE then has scaling.md, its picture, and what they are made of, scaling/plans.json.
+Half an hour on two CPU cores, without a TPU or a GPU: the TPU compiler does not search for the
+fastest loops, which changes neither what fits nor what devices exchange. Plans that WORKDIR holds
+are not made again, so that the command goes on where it was stopped; Ctrl-C waits ten seconds for
+the end of a compilation. PAGE then has scaling.md, its picture, and what they are made of,
+scaling/plans.json.
 maft_jax/planning/scaling_study.py says what is compiled. After a change of the step use a folder
 that does not exist yet.
 

@@ -14,9 +14,9 @@ class StepBounds:
     compute: float
     memory: float
     links: float
-    """Interconnect within a slice."""
+    """Within a slice or host."""
     dcn: float
-    """Network between slices."""
+    """Network between slices or hosts."""
     model_flops: float
     """Of a device and step, by formula; the numerator of MFU."""
     peak_flops: float
@@ -34,14 +34,8 @@ class StepBounds:
 
     @property
     def limit(self) -> str:
-        """What the overlapped bound is."""
-        limits = {
-            "compute": self.compute,
-            "memory": self.memory,
-            "interconnect": self.links,
-            "network between slices": self.dcn,
-        }
-        return max(limits, key=limits.get)
+        """What the overlapped bound is: compute, memory, links or dcn."""
+        return max(("compute", "memory", "links", "dcn"), key=lambda name: getattr(self, name))
 
     @property
     def mfu(self) -> float:
@@ -50,15 +44,20 @@ class StepBounds:
 
 
 def step_bounds(
-    chip: Chip, *, flops: float, hbm_bytes: float, traffic: Sequence[Traffic], model_flops: float
+    chip: Chip,
+    *,
+    flops: float | None,
+    hbm_bytes: float,
+    traffic: Sequence[Traffic],
+    model_flops: float,
 ) -> StepBounds:
     """Of a program with these costs per device, on a device of this chip.
 
-    Compute takes the larger of the compiler's count and the formula's: kernels that do not say what
-    they cost are missing from the former.
+    Compute takes the larger of the compiler's count, where it has one, and the formula's: kernels
+    that do not say what they cost are missing from the former.
     """
     return StepBounds(
-        compute=max(flops, model_flops) / chip.device_flops,
+        compute=max(flops or 0.0, model_flops) / chip.device_flops,
         memory=hbm_bytes / chip.device_hbm_bandwidth,
         links=float(sum(one.link_seconds(chip) for one in traffic)),
         dcn=float(sum(one.dcn_seconds(chip) for one in traffic)),

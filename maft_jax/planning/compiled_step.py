@@ -16,8 +16,8 @@ from maft_jax.models.array_types import Batch
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.planning.chips import Chip
 from maft_jax.planning.collectives import find_collectives
-from maft_jax.planning.hlo_text import parse_module
-from maft_jax.planning.loop_costs import cost_of_repetitions
+from maft_jax.planning.hlo_text import Module, parse_module
+from maft_jax.planning.loop_costs import cost_of_program, cost_of_repetitions
 from maft_jax.planning.traffic import Traffic, sum_traffic
 from maft_jax.runtime.mesh_axes import ShardingRule
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
@@ -41,14 +41,15 @@ class StepCosts:
     """Of a device, as float32."""
     donated_bytes: float = 0.0
     """Of the train state, which the new one takes the place of."""
-    flops: float = 0.0
-    """By the compiler's count, loops with all their iterations."""
+    flops: float | None = 0.0
+    """By the compiler's count, loops with all their iterations; None where it has none, as on
+    GPUs, whose libraries do not say what they do."""
     hbm_bytes: float = 0.0
-    """Read and written, likewise."""
+    """Read and written, likewise, or by the operands and results of what runs."""
     traffic: tuple[Traffic, ...] = ()
     compile_seconds: float = 0.0
     error: str = ""
-    """The compiler's, of a program that does not fit."""
+    """The compiler's, of a program that it refuses because it does not fit."""
 
     @property
     def hbm_needed(self) -> float:
@@ -82,7 +83,7 @@ def compile_step(
         "trainable_bytes": parts["trainable parameters"],
     }
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(chip.compiler_options) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -119,18 +120,26 @@ def lower_step(
 def _measured(
     compiled, parts: dict[str, float], mesh: Mesh, chip: Chip, known: Mapping[str, Any]
 ) -> StepCosts:
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     module = parse_module(compiled.as_text())
-    repeated = cost_of_repetitions(module)
+    parts |= _memory_parts(compiled.memory_analysis(), sum(parts.values()))
+    flops, num_bytes = _work(compiled.cost_analysis(), module)
     return StepCosts(
-        fits=True,
-        hbm=parts | _memory_parts(memory, sum(parts.values())),
-        donated_bytes=float(memory.alias_size_in_bytes),
-        flops=costs["flops"] + repeated.flops,
-        hbm_bytes=costs["bytes accessed"] + repeated.num_bytes,
+        fits=sum(parts.values()) <= chip.hbm_bytes,
+        hbm=parts,
+        donated_bytes=float(compiled.memory_analysis().alias_size_in_bytes),
+        flops=flops,
+        hbm_bytes=num_bytes,
         traffic=sum_traffic(find_collectives(module), mesh, chip),
         **known,
     )
+
+
+def _work(counted: Mapping[str, float] | None, module: Module) -> tuple[float | None, float]:
+    """FLOPs, and bytes that are read and written."""
+    if counted is None:
+        return None, cost_of_program(module).num_bytes
+    repeated = cost_of_repetitions(module)
+    return counted["flops"] + repeated.flops, counted["bytes accessed"] + repeated.num_bytes
 
 
 def _memory_parts(memory, argument_bytes: float) -> dict[str, float]:

@@ -1,25 +1,14 @@
 """NVIDIA GPUs that need not be there, as devices for which JAX compiles.
 
 `pip install 'maft_jax[cuda-compile]'` brings the compiler; neither a GPU nor a driver is needed,
-and JAX must run on the CPU (JAX_PLATFORMS=cpu). gpu_targets holds what XLA must know of each card,
-copied from openxla/xla, xla/backends/gpu/target_config/specs (Apache-2.0).
+and JAX must run on the CPU (JAX_PLATFORMS=cpu). `maft_jax.planning.gpu_cards` has the cards.
 """
 
+import functools
 import importlib.util
-import pathlib
-import re
 from collections.abc import Sequence
 
-import jax
-from jax.experimental import topologies
-
-GPU_TARGETS = {"h100": "h100_sxm.txtpb", "a100": "a100_sxm_80.txtpb"}
-"""Files of gpu_targets by the names of cards: those with 80 GB that sit on a board of eight."""
-
-# Without a GPU nothing can be timed, and the tiles that XLA's Triton products get untimed are poor
-# or do not exist ("Couldn't find output tile sizes"); cuBLAS, which is left, chooses its own.
-COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
-"""For `lowered.compile` of a program for such devices."""
+from maft_jax.planning.gpu_card import GpuCard
 
 _MODULES = ("jax_cuda12_plugin", "nvidia.cuda_nvcc", "nvidia.cudnn")
 """JAX's compiler; the library of device functions and the assembler; and what JAX asks for its
@@ -44,27 +33,10 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def target_config(name: str) -> str:
-    """The text of XLA's GpuTargetConfigProto of a card.
-
-    Raises:
-        ValueError: `name` is not one of GPU_TARGETS.
-    """
-    if name not in GPU_TARGETS:
-        raise ValueError(f"GPU {name!r}: expected one of {list(GPU_TARGETS)}")
-    return pathlib.Path(__file__).with_name("gpu_targets").joinpath(GPU_TARGETS[name]).read_text()
-
-
-def device_bytes(target: str) -> int:
-    """Memory of the card of such a text; jax takes three quarters of it if it is not told other."""
-    return int(re.search(r"\bdevice_memory_size: (\d+)", target)[1])
-
-
-def gpu_devices(target: str, num_devices: int, num_hosts: int = 1) -> Sequence[jax.Device]:
+def gpu_devices(card: GpuCard, num_devices: int, num_hosts: int = 1) -> Sequence:
     """Devices of XLA's compiler, those of a host side by side.
 
     Args:
-        target: what target_config returns.
         num_devices: of each host.
 
     Raises:
@@ -72,6 +44,13 @@ def gpu_devices(target: str, num_devices: int, num_hosts: int = 1) -> Sequence[j
     """
     if missing := why_no_gpu_compiler():
         raise ValueError(missing)
+    return _devices(card.target_config(), num_devices, num_hosts)
+
+
+@functools.cache
+def _devices(target: str, num_devices: int, num_hosts: int) -> tuple:
+    from jax.experimental import topologies  # not before the environment is prepared
+
     found = topologies.get_topology_desc(
         platform="cuda",  # "gpu" is not known to it
         target_config=target,

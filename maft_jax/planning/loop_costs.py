@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -55,11 +56,19 @@ class Cost:
 
 def cost_of_repetitions(module: Module) -> Cost:
     """Of all loops' second and later iterations."""
-    executed = _executed(module)
+    return _cost_of_runs(module, {name: times - 1 for name, times in _executed(module).items()})
+
+
+def cost_of_program(module: Module) -> Cost:
+    """Of everything that runs; kernels of libraries count with the bytes of their arrays alone."""
+    return _cost_of_runs(module, _executed(module))
+
+
+def _cost_of_runs(module: Module, runs: Mapping[str, int]) -> Cost:
     total = Cost()
-    for name, times in executed.items():
-        if times > 1:
-            total += computation_cost(module, name) * (times - 1)
+    for name, times in runs.items():
+        if times > 0:
+            total += computation_cost(module, name) * times
     return total
 
 
@@ -176,6 +185,8 @@ def _bytes_touched(module: Module, computation: Computation, instruction: Instru
         return 2.0 * computation[instruction.operands[1]].num_bytes
     read = sum(computation[name].num_bytes for name in instruction.operands)
     written = instruction.num_bytes
+    if "__cublas" in (instruction.attribute("custom_call_target") or ""):
+        written = instruction.shapes[0].num_bytes  # the rest is room to work in
     if instruction.opcode == "fusion":
         inner = module.computations[instruction.called[0]]
         parameters = [one for one in inner.values() if one.opcode == "parameter"]

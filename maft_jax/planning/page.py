@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maft_jax.planning.bounds import scaling_efficiency
-from maft_jax.planning.chips import CHIPS, GIB
+from maft_jax.planning.chips import GIB, Chip
 from maft_jax.planning.collectives import BETWEEN_SLICES, KINDS
+from maft_jax.planning.gpu_card import DEFAULT_SHARE, LARGE_SHARE
+from maft_jax.planning.page_peaks import peaks
 from maft_jax.planning.plan import Plan
 from maft_jax.planning.roofline import draw_roofline
 from maft_jax.planning.scaling_study import EIGHT_CHIPS, EXPERIMENTS, LARGE, Experiment
+from maft_jax.planning.topology import parse_topology
 from maft_jax.runtime import markdown
 from maft_jax.runtime.atomic_files import atomic_write
 
@@ -49,7 +52,7 @@ def read_study(
     Raises:
         ValueError: it has plans that no experiment asks for.
     """
-    wanted = {(one.name, topology) for one in experiments for topology in one.topologies}
+    wanted = {(one.key, topology) for one in experiments for topology in one.topologies}
     found = {(name, topology) for name, plans in study["plans"].items() for topology in plans}
     if stale := sorted(found - wanted):
         raise ValueError(f"{PLANS_FILE}: plans that no experiment asks for: {stale}; make it anew")
@@ -57,9 +60,9 @@ def read_study(
         Planned(
             one,
             {
-                topology: Plan.from_json(study["plans"][one.name][topology])
+                topology: Plan.from_json(study["plans"][one.key][topology])
                 for topology in one.topologies
-                if topology in study["plans"].get(one.name, {})
+                if topology in study["plans"].get(one.key, {})
             },
         )
         for one in experiments
@@ -89,7 +92,7 @@ def write_page(study: Mapping[str, Any], folder: pathlib.Path) -> pathlib.Path:
 def render_page(study: Mapping[str, Any], experiments: Sequence[Experiment] = EXPERIMENTS) -> str:
     """The page as Markdown."""
     planned = read_study(study, experiments)
-    parts = [*_introduction(study), *_reading(), *_chips()]
+    parts = [*_introduction(study), *_reading(), *peaks()]
     for one in planned:
         parts += _experiment(one)
     parts += [
@@ -105,15 +108,17 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
     plans = [plan for by_batch in study["plans"].values() for plan in by_batch.values()]
     seconds = [plan["costs"]["compile_seconds"] for plan in plans]
     return [
-        "# Scaling: what training costs on TPUs, before renting one",
-        "    python -m maft_jax.cli.plan --config=configs/coco.py --topology=v5e:4x4",
+        "# Scaling: what training costs on TPUs and GPUs, before renting one",
+        "    python -m maft_jax.cli.plan --config=configs/coco.py --topology=v5e:4x4\n"
+        "    python -m maft_jax.cli.plan --config=configs/coco.py --topology=h100:8",
         markdown.paragraph(
             "compiles the train step for machines that need not be there, with the TPU compiler "
-            "(libtpu), and prints what this page has for every configuration: whether it fits, "
-            "memory by part, arithmetic, traffic, and lower bounds of time. It is the step that "
-            "training runs: the same function, shardings and donation, of "
+            "(`pip install 'maft_jax[plan]'`) or the one for NVIDIA's cards (`pip install "
+            "'maft_jax[cuda-compile]'`), and prints what this page has for every configuration: "
+            "whether it fits, memory by part, arithmetic, traffic, and lower bounds of time. It is "
+            "the step that training runs: the same function, shardings and donation, of "
             "`maft_jax.training.step_setup.make_step_setup`. Several slices are written "
-            "2xv5e:16x16; "
+            "2xv5e:16x16, several hosts with cards 2xh100:8; "
             "`--sweep` finds the largest batch per device, `--json` and `--roofline` write files, "
             "and where a step does not fit, what would is compiled, too."
         ),
@@ -125,7 +130,7 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
             f"number is typed by hand. Versions: {versions}."
         ),
         markdown.paragraph(
-            "For this page the compiler does not search for the fastest loops "
+            "For this page the TPU compiler does not search for the fastest loops "
             "(JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1), as it does in training and in "
             "`maft_jax.cli.plan`: that takes a fifth of the time and changes neither FLOPs nor "
             "collectives, and memory by a few percent; the search adds copies between HBM and "
@@ -141,9 +146,9 @@ def _reading() -> list[str]:
         markdown.paragraph(
             "Proven: the step compiles for these machines, fits into their memory by the "
             "compiler's own account, and moves these bytes in these collectives. Not proven: "
-            "speed. Nothing here was run on a TPU. Times are bounds from published peaks, which "
-            "no program reaches; latencies of collectives, the input pipeline and the host are "
-            "left out."
+            "speed. Nothing here was run on a TPU or a GPU. Times are bounds from published peaks, "
+            "which no program reaches; latencies of collectives, the input pipeline and the host "
+            "are left out."
         ),
         "## How to read the tables",
         markdown.bullets(
@@ -168,37 +173,24 @@ def _reading() -> list[str]:
             "therefore upper bounds, **hours** and **chip-hours** for the configuration's number "
             "of steps lower ones.",
         ),
-    ]
-
-
-def _chips() -> list[str]:
-    lines = [
-        [
-            f"[{chip.title}]({chip.source})",
-            f"{chip.flops / 1e12:.0f}",
-            f"{chip.devices_per_chip} x {chip.hbm_bytes / GIB:.2f}",
-            f"{chip.hbm_bandwidth / 1e9:.0f}",
-            f"{2 * len(chip.largest)} x {chip.link_bandwidth / 1e9:.0f}",
-            f"{chip.dcn_bandwidth / 1e9:.2f} ({chip.dcn_source})",
-        ]
-        for chip in CHIPS.values()
-    ]
-    headings = [
-        "chip",
-        "bfloat16 TFLOP/s",
-        "usable HBM, GiB",
-        "HBM GB/s",
-        "links, GB/s one way",
-        "to other slices, GB/s",
-    ]
-    return [
-        "## Peaks",
-        markdown.table(headings, lines),
-        markdown.paragraph(
-            "Of a chip. Usable HBM is the compiler's limit per device. Rates of links are those "
-            "of the [scaling book](https://jax-ml.github.io/scaling-book/tpus), below the data "
-            "sheets' 50 and 100; Ironwood's is taken for v5p's, whose data sheet has the same "
-            "1200 GB/s for all links in both directions."
+        "On NVIDIA's cards:",
+        markdown.bullets(
+            "**memory** is compared with what jax takes of a card, "
+            f"{DEFAULT_SHARE:.0%}; the compiler itself refuses nothing. "
+            f"`XLA_PYTHON_CLIENT_MEM_FRACTION={LARGE_SHARE}` gives more where nothing else uses "
+            "the card, and `cli.plan` says whether that is enough. cuDNN's workspace and the code "
+            "of kernels are not known and count as nothing, and the memory of CUDA's context and "
+            "of libraries lies outside of jax's share: trust a plan that leaves a tenth free.",
+            "**TFLOP** is the formula's: cuBLAS and cuDNN do not say what they do. **memory GB** "
+            "are the operands and results of all that runs, as the program's text has them; what "
+            "a cache keeps from one kernel to the next is counted as traffic, too.",
+            "Products are cuBLAS's, since tiles for XLA's own cannot be timed without a card "
+            "(**no autotuning**); on a card XLA may choose others, with a little more or less "
+            "memory.",
+            "**links** within a host, **hosts** between them, by the rates below; all cards of a "
+            "host send at once.",
+            "V100 and T4 cannot multiply bfloat16: XLA multiplies in float32 there, for which "
+            "their peak is an eighth, and attention is XLA's. Their bounds are made of that peak.",
         ),
     ]
 
@@ -206,10 +198,12 @@ def _chips() -> list[str]:
 def _experiment(planned: Planned) -> list[str]:
     one = planned.experiment
     command = " ".join(f"--config.{name}={value}" for name, value in one.settings.items())
+    batch = f"--batch_per_device={one.batch_per_device} " if one.batch_per_device else ""
+    heading = f"{_config_file(one)}: {one.title}"
     parts = [
-        f"## {_config_file(one)}: {one.title}",
+        f"## {f'NVIDIA cards, {heading}' if one.variant else heading}",
         f"    python -m maft_jax.cli.plan --config={_config_file(one)} {command}".rstrip()
-        + f" \\\n        --batch_per_device={one.batch_per_device} --topology=...",
+        + f" \\\n        {batch}--topology=...",
     ]
     if planned.missing:
         parts.append(
@@ -218,16 +212,20 @@ def _experiment(planned: Planned) -> list[str]:
     if not planned.plans:
         return parts
     assumed = dict.fromkeys(text for plan in planned.plans.values() for text in plan.assumptions)
-    parts.append(
-        markdown.paragraph(
-            f"{one.batch_per_device} images per device. Assumed: {'; '.join(assumed)}."
-        )
-    )
+    images = f"{one.batch_per_device} images per device. " if one.batch_per_device else ""
+    parts.append(markdown.paragraph(f"{images}Assumed: {'; '.join(assumed)}."))
     parts += [_costs_table(planned), _bounds_table(planned)]
     if planned.fitting:
-        parts += [f"HBM of a device by part, in MiB, on {planned.fitting[0].topology}:"]
-        parts.append(_parts_table(planned.fitting[0]))
+        plan = planned.fitting[0]
+        name = plan.machine.chip.memory_name
+        parts += [f"{name[0].upper()}{name[1:]} of a device by part, in MiB, on {plan.topology}:"]
+        parts.append(_parts_table(plan))
     return parts
+
+
+def _words(planned: Planned) -> Chip:
+    """A chip of the kind that the experiment is planned for, which has the words for it."""
+    return parse_topology(planned.experiment.topologies[0]).chip
 
 
 def _config_file(one: Experiment) -> str:
@@ -239,23 +237,25 @@ def _costs_table(planned: Planned) -> str:
     lines = []
     for plan in planned.plans.values():
         machine, costs = plan.machine, plan.costs
-        if not costs.fits:
-            verdict = "**does not fit**"
-            numbers = ["", "", "", ""]
+        verdict = f"{costs.hbm_needed / GIB:.2f} of {machine.chip.hbm_bytes / GIB:.2f}"
+        if costs.error:
+            verdict, numbers = "**does not fit**", ["", "", "", ""]
         else:
-            verdict = f"{costs.hbm_needed / GIB:.2f} of {machine.chip.hbm_bytes / GIB:.2f}"
+            share = f"{costs.hbm_needed / machine.chip.hbm_bytes:.0%}"
             sent = sum(traffic.payload_bytes for traffic in costs.traffic)
+            flops = plan.formula_flops if costs.flops is None else costs.flops
             numbers = [
-                f"{costs.hbm_needed / machine.chip.hbm_bytes:.0%}",
-                f"{costs.flops / 1e12:.3g}",
+                share if costs.fits else f"**{share}**",
+                f"{flops / 1e12:.3g}",
                 f"{costs.hbm_bytes / 1e9:.3g}",
                 f"{sent / 1e6:.1f}",
             ]
         lines.append(
             [plan.topology, str(machine.num_chips), str(plan.batch_size), verdict, *numbers]
         )
-    headings = ["topology", "chips", "batch", "HBM, GiB", "", "TFLOP", "HBM GB", "collectives, MB"]
-    return markdown.table(headings, lines)
+    words = _words(planned)
+    headings = ["topology", f"{words.noun}s", "batch", f"{words.memory_name}, GiB", "", "TFLOP"]
+    return markdown.table([*headings, f"{words.memory_name} GB", "collectives, MB"], lines)
 
 
 def _bounds_table(planned: Planned) -> str:
@@ -274,17 +274,18 @@ def _bounds_table(planned: Planned) -> str:
             ]
         )
     steps = {plan.num_steps for plan in planned.plans.values()}
+    words = _words(planned)
     headings = [
         "topology",
         "compute, ms",
         "memory, ms",
         "links, ms",
-        "slices, ms",
+        f"{words.part}s, ms",
         "step, ms",
         "images/s",
         "MFU",
         f"hours of {_list(map(str, steps))} steps",
-        "chip-hours",
+        f"{words.noun}-hours",
     ]
     return markdown.table(headings, lines)
 
@@ -304,6 +305,8 @@ def _collectives(planned: Iterable[Planned]) -> list[str]:
     lines = []
     for one in planned:
         for plan in one.fitting:
+            if plan.machine.num_devices == 1:
+                continue
             sent = dict.fromkeys(kinds, 0.0)
             reduced = 0.0
             for traffic in plan.costs.traffic:
@@ -312,7 +315,7 @@ def _collectives(planned: Iterable[Planned]) -> list[str]:
                     reduced += traffic.elements
             parameters = plan.costs.trainable_parameters
             lines.append(
-                [one.experiment.name, plan.topology, f"{parameters:,}"]
+                [one.experiment.key, plan.topology, f"{parameters:,}"]
                 + [f"{reduced / parameters:.3f}", f"{4 * parameters / 1e6:.2f}"]
                 + [f"{sent[kind] / 1e6:.2f}" if sent[kind] else "" for kind in kinds]
             )
@@ -346,7 +349,7 @@ def _scaling(planned: Iterable[Planned]) -> list[str]:
             communication = plan.bounds.links + plan.bounds.dcn
             lines.append(
                 [
-                    one.experiment.name,
+                    one.experiment.key,
                     first.topology,
                     plan.topology,
                     f"{first.machine.num_chips} → {machine.num_chips}",

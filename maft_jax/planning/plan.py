@@ -46,15 +46,19 @@ class Plan:
         return parse_topology(self.topology)
 
     @property
+    def formula_flops(self) -> float:
+        """Of a device and step."""
+        return self.batch_size / self.machine.num_devices * self.image_flops
+
+    @property
     def bounds(self) -> StepBounds:
         """Of a step that fits."""
-        images = self.batch_size / self.machine.num_devices
         return step_bounds(
             self.machine.chip,
             flops=self.costs.flops,
             hbm_bytes=self.costs.hbm_bytes,
             traffic=self.costs.traffic,
-            model_flops=images * self.image_flops,
+            model_flops=self.formula_flops,
         )
 
     @property

@@ -15,7 +15,7 @@ def describe(plan: Plan) -> str:
     parts = [_headline(plan), "", _fit(plan), *_memory(plan)]
     if plan.costs.fits:
         parts += ["", *_program(plan), "", *_bounds(plan)]
-    else:
+    elif plan.costs.error:
         parts += ["", f"the compiler says: {plan.costs.error}"]
     return "\n".join([*parts, "", "assumed:", *(f"  {text}" for text in _assumptions(plan))])
 
@@ -23,13 +23,13 @@ def describe(plan: Plan) -> str:
 def describe_alternatives(found: Sequence[tuple[str, Plan]]) -> str:
     """What would fit instead, one line each."""
     if not found:
-        return "nothing that was tried fits; take a chip with more memory or a smaller model"
+        return "nothing that was tried fits; take one with more memory or a smaller model"
     lines = [["instead of it fits", *_SWEEP_HEADINGS]]
     lines += [[name, *_sweep_cells(plan)] for name, plan in found]
     return table(lines)
 
 
-_SWEEP_HEADINGS = ("images/device", "HBM GiB", "ms", "images/s", "MFU", "limited by")
+_SWEEP_HEADINGS = ("images/device", "memory GiB", "ms", "images/s", "MFU", "limited by")
 
 
 def describe_sweep(plans: Iterable[Plan]) -> str:
@@ -49,7 +49,7 @@ def _sweep_cells(plan: Plan) -> list[str]:
         f"{1e3 * bounds.overlapped:.2f}",
         f"{plan.images_per_second:.0f}",
         f"{bounds.mfu:.0%}",
-        bounds.limit,
+        _limit(plan),
     ]
 
 
@@ -68,25 +68,28 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 def _headline(plan: Plan) -> str:
     machine = plan.machine
     mesh = " ".join(f"{name}={size}" for name, size in plan.mesh.items())
-    slices = f" in {machine.num_slices} slices" if machine.num_slices > 1 else ""
+    chip = machine.chip
+    parts = f" in {machine.num_slices} {chip.part}s" if machine.num_slices > 1 else ""
+    chips = f"{machine.num_chips} {chip.noun}{'s' if machine.num_chips > 1 else ''}"
     return (
-        f"{plan.model}, {plan.image_size} pixels, on {plan.topology}: {machine.num_chips} chips"
-        f"{slices}, {machine.num_devices} devices, mesh {mesh}\n"
+        f"{plan.model}, {plan.image_size} pixels, on {plan.topology}: {chips}"
+        f"{parts}, {machine.num_devices} devices, mesh {mesh}\n"
         f"batch {plan.batch_size}, {plan.batch_per_device} per device, accumulation_steps="
         f"{plan.accumulation_steps}, remat={plan.remat}"
     )
 
 
 def _fit(plan: Plan) -> str:
-    available, costs = plan.machine.chip.hbm_bytes, plan.costs
+    chip, costs = plan.machine.chip, plan.costs
+    available = f"of {chip.hbm_bytes / GIB:.2f} GiB of {chip.memory_name} per device"
     if costs.fits:
-        share = costs.hbm_needed / available
-        return (
-            f"fits: {costs.hbm_needed / GIB:.2f} of {available / GIB:.2f} GiB of HBM per device "
-            f"({share:.0%})"
-        )
-    needed = f": at least {costs.hbm_needed / GIB:.2f}" if "temporaries" in costs.hbm else ", more"
-    return f"does not fit{needed} of {available / GIB:.2f} GiB of HBM per device"
+        share = costs.hbm_needed / chip.hbm_bytes
+        verdict = f"fits: {costs.hbm_needed / GIB:.2f} {available} ({share:.0%})"
+    elif "temporaries" in costs.hbm:
+        verdict = f"does not fit: at least {costs.hbm_needed / GIB:.2f} {available}"
+    else:
+        verdict = f"does not fit, more {available}"
+    return "\n".join([verdict, *chip.notes_on_memory(costs.hbm_needed)])
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -96,12 +99,17 @@ def _memory(plan: Plan) -> list[str]:
 
 def _program(plan: Plan) -> list[str]:
     costs = plan.costs
-    images = plan.batch_size / plan.machine.num_devices
-    lines = [
-        "of a step, per device:",
-        _line("FLOPs, by the compiler's count", f"{costs.flops / 1e12:10.4f} T"),
-        _line("FLOPs, by formula", f"{images * plan.image_flops / 1e12:10.4f} T"),
-        _line("HBM bytes, by the compiler's count", f"{costs.hbm_bytes / 1e9:10.4f} GB"),
+    memory = plan.machine.chip.memory_name
+    lines = ["of a step, per device:"]
+    if costs.flops is None:
+        lines.append(_line("FLOPs, by the compiler's count", "   unknown: libraries do not say"))
+        source = "the program's text"
+    else:
+        lines.append(_line("FLOPs, by the compiler's count", f"{costs.flops / 1e12:10.4f} T"))
+        source = "the compiler's count"
+    lines += [
+        _line("FLOPs, by formula", f"{plan.formula_flops / 1e12:10.4f} T"),
+        _line(f"{memory} bytes, by {source}", f"{costs.hbm_bytes / 1e9:10.4f} GB"),
         _line("train state donated", f"{costs.donated_bytes / 1e6:10.2f} MB"),
         _line(
             f"gradients: {costs.trainable_parameters:,} parameters",
@@ -129,19 +137,19 @@ def _bounds(plan: Plan) -> list[str]:
         f"a step takes at least (published peaks of {machine.chip.title}):",
         milliseconds("compute", bounds.compute),
         milliseconds("memory", bounds.memory),
-        milliseconds("interconnect", bounds.links),
+        milliseconds(machine.chip.link_name, bounds.links),
     ]
     if machine.num_slices > 1:
-        lines.append(milliseconds("network between slices", bounds.dcn))
+        lines.append(milliseconds(machine.chip.dcn_name, bounds.dcn))
     hours, chips = plan.hours, machine.num_chips
     return [
         *lines,
-        milliseconds(f"all overlapped (limit: {bounds.limit})", bounds.overlapped),
+        milliseconds(f"all overlapped (limit: {_limit(plan)})", bounds.overlapped),
         milliseconds("collectives not overlapped", bounds.not_overlapped),
         _line("images per second, at most", f"{plan.images_per_second:10.0f}"),
         _line("model FLOP utilisation, at most", f"{bounds.mfu:10.1%}"),
         _line(f"{plan.num_steps} steps, at least", f"{hours:10.4f} h"),
-        _line("", f"{hours * chips:10.4f} chip-hours"),
+        _line("", f"{hours * chips:10.4f} {machine.chip.noun}-hours"),
         _line("", f"{hours * machine.num_devices:10.4f} device-hours"),
     ]
 
@@ -149,12 +157,20 @@ def _bounds(plan: Plan) -> list[str]:
 def _assumptions(plan: Plan) -> list[str]:
     chip = plan.machine.chip
     links = f"{chip.link_bandwidth / 1e9:.0f} GB/s over a link in one direction"
-    found = [*plan.assumptions, links]
+    found = [*plan.assumptions, links, *chip.limits]
     if plan.machine.num_slices > 1:
         found.append(
-            f"{chip.dcn_bandwidth / 1e9:.2f} GB/s from a chip to other slices ({chip.dcn_source})"
+            f"{chip.dcn_bandwidth / 1e9:.2f} GB/s from a {chip.noun} to other {chip.part}s "
+            f"({chip.dcn_source})"
         )
     return found
+
+
+def _limit(plan: Plan) -> str:
+    """What bounds a step, in the words of its machine."""
+    chip = plan.machine.chip
+    words = {"links": chip.link_name, "dcn": chip.dcn_name}
+    return words.get(plan.bounds.limit, plan.bounds.limit)
 
 
 def _line(name: str, value: str) -> str:

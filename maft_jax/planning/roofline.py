@@ -14,7 +14,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Told apart by everybody (Okabe and Ito)."""
 _MARKERS = "osD^vP*X"
 _INTENSITIES = (1.0, 1e4)
-"""FLOPs per byte of HBM traffic that the picture shows."""
+"""FLOPs per byte of memory traffic that the picture shows."""
 
 
 def draw_roofline(plans: Sequence[Plan], labels: Sequence[str]) -> bytes:

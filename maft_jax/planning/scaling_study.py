@@ -29,8 +29,16 @@ class Experiment:
     title: str
     get_config: Callable[[], Any]
     settings: Mapping[str, Any]
-    batch_per_device: int
+    batch_per_device: int | None
+    """Images, or None for the configuration's batch over all devices."""
     topologies: tuple[str, ...]
+    variant: str = ""
+    """Tells experiments of one configuration apart."""
+
+    @property
+    def key(self) -> str:
+        """Its name in plans.json."""
+        return " ".join(filter(None, (self.name, self.variant)))
 
     @property
     def config(self) -> Config:
@@ -39,8 +47,15 @@ class Experiment:
         return from_config_dict(config)
 
 
+NVIDIA_CARDS = (
+    *("h100:1", "h100:8", "2xh100:8", "a100-80:8", "a100-40:8"),
+    *("3090:1", "4090:1", "a6000:1", "l4:1", "v100-16:1"),
+)
 LARGE = ("v5e:16x16", "2xv5e:16x16", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8", "tpu7x:8x8x8")
 EIGHT_CHIPS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "v4:2x2x2", "tpu7x:2x2x2")
+
+LARGEST_ON_24_GB = 56
+"""Images: the largest multiple of 8 that fits an L4, of which 59 do (`cli.plan --sweep`)."""
 
 EXPERIMENTS = (
     Experiment(
@@ -75,6 +90,33 @@ EXPERIMENTS = (
         batch_per_device=32,
         topologies=LARGE,
     ),
+    Experiment(
+        "coco",
+        "ViT-B/16 on COCO-Stuff, the recipe's batch of 16 in all",
+        coco.get_config,
+        {},
+        batch_per_device=None,
+        topologies=NVIDIA_CARDS,
+        variant="on cards",
+    ),
+    Experiment(
+        "coco",
+        "ViT-B/16 on COCO-Stuff, as many images as cards with 24 GB hold",
+        coco.get_config,
+        {},
+        batch_per_device=LARGEST_ON_24_GB,
+        topologies=("3090:1", "l4:1"),
+        variant="on 24 GB",
+    ),
+    Experiment(
+        "coco:l14",
+        "ViT-L/14 on COCO-Stuff, the recipe's batch of 16 in all",
+        lambda: coco.get_config("l14"),
+        {},
+        batch_per_device=None,
+        topologies=("h100:1", "3090:1"),
+        variant="on cards",
+    ),
 )
 """eval_only.py, the remaining configuration, has no train step."""
 
@@ -87,13 +129,13 @@ def run_study(
     Every plan is kept as soon as it is made, so that an interrupted study goes on where it was.
     """
     wanted = [(one, topology) for one in experiments for topology in one.topologies]
-    plans: dict[str, dict[str, Any]] = {one.name: {} for one in experiments}
+    plans: dict[str, dict[str, Any]] = {one.key: {} for one in experiments}
     started, num_new = time.monotonic(), 0
     for number, (experiment, topology) in enumerate(wanted, start=1):
         path = _path(workdir, experiment, topology)
         kept = read_sealed_json(path)
         if kept is None:
-            logger.info("%d of %d: %s on %s", number, len(wanted), experiment.name, topology)
+            logger.info("%d of %d: %s on %s", number, len(wanted), experiment.key, topology)
             plan = make_plan(
                 experiment.config, parse_topology(topology), experiment.batch_per_device
             )
@@ -103,18 +145,26 @@ def run_study(
             each = (time.monotonic() - started) / num_new
             left = sum(not _path(workdir, *one).exists() for one in wanted)
             logger.info("%.0f s a plan; about %.0f min left", each, each * left / 60)
-        plans[experiment.name][topology] = kept
+        plans[experiment.key][topology] = kept
     return {"plans": plans, "versions": _versions(), "machine": _machine()}
 
 
 def _path(workdir: pathlib.Path, experiment: Experiment, topology: str) -> pathlib.Path:
-    return workdir / f"{experiment.name}_{topology}.json".replace(":", "_")
+    return workdir / f"{experiment.key}_{topology}.json".replace(":", "_").replace(" ", "_")
 
 
 def _versions() -> dict[str, str | None]:
     found = versions()
     kept = {name: found[name] for name in ("python", "jax", "flax", "git_revision")}
-    return kept | {"libtpu": importlib.metadata.version("libtpu")}
+    return kept | {name: _version(name) for name in ("libtpu", "jax-cuda12-plugin")}
+
+
+def _version(package: str) -> str | None:
+    """None of what is not installed, and was not needed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _machine() -> str:

@@ -1,4 +1,4 @@
-"""TPU topologies by name, such as v5e:4x4 or 2xv5e:16x16, as devices that need not exist.
+"""Machines by name, such as v5e:4x4, 2xv5e:16x16 or 2xh100:8, as devices that need not exist.
 
 JAX must start as `prepare_environment` says, before anything imports it.
 """
@@ -13,7 +13,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from maft_jax.planning.chips import ALIASES, CHIPS, Chip
+from maft_jax.planning import chips, gpu_cards
+from maft_jax.planning.chips import CHIPS, Chip
+from maft_jax.planning.gpu_card import GpuCard
+from maft_jax.planning.gpu_cards import CARDS
+from maft_jax.planning.gpu_topology import gpu_devices
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -37,11 +41,13 @@ def prepare_environment() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of one shape, whose chips are joined by the interconnect."""
+    """Slices of one shape, or hosts with as many cards, which a network joins."""
 
     chip: Chip
     shape: tuple[int, ...]
+    """Chips along each axis of a slice, or the cards of a host."""
     num_slices: int = 1
+    """Slices or hosts."""
 
     @property
     def name(self) -> str:
@@ -57,27 +63,30 @@ class Topology:
         return self.num_chips * self.chip.devices_per_chip
 
     def devices(self) -> Sequence:
-        """Of libtpu's compiler, in its order.
+        """Of the compiler, in its order.
 
         Raises:
-            ValueError: libtpu is not installed, or knows no such topology.
+            ValueError: the compiler is not installed, or knows no such topology.
         """
+        if isinstance(self.chip, GpuCard):
+            return gpu_devices(self.chip, math.prod(self.shape), self.num_slices)
         return _devices(self.chip.name, self.shape, self.num_slices)
 
 
 def parse_topology(name: str) -> Topology:
-    """From [SLICESx]CHIP:AxB or CHIP:AxBxC.
+    """From [SLICESx]CHIP:AxB or CHIP:AxBxC, or [HOSTSx]CARD:CARDS.
 
     Raises:
-        ValueError: no such chip, or its slices do not come in this shape.
+        ValueError: no such chip, or its slices or hosts do not come in this shape.
     """
-    parts = re.fullmatch(r"(?:(\d+)x)?([a-z][a-z0-9]*):(\d+(?:x\d+)*)", name.lower())
-    known = [*CHIPS, *ALIASES]
-    chip = CHIPS.get(ALIASES.get(parts[2], parts[2])) if parts else None
+    parts = re.fullmatch(r"(?:(\d+)x)?([a-z0-9][a-z0-9-]*):(\d+(?:x\d+)*)", name.lower())
+    chip = _CHIPS.get(_ALIASES.get(parts[2], parts[2])) if parts else None
     if chip is None:
         raise ValueError(
             f"--topology={name}: expected CHIP:SHAPE such as v5e:4x4, v5p:4x4x4 or, for two "
-            f"slices, 2xv5e:16x16, with a chip of {known}"
+            f"slices, 2xv5e:16x16, with a chip of {[*CHIPS, *chips.ALIASES]}; or CARD:NUMBER such "
+            "as h100:8 or, for two hosts of eight, 2xh100:8, with a card of "
+            f"{[*CARDS, *gpu_cards.ALIASES]}"
         )
     shape = tuple(int(size) for size in parts[3].split("x"))
     num_slices = int(parts[1] or 1)
@@ -86,12 +95,17 @@ def parse_topology(name: str) -> Topology:
     )
     if len(shape) != len(chip.largest) or not fits or 0 in (*shape, num_slices):
         largest = "x".join(map(str, chip.largest))
+        dimensions = "1 dimension" if len(chip.largest) == 1 else f"{len(chip.largest)} dimensions"
         raise ValueError(
-            f"--topology={name}: slices of {chip.title} have {len(chip.largest)} dimensions "
-            f"and at most {largest} chips; more chips are several slices, such as "
-            f"2x{chip.name}:{largest}"
+            f"--topology={name}: {chip.part}s of {chip.title} have {dimensions} "
+            f"and at most {largest} {chip.noun}s; more {chip.noun}s are several {chip.part}s, "
+            f"such as 2x{chip.name}:{largest}"
         )
-    return Topology(chip, shape, num_slices)
+    return Topology(chip.in_machine(shape), shape, num_slices)
+
+
+_CHIPS: dict[str, Chip] = {**CHIPS, **CARDS}
+_ALIASES = {**chips.ALIASES, **gpu_cards.ALIASES}
 
 
 @functools.cache

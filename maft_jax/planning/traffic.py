@@ -1,14 +1,12 @@
-"""What collectives send over the links of a slice and between slices."""
+"""What collectives send over the links of a slice or host, and between slices or hosts."""
 
 import dataclasses
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
 from maft_jax.planning.chips import Chip
 from maft_jax.planning.collectives import BETWEEN_SLICES, Collective
-
-Coordinates = tuple[int, ...]
 
 _PASSES = {"all-reduce": 2, BETWEEN_SLICES: 2}
 """A ring passes (n - 1) / n of an array so many times through every chip; other kinds once."""
@@ -28,23 +26,22 @@ class Traffic:
     group_size: int
     """Devices that take part together."""
     chips: int
-    """Of a group, in each of its slices."""
+    """Of a group, in each of its slices or hosts."""
     slices: int
-    """That a group spans, or that the send goes between."""
+    """Slices or hosts that a group spans, or that the send goes between."""
     groups_per_chip: int
     """Groups that share the links of a chip."""
     links: int
-    """Of a chip that a group can use: two along an axis whose whole ring it spans, one along others
-    that it spans."""
+    """Of a chip that a group can use."""
 
     def link_bytes(self) -> float:
-        """Leave every chip over the links of its slice."""
+        """Leave every chip over the links of its slice or host."""
         if self.kind == BETWEEN_SLICES:
             return 0.0
         return self.groups_per_chip * self.payload_bytes * self._passed(self.chips)
 
     def dcn_bytes(self) -> float:
-        """Leave every chip for other slices: what its slice has reduced, spread over its chips."""
+        """Leave every chip for other slices: what its own has reduced, spread over its chips."""
         chips = 1 if self.kind == BETWEEN_SLICES else self.chips
         return self.groups_per_chip * self.payload_bytes / chips * self._passed(self.slices)
 
@@ -81,12 +78,12 @@ def sum_traffic(found: Sequence[Collective], mesh: Mesh, chip: Chip) -> tuple[Tr
 
 def _form(collective: Collective, mesh: Mesh, chip: Chip) -> Traffic:
     devices = mesh.devices.reshape(-1)  # partitions are numbered in this order, from one slice on
-    chips = {_place(device) for device in devices}
+    chips = {chip.place(device) for device in devices}
     slices = {place[0] for place in chips}
     per_chip = len(devices) // len(chips)
     if collective.kind == BETWEEN_SLICES:
         return Traffic(collective.kind, 0.0, 0, 0, len(slices), 1, len(slices), per_chip, 0)
-    members = [_place(devices[index]) for index in collective.groups[0]]
+    members = [chip.place(devices[index]) for index in collective.groups[0]]
     member_chips, member_slices = set(members), {place[0] for place in members}
     here = {place[1] for place in member_chips if place[0] == members[0][0]}
     whole = {place[1] for place in chips if place[0] == members[0][0]}
@@ -99,22 +96,5 @@ def _form(collective: Collective, mesh: Mesh, chip: Chip) -> Traffic:
         chips=len(here),
         slices=len(member_slices),
         groups_per_chip=per_chip * len(member_chips) // len(members),
-        links=_usable_links(here, whole, chip),
+        links=chip.usable_links(here, whole),
     )
-
-
-def _usable_links(group: Set[Coordinates], whole: Set[Coordinates], chip: Chip) -> int:
-    """Of each chip of a group in a slice, both given by their chips' coordinates."""
-    lengths = [len(set(along)) for along in zip(*group, strict=True)]
-    shape = [len(set(along)) for along in zip(*whole, strict=True)][: len(chip.largest)]
-    return sum(
-        2 if length == size and chip.closes(tuple(shape), axis) else 1
-        for axis, (length, size) in enumerate(zip(lengths, shape, strict=False))
-        if length > 1
-    )
-
-
-def _place(device) -> tuple[int, Coordinates]:
-    """(slice, coordinates) of a device's chip; devices that have none are chips in a row."""
-    coordinates = getattr(device, "coords", None) or (device.id,)
-    return getattr(device, "slice_index", None) or 0, tuple(coordinates)

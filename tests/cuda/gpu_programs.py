@@ -13,7 +13,9 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.planning.architecture import num_classes, resolve_config
 from maft_jax.planning.collectives import find_collectives
 from maft_jax.planning.compiled_step import lower_step
-from maft_jax.planning.gpu_topology import COMPILER_OPTIONS, gpu_devices, target_config
+from maft_jax.planning.gpu_card import GpuCard
+from maft_jax.planning.gpu_cards import CARDS
+from maft_jax.planning.gpu_topology import gpu_devices
 from maft_jax.planning.hlo_text import Module, parse_module
 from maft_jax.runtime import sharding
 
@@ -36,7 +38,7 @@ class GpuProgram:
 
 def gpu_mesh(card: str = "h100", devices: int = 1, hosts: int = 1, **axes: int) -> Mesh:
     """`devices` of each host; axes as of config.mesh."""
-    found = gpu_devices(target_config(card), devices, hosts)
+    found = gpu_devices(CARDS[card], devices, hosts)
     return sharding.make_mesh(MeshConfig(**axes), found)
 
 
@@ -57,7 +59,7 @@ def lower_training(config: Config, clip: ClipConfig, mesh: Mesh) -> jax.stages.L
 
 
 def compile_program(lowered: jax.stages.Lowered) -> GpuProgram:
-    compiled = lowered.compile(compiler_options=COMPILER_OPTIONS)
+    compiled = lowered.compile(compiler_options=dict(GpuCard.compiler_options))
     module = parse_module(compiled.as_text())
     collectives = find_collectives(module)
     num_bytes: Counter = Counter()

@@ -13,7 +13,7 @@ ROWS = [
     *[("h100", 1, changes) for changes in ({}, XLA, UNROLLED, UNROLLED | XLA)],
     ("h100", 1, {"model__remat": True}),
     *[("h100", 8, changes) for changes in ({}, XLA, FSDP, FSDP | XLA)],
-    *[("a100", 1, changes) for changes in ({}, XLA)],
+    *[("a100-80", 1, changes) for changes in ({}, XLA)],
 ]
 
 

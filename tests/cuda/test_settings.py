@@ -2,9 +2,6 @@
 
 import pytest
 
-from maft_jax.config.sections import MeshConfig
-from maft_jax.planning.gpu_topology import gpu_devices, target_config
-from maft_jax.runtime import sharding
 from maft_jax.training.step_setup import make_step_setup
 from tests.cuda.gpu_programs import compile_program, gpu_mesh, lower_training
 from tests.cuda.small_towers import calls_of_step, small_step
@@ -45,8 +42,7 @@ def test_float32_attends_by_xla():
 
 def test_cards_older_than_ampere_attend_by_xla():
     """A V100 or a T4."""
-    older = target_config("a100").replace("major: 8 minor: 0", "major: 7 minor: 5")
-    mesh = sharding.make_mesh(MeshConfig(), gpu_devices(older, 1))
+    mesh = gpu_mesh("t4")
     assert mesh.devices.flat[0].compute_capability == "7.5"
     assert not compile_small("ViT-B-32", mesh).cudnn_calls
     config, clip = small_step("ViT-B-32", BATCH_SIZE, model__attention="cudnn")

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import pytest
 
 from maft_jax.planning.hlo_text import parse_module
-from maft_jax.planning.loop_costs import Cost, computation_cost, cost_of_repetitions
+from maft_jax.planning.loop_costs import (
+    Cost,
+    computation_cost,
+    cost_of_program,
+    cost_of_repetitions,
+)
 
 ITERATIONS = 6
 
@@ -119,3 +124,21 @@ def test_kernels_cost_what_they_say():
     assert cost_of_entry(*PARAMETERS, kernel) == Cost(70.0, 90.0)
     silent = '%c = bf16[6] custom-call(%i), custom_call_target="tpu_custom_call"'
     assert cost_of_entry(*PARAMETERS, silent) == Cost(0.0, 12.0 + 4)
+
+
+def test_a_whole_program_counts_as_the_compiler_does():
+    """With loops, where the compiler counts once what runs several times."""
+    loop = compiled(in_a_loop, (64, 128), (ITERATIONS, 128, 128))
+    whole = cost_of_program(parse_module(loop.as_text()))
+    assert whole.flops == pytest.approx(counted(loop).flops, rel=0.02)
+    assert whole.num_bytes == pytest.approx(counted(loop).num_bytes, rel=0.1)
+
+
+def test_room_that_a_library_works_in_is_no_traffic():
+    cost = cost_of_entry(
+        "%a = f32[4,8]{1,0} parameter(0)",
+        "%b = f32[8,2]{1,0} parameter(1)",
+        "ROOT %c = (f32[4,2]{1,0}, s8[4194304]{0}) custom-call(%a, %b), "
+        'custom_call_target="__cublas$gemm"',
+    )
+    assert cost.num_bytes == 4 * (4 * 8 + 8 * 2 + 4 * 2)

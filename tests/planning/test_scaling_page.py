@@ -17,6 +17,7 @@ from tests.planning.plans import ALL_REDUCE, make_costs, make_plan
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 COCO = EXPERIMENTS[0]
+RECIPE_ON_CARDS = "NVIDIA cards, configs/coco.py: ViT-B/16 on COCO-Stuff, the recipe"
 
 
 def make_study(**plans) -> dict:
@@ -48,11 +49,41 @@ def test_every_configuration_is_planned_on_six_machines_up_to_512_chips():
     }
     assert "coco:l14" in [one.name for one in EXPERIMENTS]
     for one in EXPERIMENTS:
+        assert one.config.task == "train"
+        if one.variant:
+            continue
         machines = [parse_topology(name) for name in one.topologies]
         assert len(set(one.topologies)) == len(machines) >= 6
         assert max(machine.num_chips for machine in machines) == 512
-        assert one.config.task == "train"
     assert {"v5e:16x16", "v5p:8x8x8", "v6e:16x16", "v4:8x8x8", "2xv5e:16x16"} <= set(LARGE)
+
+
+def test_the_recipe_is_planned_on_the_cards_that_people_rent_and_own():
+    (recipe,) = [one for one in EXPERIMENTS if one.key == "coco on cards"]
+    assert recipe.batch_per_device is None
+    assert {"h100:1", "h100:8", "2xh100:8", "a100-80:8", "a100-40:8"} < set(recipe.topologies)
+    assert {"3090:1", "4090:1", "a6000:1", "l4:1", "v100-16:1"} < set(recipe.topologies)
+
+
+def make_cards_study(plan) -> dict:
+    return make_study() | {"plans": {"coco on cards": {plan.topology: plan.to_json()}}}
+
+
+def test_tables_of_cards_have_their_words_and_the_formulas_flops():
+    costs = dataclasses.replace(make_costs(), flops=None)
+    page = render_page(make_cards_study(make_plan("h100:8", costs)))
+    headings, _, line, *bounds = rows(page, RECIPE_ON_CARDS)
+    assert headings[:6] == ["topology", "cards", "batch", "memory, GiB", "", "TFLOP"]
+    assert line == ["h100:8", "8", "16", "5.00 of 59.33", "8%", "19.7", "819", "900.0"]
+    assert bounds[0][4] == "hosts, ms" and bounds[0][-1] == "card-hours"
+
+
+def test_a_card_that_is_too_small_keeps_its_numbers():
+    """The compiler for cards refuses nothing."""
+    costs = dataclasses.replace(make_costs(fits=False, images=16), error="", flops=None)
+    page = render_page(make_cards_study(make_plan("3090:1", costs)))
+    line = rows(page, RECIPE_ON_CARDS)[2]
+    assert line[3:5] == ["19.00 of 17.77", "**107%**"]
 
 
 def test_tables_hold_the_plans():
