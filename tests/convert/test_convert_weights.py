@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from absl import flags
+from absl.testing import flagsaver
 from etils import epath
 
 from maft_jax.cli import command_line, convert_weights
@@ -40,21 +40,6 @@ CONFIG = ClipConfig(
     VisionConfig(width=128, layers=3, patch_size=16, image_size=48, embed_dim=24),
     TextConfig(width=64, layers=1, vocab_size=60, context_length=9, embed_dim=24),
 )
-FLAGS = (
-    "to",
-    "from",
-    "into",
-    "text_from",
-    "image_only",
-    "dtype",
-    "activation",
-    "head_width",
-    "step",
-    "pretrained",
-    "inspect",
-    "verify",
-    "overwrite",
-)
 
 
 @pytest.fixture
@@ -73,17 +58,14 @@ def weights(seed: int = 0) -> ClipWeights:
 
 def convert(*arguments: str) -> int:
     """What the command does, in this process."""
-    saved = {name: flags.FLAGS[name].value for name in FLAGS}
     try:
-        for name in FLAGS:
-            flags.FLAGS[name].unparse()
-        paths = command_line.parse(["convert_weights", *arguments], convert_weights.check_arguments)
-        return convert_weights.main(paths)
+        with flagsaver.flagsaver():
+            checked = command_line.parse(
+                ["convert_weights", *arguments], convert_weights.check_arguments
+            )
+            return convert_weights.main(checked)
     except SystemExit as stop:
         return stop.code
-    finally:
-        for name, value in saved.items():
-            flags.FLAGS[name].value = value
 
 
 def assert_same_weights(path, expected: ClipWeights, **choices):
