@@ -6,6 +6,7 @@ without it does not exist. All three are written aside and renamed.
 """
 
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import Iterator
@@ -256,7 +257,7 @@ def _size(path: epath.Path) -> int:
 def _sync(file: BinaryIO) -> None:
     """Flushes to the disk, where the file is on one; buckets keep what was closed."""
     file.flush()
-    if hasattr(file, "fileno"):
+    with suppress(AttributeError, io.UnsupportedOperation):  # by TensorFlow's version
         os.fsync(file.fileno())
 
 

@@ -264,8 +264,9 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
             page = answer.read().decode()
         assert "random:tiny" in page and "cat, dog" in page
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-            with pytest.raises(urllib.error.HTTPError, match="403"):
+            with pytest.raises(urllib.error.HTTPError, match="403") as refused:
                 urllib.request.urlopen(urllib.request.Request(address, headers=headers))
+            refused.value.close()
         client = Client(address, verbose=False)
         uploaded = handle_file(picture)
         data = client.predict(uploaded, CLASSES, "", 25, api_name="/segment")
