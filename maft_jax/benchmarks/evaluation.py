@@ -176,7 +176,7 @@ def peaks_of_processes(model: BenchmarkModel) -> dict[str, int | None]:
     """
     config, vision = model.config, model.clip.vision
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        ours = pool.apply(_peak_of_this, (config,))
+        ours = pool.apply(_peak_of_this, (config, model.mesh.size))
     inputs = torch_inference.official_inputs(draw_example_batch(config))
     arrays = {name: inputs.pop(name) for name in ("image", "proposals")}
     arrays["text"] = draw_text(num_classes(config), vision.embed_dim)
@@ -195,7 +195,9 @@ def peaks_of_processes(model: BenchmarkModel) -> dict[str, int | None]:
     return {"this": ours, "torch": theirs}
 
 
-def _peak_of_this(config: Config) -> int | None:
+def _peak_of_this(config: Config, num_devices: int) -> int | None:
+    """In a process that has not asked for devices, which get the number that the mesh is for."""
+    jax.config.update("jax_num_cpu_devices", num_devices)
     program = EvaluationProgram(load_model(config))
     program.run()
     program.run()
