@@ -29,20 +29,27 @@ has been measured with them. The official log shows a weighted total loss of .01
 
 from maft_jax.config import preset
 
-_VARIANTS = ("official", "paper", "b16", "l14", "zero_shot")
+_TOWERS = {
+    "b16": {"model.pretrained": "ViT-B-16.pt"},
+    "l14": {"model.pretrained": "ViT-L-14.pt"},
+}
+"""What is set for each image tower."""
+_VARIANTS = ("official", "paper", *_TOWERS, "zero_shot")
 
 
 def get_config(variant: str = "official"):
-    """`variant` is a comma-separated choice of official or paper, b16 or l14, zero_shot."""
+    """`variant` is a comma-separated choice of official or paper, an image tower, zero_shot."""
     chosen = variant.split(",")
     if unknown := sorted(set(chosen) - set(_VARIANTS)):
         raise ValueError(f"configs/coco.py:{variant}: unknown {unknown}; known: {_VARIANTS}")
+    towers = [name for name in chosen if name in _TOWERS] or ["b16"]
+    if len(towers) > 1:
+        raise ValueError(f"configs/coco.py:{variant}: one image tower at a time, got {towers}")
     config = preset("paper" if "paper" in chosen else "official")
     config.update_from_flattened_dict(
         {
             "batch_size": 16,
             "num_steps": 1000,
-            "model.pretrained": "ViT-L-14.pt" if "l14" in chosen else "ViT-B-16.pt",
             "model.image_size": 480,
             "model.mask_start_layer": 8,
             "data.dataset": "coco_stuff",
@@ -50,6 +57,7 @@ def get_config(variant: str = "official"):
             "data.unseen_classes": ("published",) if "zero_shot" in chosen else (),
             "proposals.num_proposals": 100,
             "data.crop_size": 640,
+            **_TOWERS[towers[0]],
         }
     )
     return config

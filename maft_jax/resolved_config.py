@@ -13,7 +13,7 @@ from maft_jax.runtime.mesh_axes import DATA
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedConfig(Config):
-    """A Config with the start layer, image size, dtype, trainable rules and mesh that are used.
+    """A Config with the start layer, image size, dtype, logit scale, trainable rules and mesh used.
 
     What weights were opened with (`model.stated`) is in the ClipConfig that they gave. Which
     attention runs is the tower's to say: the encoder has it. Which labels are ignored by default is
@@ -39,11 +39,13 @@ def resolve(
     dtype = compute_dtype(config.model.compute_dtype, platform_of(mesh)).name
     model = dataclasses.replace(config.model, **dataclasses.asdict(masking), compute_dtype=dtype)
     trainable = trainable_rules(config, clip.vision)
+    logit_scale = config.loss.logit_scale or clip.vision.default_logit_scale
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
     return ResolvedConfig(
         **fields
         | {
             "model": model,
+            "loss": dataclasses.replace(config.loss, logit_scale=logit_scale),
             "optimizer": dataclasses.replace(config.optimizer, trainable=trainable),
             "mesh": dataclasses.replace(config.mesh, data=mesh.shape[DATA]),
         }

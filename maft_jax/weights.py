@@ -24,6 +24,7 @@ def open_weights(
     *,
     activation: str | None = None,
     head_width: int | None = None,
+    tokenizer: str | None = None,
     format_name: str | None = None,
     step: int | None = None,
     pretrained: str | None = None,
@@ -34,8 +35,8 @@ def open_weights(
     Args:
         source: a file or folder in a format of convert.formats, recognised by content, the workdir
             of a training run, a name of BUILT_IN, or "random:SIZE" with a name of CLIP_SIZES.
-        activation, head_width, format_name: of files, where their content does not tell or tells
-            wrongly; see formats.read_weights.
+        activation, head_width, tokenizer, format_name: of files, where their content does not tell
+            or tells wrongly; see formats.read_weights.
         step, pretrained: of a training run: which checkpoint, by default the newest, and where the
             weights that it began with are now.
         needs_text: whether an image tower alone is refused.
@@ -45,7 +46,8 @@ def open_weights(
             only another kind of source has.
     """
     source = expand_path(os.fspath(source))
-    file_options = {"activation": activation, "head_width": head_width, "from": format_name}
+    stated = {"activation": activation, "head_width": head_width, "tokenizer": tokenizer}
+    file_options = stated | {"from": format_name}
     run_options = {"step": step, "pretrained": pretrained}
     if source.startswith(RANDOM_PREFIX):
         _refuse(source, "random weights of a known architecture", file_options | run_options)
@@ -59,9 +61,7 @@ def open_weights(
         _refuse_parts_of_runs(source)
         _refuse_names_of_models(source)
     _refuse(source, "not a training run's workdir", run_options)
-    weights = read_weights(
-        path_of(source), activation=activation, head_width=head_width, format_name=format_name
-    )
+    weights = read_weights(path_of(source), **stated, format_name=format_name)
     if needs_text and weights.config.text is None:
         raise ValueError(
             f"{source}: an image tower without a text tower, which embeds the class names; "

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import pathlib
+import resource
 import signal
 import sys
 import types
@@ -52,6 +53,10 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
 
+_MOST_KEPT = 1_300_000_000
+"""Bytes of a process above which compiled programs are forgotten between files."""
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """What a command sets up in the process of its test is undone."""
@@ -64,11 +69,29 @@ def logging_as_it_was():
         package.handlers, package.propagate = handlers, propagate
 
 
+def pytest_collection_finish(session):
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def give_memory_back():
-    """Compiled programs of a file are of no use to the next one, and the C library keeps pages."""
+    """Compiled programs are of little use to the next file, and the C library keeps pages.
+
+    What a file leaves behind stays (modules above all), so that nobody looks through it again.
+    """
     yield
-    jax.clear_caches()
-    gc.collect()
+    if _resident_bytes() > _MOST_KEPT:
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+    gc.freeze()
+
+
+def _resident_bytes() -> int:
+    """Of this process now; on other systems than Linux the most that it ever had."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

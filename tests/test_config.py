@@ -12,6 +12,7 @@ from maft_jax.config import (
     to_config_dict,
 )
 from maft_jax.config.fields import describe_fields
+from maft_jax.models.clip import CLIP_SIZES
 
 GIVEN = {"model.pretrained": "random:tiny", "data.root": "photos"}
 
@@ -44,7 +45,8 @@ def test_defaults_are_the_official_numbers():
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.learning_rate_power) == (1e-5, 0.9)
     assert (optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 0.01)
-    assert (config.loss.logit_scale, config.loss.distillation_weight) == (100.0, 0.1)
+    assert (config.loss.logit_scale, config.loss.distillation_weight) == (0.0, 0.1)
+    assert CLIP_SIZES["ViT-B-16"].vision.default_logit_scale == 100.0, "which 0 stands for"
     assert config.loss.mask_aware == "smooth_l1"
     data = config.data
     assert (data.crop_size, data.max_long_side) == (640, 2560)
@@ -224,6 +226,7 @@ def test_home_and_variables_are_resolved_in_every_path(monkeypatch):
     places = {
         "model.pretrained", "checkpoint", "data.root", "data.images", "data.annotations",
         "data.classes", "data.records", "data.cache_dir", "proposals.path", "evaluation.records",
+            "model.tokenizer",
     }  # fmt: skip
     places |= {name for name, _ in all_fields() if name.startswith("evaluation.roots.")}
     assert {name for name, field in all_fields() if field.metadata["path"]} == places

@@ -33,6 +33,7 @@ class PatchAverages:
 
     default_trainable = (r"kernel$",)
     default_masking = MaskingSpec(0, PIXELS)
+    default_logit_scale = 100.0
     sharding_rules = ()
 
     def make_encoder(self, settings):

@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 
 from maft_jax.benchmarks import torch_device
 from maft_jax.benchmarks.models import BenchmarkModel
-from maft_jax.config.sections import EvaluationConfig, LossConfig
+from maft_jax.config.sections import EvaluationConfig
 from maft_jax.convert.openai import to_openai
 
 _FIXED_EVALUATION = ("ensemble_weight", "filter_invalid", "scales", "flip")
@@ -20,7 +20,7 @@ def check_comparable(model: BenchmarkModel) -> None:
         ValueError: names the setting, or says why PyTorch cannot run there.
     """
     config = model.config
-    settings = [("loss.logit_scale", config.loss.logit_scale, LossConfig().logit_scale)]
+    settings = [("loss.logit_scale", config.loss.logit_scale, 100.0)]
     settings += [
         (f"evaluation.{n}", getattr(config.evaluation, n), getattr(EvaluationConfig(), n))
         for n in _FIXED_EVALUATION

@@ -22,7 +22,7 @@ def check_comparable(model: BenchmarkModel) -> None:
     config = model.config
     official = OptimizerConfig(trainable=model.clip.vision.default_trainable)
     sections = (
-        ("loss", config.loss, LossConfig(), _FIXED_LOSS),
+        ("loss", config.loss, LossConfig(logit_scale=100.0), _FIXED_LOSS),
         ("optimizer", config.optimizer, official, _FIXED_OPTIMIZER),
     )
     for section, ours, theirs, names in sections:

@@ -78,8 +78,12 @@ def define_stated_flags(of: str) -> Callable[[], dict]:
     head_width = flags.DEFINE_integer(
         "head_width", None, f"of the image tower's attention in {of}, likewise", lower_bound=1
     )
+    tokenizer = define_path(
+        "tokenizer", None, f"file of the tokenizer of {of}, if not CLIP's and not beside them"
+    )
     step = flags.DEFINE_integer("step", None, "checkpoint of a training run; default: the newest")
     pretrained = define_path(
         "pretrained", None, "where the weights that a training run began with are now, if moved"
     )
-    return lambda: {flag.name: flag.value for flag in (activation, head_width, step, pretrained)}
+    stated = (activation, head_width, tokenizer, step, pretrained)
+    return lambda: {flag.name: flag.value for flag in stated}

@@ -36,6 +36,12 @@ class ModelConfig:
     head_width: int = setting(
         0, "of the image tower's attention, likewise; 0 = as the weights say", low=0
     )
+    tokenizer: str = setting(
+        "",
+        "file of the text tower's tokenizer, for towers that do not share CLIP's; empty = beside "
+        "the weights",
+        path=FROM_HERE,
+    )
     compute_dtype: str = setting(
         "auto",
         "of matrix products; auto = bfloat16, on a CPU float32",
@@ -56,7 +62,11 @@ class ModelConfig:
     @property
     def stated(self) -> dict[str, Any]:
         """What weights are opened with, because they do not tell it themselves."""
-        return {"activation": self.activation or None, "head_width": self.head_width or None}
+        return {
+            "activation": self.activation or None,
+            "head_width": self.head_width or None,
+            "tokenizer": self.tokenizer or None,
+        }
 
     @property
     def given_masking(self) -> tuple[int | None, int | None]:
@@ -138,7 +148,9 @@ class LossConfig:
     )
     mask_aware_weight: float = setting(1.0, "0 leaves distillation alone, for ablations", low=0)
     distillation_weight: float = setting(0.1, "0.1 in the official code, 1 in the paper", low=0)
-    logit_scale: float = setting(100.0, "factor of similarities before the softmax", low=1e-6)
+    logit_scale: float = setting(
+        0.0, "factor of similarities before the softmax; 0 = the tower's own, of CLIP 100", low=0
+    )
     cached_teacher: bool = setting(
         False, "compute distillation's teacher once, not in every step; for data.augment=False"
     )

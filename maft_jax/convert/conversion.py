@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights
+from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights, why_not
 from maft_jax.models.clip import ClipConfig
 
 
@@ -34,19 +34,17 @@ def with_text_of(weights: ClipWeights, other: ClipWeights, other_source: str) ->
     tensors = {path: x for path, x in other.tensors.items() if not path.startswith("visual/")}
     alone = image_tower(weights)
     return dataclasses.replace(
-        alone, config=ClipConfig(vision, text), tensors={**alone.tensors, **tensors}
+        alone,
+        config=ClipConfig(vision, text, other.config.has_logit_bias),
+        tensors={**alone.tensors, **tensors},
     )
 
 
 def read_back(weights: ClipWeights, path: str | os.PathLike, format_name: str) -> ClipWeights:
     """What was written, read as the weights that it was written of: no format tells all of them."""
     tower = weights.config.vision
-    return read_weights(
-        path,
-        format_name=format_name,
-        activation=tower.activation,
-        head_width=tower.head_width,
-    )
+    stated = {name: getattr(tower, name, None) for name in ("activation", "head_width")}
+    return read_weights(path, format_name=format_name, **stated)
 
 
 def choose_format(weights: ClipWeights, destination: str | os.PathLike, name: str | None) -> str:
@@ -64,7 +62,7 @@ def choose_format(weights: ClipWeights, destination: str | os.PathLike, name: st
             raise ValueError(f"--to={name}: expected one of {', '.join(FORMATS)}")
         return name
     suffix = pathlib.Path(destination).suffix
-    reasons = {key: _why_not_there(format, weights, suffix) for key, format in FORMATS.items()}
+    reasons = {key: _why_not_there(key, weights, suffix) for key in FORMATS}
     possible = [key for key, reason in reasons.items() if reason is None]
     if len(possible) > 1:
         stem = _letters(pathlib.Path(destination).stem)
@@ -82,9 +80,10 @@ def choose_format(weights: ClipWeights, destination: str | os.PathLike, name: st
     raise ValueError(f"{destination}: these weights cannot be written under this name:{listed}")
 
 
-def _why_not_there(format, weights: ClipWeights, suffix: str) -> str | None:
-    if reason := format.refuses(weights.config):
+def _why_not_there(name: str, weights: ClipWeights, suffix: str) -> str | None:
+    if reason := why_not(name, weights.config):
         return reason
+    format = FORMATS[name]
     if suffix in format.suffixes or (not suffix and format.folder_tensors is not None):
         return None
     endings = [*format.suffixes, *(["no ending (a folder)"] if format.folder_tensors else [])]

@@ -8,6 +8,7 @@ import numpy as np
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
 
 
@@ -19,6 +20,8 @@ class Choices:
     """Of both towers: a key of models.layers.ACTIVATIONS."""
     head_width: int | None = None
     """Of the image tower's attention."""
+    tokenizer: str | None = None
+    """Path of the text tower's tokenizer, for towers that do not share CLIP's."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,9 +66,13 @@ class Format:
     """Why an image tower of `tower`'s kind cannot be written in this format, or None."""
     tower: type = VisionConfig
     """The architecture of the image towers that it holds."""
+    text_tower: type = TextConfig
+    """Of its text towers."""
 
     def refuses(self, config: ClipConfig) -> str | None:
         """Why this architecture cannot be written in this format, or None."""
         if not isinstance(config.vision, self.tower):
             return f"holds image towers of {self.tower.__name__}, not {config.vision!r}"
+        if config.text is not None and not isinstance(config.text, self.text_tower):
+            return f"holds text towers of {self.text_tower.__name__}, not {config.text!r}"
         return self.why_not(config)

@@ -26,8 +26,6 @@ from maft_jax.convert.transformers_clip import TRANSFORMERS, explain
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
-from maft_jax.models.text.clip_text import TextConfig
-from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.runtime import tree_rules
 from maft_jax.runtime.atomic_files import atomic_folder, clear_leftovers
 
@@ -44,6 +42,8 @@ _LAYOUTS = (
 
 _LARGEST_SIZE, _LARGEST_IMAGE = 2**20, 2**14
 """Widths and vocabularies; sides of the images that a tower reads."""
+_SIMILARITY_BOUNDS = {"logit_scale": (0, 10_000), "logit_bias": (-10_000, 10_000)}
+"""Of floats that are no rates or epsilons."""
 _OUTSIDE = "the trainer's own state, beside the weights"
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def read_weights(
     *,
     activation: str | None = None,
     head_width: int | None = None,
+    tokenizer: str | None = None,
     format_name: str | None = None,
 ) -> ClipWeights:
     """Recognises the format by its content and checks names, shapes and dtypes; reads no values.
@@ -91,19 +92,18 @@ def read_weights(
         activation: of both towers (quick_gelu, gelu or gelu_tanh), which overrules what the file
             or the settings beside it say; OpenAI's layout says nothing and means quick_gelu.
         head_width: of the image tower's attention, likewise.
+        tokenizer: file of the text tower's tokenizer, for towers that do not share CLIP's.
         format_name: a key of FORMATS, where the content alone would be ambiguous.
 
     Raises:
         ValueError: absent, corrupt, of no known format, or not an architecture of ours.
     """
     source, format, outside = _recognised(open_tensors(path), format_name)
-    choices = Choices(activation, head_width)
+    choices = Choices(activation, head_width, tokenizer)
     try:
         config, masking = _config_of(source, format, choices), _masking_of(source)
         for part in filter(None, (config.vision, config.text, masking)):
             _check_sizes(part, len(source.tensors))
-        for tower in (config.vision, config.text):
-            _ = tower and tower.block  # refuses what cannot be
         expected = jax.eval_shape(lambda: random_parameters(config))
     except (ValueError, TypeError, OverflowError) as error:  # the latter, of sizes that jax refuses
         if str(error).startswith(source.path):
@@ -141,11 +141,11 @@ def write_weights(
         ValueError: the format cannot hold these weights, or the path cannot be written.
     """
     path = pathlib.Path(path)
-    format = _named(format_name)
-    if reason := format.refuses(weights.config):
+    if reason := why_not(format_name, weights.config):
         raise ValueError(
-            f"{path}: these weights cannot be written in the format {format.name}: {reason}"
+            f"{path}: these weights cannot be written in the format {format_name}: {reason}"
         )
+    format = _fitting(format_name, weights.config)
     if dtype not in ("float32", "source"):
         raise ValueError(f"dtype: expected float32 or source, got {dtype!r}")
     leaves = dict(weights.tensors)
@@ -171,12 +171,21 @@ def write_weights(
 def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
     """The format that a destination's name asks for: see facade.Clip.save."""
     suffix = pathlib.PurePath(path).suffix
-    if suffix in OPENAI.suffixes:
-        return (OPENAI if OPENAI.refuses(config) is None else OPEN_CLIP).name
-    if suffix == ".npz":
-        fitting = [layout.name for layout in BIG_VISION_FORMATS if layout.refuses(config) is None]
-        return fitting[0] if fitting else BIG_VISION_FORMATS[0].name
-    return TRANSFORMERS.name
+    files = [layout for layout in _LAYOUTS if suffix in layout.suffixes]
+    folders = [layout for layout in _LAYOUTS if layout.folder_tensors is not None]
+    folders.sort(key=lambda layout: len(layout.suffixes))  # first what can be nothing else
+    possible = files or folders
+    return next((x for x in possible if x.refuses(config) is None), possible[0]).name
+
+
+def why_not(name: str, config: ClipConfig) -> str | None:
+    """Why this architecture cannot be written in the format of this name, or None.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    reasons = [layout.refuses(config) for layout in _named(name)]
+    return None if None in reasons else "; ".join(dict.fromkeys(reasons))
 
 
 def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
@@ -197,10 +206,15 @@ def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
             (aside / name).write_text(text, encoding="utf-8")
 
 
-def _named(name: str) -> Format:
+def _named(name: str) -> list[Format]:
+    """Its layouts, each of its own towers or prefix."""
     if name not in FORMATS:
         raise ValueError(f"unknown weight format {name!r}; expected one of {list(FORMATS)}")
-    return FORMATS[name]
+    return [layout for layout in _LAYOUTS if layout.name == name]
+
+
+def _fitting(name: str, config: ClipConfig) -> Format:
+    return next(layout for layout in _named(name) if layout.refuses(config) is None)
 
 
 def _recognised(
@@ -245,16 +259,21 @@ def _recognised(
 def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipConfig:
     if source.own is None:
         return format.infer_config(source, choices)
-    vision = _own_part(source, VisionConfig, "vision")
-    text = _own_part(source, TextConfig, "text")
+    vision = _own_part(source, format.tower, "vision")
+    text = _own_part(source, format.text_tower, "text")
     if vision is None:
         raise ValueError(f"corrupt metadata {OWN_METADATA!r}: vision is missing")
-    if choices.head_width is not None:
-        vision = dataclasses.replace(vision, head_width=choices.head_width)
-    if choices.activation is not None:
-        vision = dataclasses.replace(vision, activation=choices.activation)
-        text = text and dataclasses.replace(text, activation=choices.activation)
-    return ClipConfig(vision, text)
+    vision = _as_stated(vision, head_width=choices.head_width, activation=choices.activation)
+    text = text and _as_stated(text, activation=choices.activation)
+    return ClipConfig(vision, text, source.own.get("has_logit_bias") is True)
+
+
+def _as_stated(tower, **stated):
+    """The architecture with what the caller states; raises ValueError if it has no such thing."""
+    given = {name: value for name, value in stated.items() if value is not None}
+    if missing := given.keys() - {field.name for field in dataclasses.fields(tower)}:
+        raise ValueError(f"{sorted(missing)} has no meaning for {type(tower).__name__}")
+    return dataclasses.replace(tower, **given)
 
 
 def _activation_is_guessed(source: WeightsSource, format: Format) -> bool:
@@ -309,19 +328,27 @@ def _own_part(source: WeightsSource, kind: type, name: str):
 
 def _check_sizes(part, num_tensors: int) -> None:
     """Refuses numbers that no tower of so many tensors has, before anything is as large."""
-    for field, value in dataclasses.asdict(part).items():
+    for field, values in dataclasses.asdict(part).items():
         low = 0 if field == "mask_start_layer" else 1
         high = {
             "layers": num_tensors,
+            "depths": num_tensors,
             "mask_start_layer": _LARGEST_IMAGE,  # beyond the last layer nothing is masked
             "image_size": _LARGEST_IMAGE,
         }.get(field, _LARGEST_SIZE)
-        if type(value) is int and not low <= value <= high:
-            raise ValueError(f"{field}: expected {low} to {high}, got {value!r:.40}")
-        if type(value) is float and not 0 < value < 1:
-            raise ValueError(f"{field}: expected a number between 0 and 1, got {value}")
+        low_float, high_float = _SIMILARITY_BOUNDS.get(field, (0, 1))
+        for value in values if isinstance(values, tuple) else (values,):
+            if type(value) is int and not low <= value <= high:
+                raise ValueError(f"{field}: expected {low} to {high}, got {value!r:.40}")
+            if type(value) is float and not low_float < value < high_float:
+                raise ValueError(
+                    f"{field}: expected a number between {low_float} and {high_float}, got {value}"
+                )
 
 
 def _as_json(weights: ClipWeights, format: Format) -> dict:
+    config = dataclasses.asdict(weights.config)
+    if not config["has_logit_bias"]:  # as version 0.1 wrote it
+        del config["has_logit_bias"]
     masking = {} if weights.masking is None else {"tuning": dataclasses.asdict(weights.masking)}
-    return {"format": format.name, **dataclasses.asdict(weights.config), **masking}
+    return {"format": format.name, **config, **masking}

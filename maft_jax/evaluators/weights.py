@@ -54,10 +54,10 @@ def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
         )
     frozen = config.evaluation.frozen or not config.checkpoint
     if config.checkpoint and is_training_run(source):
-        if any(config.model.stated.values()):
+        if stated := [name for name, value in config.model.stated.items() if value]:
             raise ValueError(
-                f"config.model.activation, config.model.head_width: {source} is a training run, "
-                "whose architecture is known; state neither"
+                f"{', '.join(f'config.model.{name}' for name in stated)}: {source} is a training "
+                "run, whose architecture is known; state none"
             )
         moved = config.model.pretrained or None
         config = _with_protocol_of(config, read_run_config(source))
@@ -104,9 +104,9 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
         LossConfig.logit_scale, config.loss.logit_scale, run.loss.logit_scale
     )
     logger.info(
-        "protocol of the run: %d prompts, logit scale %g%s",
+        "protocol of the run: %d prompts, logit scale %s%s",
         len(data.templates),
-        logit_scale,
+        f"{logit_scale:g}" if logit_scale else "of the tower",
         f", unseen classes {', '.join(data.unseen_classes)}" if data.unseen_classes else "",
     )
     return dataclasses.replace(

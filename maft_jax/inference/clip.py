@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from maft_jax.config.prompts import PROMPT_TEMPLATES
-from maft_jax.config.sections import LossConfig, ModelConfig
+from maft_jax.config.sections import ModelConfig
 from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec, resolve_masking
@@ -30,7 +30,7 @@ class Clip:
 
     config: ClipConfig
     parameters: dict
-    """{"visual", "text", "logit_scale"}, float32; without a text tower {"visual"} alone."""
+    """models.clip.random_parameters says of what; float32."""
     mask_start_layer: int = 8
     """First layer, counted from 0, in which proposals read only their patches."""
     compute_dtype: str = "float32"
@@ -114,7 +114,7 @@ class Clip:
             compute_dtype=self.compute_dtype,
         )
         mesh = one_device_mesh()
-        return make_encoder(model, self.config.vision, mesh, LossConfig.logit_scale)
+        return make_encoder(model, self.config.vision, mesh, self.config.vision.default_logit_scale)
 
 
 def load(
@@ -124,6 +124,7 @@ def load(
     *,
     activation: str | None = None,
     head_width: int | None = None,
+    tokenizer: str | os.PathLike | None = None,
     step: int | None = None,
     pretrained: str | os.PathLike | None = None,
 ) -> Clip:
@@ -139,6 +140,8 @@ def load(
             wrongly. A state dict in OpenAI's layout does not: it is taken for quick_gelu, while
             most models that were trained with open_clip expect gelu.
         head_width: of the image tower's attention, likewise.
+        tokenizer: file of the text tower's tokenizer, where the tower does not share CLIP's and
+            none lies beside the weights.
         step: of a training run: which checkpoint; by default the newest.
         pretrained: of a training run: where the weights that it began with are now, if moved.
 
@@ -150,6 +153,7 @@ def load(
         path,
         activation=activation,
         head_width=head_width,
+        tokenizer=None if tokenizer is None else os.fspath(tokenizer),
         step=step,
         pretrained=None if pretrained is None else os.fspath(pretrained),
     )

@@ -16,6 +16,8 @@ class ClipConfig:
 
     vision: ImageArchitecture
     text: TextArchitecture | None
+    has_logit_bias: bool = False
+    """Whether a bias was trained beside the logit scale, as in SigLIP."""
 
 
 def clip_config(
@@ -47,14 +49,13 @@ CLIP_SIZES = {
 def random_parameters(config: ClipConfig, seed: int = 0) -> dict:
     """Freshly initialised float32 parameters {"visual", "text", "logit_scale"}.
 
-    Without a text tower {"visual"} alone.
+    Perhaps with "logit_bias"; without a text tower {"visual"} alone.
     """
     visual_key, text_key = jax.random.split(jax.random.key(seed))
     visual = config.vision.init(visual_key)
     if config.text is None:
         return {"visual": visual}
-    return {
-        "visual": visual,
-        "text": config.text.init(text_key),
-        "logit_scale": jnp.log(jnp.float32(1 / 0.07)),
-    }
+    similarity = {"logit_scale": jnp.log(jnp.float32(1 / 0.07))}
+    if config.has_logit_bias:
+        similarity["logit_bias"] = jnp.float32(-10)
+    return {"visual": visual, "text": config.text.init(text_key), **similarity}

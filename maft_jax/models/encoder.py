@@ -48,7 +48,7 @@ class EncoderSettings:
     scan_blocks: bool = False
     """Blocks are a loop over stacked weights."""
     logit_scale: float = 100.0
-    """Factor of similarities."""
+    """Factor of similarities, decided."""
 
 
 @runtime_checkable
@@ -66,6 +66,10 @@ class ImageArchitecture(Protocol):
     @property
     def default_masking(self) -> MaskingSpec:
         """For weights that do not say how they were tuned."""
+
+    @property
+    def default_logit_scale(self) -> float:
+        """What similarities are multiplied by before the softmax unless settings say otherwise."""
 
     @property
     def sharding_rules(self) -> Sequence[ShardingRule]:
@@ -173,6 +177,19 @@ def class_logits(
         return encoder.logits(features, text)
     of_names = encoder.logits(features, text.reshape(-1, text.shape[-1]))
     return jnp.max(of_names.reshape(*of_names.shape[:-1], *text.shape[:-1]), axis=-1)
+
+
+def refuse_start_layer(masking: MaskingSpec, reason: str) -> None:
+    """For towers in which masks play no part below the head, of which layer 0 is written.
+
+    Raises:
+        ValueError: another layer is asked for; `reason` says how such a tower reads proposals.
+    """
+    if masking.mask_start_layer:
+        raise ValueError(
+            f"mask_start_layer={masking.mask_start_layer}: has no meaning for this image tower, "
+            f"{reason}; expected 0, or -1 in a configuration"
+        )
 
 
 def resolve_masking(

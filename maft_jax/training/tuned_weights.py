@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from maft_jax.convert.formats import FORMATS, ClipWeights, default_format, write_weights
+from maft_jax.convert.formats import ClipWeights, default_format, why_not, write_weights
 from maft_jax.convert.safetensors_file import find_damage
 from maft_jax.runtime import consensus
 from maft_jax.state.restored_run import TUNED_WEIGHTS
@@ -39,7 +39,7 @@ def export(run: Run, state: TrainState) -> None:
     tuned = run.parameters | {"visual": overlay(run.parameters["visual"], trainable)}
     path = run.workdir / TUNED_WEIGHTS
     name = default_format(path, run.clip)
-    if reason := FORMATS[name].refuses(run.clip):
+    if reason := why_not(name, run.clip):
         logger.info("tuned weights are in the checkpoints alone: the format %s %s", name, reason)
         return
     weights = ClipWeights.of(run.clip, tuned, run.config.masking)

@@ -109,7 +109,7 @@ def other_value(name: str, default):
         return not default
     if isinstance(default, str):
         return "some/where"
-    return default / 2 if isinstance(default, float) else default + 1
+    return default / 2 or 0.5 if isinstance(default, float) else default + 1
 
 
 @pytest.mark.parametrize(("name", "field"), [*all_fields()])

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import http.server
 import io
@@ -44,7 +45,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if state.tells_length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: state.break_after.pop(0)] if state.break_after else body)
+        with contextlib.suppress(ConnectionError):  # who asked may have heard enough
+            self.wfile.write(body[: state.break_after.pop(0)] if state.break_after else body)
 
     def log_message(self, *_):
         pass

@@ -86,6 +86,11 @@ class VisionConfig:
         return MaskingSpec(8 if self.layers > 8 else 2 * self.layers // 3, 480)
 
     @property
+    def default_logit_scale(self) -> float:
+        """CLIP's own is capped there, and all published ones have reached it."""
+        return 100.0
+
+    @property
     def sharding_rules(self) -> Sequence[ShardingRule]:
         return SHARDING_RULES
 
