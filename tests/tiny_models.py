@@ -25,7 +25,8 @@ def ip_clip(
 def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **encoder):
     """A step on 64x64 images, masked from the second of three layers on."""
     loss = loss or LossConfig()
-    encoder = ip_clip(VISION, **{"mask_start_layer": 1, **encoder}, logit_scale=loss.logit_scale)
+    scale = loss.logit_scale or VISION.default_logit_scale
+    encoder = ip_clip(VISION, **{"mask_start_layer": 1, **encoder}, logit_scale=scale)
     return StepSpec(encoder, loss, (64, 64), accumulation_steps)
 
 

@@ -132,7 +132,7 @@ def slow_confusion(
         masks = torch.tensor(example.proposals / np.float32(255))[None]
         masks = F.interpolate(masks, (height, width), mode="bilinear", align_corners=True)
         features = proposal_features(clip.visual, image, F.pad(masks, padding), start_layer)[0]
-        logits = [config.loss.logit_scale * features @ text.T for text in texts]
+        logits = [(config.loss.logit_scale or 100) * features @ text.T for text in texts]
         probabilities = torch.stack([rows.max(-1).values for rows in logits], -1).softmax(-1)
         scores = torch.einsum("nc,nhw->chw", probabilities, masks[0])
         predicted = scores.argmax(0).numpy()
