@@ -16,8 +16,8 @@ class ClipConfig:
 
     vision: ImageArchitecture
     text: TextArchitecture | None
-    has_logit_bias: bool = False
-    """Whether a bias was trained beside the logit scale, as in SigLIP."""
+    has_logit_bias: bool = dataclasses.field(default=False, repr=False)
+    """Whether a bias was trained beside the logit scale, as in SigLIP; the towers tell it, too."""
 
 
 def clip_config(
