@@ -24,7 +24,8 @@ class ResolvedConfig(Config):
     @property
     def masking(self) -> MaskingSpec:
         """How the image tower reads proposals."""
-        return MaskingSpec(self.model.mask_start_layer, self.model.image_size)
+        model = self.model
+        return MaskingSpec(model.mask_start_layer, model.image_size, model.mask_pooling)
 
 
 def resolve(

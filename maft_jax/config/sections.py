@@ -28,6 +28,12 @@ class ModelConfig:
     image_size: int = setting(
         480, "pixels per side at which CLIP reads images; 0 = as the weights say, or 480", low=0
     )
+    mask_pooling: str = setting(
+        "",
+        "how towers that pool read masks: hard = cells with at least 1/2 of it, as FC-CLIP; soft = "
+        "cells as far as it covers them, as MaskCLIP++; empty = as the weights say, or hard",
+        choices=("", "hard", "soft"),
+    )
     activation: str = setting(
         "",
         "of the weights, where they do not tell it; empty = as they say",
@@ -69,10 +75,10 @@ class ModelConfig:
         }
 
     @property
-    def given_masking(self) -> tuple[int | None, int | None]:
-        """mask_start_layer and image_size, None where the weights decide."""
+    def given_masking(self) -> tuple[int | None, int | None, str | None]:
+        """mask_start_layer, image_size and mask_pooling, None where the weights decide."""
         layer = None if self.mask_start_layer < 0 else self.mask_start_layer
-        return layer, self.image_size or None
+        return layer, self.image_size or None, self.mask_pooling or None
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class EvaluationProtocol:
 
     def describe(self, encoder: ImageEncoder) -> dict:
         """JSON values for results and keys, under the names of version 0.1, whose results stay."""
+        rule = self.masking.mask_pooling
+        pooling = {} if rule == "hard" else {"mask_pooling": rule}
         prompts = "".join(f"{template}\n" for template in self.templates)
         return {
             "short_side": self.geometry.short_side,
@@ -62,6 +64,7 @@ class EvaluationProtocol:
             "scales": list(self.scales),
             "flip": self.flip,
             "mask_start_layer": self.masking.mask_start_layer,
+            **pooling,
             "temperature": self.logit_scale,
             "ensemble_weight": self.ensemble_weight,
             "filter_invalid": self.filter_invalid,

@@ -37,6 +37,8 @@ class Clip:
     """Of matrix products: float32 or bfloat16."""
     image_size: int = 480
     """Pixels per side at which `maft_jax.segment` has images read, if it is not told another."""
+    mask_pooling: str = "hard"
+    """How towers that pool read masks: hard or soft, as config.model.mask_pooling says."""
 
     def __post_init__(self):
         if self.compute_dtype not in ("float32", "bfloat16"):
@@ -102,7 +104,7 @@ class Clip:
             ValueError: the format cannot hold these weights, or the path cannot be written.
         """
         name = format_name or default_format(path, self.config)
-        masking = MaskingSpec(self.mask_start_layer, self.image_size)
+        masking = MaskingSpec(self.mask_start_layer, self.image_size, self.mask_pooling)
         write_weights(ClipWeights.of(self.config, self.parameters, masking), path, name)
 
     @functools.cached_property
@@ -111,6 +113,7 @@ class Clip:
         model = ModelConfig(
             mask_start_layer=self.mask_start_layer,
             image_size=self.image_size,
+            mask_pooling=self.mask_pooling,
             compute_dtype=self.compute_dtype,
         )
         mesh = one_device_mesh()
@@ -122,6 +125,7 @@ def load(
     mask_start_layer: int | None = None,
     compute_dtype: str = "float32",
     *,
+    mask_pooling: str | None = None,
     activation: str | None = None,
     head_width: int | None = None,
     tokenizer: str | os.PathLike | None = None,
@@ -136,6 +140,7 @@ def load(
             (its newest checkpoint), or "random:SIZE" for random weights.
         mask_start_layer: by default that with which they were tuned, which our runs and files
             say; else the published 8, in towers of up to 8 layers two thirds of them.
+        mask_pooling: of towers that pool: hard or soft; by default as they were tuned, or hard.
         activation: quick_gelu, gelu or gelu_tanh, where the weights do not tell it or tell it
             wrongly. A state dict in OpenAI's layout does not: it is taken for quick_gelu, while
             most models that were trained with open_clip expect gelu.
@@ -157,13 +162,16 @@ def load(
         step=step,
         pretrained=None if pretrained is None else os.fspath(pretrained),
     )
-    masking = resolve_masking(weights.config.vision, weights.masking, mask_start_layer)
+    masking = resolve_masking(
+        weights.config.vision, weights.masking, mask_start_layer, mask_pooling=mask_pooling
+    )
     return Clip(
         weights.config,
         weights.parameters(),
         masking.mask_start_layer,
         compute_dtype,
         masking.image_size,
+        masking.mask_pooling,
     )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from maft_jax.models.layers import SAVED, Block, in_compute_dtype
+from maft_jax.models.layers import SAVED, in_compute_dtype
 
 
 class BlockLoop(enum.Enum):
@@ -21,13 +22,13 @@ class BlockLoop(enum.Enum):
 
 
 def through_blocks(
-    blocks: Sequence[Block],
-    step: Callable[[Block, Array], Array],
-    tokens: Float[Array, "b t d"],
+    blocks: Sequence[nn.Module],
+    step: Callable[[nn.Module, Array], Array],
+    tokens: Float[Array, "b *t d"],
     loop: BlockLoop,
     remat: bool,
-) -> Float[Array, "b t d"]:
-    """`step` applied with each block in turn.
+) -> Float[Array, "b *t d"]:
+    """`step` applied with each block in turn, of equal shape, to tokens or to maps of them.
 
     The scanned loop keeps, for the backward pass, its input and what is named in SAVED: all
     products, so that only elementwise arithmetic is done again; with `remat` its input alone.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
+from maft_jax.models.towers.convnext import ConvNextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,26 @@ class ClipConfig:
     text: TextArchitecture | None
     has_logit_bias: bool = dataclasses.field(default=False, repr=False)
     """Whether a bias was trained beside the logit scale, as in SigLIP; the towers tell it, too."""
+
+
+def convnext_clip(
+    dims: tuple[int, ...],
+    embed_dim: int,
+    image_size: int,
+    text_layers: int,
+    *,
+    depths: tuple[int, ...] = (3, 3, 27, 3),
+    head: str = "linear",
+    norm_epsilon: float = 1e-6,
+) -> ClipConfig:
+    """A CLIP of open_clip with a ConvNeXt, whose text tower is as wide as the embedding."""
+    return ClipConfig(
+        ConvNextConfig(depths, dims, embed_dim, head, norm_epsilon, image_size),
+        TextConfig(embed_dim, text_layers, 49408, 77, embed_dim, activation="gelu"),
+    )
+
+
+_BASE, _LARGE = (128, 256, 512, 1024), (192, 384, 768, 1536)
 
 
 def clip_config(
@@ -42,6 +63,15 @@ CLIP_SIZES = {
     "ViT-B-16": clip_config(768, 12, 16, 224, 512, 12, 512),
     "ViT-L-14": clip_config(1024, 24, 14, 224, 768, 12, 768),
     "ViT-L-14-336": clip_config(1024, 24, 14, 336, 768, 12, 768),
+    "convnext_tiny-random": convnext_clip((16, 24, 32, 64), 64, 64, 2, depths=(1, 1, 2, 1)),
+    "convnext_base": convnext_clip(_BASE, 512, 224, 12),
+    "convnext_base_w": convnext_clip(_BASE, 640, 256, 12),
+    "convnext_base_w_320": convnext_clip(_BASE, 640, 320, 12),
+    "convnext_large_d": convnext_clip(_LARGE, 768, 256, 16, head="mlp"),
+    "convnext_large_d_320": convnext_clip(_LARGE, 768, 320, 16, head="mlp"),
+    "convnext_xxlarge": convnext_clip(
+        (384, 768, 1536, 3072), 1024, 256, 24, depths=(3, 4, 30, 3), norm_epsilon=1e-5
+    ),
 }
 """Only for random weights: the sizes of real weights are read off the weights."""
 

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from maft_jax.models.array_types import Images, Masks
+from maft_jax.models.precision import float32_product
 from maft_jax.runtime.mesh_axes import ShardingRule
 
 Parameters = Any
@@ -30,6 +31,9 @@ class MaskingSpec:
     """First layer, counted from 0, in which proposals read only their patches."""
     image_size: int
     """Pixels per side at which images are read."""
+    mask_pooling: str = "hard"
+    """How towers that pool weigh cells: a key of mask_pooling.RULES. Towers with a class token,
+    whose proposals read a patch or do not, know the hard rule alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +183,28 @@ def class_logits(
     return jnp.max(of_names.reshape(*of_names.shape[:-1], *text.shape[:-1]), axis=-1)
 
 
+def refuse_mask_pooling(masking: MaskingSpec) -> None:
+    """For towers whose proposals are class tokens.
+
+    Raises:
+        ValueError: a rule is asked for that such a tower cannot follow.
+    """
+    if masking.mask_pooling != "hard":
+        raise ValueError(
+            f"mask_pooling={masking.mask_pooling}: for image towers that pool; here proposals are "
+            "class tokens, which attend to a patch or do not; expected hard"
+        )
+
+
+def scaled_similarities(
+    features: Float[Array, "*rows e"], text: Float[Array, "c e"], scale: float, dtype: DTypeLike
+) -> Float[Array, "*rows c"]:
+    """CLIP's logits, in float32, after a tower whose own products are in `dtype`."""
+    flat = features.reshape(-1, features.shape[-1])
+    similarities = float32_product(flat, text.T, dtype)
+    return scale * similarities.reshape(*features.shape[:-1], len(text))
+
+
 def refuse_start_layer(masking: MaskingSpec, reason: str) -> None:
     """For towers in which masks play no part below the head, of which layer 0 is written.
 
@@ -197,10 +223,12 @@ def resolve_masking(
     noted: MaskingSpec | None,
     mask_start_layer: int | None = None,
     image_size: int | None = None,
+    mask_pooling: str | None = None,
 ) -> MaskingSpec:
     """What is given, else what the weights note, else the architecture's default."""
     noted = noted or architecture.default_masking
     return MaskingSpec(
         noted.mask_start_layer if mask_start_layer is None else mask_start_layer,
         noted.image_size if image_size is None else image_size,
+        noted.mask_pooling if mask_pooling is None else mask_pooling,
     )

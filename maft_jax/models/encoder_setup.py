@@ -13,14 +13,14 @@ def make_encoder(
 ) -> ImageEncoder:
     """The encoder of these weights, for the devices of `mesh`, which need not be there.
 
-    Start layer, image size and dtype of `model` are decided; of `attention=auto` the tower says
-    what it stands for.
+    Start layer, image size, pooling rule and dtype of `model` are decided; of `attention=auto` the
+    tower says what it stands for.
 
     Raises:
         ValueError: the start layer or the image size does not suit the weights.
     """
     settings = EncoderSettings(
-        masking=MaskingSpec(model.mask_start_layer, model.image_size),
+        masking=MaskingSpec(model.mask_start_layer, model.image_size, model.mask_pooling),
         mesh=mesh,
         dtype=jnp.dtype(model.compute_dtype),
         attention=model.attention,

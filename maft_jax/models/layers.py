@@ -167,7 +167,7 @@ class Mlp(nn.Module):
         self.c_fc = nn.Dense(self.config.mlp_width or 4 * width, **dense)
         self.c_proj = nn.Dense(width, **dense)
 
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    def __call__(self, x: Float[Array, "b *t d"]) -> Float[Array, "b *t d"]:
         hidden = checkpoint_name(self.c_fc(x), "hidden")
         return self.c_proj(ACTIVATIONS[self.config.activation](hidden))
 
@@ -227,7 +227,7 @@ SHARDING_RULES = (
 )
 """Of every tower of these blocks: heads and MLPs are split, all else is whole."""
 
-SAVED = ("projected", "attended", "middle", "hidden")
+SAVED = ("projected", "attended", "middle", "hidden", "mixed", "branch")
 """What a block's backward pass needs beside its input; the rest is elementwise arithmetic."""
 
 _BLOCK_METHODS = ("__call__", "read")

@@ -14,7 +14,12 @@ from jaxtyping import Array, Float
 from maft_jax.models.attention import Attention, XlaAttention, choose_attention
 from maft_jax.models.attention_pattern import AttentionSegment, full_attention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
-from maft_jax.models.encoder import EncoderSettings, MaskingSpec, Parameters
+from maft_jax.models.encoder import (
+    EncoderSettings,
+    MaskingSpec,
+    Parameters,
+    refuse_mask_pooling,
+)
 from maft_jax.models.flops import EncoderSize, step_flops
 from maft_jax.models.layers import (
     HEAD_WIDTH,
@@ -96,6 +101,7 @@ class VisionConfig:
 
     def make_encoder(self, settings: EncoderSettings) -> IPClip:
         self.grid(settings.masking.image_size, settings.masking.image_size)
+        refuse_mask_pooling(settings.masking)
         mesh, dtype = settings.mesh, jnp.dtype(settings.dtype)
         attention = choose_attention(settings.attention, mesh, self.heads, self.head_width, dtype)
         tower = VisionTransformer(

@@ -13,8 +13,7 @@ from maft_jax.models import layers
 from maft_jax.models.array_types import Images, Masks
 from maft_jax.models.attention_pattern import ProposalSequence
 from maft_jax.models.block_stack import through_blocks
-from maft_jax.models.encoder import ImageArchitecture, Parameters
-from maft_jax.models.precision import float32_product
+from maft_jax.models.encoder import ImageArchitecture, Parameters, scaled_similarities
 from maft_jax.models.preprocess import clip_input, normalised, patch_mask
 
 
@@ -94,9 +93,7 @@ class IPClip:
     def logits(
         self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
     ) -> Float[Array, "*rows c"]:
-        flat = features.reshape(-1, features.shape[-1])
-        similarities = float32_product(flat, text.T, self.dtype)
-        return self.logit_scale * similarities.reshape(*features.shape[:-1], len(text))
+        return scaled_similarities(features, text, self.logit_scale, self.dtype)
 
     def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
         return jax.nn.softmax(logits, axis=-1)

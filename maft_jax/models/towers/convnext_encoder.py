@@ -1,0 +1,166 @@
+"""A tower that pools proposals from the last map of the image, which is computed once for all."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from maft_jax.models import layers
+from maft_jax.models.array_types import Images, Masks
+from maft_jax.models.encoder import ImageArchitecture, Parameters, scaled_similarities
+from maft_jax.models.mask_pooling import RULES, SOFT_EPSILON, DrawsMasks, pool
+from maft_jax.models.preprocess import clip_input, mask_probability, normalised
+from maft_jax.models.resize import bilinear_matrix
+
+CELL = 32
+"""Pixels per side of a cell of the last map."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNextEncoder:
+    """The models.encoder.ImageEncoder of a ConvNeXt.
+
+    A proposal is the mean of the map over its mask, which then goes where the mean over the whole
+    map goes in CLIP: through LayerNorm and head. So any number of proposals costs next to nothing.
+    For proposals an image is padded with zeros to whole cells, right and below, as FC-CLIP does;
+    the embedding of a whole image is that of its own pixels, as CLIP was trained.
+    """
+
+    tower: Any
+    """A ConvNext."""
+    mask_pooling: str = "hard"
+    """A key of mask_pooling.RULES."""
+    logit_scale: float = 100.0
+
+    def __post_init__(self):
+        if self.mask_pooling not in RULES:
+            raise ValueError(
+                f"mask_pooling: expected one of {list(RULES)}, got {self.mask_pooling!r}"
+            )
+        if self.logit_scale <= 0:
+            raise ValueError(f"logit_scale: expected a positive number, got {self.logit_scale}")
+
+    @property
+    def architecture(self) -> ImageArchitecture:
+        return self.tower.config
+
+    @property
+    def dtype(self) -> DTypeLike:
+        return self.tower.dtype
+
+    def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
+        return normalised(images)
+
+    def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
+        return clip_input(images, size, self.dtype)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Of the image padded to whole cells."""
+        if min(size) < CELL:
+            raise ValueError(
+                f"image of {size[0]}x{size[1]} pixels: expected at least one cell of "
+                f"{CELL}x{CELL}; resize the image first"
+            )
+        return -(-size[0] // CELL), -(-size[1] // CELL)
+
+    def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
+        if scale == 1:
+            return size
+        height, width = (max(1, round(side * scale / CELL)) * CELL for side in size)
+        return height, width
+
+    def in_compute_dtype(self, parameters: Parameters) -> Parameters:
+        return layers.in_compute_dtype(parameters, self.dtype)
+
+    def encode_images(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b e"]:
+        self.grid(pixels.shape[1:3])
+        return _unit(self.tower.apply({"params": parameters}, pixels))
+
+    def encode_proposals(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
+    ) -> Float[Array, "b n e"]:
+        """Masks cover the image; those as large as its grid lie on the cells of the padded one."""
+        return self._pooled(parameters, self._map(parameters, pixels), pixels.shape[1:3], masks)
+
+    def encode_both(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
+    ) -> tuple[Float[Array, "b n e"], Float[Array, "b e"]]:
+        maps, size = self._map(parameters, pixels), pixels.shape[1:3]
+        proposals = self._pooled(parameters, maps, size, masks)
+        if size[0] % CELL or size[1] % CELL:  # where padding changes the map of the whole image
+            return proposals, self.encode_images(parameters, pixels)
+        mean = jnp.mean(maps.astype(jnp.float32), axis=(1, 2))
+        return proposals, _unit(self._embed(parameters, mean))
+
+    def encode_drawn(
+        self,
+        parameters: Parameters,
+        pixels: Float[Array, "b h w 3"],
+        masks: Masks,
+        draw: DrawsMasks,
+    ) -> Float[Array, "b n e"]:
+        """Proposals under a learned rule: the mean of the embeddings of the maps that it draws."""
+        maps = self._map(parameters, pixels)
+        weights = draw(self._embed(parameters, maps), masks)
+        batch, num_proposals, num_maps, num_cells = weights.shape
+        flat = weights.reshape(batch, num_proposals * num_maps, num_cells)
+        embeddings = self._embed(parameters, pool(_cells(maps), flat))
+        embeddings = embeddings.reshape(batch, num_proposals, num_maps, -1)
+        return _unit(jnp.mean(embeddings, axis=2))
+
+    def logits(
+        self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
+    ) -> Float[Array, "*rows c"]:
+        return scaled_similarities(features, text, self.logit_scale, self.dtype)
+
+    def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
+        return jax.nn.softmax(logits, axis=-1)
+
+    def _map(self, parameters, pixels):
+        """Of the padded images."""
+        size = pixels.shape[1:3]
+        rows, columns = self.grid(size)
+        padding = (0, rows * CELL - size[0]), (0, columns * CELL - size[1])
+        pixels = jnp.pad(pixels, ((0, 0), *padding, (0, 0)))
+        return self.tower.apply({"params": parameters}, pixels, method="feature_map")
+
+    def _embed(self, parameters, pooled):
+        return self.tower.apply({"params": parameters}, pooled, method="embed")
+
+    def _pooled(self, parameters, maps, size: tuple[int, int], masks):
+        grid = maps.shape[1:3]
+        weights = RULES[self.mask_pooling](_of_padded(masks, size, grid), grid)
+        epsilon = SOFT_EPSILON if self.mask_pooling == "soft" else 0.0
+        pooled = pool(_cells(maps), weights, epsilon=epsilon)
+        return _unit(self._embed(parameters, pooled))
+
+
+def _cells(maps):
+    return maps.reshape(len(maps), -1, maps.shape[-1])
+
+
+def _unit(embeddings):
+    """L2-normalised; zeros, which only random weights give, stay zeros."""
+    squares = jnp.sum(embeddings * embeddings, axis=-1, keepdims=True)
+    return embeddings / jnp.sqrt(jnp.maximum(squares, 1e-24))
+
+
+def _of_padded(masks, size: tuple[int, int], grid: tuple[int, int]):
+    """Masks of an image of this size as masks of the padded one, outside of which there is none."""
+    padded = tuple(side * CELL for side in grid)
+    if masks.shape[2:] == grid or padded == size:
+        return masks
+    rows, columns = (
+        bilinear_matrix(whole, cells, align_corners=False)[:, :image]
+        @ bilinear_matrix(stored, image, align_corners=False)
+        for stored, image, whole, cells in zip(masks.shape[2:], size, padded, grid, strict=True)
+    )
+    exact = lax.Precision.HIGHEST
+    masks = jnp.einsum("bnhw,Ww->bnhW", mask_probability(masks), columns, precision=exact)
+    return jnp.einsum("bnhw,Hh->bnHw", masks, rows, precision=exact)
