@@ -15,9 +15,11 @@ import numpy as np
 from maft_jax.config.fields import build
 from maft_jax.convert import rules
 from maft_jax.convert.big_vision import BIG_VISION_FORMATS
+from maft_jax.convert.convnext import TIMM_CONVNEXT_FORMATS
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.maft import MAFT_FORMATS, MAFT_FROZEN_FORMATS
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
+from maft_jax.convert.open_clip_convnext import OPEN_CLIP_CONVNEXT_FORMATS
 from maft_jax.convert.openai import OPENAI
 from maft_jax.convert.prefixes import FIRST, find_prefixes, without_torch_wrappers
 from maft_jax.convert.state_dict_io import write_state_dict
@@ -33,7 +35,9 @@ _LAYOUTS = (
     OPENAI,
     OPEN_CLIP,
     OPEN_CLIP_CUSTOM_TEXT,
+    *OPEN_CLIP_CONVNEXT_FORMATS,
     TRANSFORMERS,
+    *TIMM_CONVNEXT_FORMATS,
     *MAFT_FORMATS,
     *MAFT_FROZEN_FORMATS,
     *BIG_VISION_FORMATS,

@@ -6,7 +6,7 @@ quick_gelu) nor the width of the heads. open_clip_config.json does; it is read f
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.openai import (
@@ -21,8 +21,12 @@ from maft_jax.convert.openai import (
 from maft_jax.convert.rules import Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.preprocess import UNIT_MEAN, UNIT_STD
+from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.towers.clip_vit import VisionConfig
 
 SETTINGS_FILE = "open_clip_config.json"
+TRUNKS_READ = {"visual.trunk.stages.0.blocks.0.conv_dw.weight"}
+"""Tensors of those trunks of timm for which there is another layout; the rest is refused here."""
 
 UNSUPPORTED_TENSORS = {
     r".*\.ls_[12]\.gamma": "LayerScale (ls_init_value)",
@@ -47,6 +51,11 @@ _WITHOUT_EFFECT = {
     "patch_dropout", "pos_embed_type", "output_tokens", "attn_pooler_queries", "attn_pooler_heads",
     "pad_id", "eos_id", "proj_type", "hf_proj_type", "hf_pooler_type", "hf_model_pretrained",
 }  # fmt: skip
+_PARTS = ("vision_cfg", "text_cfg")
+TEXT_SIZES = ("width", "layers", "context_length", "vocab_size")
+_TOLD = (("width", "layers", "patch_size"), TEXT_SIZES)
+"""What the settings of each part state that tensors tell."""
+PREPROCESSING = {"mean": list(UNIT_MEAN), "std": list(UNIT_STD)}
 _SUPPORTED_VALUES = {"pool_type": ("tok", "argmax")}  # every other option must be off
 
 
@@ -62,20 +71,17 @@ def _infer(source: WeightsSource, choices: Choices, text: str) -> ClipConfig:
                 f"it (activation, gelu or quick_gelu) or put {SETTINGS_FILE} beside the file"
             )
         return with_activation(config, choices.activation)
-    settings = source.settings[SETTINGS_FILE]()
-    model = settings.get("model_cfg", settings)
-    where = f"{source.path}: {SETTINGS_FILE} beside it"
-    parts = ("vision_cfg", "text_cfg")
-    if not isinstance(model, Mapping) or not all(isinstance(model.get(p), Mapping) for p in parts):
-        raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
-    for part in parts:
-        _refuse_options(model[part], f"{where}: {part}")
+    model, where = models_settings(source)
+    for part in _PARTS:
+        refuse_options(model[part], f"{where}: {part}")
     head_width = choices.head_width or model["vision_cfg"].get("head_width", 64)
     if type(head_width) is not int or head_width < 1:
         raise ValueError(f"{where}: expected a positive integer head_width, got {head_width!r:.40}")
     config = infer_towers(source.shapes, source=source.path, text=text, head_width=head_width)
-    config = _with_text_heads(config, model["text_cfg"], where)
-    _compare_sizes(config, model, where)
+    text_tower = with_text_heads(config.text, model["text_cfg"], where)
+    config = dataclasses.replace(config, text=text_tower)
+    for part, tower, names in zip(_PARTS, (config.vision, text_tower), _TOLD, strict=True):
+        compare_sizes(tower, model[part], names, f"{where}: {part}")
     stated = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     return with_activation(config, choices.activation or stated)
 
@@ -96,7 +102,26 @@ def _refuse_unsupported(source: WeightsSource, text: str) -> None:
             raise ValueError(f"{source.path}: an open_clip model {what}: {name!r} is missing")
 
 
-def _refuse_options(options: Mapping, where: str) -> None:
+def models_settings(source: WeightsSource) -> tuple[Mapping, str]:
+    """The part of the settings beside a file that is of the model, and where they are, for errors.
+
+    Raises:
+        ValueError: it has no such part.
+    """
+    settings = source.settings[SETTINGS_FILE]()
+    model = settings.get("model_cfg", settings)
+    where = f"{source.path}: {SETTINGS_FILE} beside it"
+    if not isinstance(model, Mapping) or not all(isinstance(model.get(p), Mapping) for p in _PARTS):
+        raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
+    return model, where
+
+
+def refuse_options(options: Mapping, where: str) -> None:
+    """Refuses what CLIP's blocks cannot represent.
+
+    Raises:
+        ValueError: names the option.
+    """
     for name, value in options.items():
         if name in _SIZES | _WITHOUT_EFFECT or value in _SUPPORTED_VALUES.get(name, ()):
             continue
@@ -107,38 +132,37 @@ def _refuse_options(options: Mapping, where: str) -> None:
             )
 
 
-def _with_text_heads(config: ClipConfig, options: Mapping, where: str) -> ClipConfig:
+def with_text_heads(text: TextConfig, options: Mapping, where: str) -> TextConfig:
+    """With as many heads as a text_cfg says.
+
+    Raises:
+        ValueError: they do not divide the width.
+    """
     heads = options.get("heads", 8)
-    if not isinstance(heads, int) or heads < 1 or config.text.width % heads:
+    if not isinstance(heads, int) or heads < 1 or text.width % heads:
         raise ValueError(
             f"{where}: text_cfg has heads={heads!r}; expected a divisor of the text tower's "
-            f"width, {config.text.width}"
+            f"width, {text.width}"
         )
-    return dataclasses.replace(
-        config, text=dataclasses.replace(config.text, head_width=config.text.width // heads)
-    )
+    return dataclasses.replace(text, head_width=text.width // heads)
 
 
-def _compare_sizes(config: ClipConfig, model: Mapping, where: str) -> None:
-    for part, tower, names in (
-        ("vision_cfg", config.vision, ("width", "layers", "patch_size")),
-        ("text_cfg", config.text, ("width", "layers", "context_length", "vocab_size")),
-    ):
-        for name in names:
-            stated, found = model[part].get(name), getattr(tower, name)
-            if stated is not None and stated != found:
-                raise ValueError(
-                    f"{where} is of another model: {part} says {name}={stated}, the tensors {found}"
-                )
+def compare_sizes(tower, options: Mapping, names: Sequence[str], where: str) -> None:
+    """Refuses settings that state other sizes than the tensors have.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in names:
+        stated, found = options.get(name), getattr(tower, name)
+        if stated is not None and stated != found:
+            raise ValueError(
+                f"{where} is of another model: it says {name}={stated}, the tensors {found}"
+            )
 
 
 def _make_settings(config: ClipConfig, *, custom_text: bool) -> dict:
-    vision, text = config.vision, config.text
-
-    def mlp_ratio(tower):  # open_clip takes int(width * ratio), so half a unit against rounding
-        width = tower.mlp_width or 4 * tower.width
-        return 4.0 if width == 4 * tower.width else (width + 0.5) / tower.width
-
+    vision = config.vision
     return {
         "model_cfg": {
             "embed_dim": vision.embed_dim,
@@ -149,23 +173,31 @@ def _make_settings(config: ClipConfig, *, custom_text: bool) -> dict:
                 "layers": vision.layers,
                 "width": vision.width,
                 "head_width": vision.head_width,
-                "mlp_ratio": mlp_ratio(vision),
+                "mlp_ratio": _mlp_ratio(vision),
             },
-            "text_cfg": {
-                "context_length": text.context_length,
-                "vocab_size": text.vocab_size,
-                "width": text.width,
-                "heads": text.width // text.head_width,
-                "layers": text.layers,
-                "mlp_ratio": mlp_ratio(text),
-            },
+            "text_cfg": text_settings(config.text),
             **({"custom_text": True} if custom_text else {}),
         },
-        "preprocess_cfg": {
-            "mean": list(UNIT_MEAN),
-            "std": list(UNIT_STD),
-        },
+        "preprocess_cfg": PREPROCESSING,
     }
+
+
+def text_settings(text: TextConfig) -> dict:
+    """The text_cfg of this tower."""
+    return {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "heads": text.width // text.head_width,
+        "layers": text.layers,
+        "mlp_ratio": _mlp_ratio(text),
+    }
+
+
+def _mlp_ratio(tower: VisionConfig | TextConfig) -> float:
+    width = tower.mlp_width or 4 * tower.width
+    # open_clip takes int(width * ratio), so half a unit against rounding
+    return 4.0 if width == 4 * tower.width else (width + 0.5) / tower.width
 
 
 def _why_not(config: ClipConfig) -> str | None:
@@ -178,8 +210,8 @@ def _why_not(config: ClipConfig) -> str | None:
 
 
 def _recognise_top_level(names: Collection[str]) -> bool:
-    vit = "visual.conv1.weight" in names or any(n.startswith("visual.trunk.") for n in names)
-    return vit and "token_embedding.weight" in names
+    trunk = any(n.startswith("visual.trunk.") for n in names) and TRUNKS_READ.isdisjoint(names)
+    return ("visual.conv1.weight" in names or trunk) and "token_embedding.weight" in names
 
 
 def _recognise_custom_text(names: Collection[str]) -> bool:

@@ -126,23 +126,16 @@ def infer_towers(
         f"{vision}conv1.weight": 4,
         f"{vision}positional_embedding": 2,
         f"{vision}proj": 2,
-        f"{text}token_embedding.weight": 2,
-        f"{text}positional_embedding": 2,
     }
-    for name, rank in needed.items():
-        if len(shapes.get(name, ())) != rank:
-            raise ValueError(
-                f"{source}: expected CLIP weights in OpenAI's layout with a tensor {name!r} of "
-                f"{rank} dimensions; it is {shapes.get(name, 'absent')}. The file has "
-                f"{len(shapes)} tensors, such as {sorted(shapes)[:3]}"
-            )
+    _expect_ranks(shapes, needed, source)
     width, _, patch_size, _ = shapes[f"{vision}conv1.weight"]
     grid = math.isqrt(max(shapes[f"{vision}positional_embedding"][0] - 1, 0))
-    vocab_size, text_width = shapes[f"{text}token_embedding.weight"]
     embed_dim = shapes[f"{vision}proj"][1]
+    text_tower = infer_text_tower(shapes, source=source, embed_dim=embed_dim, text=text)
     if head_width is None:
         head_width = PUBLISHED_HEAD_WIDTHS.get(width, HEAD_WIDTH)
-    for tower, size, head in (("image", width, head_width), ("text", text_width, HEAD_WIDTH)):
+    sizes = (("image", width, head_width), ("text", text_tower.width, HEAD_WIDTH))
+    for tower, size, head in sizes:
         if size % head:
             raise ValueError(
                 f"{source}: {tower} tower of width {size}; expected a multiple of {head}, the "
@@ -159,15 +152,39 @@ def infer_towers(
             head_width=head_width,
             mlp_width=_mlp_width(shapes, vision, width),
         ),
-        TextConfig(
-            width=text_width,
-            layers=count_layers(shapes, f"{text}transformer.resblocks."),
-            vocab_size=vocab_size,
-            context_length=shapes[f"{text}positional_embedding"][0],
-            embed_dim=embed_dim,
-            mlp_width=_mlp_width(shapes, text, text_width),
-        ),
+        text_tower,
     )
+
+
+def infer_text_tower(
+    shapes: Mapping[str, tuple[int, ...]], *, source: str, embed_dim: int, text: str = ""
+) -> TextConfig:
+    """The text tower that the shapes imply, with QuickGELU and heads of 64.
+
+    Raises:
+        ValueError: a tensor that tells a size is absent.
+    """
+    needed = {f"{text}token_embedding.weight": 2, f"{text}positional_embedding": 2}
+    _expect_ranks(shapes, needed, source)
+    vocab_size, width = shapes[f"{text}token_embedding.weight"]
+    return TextConfig(
+        width=width,
+        layers=count_layers(shapes, f"{text}transformer.resblocks."),
+        vocab_size=vocab_size,
+        context_length=shapes[f"{text}positional_embedding"][0],
+        embed_dim=embed_dim,
+        mlp_width=_mlp_width(shapes, text, width),
+    )
+
+
+def _expect_ranks(shapes: Mapping[str, tuple[int, ...]], needed: dict[str, int], source: str):
+    for name, rank in needed.items():
+        if len(shapes.get(name, ())) != rank:
+            raise ValueError(
+                f"{source}: expected CLIP weights in OpenAI's layout with a tensor {name!r} of "
+                f"{rank} dimensions; it is {shapes.get(name, 'absent')}. The file has "
+                f"{len(shapes)} tensors, such as {sorted(shapes)[:3]}"
+            )
 
 
 def _mlp_width(shapes: Mapping[str, tuple[int, ...]], tower: str, width: int) -> int | None:

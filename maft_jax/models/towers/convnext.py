@@ -33,7 +33,7 @@ from maft_jax.runtime.mesh_axes import ShardingRule
 
 STEM_STRIDE = 4
 _KERNEL_SIZE = 7
-_HEADS = ("linear", "mlp")
+HEADS = ("linear", "mlp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class ConvNextConfig:
             sizes = getattr(self, name)
             if len(sizes) != 4 or min(sizes) < 1:
                 raise ValueError(f"{name}: expected four positive numbers, got {sizes}")
-        if self.head not in _HEADS:
-            raise ValueError(f"head: expected one of {_HEADS}, got {self.head!r}")
+        if self.head not in HEADS:
+            raise ValueError(f"head: expected one of {HEADS}, got {self.head!r}")
 
     @property
     def native_grid(self) -> tuple[int, int]:
