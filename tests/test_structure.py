@@ -36,6 +36,7 @@ CONFIG_FILES = "configs/*.py"
 TORCH_FILES = [
     "maft_jax/convert/state_dict_io.py",
     "maft_jax/convert/library_embeddings.py",
+    "maft_jax/convert/timm_embeddings.py",
     "maft_jax/proposals/transformers_models.py",
     "maft_jax/benchmarks/torch_step.py",
     "maft_jax/benchmarks/torch_inference.py",

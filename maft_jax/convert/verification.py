@@ -10,15 +10,22 @@ import numpy as np
 from maft_jax.convert import library_embeddings as libraries
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
+from maft_jax.convert.timm_embeddings import convnext_embeddings
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
+from maft_jax.models.towers.convnext import ConvNextConfig
 from maft_jax.runtime.sharding import one_device_mesh
 
 TOLERANCE = 1e-4
 """Largest difference of L2-normalised float32 embeddings that rounding explains in deep towers."""
 
 _NUM_IMAGES, _NUM_TEXTS, _NUM_MASKS = 2, 3, 5
+_DESCRIPTIONS = {
+    "images": f"{_NUM_IMAGES} images",
+    "texts": f"{_NUM_TEXTS} texts",
+    "masks": f"{_NUM_MASKS} masks on each image",
+}
 _END_OF_TEXT = 49407
 _PLAIN = "plain PyTorch"
 _OPEN_CLIP_LAYOUTS = {layout.name: layout for layout in (OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT)}
@@ -72,9 +79,11 @@ def verify(path: str | os.PathLike | None, weights: ClipWeights, seed: int = 0) 
     ]
     if not all(comparison.largest_difference <= TOLERANCE for comparison in found):  # NaN is not
         lines = "\n  ".join(map(str, found))
+        activation = getattr(weights.config.vision, "activation", None)
+        advice = f"Is {activation} the right activation? --activation states another"
         raise VerificationFailed(
-            f"{path}: embeddings differ by more than {TOLERANCE:.0e}:\n  {lines}\nIs "
-            f"{weights.config.vision.activation} the right activation? --activation states another"
+            f"{path}: embeddings differ by more than {TOLERANCE:.0e}:\n  {lines}"
+            + (f"\n{advice}" if activation else "")
         )
     return found
 
@@ -99,7 +108,8 @@ def _random_inputs(config: ClipConfig, seed: int) -> _Inputs:
 
 
 def _our_embeddings(config: ClipConfig, parameters: Mapping, inputs: _Inputs) -> dict:
-    masking = MaskingSpec(_first_masked_layer(config), config.vision.image_size)
+    image_size = config.vision.default_masking.image_size
+    masking = MaskingSpec(_first_masked_layer(config), image_size)
     settings = EncoderSettings(masking, one_device_mesh(), attention="xla")
     encoder, visual = config.vision.make_encoder(settings), parameters["visual"]
     found = {
@@ -116,6 +126,14 @@ def _their_embeddings(path, weights: ClipWeights, parameters: Mapping, inputs: _
     config = weights.config
     name = weights.format_name if path is not None else ""
     images, tokens = inputs.images, inputs.tokens
+    if isinstance(config.vision, ConvNextConfig):
+        known = path if name in ("open_clip", "timm") else None
+        library, found = convnext_embeddings(
+            known, config, parameters, images, tokens, inputs.masks
+        )
+        for kind, embeddings in found.items():
+            yield kind, _DESCRIPTIONS[kind], library, embeddings
+        return
     if name == TRANSFORMERS.name:
         library, found = libraries.transformers_embeddings(path, config, images, tokens)
     elif name in _OPEN_CLIP_LAYOUTS:
@@ -125,13 +143,12 @@ def _their_embeddings(path, weights: ClipWeights, parameters: Mapping, inputs: _
         library, found = libraries.big_vision_embeddings(path, config.vision, images)
     else:
         library, found = _PLAIN, _plain_embeddings(config, parameters, inputs)
-    descriptions = {"images": f"{_NUM_IMAGES} images", "texts": f"{_NUM_TEXTS} texts"}
     for kind, embeddings in found.items():
-        yield kind, descriptions[kind], library, embeddings
+        yield kind, _DESCRIPTIONS[kind], library, embeddings
     masked = libraries.plain_image_embeddings(
         config.vision, parameters["visual"], images, inputs.masks, _first_masked_layer(config)
     )
-    yield "masks", f"{_NUM_MASKS} masks on each image", _PLAIN, masked
+    yield "masks", _DESCRIPTIONS["masks"], _PLAIN, masked
 
 
 def _plain_embeddings(config: ClipConfig, parameters: Mapping, inputs: _Inputs) -> dict:
@@ -145,4 +162,6 @@ def _plain_embeddings(config: ClipConfig, parameters: Mapping, inputs: _Inputs) 
 
 def _first_masked_layer(config: ClipConfig) -> int:
     """Late enough for plain layers, early enough for masked ones."""
+    if isinstance(config.vision, ConvNextConfig):
+        return 0
     return config.vision.layers * 2 // 3

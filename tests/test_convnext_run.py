@@ -1,0 +1,124 @@
+"""A ConvNeXt CLIP trains, is saved, resumed, exported and read by open_clip, on any mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import maft_jax
+from maft_jax.config.sections import LossConfig, MeshConfig, OptimizerConfig
+from maft_jax.convert.formats import read_weights
+from maft_jax.convert.verification import verify
+from maft_jax.models.clip import CLIP_SIZES
+from maft_jax.models.encoder import EncoderSettings
+from maft_jax.runtime import sharding, tree_rules
+from maft_jax.state import optimizer
+from maft_jax.state.train_state import init_train_state
+from maft_jax.training import train_step
+from maft_jax.training.objective import StepSpec
+from maft_jax.training.train_loop import train_and_evaluate
+from tests.runs import make_data, small_config
+from tests.tiny_models import tiny_batch
+
+SIZE = "convnext_tiny-random"
+VISION = CLIP_SIZES[SIZE].vision
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("convnext"))
+
+
+def config_of(data, **changes):
+    own = {"model__pretrained": f"random:{SIZE}", "model__mask_start_layer": -1}
+    return small_config(data, **own | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    config = config_of(data, model__mask_pooling="soft", checkpointing__every_steps=2)
+    return config, train_and_evaluate(config, workdir), workdir
+
+
+def test_stem_and_stages_are_trained_and_the_head_is_not(finished):
+    _, state, _ = finished
+    trained = tree_rules.flatten(state.trainable)
+    assert {path.split("/")[0] for path in trained} == {
+        "stem",
+        "ln_stem",
+        *(f"stages_{stage}" for stage in range(4)),
+    }
+    begun = maft_jax.load(f"random:{SIZE}").parameters["visual"]
+    moved = np.abs(trained["stem/kernel"] - begun["stem"]["kernel"]).max()
+    assert 1e-5 < moved < 1e-2
+
+
+def test_what_it_was_tuned_with_is_noted_and_used(finished):
+    _, state, workdir = finished
+    for source in (workdir, workdir / "tuned.safetensors"):
+        clip = maft_jax.load(source)
+        assert (clip.mask_pooling, clip.mask_start_layer, clip.image_size) == ("soft", 0, 64)
+        np.testing.assert_array_equal(
+            clip.parameters["visual"]["stem"]["kernel"], state.trainable["stem"]["kernel"]
+        )
+    assert maft_jax.load(workdir, mask_pooling="hard").mask_pooling == "hard"
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    result = maft_jax.segment(clip, image, ["cat", "dog"])
+    assert result.label_map.shape == (48, 64)
+
+
+def test_open_clip_reads_the_tuned_tower(finished):
+    _, _, workdir = finished
+    path = workdir / "tuned.safetensors"
+    weights = read_weights(path)
+    assert weights.format_name == "open_clip"
+    for comparison in verify(path, weights):
+        assert comparison.library.startswith("open_clip")
+        assert comparison.largest_difference < 1e-5
+
+
+def test_it_resumes_with_the_same_bits(finished, tmp_path):
+    config, straight, _ = finished
+    resumed = tmp_path / "resumed"
+    train_and_evaluate(config, resumed)
+    (resumed / "checkpoints/6").rename(tmp_path / "forgotten")
+    (resumed / "tuned.safetensors").unlink()
+    again = train_and_evaluate(config, resumed)
+    jax.tree.map(np.testing.assert_array_equal, again, straight)
+
+
+def step_on(mesh, settings: OptimizerConfig, **encoder):
+    """Metrics and state of one step on a batch of 8."""
+    masking = dataclasses.replace(VISION.default_masking, image_size=64)
+    encoder = VISION.make_encoder(EncoderSettings(masking, mesh, **encoder))
+    visual = VISION.init(jax.random.key(0))
+    tx = optimizer.make_optimizer(settings, 10)
+    spec = StepSpec(encoder, LossConfig(), (64, 64), settings.accumulation_steps)
+    state = init_train_state(visual, VISION.default_trainable, tx)
+    text = jax.random.normal(jax.random.key(7), (5, VISION.embed_dim))
+    text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
+    step = train_step.make_train_step(spec, tx, mesh, state, visual)
+    rules = VISION.sharding_rules
+    shardings = sharding.tree_shardings((state, visual), mesh, rules)
+    state, visual = jax.device_put((state, visual), shardings)
+    state, metrics = step(state, visual, text, tiny_batch(8))
+    return jax.tree.map(np.asarray, (metrics, state.trainable))
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2, "fsdp": 2, "model": 2},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+    ],
+)
+def test_eight_devices_compute_what_one_does(mesh):
+    settings = OptimizerConfig()
+    metrics, trained = step_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), settings)
+    other_metrics, other = step_on(sharding.make_mesh(MeshConfig(**mesh)), settings)
+    for name in ("loss", "mask_aware_loss", "distillation_loss"):
+        np.testing.assert_allclose(other_metrics[name], metrics[name], rtol=1e-4, atol=1e-8)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), other, trained)
