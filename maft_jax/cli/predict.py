@@ -60,6 +60,12 @@ _MASK_START_LAYER = flags.DEFINE_integer(
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "pixels per side at which CLIP reads, likewise", lower_bound=1
 )
+_IMAGE_ASPECT = flags.DEFINE_enum(
+    "image_aspect",
+    "squash",
+    ["squash", "keep"],
+    "squash = image_size squared; keep = the short side becomes image_size, the ratio stays",
+)
 _COMPUTE_DTYPE = flags.DEFINE_enum(
     "compute_dtype",
     "auto",
@@ -155,6 +161,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
         clip,
         compute_dtype=compute_dtype(_COMPUTE_DTYPE.value).name,
         image_size=_IMAGE_SIZE.value or clip.image_size,
+        image_aspect=_IMAGE_ASPECT.value,
     )
     templates = tuple(_TEMPLATE.value) or PROMPT_TEMPLATES
     segmenter = ImageSegmenter(
@@ -182,6 +189,8 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
             **({"synonyms": synonyms} if synonyms else {}),
             "mask_start_layer": clip.mask_start_layer,
             "image_size": clip.image_size,
+            "image_aspect": clip.image_aspect,
+            "mask_pooling": clip.mask_pooling,
             "compute_dtype": clip.compute_dtype,
             "scales": list(scales),
             "flip": _FLIP.value,

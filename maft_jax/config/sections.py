@@ -28,6 +28,13 @@ class ModelConfig:
     image_size: int = setting(
         480, "pixels per side at which CLIP reads images; 0 = as the weights say, or 480", low=0
     )
+    image_aspect: str = setting(
+        "squash",
+        "of evaluated images: squash = image_size squared, whatever the image; keep = the short "
+        "side becomes image_size, and the long one as the ratio says, at most "
+        "evaluation.max_long_side / evaluation.short_side times it. Training crops are squares",
+        choices=("squash", "keep"),
+    )
     mask_pooling: str = setting(
         "",
         "how towers that pool read masks: hard = cells with at least 1/2 of it, as FC-CLIP; soft = "

@@ -16,6 +16,7 @@ class EvaluationProtocol:
     """How images are read and labelled; only what shares it can be compared."""
 
     masking: MaskingSpec
+    image_aspect: str
     logit_scale: float
     templates: tuple[str, ...]
     """Prompts, in which {} stands for the class name."""
@@ -31,6 +32,7 @@ class EvaluationProtocol:
         settings = config.evaluation
         return cls(
             config.masking,
+            config.model.image_aspect,
             config.loss.logit_scale,
             config.data.templates,
             EvalGeometry(settings.short_side, settings.max_long_side),
@@ -45,6 +47,7 @@ class EvaluationProtocol:
         return InferenceSpec(
             encoder=encoder,
             image_size=(self.masking.image_size, self.masking.image_size),
+            short_side=self.geometry.short_side if self.image_aspect == "keep" else None,
             scales=self.scales,
             flip=self.flip,
             ensemble_weight=self.ensemble_weight,
@@ -54,7 +57,8 @@ class EvaluationProtocol:
     def describe(self, encoder: ImageEncoder) -> dict:
         """JSON values for results and keys, under the names of version 0.1, whose results stay."""
         rule = self.masking.mask_pooling
-        pooling = {} if rule == "hard" else {"mask_pooling": rule}
+        later = {} if rule == "hard" else {"mask_pooling": rule}
+        later |= {} if self.image_aspect == "squash" else {"image_aspect": self.image_aspect}
         prompts = "".join(f"{template}\n" for template in self.templates)
         return {
             "short_side": self.geometry.short_side,
@@ -64,7 +68,7 @@ class EvaluationProtocol:
             "scales": list(self.scales),
             "flip": self.flip,
             "mask_start_layer": self.masking.mask_start_layer,
-            **pooling,
+            **later,
             "temperature": self.logit_scale,
             "ensemble_weight": self.ensemble_weight,
             "filter_invalid": self.filter_invalid,

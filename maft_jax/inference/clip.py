@@ -37,6 +37,8 @@ class Clip:
     """Of matrix products: float32 or bfloat16."""
     image_size: int = 480
     """Pixels per side at which `maft_jax.segment` has images read, if it is not told another."""
+    image_aspect: str = "squash"
+    """squash: to squares of that size; keep: it is the short side's, and the ratio stays."""
     mask_pooling: str = "hard"
     """How towers that pool read masks: hard or soft, as config.model.mask_pooling says."""
 
@@ -45,6 +47,8 @@ class Clip:
             raise ValueError(
                 f"compute_dtype: expected float32 or bfloat16, got {self.compute_dtype!r}"
             )
+        if self.image_aspect not in ("squash", "keep"):
+            raise ValueError(f"image_aspect: expected squash or keep, got {self.image_aspect!r}")
         _ = self.encoder  # refuses impossible settings now, not at first use
 
     def encode_text(
@@ -171,7 +175,7 @@ def load(
         masking.mask_start_layer,
         compute_dtype,
         masking.image_size,
-        masking.mask_pooling,
+        mask_pooling=masking.mask_pooling,
     )
 
 

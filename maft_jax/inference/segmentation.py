@@ -130,7 +130,9 @@ class ImageSegmenter:
         self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
         self._visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
         size = (clip.image_size, clip.image_size)
-        self._segmenter = Segmenter(InferenceSpec(clip.encoder, size, tuple(scales), flip))
+        short_side = self._geometry.short_side if clip.image_aspect == "keep" else None
+        spec = InferenceSpec(clip.encoder, size, short_side, tuple(scales), flip)
+        self._segmenter = Segmenter(spec)
 
     def __call__(
         self,

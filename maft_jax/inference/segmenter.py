@@ -31,6 +31,10 @@ class InferenceSpec:
     encoder: ImageEncoder
     image_size: tuple[int, int]
     """Height and width at which the encoder reads the images."""
+    short_side: int | None = None
+    """Pixels of the short side of the images in a batch, if their ratio of sides is to be kept: the
+    encoder then reads the whole array, scaled as this side becomes that of image_size. None: all
+    images, with their padding, are squashed to image_size."""
     scales: tuple[float, ...] = (1.0,)
     """Test-time augmentation: times image_size, rounded to whole patches."""
     flip: bool = False
@@ -47,10 +51,15 @@ class InferenceSpec:
         if not 0 <= self.ensemble_weight <= 1:
             raise ValueError(f"ensemble_weight: expected 0 to 1, got {self.ensemble_weight}")
 
-    @property
-    def view_sizes(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of every scale; scale 1 is image_size itself."""
-        return tuple(self.encoder.scaled(self.image_size, scale) for scale in self.scales)
+    def view_sizes(self, arrays: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Height and width of every scale, for arrays of this height and width.
+
+        Scale 1 is image_size itself, or the arrays where the ratio of sides is kept at their size.
+        """
+        if self.short_side is None:
+            return tuple(self.encoder.scaled(self.image_size, scale) for scale in self.scales)
+        kept = min(self.image_size) / self.short_side
+        return tuple(self.encoder.scaled(arrays, kept * scale) for scale in self.scales)
 
 
 class Segmenter:
@@ -58,7 +67,8 @@ class Segmenter:
 
     Batches have the keys of `input_pipeline.eval_pipeline.make_eval_dataset`. Programs depend on
     shapes alone: a new size of image within known shapes compiles nothing, and new shapes of
-    images compile no encoder, which depends on the number of images and proposals only.
+    images compile no encoder, which depends on the number of images and proposals only. Where the
+    ratio of sides is kept, it depends on the shapes too, which are multiples of 64 pixels.
     """
 
     def __init__(self, spec: InferenceSpec, mesh: Mesh | None = None):
@@ -135,7 +145,11 @@ class Segmenter:
 
     def _views(self, batch):
         """Images and masks on the patch grid for every scale, as they are and mirrored."""
-        for size in self.spec.view_sizes:
+        arrays = batch["image"].shape[1:3]
+        if self.spec.short_side is not None:  # all of the array is read, padding included
+            padded = jnp.zeros_like(batch["padded_size"]) + jnp.array(arrays, jnp.int32)
+            batch = batch | {"padded_size": padded}
+        for size in self.spec.view_sizes(arrays):
             view = _prepare(self.mesh, self.spec.encoder, size, *_arrays(batch, *_PREPARE_KEYS))
             yield view
             if self.spec.flip:
