@@ -1,5 +1,6 @@
 """Batches for evaluation: every example once and in order, equally shaped on all processes."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +24,17 @@ SIZE_MULTIPLE = 64
 class EvalGeometry:
     """Test geometry: the short side becomes `short_side`, the long one at most `max_long_side`.
 
-    The image a model sees is padded to multiples of `divisor`, which is its `padded_size`.
+    The image a model sees is padded to multiples of `divisor`, which is its `padded_size`. It lies
+    in arrays whose sides are multiples of `array_multiple`.
     """
 
     short_side: int = 640
     max_long_side: int = 2560
     divisor: int = 32
+    array_multiple: int = SIZE_MULTIPLE
 
     def __post_init__(self):
-        if min(self.short_side, self.max_long_side, self.divisor) < 1:
+        if min(dataclasses.astuple(self)) < 1:
             raise ValueError(f"EvalGeometry: expected positive numbers, got {self}")
 
 
@@ -123,6 +126,7 @@ class _Plan:
     ):
         self._source = source
         self._num_generator_classes = num_generator_classes
+        self._array_multiple = geometry.array_multiple
         self._native = np.asarray(source.image_sizes, np.int32)
         self._resized = np.array(
             [_resized_size(*size, geometry) for size in self._native.tolist()], np.int32
@@ -153,7 +157,8 @@ class _Plan:
 
     def shapes(self, in_batch: slice) -> dict[str, tuple[int, ...]]:
         """Of the rows of a batch of these examples, which fit the largest of them."""
-        height, width = _round_up(self._padded[in_batch].max(axis=0), SIZE_MULTIPLE).tolist()
+        largest = self._padded[in_batch].max(axis=0)
+        height, width = _round_up(largest, self._array_multiple).tolist()
         label_size = _round_up(self._native[in_batch].max(axis=0), SIZE_MULTIPLE).tolist()
         fixed = {key: shape for key, (_, shape) in self.signature.items()}
         return fixed | {

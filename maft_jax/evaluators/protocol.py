@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from input_pipeline.eval_pipeline import EvalGeometry
-from maft_jax.inference.segmenter import InferenceSpec
+from maft_jax.inference.segmenter import InferenceSpec, eval_geometry
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec
 from maft_jax.resolved_config import ResolvedConfig
 
@@ -29,13 +29,13 @@ class EvaluationProtocol:
     @classmethod
     def of(cls, config: ResolvedConfig) -> "EvaluationProtocol":
         """What config.evaluation, config.model, config.loss and config.data say of it."""
-        settings = config.evaluation
+        settings, aspect = config.evaluation, config.model.image_aspect
         return cls(
             config.masking,
-            config.model.image_aspect,
+            aspect,
             config.loss.logit_scale,
             config.data.templates,
-            EvalGeometry(settings.short_side, settings.max_long_side),
+            eval_geometry(aspect, settings.short_side, settings.max_long_side),
             settings.scales,
             settings.flip,
             settings.ensemble_weight,

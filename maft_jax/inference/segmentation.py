@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image, ImageOps
 
-from input_pipeline.eval_pipeline import SIZE_MULTIPLE, EvalGeometry, make_eval_batch
+from input_pipeline.eval_pipeline import SIZE_MULTIPLE, make_eval_batch
 from input_pipeline.examples import IGNORE, Example, PreparedExample, proposal_grid_size
 from input_pipeline.image_files import read_image, rgb_pixels
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
-from maft_jax.inference.segmenter import InferenceSpec, Segmenter
+from maft_jax.inference.segmenter import InferenceSpec, Segmenter, eval_geometry
 from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
 from maft_jax.models.text_classifier import cached_class_embeddings, embed_synonyms
 from maft_jax.proposals.external import check_aspect
@@ -126,7 +126,7 @@ class ImageSegmenter:
             )
         self.generator = generator or SuperpixelProposals()
         self.num_proposals = num_proposals
-        self._geometry = EvalGeometry()
+        self._geometry = eval_geometry(clip.image_aspect)
         self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
         self._visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
         size = (clip.image_size, clip.image_size)

@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float
 
+from input_pipeline.eval_pipeline import EvalGeometry
 from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks
 from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
@@ -68,7 +69,7 @@ class Segmenter:
     Batches have the keys of `input_pipeline.eval_pipeline.make_eval_dataset`. Programs depend on
     shapes alone: a new size of image within known shapes compiles nothing, and new shapes of
     images compile no encoder, which depends on the number of images and proposals only. Where the
-    ratio of sides is kept, it depends on the shapes too, which are multiples of 64 pixels.
+    ratio of sides is kept, it depends on the shapes too: give arrays without needless padding.
     """
 
     def __init__(self, spec: InferenceSpec, mesh: Mesh | None = None):
@@ -205,6 +206,14 @@ def ensemble(
     clip = jnp.where(covers[..., None], clip, 1.0)
     exponent = jnp.where(seen, weight, 1 - weight)
     return generator**exponent * clip ** (1 - exponent)
+
+
+def eval_geometry(image_aspect: str, *sizes: int) -> EvalGeometry:
+    """Of `sizes`; where an array is read whole, it has no more padding than FC-CLIP gives it."""
+    geometry = EvalGeometry(*sizes)
+    if image_aspect == "squash":
+        return geometry
+    return dataclasses.replace(geometry, array_multiple=geometry.divisor)
 
 
 _SIZES = ("proposal_grid", "image_size")
