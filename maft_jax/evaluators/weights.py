@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jax.sharding import Mesh
 
 from maft_jax.config import Config
-from maft_jax.config.sections import DataConfig, LossConfig
+from maft_jax.config.sections import DataConfig, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.resolved_config import ResolvedConfig, resolve
@@ -114,7 +114,11 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
         data=data,
         loss=dataclasses.replace(config.loss, logit_scale=logit_scale),
         model=dataclasses.replace(
-            config.model, pretrained=config.model.pretrained or run.model.pretrained
+            config.model,
+            pretrained=config.model.pretrained or run.model.pretrained,
+            image_aspect=_first_changed(
+                ModelConfig.image_aspect, config.model.image_aspect, run.model.image_aspect
+            ),
         ),
     )
 
