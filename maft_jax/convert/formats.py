@@ -354,5 +354,9 @@ def _as_json(weights: ClipWeights, format: Format) -> dict:
     config = dataclasses.asdict(weights.config)
     if not config["has_logit_bias"]:  # as version 0.1 wrote it
         del config["has_logit_bias"]
-    masking = {} if weights.masking is None else {"tuning": dataclasses.asdict(weights.masking)}
-    return {"format": format.name, **config, **masking}
+    if weights.masking is None:
+        return {"format": format.name, **config}
+    tuning = dataclasses.asdict(weights.masking)
+    if tuning["mask_pooling"] == "hard":  # likewise
+        del tuning["mask_pooling"]
+    return {"format": format.name, **config, "tuning": tuning}

@@ -5,7 +5,7 @@ proposal; published are the two of RULES, and masks that a model draws (DrawsMas
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -78,6 +78,7 @@ RULES: dict[str, Callable[[Masks, tuple[int, int]], Float[Array, "b n t"]]] = {
 """The values of config.model.mask_pooling."""
 
 
+@runtime_checkable
 class DrawsMasks(Protocol):
     """A learned rule, as Mask-Adapter's: a model that draws the maps to pool with."""
 

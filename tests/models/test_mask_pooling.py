@@ -15,13 +15,12 @@ from maft_jax.models.mask_pooling import (
 )
 
 RNG = np.random.default_rng(0)
-VALUES = RNG.normal(size=(2, 12, 6)).astype(np.float32)
-WEIGHTS = RNG.uniform(0.1, 1, size=(2, 5, 12)).astype(np.float32)
-WEIGHTS[:, 3] = 0
+VALUES = jnp.array(RNG.normal(size=(2, 12, 6)), jnp.float32)
+WEIGHTS = jnp.array(RNG.uniform(0.1, 1, size=(2, 5, 12)), jnp.float32).at[:, 3].set(0)
 
 
 def test_pooling_is_the_weighted_mean_head_by_head():
-    importance = RNG.uniform(0.1, 2, size=(2, 12, 3)).astype(np.float32)
+    importance = jnp.array(RNG.uniform(0.1, 2, size=(2, 12, 3)), jnp.float32)
     pooled = pool(VALUES, WEIGHTS, importance)
     for image in range(2):
         for proposal in range(5):
@@ -33,13 +32,13 @@ def test_pooling_is_the_weighted_mean_head_by_head():
 
 
 def test_pooling_with_exponentials_is_masked_attention_of_one_query():
-    heads = RNG.normal(size=(2, 12, 3)).astype(np.float32) * 3
-    allowed = RNG.integers(0, 2, (2, 5, 12)).astype(bool)
-    allowed[:, :, 0] = True
+    heads = jnp.array(3 * RNG.normal(size=(2, 12, 3)), jnp.float32)
+    allowed = jnp.array(RNG.integers(0, 2, (2, 5, 12)), bool).at[:, :, 0].set(True)
     scores = jnp.where(allowed[:, :, None], heads.transpose(0, 2, 1)[:, None], -jnp.inf)
     attention = jax.nn.softmax(scores, axis=-1)
     expected = jnp.einsum("bnat,btah->bnah", attention, VALUES.reshape(2, 12, 3, 2))
-    pooled = pool(VALUES, allowed.astype(np.float32), np.exp(heads - heads.max(axis=1)[:, None]))
+    importance = jnp.exp(heads - heads.max(axis=1, keepdims=True))
+    pooled = pool(VALUES, allowed.astype(jnp.float32), importance)
     np.testing.assert_allclose(pooled, expected.reshape(2, 5, 6), atol=1e-5)
 
 
@@ -57,11 +56,12 @@ def test_epsilon_is_added_to_the_sum_of_the_weights():
 
 
 def test_rules_on_a_mask_that_covers_cells_in_part():
-    mask = np.zeros((1, 1, 4, 8), np.uint8)
-    mask[..., :3] = 255  # of four cells: full, half, empty, empty
+    mask = (
+        jnp.zeros((1, 1, 4, 8), jnp.uint8).at[..., :3].set(255)
+    )  # of four cells: full, half, empty, empty
     np.testing.assert_array_equal(hard_weights(mask, (1, 4)), [[[1, 1, 0, 0]]])
     np.testing.assert_array_equal(soft_weights(mask, (1, 4)), [[[1, 0.5, 0, 0]]])
-    logits = np.where(mask, 1.0, -3.0).astype(np.float32)  # the mean of half a cell is -1
+    logits = jnp.where(mask, 1.0, -3.0)  # the mean of half a cell is -1
     np.testing.assert_array_equal(mask_of_logits(logits, (1, 4)), [[[[True, False, False, False]]]])
 
 
