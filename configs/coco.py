@@ -12,6 +12,8 @@ first, with as many machines as you like: python -m maft_jax.cli.precompute_prop
     configs/coco.py:paper       ViT-B/16, the paper's distillation weight and weight decay
     configs/coco.py:l14         ViT-L/14 (ViT-L-14.pt), the released code's values
     configs/coco.py:l14,paper   both
+    configs/coco.py:convnext_large
+                                open_clip's ConvNeXt-L (convnext_large_d_320.safetensors), see below
     configs/coco.py:zero_shot   trained without the 15 unseen classes of the zero-shot split
 
 Hardware: the official run took 6 min 4 s (0.365 s a step, 1000 steps, batch 16) on 8 A100-80GB
@@ -19,6 +21,14 @@ with its proposal generator inside the step. This framework has not been timed o
 yet. Memory: compiled for TPU v5e, 32 images per 16 GiB chip fit for ViT-B/16
 (python -m maft_jax.cli.plan says what fits where); --config.model.remat=True or
 --config.optimizer.accumulation_steps=4 need less.
+
+convnext_large: MAFT's losses and schedule; stem and stages are tuned, at 1e-5 with weight decay 2e-5,
+as MAFT+ tunes the same tower. The file is open_clip_model.safetensors of the released
+CLIP-convnext_large_d_320, by a name that says what it is; in its folder open_clip_config.json may lie
+beside it. Crops of 640 are read at 640 pixels, a grid of 20x20 cells: at 480 it would be 15x15, and a
+region smaller than a cell would be seen through its neighbours alone. Evaluate with
+--config.model.image_aspect=keep, as FC-CLIP and MAFT+ are. No result has been measured with it;
+docs/towers.md has the published ones of related systems.
 
 Expected result with the official proposals (published, mIoU): MAFT ViT-B/16 10.25 on ADE-847,
 12.85 on PC-459, 29.14 on ADE-150, 53.33 on PC-59, 90.44 on VOC-20; ViT-L/14 12.12, 15.68, 32.05,
@@ -32,6 +42,12 @@ from maft_jax.config import preset
 _TOWERS = {
     "b16": {"model.pretrained": "ViT-B-16.pt"},
     "l14": {"model.pretrained": "ViT-L-14.pt"},
+    "convnext_large": {
+        "model.pretrained": "convnext_large_d_320.safetensors",
+        "model.image_size": 640,
+        "model.mask_start_layer": 0,
+        "optimizer.weight_decay": 2e-5,
+    },
 }
 """What is set for each image tower."""
 _VARIANTS = ("official", "paper", *_TOWERS, "zero_shot")

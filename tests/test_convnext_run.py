@@ -22,6 +22,8 @@ from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, small_config
 from tests.tiny_models import tiny_batch
 
+pytestmark = pytest.mark.slow
+
 SIZE = "convnext_tiny-random"
 VISION = CLIP_SIZES[SIZE].vision
 
@@ -108,13 +110,7 @@ def step_on(mesh, settings: OptimizerConfig, **encoder):
     return jax.tree.map(np.asarray, (metrics, state.trainable))
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        {"data": 2, "fsdp": 2, "model": 2},
-        pytest.param({"data": 8}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "model": 2}, {"data": 8}])
 def test_eight_devices_compute_what_one_does(mesh):
     settings = OptimizerConfig()
     metrics, trained = step_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), settings)

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from maft_jax.convert import rules
 from maft_jax.convert.convnext import PUBLISHED, TIMM_CONVNEXT_FORMATS, timm_name
 from maft_jax.convert.foreign_format import Format
-from maft_jax.convert.library_embeddings import Images, Tokens, import_library, normalised
+from maft_jax.convert.library_embeddings import Images, Tokens, import_library
 from maft_jax.convert.open_clip_convnext import OPEN_CLIP_CONVNEXT_FORMATS
 from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.clip import ClipConfig
@@ -57,7 +57,9 @@ def convnext_embeddings(
         embeddings = _image_embeddings(model.eval(), images, masks)
         if config.text is not None:
             embeddings["texts"] = model.encode_text(torch.from_numpy(tokens).long())
-    return library, {name: normalised(value.numpy()) for name, value in embeddings.items()}
+    # Unlike a plain division it leaves zeros alone, to which random weights map an empty mask.
+    unit = torch.nn.functional.normalize
+    return library, {name: unit(value, dim=-1).numpy() for name, value in embeddings.items()}
 
 
 def _image_embeddings(model, images: Images, masks: np.ndarray) -> dict:
