@@ -22,11 +22,11 @@ yet. Memory: compiled for TPU v5e, 32 images per 16 GiB chip fit for ViT-B/16
 (python -m maft_jax.cli.plan says what fits where); --config.model.remat=True or
 --config.optimizer.accumulation_steps=4 need less.
 
-convnext_large: MAFT's losses and schedule; stem and stages are tuned, at 1e-5 with weight decay 2e-5,
-as MAFT+ tunes the same tower. The file is open_clip_model.safetensors of the released
-CLIP-convnext_large_d_320, by a name that says what it is; in its folder open_clip_config.json may lie
-beside it. Crops of 640 are read at 640 pixels, a grid of 20x20 cells: at 480 it would be 15x15, and a
-region smaller than a cell would be seen through its neighbours alone. Evaluate with
+convnext_large: MAFT's losses and schedule; stem and stages are tuned, at 1e-5 with weight decay
+2e-5, as MAFT+ tunes the same tower. The file is open_clip_model.safetensors of the released
+CLIP-convnext_large_d_320, by a name that says what it is; open_clip_config.json may lie beside it.
+Crops of 640 are read at 640 pixels, a grid of 20x20 cells: at 480 it would be 15x15, and a region
+smaller than a cell would be seen with its neighbours. Evaluate with
 --config.model.image_aspect=keep, as FC-CLIP and MAFT+ are. No result has been measured with it;
 docs/towers.md has the published ones of related systems.
 

@@ -81,7 +81,7 @@ def _infer(source: WeightsSource, choices: Choices, text: str) -> ClipConfig:
     text_tower = with_text_heads(config.text, model["text_cfg"], where)
     config = dataclasses.replace(config, text=text_tower)
     for part, tower, names in zip(_PARTS, (config.vision, text_tower), _TOLD, strict=True):
-        compare_sizes(tower, model[part], names, f"{where}: {part}")
+        compare_sizes(tower, model, part, names, where)
     stated = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     return with_activation(config, choices.activation or stated)
 
@@ -147,17 +147,17 @@ def with_text_heads(text: TextConfig, options: Mapping, where: str) -> TextConfi
     return dataclasses.replace(text, head_width=text.width // heads)
 
 
-def compare_sizes(tower, options: Mapping, names: Sequence[str], where: str) -> None:
-    """Refuses settings that state other sizes than the tensors have.
+def compare_sizes(tower, model: Mapping, part: str, names: Sequence[str], where: str) -> None:
+    """Refuses settings that state other sizes in this part than the tensors have.
 
     Raises:
         ValueError: names the first.
     """
     for name in names:
-        stated, found = options.get(name), getattr(tower, name)
+        stated, found = model[part].get(name), getattr(tower, name)
         if stated is not None and stated != found:
             raise ValueError(
-                f"{where} is of another model: it says {name}={stated}, the tensors {found}"
+                f"{where} is of another model: {part} says {name}={stated}, the tensors {found}"
             )
 
 

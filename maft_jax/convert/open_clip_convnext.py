@@ -60,7 +60,7 @@ def _infer(source: WeightsSource, choices: Choices, head: str) -> ClipConfig:
     if model.get("quick_gelu", False):  # which timm's trunks take no notice of
         text = dataclasses.replace(text, activation="quick_gelu")
     text = with_text_heads(text, text_options, where)
-    compare_sizes(text, text_options, TEXT_SIZES, where)
+    compare_sizes(text, model, "text_cfg", TEXT_SIZES, where)
     where = f"{where}: vision_cfg"
     _refuse_vision_options(options, where)
     size, name = options.get("image_size", 224), options.get("timm_model_name")
