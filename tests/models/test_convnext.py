@@ -77,7 +77,10 @@ def _embeddings(encoder, visual, pixels, expected):
     return compute(visual, pixels)
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+SLOW_MLP = pytest.param("mlp", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[SLOW_MLP, "linear_eps5"])
 def golden(request):
     folder = GOLDEN / "convnext" / request.param
     weights = read_weights(folder)
@@ -192,10 +195,9 @@ def test_gradients_are_those_of_torch(golden, loop):
         assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max(), name
 
 
+@pytest.mark.parametrize("golden", [SLOW_MLP], indirect=True)
 def test_learned_masks_are_pooled_map_by_map(golden):
     """With the maps that Mask-Adapter drew, read by its own rule."""
-    if golden.name != "mlp":
-        return
     drawn = golden.expected["mask_adapter_maps"]
     seen = []
 
