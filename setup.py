@@ -10,6 +10,7 @@ TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
+SENTENCEPIECE = "sentencepiece>=0.2.1"
 # The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
 LIBTPU = f"jax[tpu]>={JAX}"
 # The NVIDIA compiler, which needs no GPU. jax's own extra for those who have CUDA already names
@@ -76,6 +77,7 @@ setup(
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
         "heic": [HEIC],
+        "sentencepiece": [SENTENCEPIECE],
         "plan": [LIBTPU],
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
@@ -97,6 +99,7 @@ setup(
             GRADIO,
             HEIC,
             LIBTPU,
+            SENTENCEPIECE,
             TORCH,
         ],
     },
