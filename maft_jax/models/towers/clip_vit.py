@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -29,7 +28,8 @@ from maft_jax.models.layers import (
     fan_in_init,
     make_blocks,
 )
-from maft_jax.models.precision import float32_product, matmul_precision
+from maft_jax.models.patches import embed_patches, patch_grid
+from maft_jax.models.precision import float32_product
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
 from maft_jax.models.towers.ip_clip import IPClip
@@ -127,17 +127,8 @@ class VisionConfig:
         return f"{self.layers} layers of width {self.width}, patches of {self.patch_size}"
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patches per column and row of an image; pixels that fill no patch are dropped.
-
-        Raises:
-            ValueError: the image is smaller than one patch.
-        """
-        if min(height, width) < self.patch_size:
-            raise ValueError(
-                f"image of {height}x{width} pixels: expected at least one patch of "
-                f"{self.patch_size}x{self.patch_size}; resize the image first"
-            )
-        return height // self.patch_size, width // self.patch_size
+        """See patches.patch_grid."""
+        return patch_grid(height, width, self.patch_size)
 
 
 class VisionTransformer(nn.Module):
@@ -215,16 +206,10 @@ class VisionTransformer(nn.Module):
         return features.reshape(*tokens.shape[:2], -1)
 
     def _patchify(self, images):
-        """The stride-p convolution, as one matrix product over whole patches."""
-        size = self.config.patch_size
-        rows, columns = self.config.grid(*images.shape[1:3])
-        cropped = images[:, : rows * size, : columns * size]
+        """The stride-p convolution, and its bias if it has one."""
         if self.config.pixel_range == "minus_one_to_one":
-            cropped = (cropped * PIXEL_STD + PIXEL_MEAN) / 127.5 - 1
-        cropped = cropped.astype(self.dtype)
-        patches = rearrange(cropped, "b (h p) (w q) z -> b (h w) (p q z)", p=size, q=size)
-        kernel = rearrange(self.patch_kernel.astype(self.dtype), "p q z d -> (p q z) d")
-        patches = jnp.dot(patches, kernel, precision=matmul_precision(self.dtype))
+            images = (images * PIXEL_STD + PIXEL_MEAN) / 127.5 - 1
+        patches = embed_patches(images, self.patch_kernel, self.dtype)
         if self.config.has_patch_bias:
             patches = patches + self.patch_bias.astype(self.dtype)
         return patches
