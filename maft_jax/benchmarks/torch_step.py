@@ -9,7 +9,7 @@ from maft_jax.config.sections import LossConfig, OptimizerConfig
 from maft_jax.convert.openai import to_openai
 from maft_jax.models.array_types import Batch
 
-_FIXED_LOSS = ("mask_aware", "mask_aware_weight", "logit_scale")
+_FIXED_LOSS = ("mask_aware", "mask_aware_weight", "logit_scale", "probabilities")
 _FIXED_OPTIMIZER = ("learning_rate_power", "clip_norm", "trainable", "no_weight_decay")
 
 

@@ -71,6 +71,9 @@ def with_absolute_paths(kind: type, values: Mapping) -> dict:
 
 
 def _convert(value, kind, where: str):
+    if isinstance(kind, types.UnionType):  # such as int | None
+        kinds = typing.get_args(kind)
+        kind = type(None) if value is None and type(None) in kinds else kinds[0]
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: expected a section of settings, got {value!r:.80}")
@@ -80,9 +83,6 @@ def _convert(value, kind, where: str):
             raise ValueError(f"{where}: expected a list, got {value!r:.80}")
         element = typing.get_args(kind)[0]
         return tuple(_convert(item, element, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(kind, types.UnionType):  # such as int | None
-        kinds = typing.get_args(kind)
-        kind = type(None) if value is None and type(None) in kinds else kinds[0]
     if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not kind:

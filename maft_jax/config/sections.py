@@ -164,6 +164,12 @@ class LossConfig:
     logit_scale: float = setting(
         0.0, "factor of similarities before the softmax; 0 = the tower's own, of CLIP 100", low=0
     )
+    probabilities: str = setting(
+        "softmax",
+        "of classes in the losses; sigmoid = each class by itself, with the bias of SigLIP's "
+        "weights",
+        choices=("softmax", "sigmoid"),
+    )
     cached_teacher: bool = setting(
         False, "compute distillation's teacher once, not in every step; for data.augment=False"
     )

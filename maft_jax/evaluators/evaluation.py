@@ -29,14 +29,17 @@ from maft_jax.inference.segmenter import Segmenter
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.encoder_setup import make_encoder
-from maft_jax.models.text_classifier import cached_class_embeddings, cleaning
+from maft_jax.models.text_classifier import (
+    cached_class_embeddings,
+    cleaning,
+    text_tower_identity,
+)
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, sharding, stop_requests
 from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.mesh_axes import num_batch_shards
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
-from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.versions import versions
 
 VERSION = 1
@@ -59,7 +62,7 @@ class Evaluation:
         self._mesh = mesh
         self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
-        self._text_tower = fingerprint(text_tower)
+        self._text_tower = text_tower_identity(clip.text, text_tower)
         found = find_evaluation_data(config)
         embed = functools.partial(cached_class_embeddings, clip.text, text_tower)
         cache = cache_dir(config.data)

@@ -70,8 +70,8 @@ class Clip:
         """One embedding per image, without masks: plain CLIP.
 
         Args:
-            images: [b, h, w, 3] floats, normalised as CLIP expects (models/preprocess.py has the
-                mean and deviation), of any size; the position embedding is resized to it.
+            images: [b, h, w, 3] floats, normalised as the tower expects (`encoder.normalise` does
+                it to uint8), of any size; position embeddings are resized to it.
         """
         return _encode_image(self.encoder, self.parameters["visual"], _checked_images(images))
 

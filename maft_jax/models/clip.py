@@ -7,8 +7,11 @@ import jax.numpy as jnp
 
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
 from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.text.siglip_text import SigLipTextConfig
+from maft_jax.models.text.tokenizer import VOCABULARY_SIZE
 from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.models.towers.convnext import ConvNextConfig
+from maft_jax.models.towers.siglip import SigLipVisionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,36 @@ def clip_config(
     )
 
 
+def siglip_config(
+    width: int,
+    layers: int,
+    patch_size: int,
+    image_size: int,
+    *,
+    head_width: int = 64,
+    mlp_width: int | None = None,
+    text_width: int | None = None,
+    text_layers: int | None = None,
+) -> ClipConfig:
+    """A SigLIP whose text tower is as large as its image tower, or as said, with CLIP's vocabulary.
+
+    The published vocabularies come with weights.
+    """
+    text_width, text_layers = text_width or width, text_layers or layers
+    heads = {"head_width": head_width, "mlp_width": mlp_width}
+    if text_width != width:  # the giant's, which is So400m's
+        heads = {"head_width": 72, "mlp_width": 4304}
+    return ClipConfig(
+        SigLipVisionConfig(
+            width, layers, patch_size, image_size, head_width=head_width, mlp_width=mlp_width
+        ),
+        SigLipTextConfig(text_width, text_layers, VOCABULARY_SIZE, 64, width, **heads),
+        has_logit_bias=True,
+    )
+
+
+_SO400M = {"head_width": 72, "mlp_width": 4304}
+
 CLIP_SIZES = {
     "tiny": clip_config(128, 4, 16, 96, 64, 2, 64),
     "ViT-B-32": clip_config(768, 12, 32, 224, 512, 12, 512),
@@ -72,6 +105,16 @@ CLIP_SIZES = {
     "convnext_xxlarge": convnext_clip(
         (384, 768, 1536, 3072), 1024, 256, 24, depths=(3, 4, 30, 3), norm_epsilon=1e-5
     ),
+    "siglip_tiny-random": siglip_config(64, 2, 16, 64, head_width=16, mlp_width=96),
+    "siglip-base-patch16-224": siglip_config(768, 12, 16, 224),
+    "siglip2-base-patch16-256": siglip_config(768, 12, 16, 256),
+    "siglip2-base-patch16-512": siglip_config(768, 12, 16, 512),
+    "siglip2-large-patch16-512": siglip_config(1024, 24, 16, 512),
+    "siglip-so400m-patch14-384": siglip_config(1152, 27, 14, 378, **_SO400M),
+    "siglip2-so400m-patch16-512": siglip_config(1152, 27, 16, 512, **_SO400M),
+    "siglip2-giant-opt-patch16-384": siglip_config(
+        1536, 40, 16, 384, head_width=96, text_width=1152, text_layers=27
+    ),
 }
 """Only for random weights: the sizes of real weights are read off the weights."""
 
@@ -86,6 +129,6 @@ def random_parameters(config: ClipConfig, seed: int = 0) -> dict:
     if config.text is None:
         return {"visual": visual}
     similarity = {"logit_scale": jnp.log(jnp.float32(1 / 0.07))}
-    if config.has_logit_bias:
-        similarity["logit_bias"] = jnp.float32(-10)
+    if config.has_logit_bias:  # as SigLIP begins
+        similarity = {"logit_scale": jnp.log(jnp.float32(10)), "logit_bias": jnp.float32(-10)}
     return {"visual": visual, "text": config.text.init(text_key), **similarity}

@@ -53,6 +53,8 @@ class EncoderSettings:
     """Blocks are a loop over stacked weights."""
     logit_scale: float = 100.0
     """Factor of similarities, decided."""
+    probabilities: str = "softmax"
+    """Of classes: softmax, or sigmoid where the weights have a bias for it."""
 
 
 @runtime_checkable
@@ -150,7 +152,7 @@ class ImageEncoder(Protocol):
         """Class logits: of CLIP the scaled similarities."""
 
     def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-        """Class probabilities: of CLIP the softmax over the classes."""
+        """Class probabilities: the softmax over the classes, or what settings ask for."""
 
 
 @runtime_checkable

@@ -9,7 +9,11 @@ from maft_jax.models.encoder import EncoderSettings, ImageArchitecture, ImageEnc
 
 
 def make_encoder(
-    model: ModelConfig, architecture: ImageArchitecture, mesh: Mesh, logit_scale: float
+    model: ModelConfig,
+    architecture: ImageArchitecture,
+    mesh: Mesh,
+    logit_scale: float,
+    probabilities: str = "softmax",
 ) -> ImageEncoder:
     """The encoder of these weights, for the devices of `mesh`, which need not be there.
 
@@ -17,7 +21,7 @@ def make_encoder(
     tower says what it stands for.
 
     Raises:
-        ValueError: the start layer or the image size does not suit the weights.
+        ValueError: the start layer, the image size or the probabilities do not suit the weights.
     """
     settings = EncoderSettings(
         masking=MaskingSpec(model.mask_start_layer, model.image_size, model.mask_pooling),
@@ -27,7 +31,13 @@ def make_encoder(
         remat=model.remat,
         scan_blocks=model.scan_blocks and platform_of(mesh) != "cpu",
         logit_scale=logit_scale,
+        probabilities=probabilities,
     )
+    if probabilities == "sigmoid" and not hasattr(architecture, "logit_bias"):
+        raise ValueError(
+            "config.loss.probabilities=sigmoid: needs the bias that SigLIP's weights have beside "
+            f"their logit scale; {architecture.describe()} has none, use softmax"
+        )
     try:
         return architecture.make_encoder(settings)
     except ValueError as error:

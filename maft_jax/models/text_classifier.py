@@ -225,6 +225,16 @@ def cleaning(names: Sequence[str], templates: Sequence[str]) -> dict[str, str]:
     return {"texts": "cleaned"} if changed else {}
 
 
+def text_tower_identity(config: TextArchitecture, parameters: Mapping) -> str:
+    """What keys of caches need of a text tower: its weights, and its tokenizer if that is a file.
+
+    Where that is CLIP's, as in version 0.1.
+    """
+    file = getattr(config, "tokenizer", None)
+    weights = fingerprint(parameters)
+    return weights if file is None else f"{weights} {file.digest}"
+
+
 def _tokenize_class(name: str, templates: Sequence[str], tokenize: Tokenize):
     try:
         return tokenize([template.replace("{}", name) for template in templates])

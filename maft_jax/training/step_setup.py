@@ -59,10 +59,10 @@ def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mes
     Raises:
         ValueError: the start layer or the image size does not suit the weights.
     """
-    size = config.model.image_size
+    size, loss = config.model.image_size, config.loss
     spec = StepSpec(
-        make_encoder(config.model, vision, mesh, config.loss.logit_scale),
-        config.loss,
+        make_encoder(config.model, vision, mesh, loss.logit_scale, loss.probabilities),
+        loss,
         (size, size),
         config.optimizer.accumulation_steps,
     )

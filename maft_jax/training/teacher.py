@@ -68,6 +68,8 @@ class Teacher:
         config = self.config
         names, templates = self.source.class_names, config.data.templates
         several = {"synonyms": _digest(self._synonyms)} if self._synonyms else {}
+        if config.loss.probabilities != "softmax":
+            several["probabilities"] = config.loss.probabilities
         description = cleaning(names, templates) | {
             "version": _VERSION,
             "data": self.source.fingerprint,

@@ -75,6 +75,8 @@ class Vocabulary:
     """Id of what has no piece."""
     encode: Callable[[Sequence[str]], list[list[int]]]
     """Ids of each text, without any of the pieces that mark a start or an end."""
+    piece: Callable[[int], str]
+    """The piece of an id."""
 
 
 def find_tokenizer(folder: str | os.PathLike) -> TokenizerFile | None:
@@ -140,7 +142,13 @@ def _of_sentencepiece(content: bytes, path: str) -> Vocabulary:
     except RuntimeError as error:
         raise ValueError(f"{path}: no model of SentencePiece: {error}") from error
     end = model.eos_id() if model.eos_id() >= 0 else None
-    return Vocabulary(model.vocab_size(), end, model.unk_id(), lambda texts: model.encode([*texts]))
+    return Vocabulary(
+        model.vocab_size(),
+        end,
+        model.unk_id(),
+        lambda texts: model.encode([*texts]),
+        model.id_to_piece,
+    )
 
 
 def _of_tokenizers(content: bytes, path: str) -> Vocabulary:
@@ -163,4 +171,6 @@ def _of_tokenizers(content: bytes, path: str) -> Vocabulary:
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [row.ids for row in model.encode_batch([*texts], add_special_tokens=False)]
 
-    return Vocabulary(model.get_vocab_size(), ends[0] if ends else None, unknown, encode)
+    return Vocabulary(
+        model.get_vocab_size(), ends[0] if ends else None, unknown, encode, model.id_to_token
+    )

@@ -16,6 +16,7 @@ import tokenizers
 from jaxtyping import Int
 
 _MERGES = pathlib.Path(__file__).with_name("clip_merges.txt.gz")
+VOCABULARY_SIZE = 49408
 _END_OF_WORD = "</w>"
 _SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")
 _WORDS = regex.compile(
