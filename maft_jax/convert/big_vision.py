@@ -9,7 +9,7 @@ tokenizers: TextConfig cannot describe it, and it is left out.
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -29,6 +29,7 @@ ARCHITECTURE = {
 }
 """Fields of VisionConfig that tensors do not tell and that are the same in every such tower."""
 
+TRAINER_STATE = Ignored(r"(opt|chrono)/.*|opt|chrono", "the trainer's own state")
 IGNORED = [
     Ignored(
         r"params/txt/.*",
@@ -36,14 +37,25 @@ IGNORED = [
         "token, another tokenizer",
     ),
     Ignored(r"params/[tb]", "temperature and bias between image and text; without text, no use"),
-    Ignored(r"(opt|chrono)/.*|opt|chrono", "the trainer's own state"),
+    TRAINER_STATE,
 ]
 
 
-def _block_rules(stacked: bool) -> list[Rule]:
-    """The sixteen tensors of a block, whose query, key and value are one of ours."""
-    theirs = f"{ENCODER}encoderblock/" if stacked else f"{ENCODER}encoderblock_{{}}/"
-    ours = "visual/blocks_{}/"
+def encoder_rules(encoder: str, tower: str, norm: str, stacked: bool) -> list[Rule]:
+    """Of an encoder: its blocks, stacked or not, and the last LayerNorm, `norm` of ours."""
+    theirs = f"{encoder}encoderblock/" if stacked else f"{encoder}encoderblock_{{}}/"
+    norms = {"LayerNorm_0": "ln_1", "LayerNorm_1": "ln_2"}
+    return [
+        *attention_and_mlp_rules(theirs, f"{tower}/blocks_{{}}/", norms, stacked),
+        Rule(f"{encoder}encoder_norm/scale", f"{tower}/{norm}/scale"),
+        Rule(f"{encoder}encoder_norm/bias", f"{tower}/{norm}/bias"),
+    ]
+
+
+def attention_and_mlp_rules(
+    theirs: str, ours: str, norms: Mapping[str, str], stacked: bool = False
+) -> list[Rule]:
+    """Of a block or a pooling head, whose query, key and value are one of ours."""
     attention = f"{theirs}MultiHeadDotProductAttention_0/"
     qkv = [f"{attention}{part}" for part in ("query", "key", "value")]
 
@@ -51,8 +63,7 @@ def _block_rules(stacked: bool) -> list[Rule]:
         return Rule(foreign, ours + path, *functions, stacked=stacked)
 
     names = {
-        f"{theirs}LayerNorm_0/": "ln_1/",
-        f"{theirs}LayerNorm_1/": "ln_2/",
+        **{f"{theirs}{foreign}/": f"{path}/" for foreign, path in norms.items()},
         f"{theirs}MlpBlock_0/Dense_0/": "mlp/c_fc/",
         f"{theirs}MlpBlock_0/Dense_1/": "mlp/c_proj/",
         f"{attention}out/": "attn/out_proj/",
@@ -108,9 +119,7 @@ def _tower_rules(stacked: bool, head: bool) -> list[Rule]:
             lambda shape, x: np.concatenate([np.zeros_like(x[0, :1]), x[0]]),
             _patch_positions,
         ),
-        *_block_rules(stacked),
-        Rule(f"{ENCODER}encoder_norm/scale", "visual/ln_post/scale"),
-        Rule(f"{ENCODER}encoder_norm/bias", "visual/ln_post/bias"),
+        *encoder_rules(ENCODER, "visual", "ln_post", stacked),
         *projection,
     ]
 
@@ -119,7 +128,10 @@ def _refuse_other_poolings(source: WeightsSource) -> None:
     shapes = source.shapes
     reason = None
     if any(name.startswith(f"{IMAGE}MAPHead_0/") for name in shapes):
-        reason = "it pools with an attention head (MAPHead, pool_type='map', as SigLIP does)"
+        reason = (
+            "it pools with an attention head (MAPHead, pool_type='map'), as SigLIP does, which has "
+            "a text tower beside it"
+        )
     elif any(name.startswith(f"{IMAGE}pre_logits/") for name in shapes):
         reason = "it has a tanh layer before its head (rep_size)"
     elif f"{IMAGE}cls" not in shapes:
@@ -160,7 +172,7 @@ def _infer_config(source: WeightsSource, choices: Choices) -> ClipConfig:
         raise ValueError(
             f"{source.path}: {IMAGE}pos_embedding has {rows} rows; expected those of a square grid"
         )
-    layers = shapes[query][0] if stacked else _count_blocks(shapes)
+    layers = shapes[query][0] if stacked else count_blocks(shapes, ENCODER)
     head = shapes.get(f"{IMAGE}head/kernel")
     vision = VisionConfig(
         width=width,
@@ -176,9 +188,9 @@ def _infer_config(source: WeightsSource, choices: Choices) -> ClipConfig:
     return ClipConfig(vision, None)
 
 
-def _count_blocks(names: Collection[str]) -> int:
+def count_blocks(names: Collection[str], encoder: str) -> int:
     """Of the per-block layout."""
-    block = re.compile(re.escape(f"{ENCODER}encoderblock_") + r"(\d+)/")
+    block = re.compile(re.escape(f"{encoder}encoderblock_") + r"(\d+)/")
     return max((int(match[1]) for name in names if (match := block.match(name))), default=-1) + 1
 
 
@@ -198,12 +210,19 @@ def _why_not(config: ClipConfig, head: bool) -> str | None:
     return "; ".join(differing) or None
 
 
+def has_both_siglip_towers(names: Collection[str]) -> bool:
+    """Whether these are tensors of a SigLIP, whose layouts are others."""
+    return f"{IMAGE}MAPHead_0/probe" in names and "params/txt/Embed_0/embedding" in names
+
+
 def _format(stacked: bool, head: bool) -> Format:
     block = "encoderblock/" if stacked else "encoderblock_0/"
 
     def recognise(names: Collection[str]) -> bool:
         found = any(name.startswith(f"{ENCODER}{block}") for name in names)
-        return found and (f"{IMAGE}head/kernel" in names) == head
+        return (
+            found and not has_both_siglip_towers(names) and (f"{IMAGE}head/kernel" in names) == head
+        )
 
     parts = ["big_vision", *(["stacked"] if stacked else []), *([] if head else ["headless"])]
     return Format(

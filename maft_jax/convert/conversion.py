@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 
-from maft_jax.convert.formats import FORMATS, ClipWeights, read_weights, why_not
+from maft_jax.convert.formats import FORMATS, ClipWeights, layout_of, read_weights, why_not
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder import ImageArchitecture
 
 
 def image_tower(weights: ClipWeights) -> ClipWeights:
@@ -19,7 +20,7 @@ def image_tower(weights: ClipWeights) -> ClipWeights:
 
 
 def with_text_of(weights: ClipWeights, other: ClipWeights, other_source: str) -> ClipWeights:
-    """The image tower of one with the text tower and logit scale of another.
+    """The image tower of one with the text tower and the similarities' scalars of another.
 
     Raises:
         ValueError: the other has no text tower, or embeddings of another size.
@@ -33,11 +34,20 @@ def with_text_of(weights: ClipWeights, other: ClipWeights, other_source: str) ->
         )
     tensors = {path: x for path, x in other.tensors.items() if not path.startswith("visual/")}
     alone = image_tower(weights)
+    vision = _with_similarity_of(vision, other.config.vision)
     return dataclasses.replace(
         alone,
         config=ClipConfig(vision, text, other.config.has_logit_bias),
         tensors={**alone.tensors, **tensors},
     )
+
+
+def _with_similarity_of(vision: ImageArchitecture, other: ImageArchitecture) -> ImageArchitecture:
+    """With the scalars that architectures of one kind keep beside their sizes."""
+    if type(vision) is not type(other):
+        return vision
+    names = {field.name for field in dataclasses.fields(vision)} & {"logit_scale", "logit_bias"}
+    return dataclasses.replace(vision, **{name: getattr(other, name) for name in names})
 
 
 def read_back(weights: ClipWeights, path: str | os.PathLike, format_name: str) -> ClipWeights:
@@ -83,7 +93,7 @@ def choose_format(weights: ClipWeights, destination: str | os.PathLike, name: st
 def _why_not_there(name: str, weights: ClipWeights, suffix: str) -> str | None:
     if reason := why_not(name, weights.config):
         return reason
-    format = FORMATS[name]
+    format = layout_of(name, weights.config)
     if suffix in format.suffixes or (not suffix and format.folder_tensors is not None):
         return None
     endings = [*format.suffixes, *(["no ending (a folder)"] if format.folder_tensors else [])]

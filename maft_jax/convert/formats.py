@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import jax
@@ -15,16 +16,25 @@ import numpy as np
 from maft_jax.config.fields import build
 from maft_jax.convert import rules
 from maft_jax.convert.big_vision import BIG_VISION_FORMATS
+from maft_jax.convert.big_vision_siglip import BIG_VISION_SIGLIP_FORMATS
 from maft_jax.convert.convnext import TIMM_CONVNEXT_FORMATS
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.maft import MAFT_FORMATS, MAFT_FROZEN_FORMATS
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
 from maft_jax.convert.open_clip_convnext import OPEN_CLIP_CONVNEXT_FORMATS
+from maft_jax.convert.open_clip_siglip import OPEN_CLIP_SIGLIP
 from maft_jax.convert.openai import OPENAI
 from maft_jax.convert.prefixes import FIRST, find_prefixes, without_torch_wrappers
 from maft_jax.convert.state_dict_io import write_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
+from maft_jax.convert.text_tokenizers import (
+    check_room_for_tokenizer,
+    with_tokenizer,
+    without_path,
+    write_tokenizer,
+)
 from maft_jax.convert.transformers_clip import TRANSFORMERS, explain
+from maft_jax.convert.transformers_siglip import TRANSFORMERS_SIGLIP
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
@@ -37,10 +47,13 @@ _LAYOUTS = (
     OPEN_CLIP_CUSTOM_TEXT,
     *OPEN_CLIP_CONVNEXT_FORMATS,
     TRANSFORMERS,
+    TRANSFORMERS_SIGLIP,
+    OPEN_CLIP_SIGLIP,
     *TIMM_CONVNEXT_FORMATS,
     *MAFT_FORMATS,
     *MAFT_FROZEN_FORMATS,
     *BIG_VISION_FORMATS,
+    *BIG_VISION_SIGLIP_FORMATS,
 )
 """In the order of recognition. Layouts of one name differ in a prefix of their tensors' names."""
 
@@ -106,6 +119,7 @@ def read_weights(
     choices = Choices(activation, head_width, tokenizer)
     try:
         config, masking = _config_of(source, format, choices), _masking_of(source)
+        config = with_tokenizer(config, source, choices)
         for part in filter(None, (config.vision, config.text, masking)):
             _check_sizes(part, len(source.tensors))
         expected = jax.eval_shape(lambda: random_parameters(config))
@@ -149,7 +163,7 @@ def write_weights(
         raise ValueError(
             f"{path}: these weights cannot be written in the format {format_name}: {reason}"
         )
-    format = _fitting(format_name, weights.config)
+    format = layout_of(format_name, weights.config)
     if dtype not in ("float32", "source"):
         raise ValueError(f"dtype: expected float32 or source, got {dtype!r}")
     leaves = dict(weights.tensors)
@@ -158,7 +172,9 @@ def write_weights(
     tensors = rules.stored_as_foreign(leaves, format.rules)
     metadata = {OWN_METADATA: json.dumps(_as_json(weights, format))}
     if path.suffix in format.suffixes:
+        check_room_for_tokenizer(weights.config, path.parent)
         write_state_dict(tensors, path, metadata, progress)
+        write_tokenizer(weights.config, path.parent)
     elif format.folder_tensors is None:
         raise ValueError(
             f"{path}: expected a name that ends in {' or '.join(format.suffixes)} for the format "
@@ -169,7 +185,11 @@ def write_weights(
         settings = format.make_settings(weights.config, widest)
         texts = {format.settings_file: json.dumps(settings, indent=2) + "\n"}
         texts |= format.make_more_files(weights.config)
-        _write_folder(path, format, tensors, metadata, texts, progress)
+        with _folder_for(path, format) as folder:
+            write_state_dict(tensors, folder / format.folder_tensors, metadata, progress)
+            for name, text in texts.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            write_tokenizer(weights.config, folder)
 
 
 def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
@@ -192,7 +212,8 @@ def why_not(name: str, config: ClipConfig) -> str | None:
     return None if None in reasons else "; ".join(dict.fromkeys(reasons))
 
 
-def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
+def _folder_for(path: pathlib.Path, format: Format) -> AbstractContextManager[pathlib.Path]:
+    """A new folder aside, which takes the path's name when it is complete."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(
             f"{path}: exists already, and the format {format.name} is a folder; choose a new name"
@@ -204,10 +225,7 @@ def _write_folder(path, format, tensors, metadata, texts, progress) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; create it first")
     clear_leftovers(path.parent, path.name)
-    with atomic_folder(path) as aside:
-        write_state_dict(tensors, aside / format.folder_tensors, metadata, progress)
-        for name, text in texts.items():
-            (aside / name).write_text(text, encoding="utf-8")
+    return atomic_folder(path)
 
 
 def _named(name: str) -> list[Format]:
@@ -217,8 +235,10 @@ def _named(name: str) -> list[Format]:
     return [layout for layout in _LAYOUTS if layout.name == name]
 
 
-def _fitting(name: str, config: ClipConfig) -> Format:
-    return next(layout for layout in _named(name) if layout.refuses(config) is None)
+def layout_of(name: str, config: ClipConfig) -> Format:
+    """The layout of this name that can hold the architecture; the first if none can."""
+    layouts = _named(name)
+    return next((layout for layout in layouts if layout.refuses(config) is None), layouts[0])
 
 
 def _recognised(
@@ -351,7 +371,7 @@ def _check_sizes(part, num_tensors: int) -> None:
 
 
 def _as_json(weights: ClipWeights, format: Format) -> dict:
-    config = dataclasses.asdict(weights.config)
+    config = dataclasses.asdict(without_path(weights.config))
     if not config["has_logit_bias"]:  # as version 0.1 wrote it
         del config["has_logit_bias"]
     if weights.masking is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from maft_jax.convert.formats import FORMATS, ClipWeights
+from maft_jax.convert.formats import ClipWeights, layout_of
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
 from maft_jax.runtime.tree_rules import fingerprint
@@ -35,7 +35,8 @@ def describe_tensors(tensors: Mapping[str, StoredTensor]) -> str:
 
 def describe_weights(weights: ClipWeights) -> str:
     """Format, architecture, what is left out and why, dtypes, and fingerprints."""
-    format = FORMATS.get(weights.format_name)
+    name = weights.format_name
+    format = None if name is None else layout_of(name, weights.config)
     lines = [
         f"format        {f'{format.name}: {format.description}' if format else 'training run'}",
         *_describe_architecture(weights.config),

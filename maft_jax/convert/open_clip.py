@@ -22,10 +22,14 @@ from maft_jax.convert.rules import Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.preprocess import UNIT_MEAN, UNIT_STD
 from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.text.siglip_text import SigLipTextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
 
 SETTINGS_FILE = "open_clip_config.json"
-TRUNKS_READ = {"visual.trunk.stages.0.blocks.0.conv_dw.weight"}
+TRUNKS_READ = {
+    "visual.trunk.stages.0.blocks.0.conv_dw.weight",
+    "visual.trunk.attn_pool.latent",
+}
 """Tensors of those trunks of timm for which there is another layout; the rest is refused here."""
 
 UNSUPPORTED_TENSORS = {
@@ -182,7 +186,7 @@ def _make_settings(config: ClipConfig, *, custom_text: bool) -> dict:
     }
 
 
-def text_settings(text: TextConfig) -> dict:
+def text_settings(text: TextConfig | SigLipTextConfig) -> dict:
     """The text_cfg of this tower."""
     return {
         "context_length": text.context_length,
@@ -194,7 +198,7 @@ def text_settings(text: TextConfig) -> dict:
     }
 
 
-def _mlp_ratio(tower: VisionConfig | TextConfig) -> float:
+def _mlp_ratio(tower: VisionConfig | TextConfig | SigLipTextConfig) -> float:
     width = tower.mlp_width or 4 * tower.width
     # open_clip takes int(width * ratio), so half a unit against rounding
     return 4.0 if width == 4 * tower.width else (width + 0.5) / tower.width
@@ -215,7 +219,8 @@ def _recognise_top_level(names: Collection[str]) -> bool:
 
 
 def _recognise_custom_text(names: Collection[str]) -> bool:
-    return any(n.startswith("visual.") for n in names) and any(n.startswith("text.") for n in names)
+    both = all(any(n.startswith(part) for n in names) for part in ("visual.", "text."))
+    return both and TRUNKS_READ.isdisjoint(names)
 
 
 OPEN_CLIP = Format(

@@ -14,7 +14,7 @@ from maft_jax.models.towers.clip_vit import VisionConfig
 
 SETTINGS_FILE = "config.json"
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -58,7 +58,7 @@ def _transpose(x):
     return x.T
 
 
-def _layer_rules(foreign: str, ours: str) -> list[Rule]:
+def layer_rules(foreign: str, ours: str) -> list[Rule]:
     """The sixteen tensors of a transformer layer; query, key and value are apart."""
     f, o = f"{foreign}encoder.layers.{{}}.", f"{ours}/blocks_{{}}/"
     attention = f + "self_attn."
@@ -112,13 +112,13 @@ RULES = [
     Rule("vision_model.post_layernorm.weight", "visual/ln_post/scale"),
     Rule("vision_model.post_layernorm.bias", "visual/ln_post/bias"),
     Rule("visual_projection.weight", "visual/proj", _transposed, _transpose),
-    *_layer_rules("vision_model.", "visual"),
+    *layer_rules("vision_model.", "visual"),
     Rule("text_model.embeddings.token_embedding.weight", "text/token_embedding"),
     Rule("text_model.embeddings.position_embedding.weight", "text/position_embedding"),
     Rule("text_model.final_layer_norm.weight", "text/ln_final/scale"),
     Rule("text_model.final_layer_norm.bias", "text/ln_final/bias"),
     Rule("text_projection.weight", "text/proj", _transposed, _transpose),
-    *_layer_rules("text_model.", "text"),
+    *layer_rules("text_model.", "text"),
 ]
 
 IGNORED = [
@@ -140,10 +140,10 @@ def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
     if kind == "clip_vision_model":
         if "visual_projection.weight" not in source.tensors:
             raise ValueError(f"{source.path}: {_WITHOUT_PROJECTION}")
-        vision, text, embed_dim = _merged(_VISION_DEFAULTS, settings), None, None
+        vision, text, embed_dim = merged(_VISION_DEFAULTS, settings), None, None
     elif kind == "clip":
-        vision = _merged(_VISION_DEFAULTS, _part(settings, "vision_config", where))
-        text = _merged(_TEXT_DEFAULTS, _part(settings, "text_config", where))
+        vision = merged(_VISION_DEFAULTS, tower_part(settings, "vision_config", where))
+        text = merged(_TEXT_DEFAULTS, tower_part(settings, "text_config", where))
         embed_dim = settings.get("projection_dim", 512)
         if not any(name.startswith("text_model.") for name in source.tensors):
             text = None  # CLIPVisionModelWithProjection saved with the whole model's settings
@@ -178,7 +178,7 @@ def explain(names: Collection[str]) -> str | None:
     return None
 
 
-def _part(settings: Mapping, name: str, where: str) -> Mapping:
+def tower_part(settings: Mapping, name: str, where: str) -> Mapping:
     """Of one tower; old files have it twice, and then transformers believes the second."""
     part = settings.get(f"{name}_dict") or settings.get(name) or {}
     if not isinstance(part, Mapping):
@@ -186,12 +186,13 @@ def _part(settings: Mapping, name: str, where: str) -> Mapping:
     return part
 
 
-def _merged(defaults: Mapping, settings: Mapping) -> dict:
+def merged(defaults: Mapping, settings: Mapping) -> dict:
+    """The settings of these names, each with its default."""
     return {name: settings.get(name, value) for name, value in defaults.items()}
 
 
 def _vision_config(settings: Mapping, embed_dim: int, choices: Choices) -> VisionConfig:
-    _check_numbers(settings)
+    _check_settings(settings)
     if settings["num_channels"] != 3:
         raise ValueError(f"num_channels is {settings['num_channels']}; expected 3")
     patch = settings["patch_size"]
@@ -201,14 +202,14 @@ def _vision_config(settings: Mapping, embed_dim: int, choices: Choices) -> Visio
         patch_size=patch,
         image_size=settings["image_size"] // patch * patch,
         embed_dim=embed_dim,
-        head_width=choices.head_width or _head_width(settings),
-        mlp_width=_mlp_width(settings),
-        activation=_ACTIVATIONS[settings["hidden_act"]],
+        head_width=choices.head_width or head_width(settings),
+        mlp_width=mlp_width(settings),
+        activation=ACTIVATIONS[settings["hidden_act"]],
     )
 
 
 def _text_config(settings: Mapping, embed_dim: int) -> TextConfig:
-    _check_numbers(settings)
+    _check_settings(settings)
     vocab_size, end = settings["vocab_size"], settings["eos_token_id"]
     largest = end in (_LEGACY_END_OF_TEXT, vocab_size - 1)
     if not largest and not (end == _END_OF_TEXT and end < vocab_size):
@@ -223,39 +224,46 @@ def _text_config(settings: Mapping, embed_dim: int) -> TextConfig:
         vocab_size=vocab_size,
         context_length=settings["max_position_embeddings"],
         embed_dim=embed_dim,
-        head_width=_head_width(settings),
-        mlp_width=_mlp_width(settings),
-        activation=_ACTIVATIONS[settings["hidden_act"]],
+        head_width=head_width(settings),
+        mlp_width=mlp_width(settings),
+        activation=ACTIVATIONS[settings["hidden_act"]],
     )
 
 
-def _check_numbers(settings: Mapping) -> None:
+def check_numbers(settings: Mapping) -> None:
+    """Refuses a tower's settings of no sizes, or of an unknown activation."""
     for name, value in settings.items():
         number = isinstance(value, int) and value > 0
         if name not in ("hidden_act", "layer_norm_eps", "eos_token_id") and not number:
             raise ValueError(f"{name} is {value!r}; expected one positive integer")
-    if settings["hidden_act"] not in _ACTIVATIONS:
+    if settings["hidden_act"] not in ACTIVATIONS:
         raise ValueError(
-            f"hidden_act is {settings['hidden_act']!r}; expected one of {list(_ACTIVATIONS)}"
+            f"hidden_act is {settings['hidden_act']!r}; expected one of {list(ACTIVATIONS)}"
         )
+
+
+def _check_settings(settings: Mapping) -> None:
+    check_numbers(settings)
     if settings["layer_norm_eps"] != 1e-5:
         raise ValueError(f"layer_norm_eps is {settings['layer_norm_eps']}; expected 1e-05")
 
 
-def _head_width(settings: Mapping) -> int:
+def head_width(settings: Mapping) -> int:
+    """Of attention; raises ValueError if heads do not divide the width."""
     width, heads = settings["hidden_size"], settings["num_attention_heads"]
     if width % heads:
         raise ValueError(f"num_attention_heads {heads} does not divide hidden_size {width}")
     return width // heads
 
 
-def _mlp_width(settings: Mapping) -> int | None:
+def mlp_width(settings: Mapping) -> int | None:
+    """Of our architectures: None for four times the width."""
     width = settings["intermediate_size"]
     return None if width == 4 * settings["hidden_size"] else width
 
 
 def _make_settings(config: ClipConfig, dtype: np.dtype) -> dict:
-    vision = _tower_settings(config.vision) | {
+    vision = tower_settings(config.vision) | {
         "projection_dim": config.vision.embed_dim,
         "num_channels": 3,
         "image_size": config.vision.image_size,
@@ -269,7 +277,7 @@ def _make_settings(config: ClipConfig, dtype: np.dtype) -> dict:
             **vision,
         }
     end = min(_END_OF_TEXT, config.text.vocab_size - 1)
-    text = _tower_settings(config.text) | {
+    text = tower_settings(config.text) | {
         "projection_dim": config.text.embed_dim,
         "vocab_size": config.text.vocab_size,
         "max_position_embeddings": config.text.context_length,
@@ -287,22 +295,28 @@ def _make_settings(config: ClipConfig, dtype: np.dtype) -> dict:
     }
 
 
-def _tower_settings(tower: VisionConfig | TextConfig) -> dict:
-    names = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+def tower_settings(tower) -> dict:
+    """What either tower's part of config.json says of its layers."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
         "hidden_size": tower.width,
         "intermediate_size": tower.mlp_width or 4 * tower.width,
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.width // tower.head_width,
         "hidden_act": names[tower.activation],
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": tower.block.norm_epsilon,
     }
+
+
+def _recognise(names: Collection[str]) -> bool:
+    patch_bias = "vision_model.embeddings.patch_embedding.bias"  # of SigLIP
+    return any(name.startswith("vision_model.") for name in names) and patch_bias not in names
 
 
 TRANSFORMERS = Format(
     name="transformers",
     description="Hugging Face CLIPModel or CLIPVisionModelWithProjection: a folder",
-    recognise=lambda names: any(name.startswith("vision_model.") for name in names),
+    recognise=_recognise,
     infer_config=_infer,
     rules=RULES,
     ignored=IGNORED,

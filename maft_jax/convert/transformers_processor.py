@@ -7,7 +7,7 @@ from maft_jax.models.preprocess import UNIT_MEAN, UNIT_STD
 from maft_jax.models.text.tokenizer import merges_and_vocabulary
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_BICUBIC = 3
+_BILINEAR, _BICUBIC = 2, 3
 
 
 def processor_files(config: ClipConfig) -> dict[str, str]:
@@ -33,6 +33,42 @@ def processor_files(config: ClipConfig) -> dict[str, str]:
         "tokenizer_config.json": _json(settings),
         "special_tokens_map.json": _json(special),
     }
+
+
+def siglip_processor_files(config: ClipConfig) -> dict[str, str]:
+    """The same beside a SiglipModel, whose tokenizer's own file is written elsewhere."""
+    size, gemma = config.vision.image_size, config.text.has_gemma_vocabulary
+    pixels = {
+        "image_processor_type": "SiglipImageProcessor",
+        "processor_class": "SiglipProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": _BILINEAR if gemma else _BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    files = {"preprocessor_config.json": _json(pixels)}
+    file = config.text.tokenizer
+    if file is None or (file.path.endswith(".json") and not gemma):
+        return files  # SiglipTokenizer reads a spiece.model alone
+    vocabulary = file.vocabulary
+    tokens = {
+        "tokenizer_class": "Siglip2Tokenizer" if gemma else "SiglipTokenizer",
+        "processor_class": "SiglipProcessor",
+        "model_max_length": config.text.context_length,
+        "do_lower_case": True,
+        "padding_side": "right",
+        "add_bos_token": False,
+        "add_eos_token": True,
+        "eos_token": vocabulary.piece(vocabulary.end),
+        "unk_token": vocabulary.piece(vocabulary.unknown),
+        "pad_token": vocabulary.piece(config.text.padding),
+    }
+    return files | {"tokenizer_config.json": _json(tokens)}
 
 
 def _pixels(size: int) -> dict:

@@ -10,11 +10,13 @@ import numpy as np
 from maft_jax.convert import library_embeddings as libraries
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
+from maft_jax.convert.siglip_embeddings import siglip_embeddings
 from maft_jax.convert.timm_embeddings import convnext_embeddings
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
 from maft_jax.models.towers.convnext import ConvNextConfig
+from maft_jax.models.towers.siglip import SigLipVisionConfig
 from maft_jax.runtime.sharding import one_device_mesh
 
 TOLERANCE = 1e-4
@@ -28,6 +30,7 @@ _DESCRIPTIONS = {
 }
 _END_OF_TEXT = 49407
 _PLAIN = "plain PyTorch"
+_POOLING = (ConvNextConfig, SigLipVisionConfig)
 _OPEN_CLIP_LAYOUTS = {layout.name: layout for layout in (OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT)}
 
 
@@ -52,7 +55,7 @@ class Comparison:
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
     images: np.ndarray
-    """[b, size, size, 3], normalised as CLIP's."""
+    """[b, size, size, 3], normalised as the tower's."""
     tokens: np.ndarray
     """[k, length] of int32."""
     masks: np.ndarray
@@ -126,11 +129,8 @@ def _their_embeddings(path, weights: ClipWeights, parameters: Mapping, inputs: _
     config = weights.config
     name = weights.format_name if path is not None else ""
     images, tokens = inputs.images, inputs.tokens
-    if isinstance(config.vision, ConvNextConfig):
-        known = path if name in ("open_clip", "timm") else None
-        library, found = convnext_embeddings(
-            known, config, parameters, images, tokens, inputs.masks
-        )
+    if isinstance(config.vision, _POOLING):
+        library, found = _pooled_embeddings(path, name, config, parameters, inputs)
         for kind, embeddings in found.items():
             yield kind, _DESCRIPTIONS[kind], library, embeddings
         return
@@ -151,6 +151,15 @@ def _their_embeddings(path, weights: ClipWeights, parameters: Mapping, inputs: _
     yield "masks", _DESCRIPTIONS["masks"], _PLAIN, masked
 
 
+def _pooled_embeddings(path, name: str, config: ClipConfig, parameters: Mapping, inputs: _Inputs):
+    """Library and embeddings of towers without a class token, those of masks among them."""
+    given = config, parameters, inputs.images, inputs.tokens, inputs.masks
+    if isinstance(config.vision, ConvNextConfig):
+        return convnext_embeddings(path if name in ("open_clip", "timm") else None, *given)
+    is_folder = name == TRANSFORMERS.name and os.path.isdir(path)
+    return siglip_embeddings(path if is_folder else None, *given)
+
+
 def _plain_embeddings(config: ClipConfig, parameters: Mapping, inputs: _Inputs) -> dict:
     visual, images = parameters["visual"], inputs.images
     found = {"images": libraries.plain_image_embeddings(config.vision, visual, images)}
@@ -161,7 +170,7 @@ def _plain_embeddings(config: ClipConfig, parameters: Mapping, inputs: _Inputs) 
 
 
 def _first_masked_layer(config: ClipConfig) -> int:
-    """Late enough for plain layers, early enough for masked ones."""
-    if isinstance(config.vision, ConvNextConfig):
+    """Late enough for plain layers, early enough for masked ones; 0 in a tower that pools."""
+    if isinstance(config.vision, _POOLING):
         return 0
     return config.vision.layers * 2 // 3

@@ -1,10 +1,12 @@
 """Every reader with a small valid file, how it is damaged, and what is right of what it reads."""
 
 import dataclasses
+import functools
 import io
 import json
 import pathlib
 import pickle
+import shutil
 import tarfile
 import zipfile
 from typing import Any
@@ -35,6 +37,7 @@ from maft_jax.evaluators.unfinished_counts import UnfinishedCounts
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.text.clip_text import TextConfig
+from maft_jax.models.text.sentencepiece_tokenizer import TokenizerFile
 from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.proposals.external import ExternalProposals
 from maft_jax.runtime.metric_logging import read_metrics
@@ -56,6 +59,7 @@ from tests.fuzz.mutations import (
 from tests.fuzz.reader import Make, Reader
 from tests.in_memory_weights import load_state_dict, save_state_dict
 from tests.record_sets import make_record, write_record_set
+from tests.siglip_files import GOLDEN, unpacked
 
 CLIP = ClipConfig(VisionConfig(64, 1, 16, 32, 16), TextConfig(64, 1, 50, 9, 16))
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
@@ -95,6 +99,14 @@ def clip(name: str, format_name: str, damaged: str) -> Make:
         return folder / damaged
 
     return make
+
+
+def golden_siglip(name: str, damaged: str) -> Make:
+    return lambda folder: shutil.copytree(GOLDEN / name, folder / name) / damaged
+
+
+def tokenized(path: pathlib.Path) -> Any:
+    return TokenizerFile.open(path).vocabulary.encode(["a photo of a cat"])
 
 
 def clip_without_digests(folder: pathlib.Path) -> pathlib.Path:
@@ -309,6 +321,19 @@ READERS = [
             ("transformers", "config.json"),
             ("open_clip", "open_clip_config.json"),
         )
+    ),
+    *(
+        Reader(
+            f"siglip, {name}", golden_siglip(name, settings), weights_folder, damage_json, cost=4
+        )
+        for name, settings in (
+            ("transformers", "config.json"),
+            ("open_clip", "open_clip_config.json"),
+        )
+    ),
+    *(
+        Reader(name, functools.partial(unpacked, "tokenizer_gemma", name), tokenized)
+        for name in ("tokenizer.model", "tokenizer.json")
     ),
     *(
         Reader(f"class list, {name}", file("list.txt", text), class_list)
