@@ -14,6 +14,8 @@ first, with as many machines as you like: python -m maft_jax.cli.precompute_prop
     configs/coco.py:l14,paper   both
     configs/coco.py:convnext_large
                                 open_clip's ConvNeXt-L (convnext_large_d_320.safetensors), see below
+    configs/coco.py:siglip2_b16 SigLIP 2 B/16 (the folder siglip2-base-patch16-512, which has its
+                                tokenizer), at its 512 pixels; docs/towers.md has the rest
     configs/coco.py:zero_shot   trained without the 15 unseen classes of the zero-shot split
 
 Hardware: the official run took 6 min 4 s (0.365 s a step, 1000 steps, batch 16) on 8 A100-80GB
@@ -47,6 +49,11 @@ _TOWERS = {
         "model.image_size": 640,
         "model.mask_start_layer": 0,
         "optimizer.weight_decay": 2e-5,
+    },
+    "siglip2_b16": {
+        "model.pretrained": "siglip2-base-patch16-512",
+        "model.image_size": 0,
+        "model.mask_start_layer": -1,
     },
 }
 """What is set for each image tower."""

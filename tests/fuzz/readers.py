@@ -324,7 +324,7 @@ READERS = [
     ),
     *(
         Reader(
-            f"siglip, {name}", golden_siglip(name, settings), weights_folder, damage_json, cost=4
+            f"siglip, {name}", golden_siglip(name, settings), weights_folder, damage_json, cost=8
         )
         for name, settings in (
             ("transformers", "config.json"),

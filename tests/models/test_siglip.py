@@ -115,6 +115,7 @@ def test_another_size_has_positions_resized_as_in_transformers(golden):
     assert_close(found, EXPECTED["other_image_embedding"])
 
 
+@pytest.mark.slow
 def test_exact_gelu_is_another_tower(golden):
     config, parameters, _ = golden
     exact = dataclasses.replace(config.text, activation="gelu")
@@ -171,6 +172,7 @@ def test_gradients_of_masked_pooling(golden):
     compare_gradients({**parameters, "visual": gradients}, "masked_grad/")
 
 
+@pytest.mark.slow
 def test_random_weights_with_empty_masks_have_finite_gradients():
     """All biases are zero, and so is an empty mask's embedding."""
     vision = CLIP_SIZES["siglip_tiny-random"].vision

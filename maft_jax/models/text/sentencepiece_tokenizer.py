@@ -139,7 +139,7 @@ def _of_sentencepiece(content: bytes, path: str) -> Vocabulary:
         ) from error
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=content)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter, of messages that are no text
         raise ValueError(f"{path}: no model of SentencePiece: {error}") from error
     end = model.eos_id() if model.eos_id() >= 0 else None
     return Vocabulary(
