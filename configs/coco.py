@@ -16,6 +16,10 @@ first, with as many machines as you like: python -m maft_jax.cli.precompute_prop
                                 open_clip's ConvNeXt-L (convnext_large_d_320.safetensors), see below
     configs/coco.py:siglip2_b16 SigLIP 2 B/16 (the folder siglip2-base-patch16-512, which has its
                                 tokenizer), at its 512 pixels; docs/towers.md has the rest
+    configs/coco.py:eva02_l14   EVA-02 L/14 at 336 pixels (the hub's folder timm/
+                                eva02_large_patch14_clip_336.merged2b_s6b_b61k, as open_clip reads
+                                it), masks in the last third of its 24 layers
+    configs/coco.py:tipsv2_b14  TIPSv2 B/14 at 448 pixels (the hub's folder google/tipsv2-b14)
     configs/coco.py:zero_shot   trained without the 15 unseen classes of the zero-shot split
 
 Hardware: the official run took 6 min 4 s (0.365 s a step, 1000 steps, batch 16) on 8 A100-80GB
@@ -52,6 +56,16 @@ _TOWERS = {
     },
     "siglip2_b16": {
         "model.pretrained": "siglip2-base-patch16-512",
+        "model.image_size": 0,
+        "model.mask_start_layer": -1,
+    },
+    "eva02_l14": {
+        "model.pretrained": "eva02_large_patch14_clip_336.merged2b_s6b_b61k",
+        "model.image_size": 0,
+        "model.mask_start_layer": -1,
+    },
+    "tipsv2_b14": {
+        "model.pretrained": "tipsv2-b14",
         "model.image_size": 0,
         "model.mask_start_layer": -1,
     },

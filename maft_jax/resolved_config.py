@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageArchitecture, MaskingSpec, resolve_masking
-from maft_jax.models.encoder_setup import compute_dtype, platform_of
+from maft_jax.models.encoder_setup import compute_dtype, model_masking, platform_of
 from maft_jax.runtime.mesh_axes import DATA
 
 
@@ -24,8 +24,7 @@ class ResolvedConfig(Config):
     @property
     def masking(self) -> MaskingSpec:
         """How the image tower reads proposals."""
-        model = self.model
-        return MaskingSpec(model.mask_start_layer, model.image_size, model.mask_pooling)
+        return model_masking(self.model)
 
 
 def resolve(

@@ -38,6 +38,7 @@ TORCH_FILES = [
     "maft_jax/convert/library_embeddings.py",
     "maft_jax/convert/timm_embeddings.py",
     "maft_jax/convert/siglip_embeddings.py",
+    "maft_jax/convert/class_token_embeddings.py",
     "maft_jax/proposals/transformers_models.py",
     "maft_jax/benchmarks/torch_step.py",
     "maft_jax/benchmarks/torch_inference.py",

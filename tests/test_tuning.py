@@ -56,11 +56,11 @@ def test_what_is_given_goes_before_what_weights_say_before_what_is_usual(
 def test_configuration_leaves_it_to_the_weights_where_it_says_so():
     config = preset("official")
     config.data.root = "photos"
-    assert from_config_dict(config, require_weights=False).model.given_masking == (8, 480)
+    assert from_config_dict(config, require_weights=False).model.given_masking[:2] == (8, 480)
     config.update_from_flattened_dict({"model.mask_start_layer": -1, "model.image_size": 0})
-    assert from_config_dict(config, require_weights=False).model.given_masking == (None, None)
+    assert from_config_dict(config, require_weights=False).model.given_masking[:2] == (None, None)
     config.model.mask_start_layer = 0
-    assert from_config_dict(config, require_weights=False).model.given_masking == (0, None)
+    assert from_config_dict(config, require_weights=False).model.given_masking[:2] == (0, None)
 
 
 @pytest.mark.parametrize(

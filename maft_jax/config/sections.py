@@ -41,6 +41,18 @@ class ModelConfig:
         "cells as far as it covers them, as MaskCLIP++; empty = as the weights say, or hard",
         choices=("", "hard", "soft"),
     )
+    mask_rule: str = setting(
+        "",
+        "whether patches that proposals read go on reading class tokens, and whether masks are "
+        "soft (docs/towers.md); empty = as the weights say, of CLIP maft",
+        choices=("", "maft", "shared_patches", "maskclippp"),
+    )
+    class_token: int = setting(
+        -1,
+        "of towers with several: which is matched with text, and copied for proposals (from 0); "
+        "-1 = as the weights say, or the first",
+        low=-1,
+    )
     activation: str = setting(
         "",
         "of the weights, where they do not tell it; empty = as they say",
@@ -82,10 +94,15 @@ class ModelConfig:
         }
 
     @property
-    def given_masking(self) -> tuple[int | None, int | None, str | None]:
-        """mask_start_layer, image_size and mask_pooling, None where the weights decide."""
+    def given_masking(self) -> tuple[int | None, int | None, str | None, str | None, int | None]:
+        """mask_start_layer, image_size, mask_pooling, mask_rule and class_token.
+
+        None where the weights decide.
+        """
         layer = None if self.mask_start_layer < 0 else self.mask_start_layer
-        return layer, self.image_size or None, self.mask_pooling or None
+        class_token = None if self.class_token < 0 else self.class_token
+        rules = self.mask_pooling or None, self.mask_rule or None
+        return layer, self.image_size or None, *rules, class_token
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a weight format is: how it is recognised, its architecture, and its table of rules."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.layers import ACTIVATIONS
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
 
@@ -22,6 +24,12 @@ class Choices:
     """Of the image tower's attention."""
     tokenizer: str | None = None
     """Path of the text tower's tokenizer, for towers that do not share CLIP's."""
+
+    def __post_init__(self):
+        if self.activation not in (None, *ACTIVATIONS):
+            raise ValueError(
+                f"activation: expected one of {list(ACTIVATIONS)}, got {self.activation!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +58,7 @@ class Format:
     """Whether tensors of these names are in this layout."""
     infer_config: Callable[[WeightsSource, Choices], ClipConfig]
     """The architecture; ValueError with the source's path if we cannot represent it."""
-    rules: Sequence[Rule]
+    rules: Sequence[Rule] = ()
     ignored: Sequence[Ignored] = ()
     suffixes: tuple[str, ...] = (".safetensors", ".pt")
     """Endings under which it is written as one file; none: only as a folder."""
@@ -64,10 +72,20 @@ class Format:
     """What else lies in the folder, text by name."""
     why_not: Callable[[ClipConfig], str | None] = lambda config: None
     """Why an image tower of `tower`'s kind cannot be written in this format, or None."""
+    rules_for: Callable[[ClipConfig], Sequence[Rule]] = lambda config: ()
+    """Further rules, of layouts whose names depend on the architecture."""
+    split_files: Callable[[pathlib.Path, Collection[str]], Mapping[pathlib.Path, list[str]]] = (
+        lambda path, names: {path: list(names)}
+    )
+    """Which tensors go into which file, where the layout has several beside each other."""
     tower: type = VisionConfig
     """The architecture of the image towers that it holds."""
     text_tower: type = TextConfig
     """Of its text towers."""
+
+    def table(self, config: ClipConfig) -> list[Rule]:
+        """All rules for weights of this architecture."""
+        return [*self.rules, *self.rules_for(config)]
 
     def refuses(self, config: ClipConfig) -> str | None:
         """Why this architecture cannot be written in this format, or None."""

@@ -18,6 +18,7 @@ from maft_jax.convert import rules
 from maft_jax.convert.big_vision import BIG_VISION_FORMATS
 from maft_jax.convert.big_vision_siglip import BIG_VISION_SIGLIP_FORMATS
 from maft_jax.convert.convnext import TIMM_CONVNEXT_FORMATS
+from maft_jax.convert.eva02 import EVA02_FORMATS
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.maft import MAFT_FORMATS, MAFT_FROZEN_FORMATS
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
@@ -33,6 +34,7 @@ from maft_jax.convert.text_tokenizers import (
     without_path,
     write_tokenizer,
 )
+from maft_jax.convert.tips import TIPS_FORMATS
 from maft_jax.convert.transformers_clip import TRANSFORMERS, explain
 from maft_jax.convert.transformers_siglip import TRANSFORMERS_SIGLIP
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
@@ -43,6 +45,7 @@ from maft_jax.runtime.atomic_files import atomic_folder, clear_leftovers
 
 _LAYOUTS = (
     OPENAI,
+    *EVA02_FORMATS,
     OPEN_CLIP,
     OPEN_CLIP_CUSTOM_TEXT,
     *OPEN_CLIP_CONVNEXT_FORMATS,
@@ -53,6 +56,7 @@ _LAYOUTS = (
     *MAFT_FORMATS,
     *MAFT_FROZEN_FORMATS,
     *BIG_VISION_FORMATS,
+    *TIPS_FORMATS,
     *BIG_VISION_SIGLIP_FORMATS,
 )
 """In the order of recognition. Layouts of one name differ in a prefix of their tensors' names."""
@@ -132,7 +136,7 @@ def read_weights(
     return ClipWeights(
         config,
         rules.stored_as_ours(
-            source.tensors, expected, format.rules, format.ignored, source=source.path
+            source.tensors, expected, format.table(config), format.ignored, source=source.path
         ),
         format.name,
         rules.ignored_names(list(source.tensors), format.ignored) | outside,
@@ -169,11 +173,15 @@ def write_weights(
     leaves = dict(weights.tensors)
     if dtype == "float32":
         leaves = {name: tensor.cast(np.float32) for name, tensor in leaves.items()}
-    tensors = rules.stored_as_foreign(leaves, format.rules)
+    tensors = rules.stored_as_foreign(leaves, format.table(weights.config))
     metadata = {OWN_METADATA: json.dumps(_as_json(weights, format))}
     if path.suffix in format.suffixes:
         check_room_for_tokenizer(weights.config, path.parent)
-        write_state_dict(tensors, path, metadata, progress)
+        files = format.split_files(path, tensors.keys())
+        if not path.exists() and (there := [file for file in files if file.exists()]):
+            raise ValueError(f"{there[0]}: exists already, and is written too; choose another name")
+        for file, names in files.items():
+            write_state_dict({name: tensors[name] for name in names}, file, metadata, progress)
         write_tokenizer(weights.config, path.parent)
     elif format.folder_tensors is None:
         raise ValueError(
@@ -353,7 +361,7 @@ def _own_part(source: WeightsSource, kind: type, name: str):
 def _check_sizes(part, num_tensors: int) -> None:
     """Refuses numbers that no tower of so many tensors has, before anything is as large."""
     for field, values in dataclasses.asdict(part).items():
-        low = 0 if field == "mask_start_layer" else 1
+        low = 0 if field in ("mask_start_layer", "class_token") else 1
         high = {
             "layers": num_tensors,
             "depths": num_tensors,
@@ -374,9 +382,5 @@ def _as_json(weights: ClipWeights, format: Format) -> dict:
     config = dataclasses.asdict(without_path(weights.config))
     if not config["has_logit_bias"]:  # as version 0.1 wrote it
         del config["has_logit_bias"]
-    if weights.masking is None:
-        return {"format": format.name, **config}
-    tuning = dataclasses.asdict(weights.masking)
-    if tuning["mask_pooling"] == "hard":  # likewise
-        del tuning["mask_pooling"]
-    return {"format": format.name, **config, "tuning": tuning}
+    masking = {} if weights.masking is None else {"tuning": weights.masking.as_json()}
+    return {"format": format.name, **config, **masking}

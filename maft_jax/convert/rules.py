@@ -33,6 +33,10 @@ class Rule:
     """The inverse: one array, or a tuple of them if `foreign` is one."""
     stacked: bool = False
     """One foreign tensor, without "{}" in its name, holds all layers along its first axis."""
+    if_absent: Callable[[tuple[int, ...]], np.ndarray] | None = None
+    """Foreign tensors may be absent; ours is then this, of its shape, and is not written then."""
+    also_reads: tuple[str, ...] = ()
+    """Foreign tensors of other rules that `to_ours` is given besides, behind its own."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,8 +85,12 @@ def stored_as_ours(
     for path, shape in wanted.items():
         rule, numbers = matches[path]
         names = [name.format(*numbers) for name in rule.names]
+        also = [name.format(*numbers) for name in rule.also_reads]
         consumed.update(names)
-        absent = [name for name in names if name not in tensors]
+        absent = [name for name in [*names, *also] if name not in tensors]
+        if rule.if_absent and absent == names:
+            leaves[path] = _constant(rule.if_absent, shape)
+            continue
         missing += [name for name in absent if name not in missing]
         if absent:
             continue
@@ -96,7 +104,7 @@ def stored_as_ours(
             parts = [kept.setdefault(name, _read_once(tensors[name])) for name in names]
             leaves[path] = _joined(rule, parts, shape, int(numbers[0]))
         else:
-            leaves[path] = _joined(rule, [tensors[name] for name in names], shape, None)
+            leaves[path] = _joined(rule, [tensors[n] for n in [*names, *also]], shape, None)
     unknown = _unknown(tensors, consumed, rules, ignored)
     _refuse(
         source,
@@ -126,6 +134,8 @@ def stored_as_foreign(
             continue
         if not rule.names and not np.array_equal(leaf.read(), rule.to_ours(leaf.shape)):
             unfit.append(path)
+        if rule.if_absent and np.array_equal(leaf.read(), rule.if_absent(leaf.shape)):
+            continue
         for position, part in enumerate(rule.parts(_zeros(leaf.shape))):
             name = rule.names[position].format(*numbers)
             part = StoredTensor(part.shape, leaf.dtype, _part_reader(rule, path, leaf, position))
@@ -207,6 +217,10 @@ def _joined(
 
     dtypes = {part.dtype for part in parts}
     return StoredTensor(shape, dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32), read)
+
+
+def _constant(make: Callable, shape: tuple[int, ...]) -> StoredTensor:
+    return StoredTensor(shape, np.dtype(np.float32), lambda: make(shape))
 
 
 def _read_once(tensor: StoredTensor) -> StoredTensor:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from maft_jax.convert import library_embeddings as libraries
+from maft_jax.convert.class_token_embeddings import eva02_embeddings, tips_embeddings
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
 from maft_jax.convert.siglip_embeddings import siglip_embeddings
@@ -16,7 +17,9 @@ from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
 from maft_jax.models.towers.convnext import ConvNextConfig
+from maft_jax.models.towers.eva02 import Eva02Config
 from maft_jax.models.towers.siglip import SigLipVisionConfig
+from maft_jax.models.towers.tips import TipsConfig
 from maft_jax.runtime.sharding import one_device_mesh
 
 TOLERANCE = 1e-4
@@ -131,6 +134,13 @@ def _their_embeddings(path, weights: ClipWeights, parameters: Mapping, inputs: _
     images, tokens = inputs.images, inputs.tokens
     if isinstance(config.vision, _POOLING):
         library, found = _pooled_embeddings(path, name, config, parameters, inputs)
+        for kind, embeddings in found.items():
+            yield kind, _DESCRIPTIONS[kind], library, embeddings
+        return
+    if isinstance(config.vision, Eva02Config | TipsConfig):  # of masks no library knows anything
+        is_eva02 = isinstance(config.vision, Eva02Config)
+        read = eva02_embeddings if is_eva02 else tips_embeddings
+        library, found = read(config, parameters, images, tokens)
         for kind, embeddings in found.items():
             yield kind, _DESCRIPTIONS[kind], library, embeddings
         return

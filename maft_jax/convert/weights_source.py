@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from maft_jax.convert import open_clip, transformers_clip
+from maft_jax.convert import open_clip, tips, transformers_clip
 from maft_jax.convert.foreign_format import WeightsSource
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor
@@ -38,12 +38,29 @@ def open_tensors(path: str | os.PathLike) -> WeightsSource:
         tensors, metadata = _open_shards(file), {}
     else:
         tensors, metadata = open_state_dict(file)
+        tensors = _with_other_tower(file, tensors)
     settings = {
         name: functools.partial(read_json, file.parent / name)
         for name in _SETTINGS_FILES
         if (file.parent / name).is_file()
     }
     return WeightsSource(os.fspath(path), tensors, settings, _own(metadata, path))
+
+
+def _with_other_tower(
+    file: pathlib.Path, tensors: Mapping[str, StoredTensor]
+) -> Mapping[str, StoredTensor]:
+    """TIPS has a file for each tower; the other one lies beside it."""
+    companion = tips.companion_of(file)
+    if companion is None or not tips.holds_a_part(tensors):
+        return tensors
+    if not companion.is_file():
+        if file.stem.endswith("_text"):
+            raise ValueError(
+                f"{file}: TIPS's text tower alone; expected the image tower in {companion}"
+            )
+        return tensors
+    return {**tensors, **open_state_dict(companion)[0]}
 
 
 def _in_folder(folder: pathlib.Path) -> pathlib.Path:

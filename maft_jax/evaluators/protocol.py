@@ -10,6 +10,9 @@ from maft_jax.inference.segmenter import InferenceSpec, eval_geometry
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec
 from maft_jax.resolved_config import ResolvedConfig
 
+MASK_SETTINGS = ("mask_pooling", "mask_rule", "class_token")
+"""Of masking, what version 0.1 did not know: keys have them only where they are no default."""
+
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
@@ -56,8 +59,8 @@ class EvaluationProtocol:
 
     def describe(self, encoder: ImageEncoder) -> dict:
         """JSON values for results and keys, under the names of version 0.1, whose results stay."""
-        rule = self.masking.mask_pooling
-        later = {} if rule == "hard" else {"mask_pooling": rule}
+        rules = self.masking.as_json()
+        later = {name: rules[name] for name in MASK_SETTINGS if name in rules}
         later |= {} if self.image_aspect == "squash" else {"image_aspect": self.image_aspect}
         prompts = "".join(f"{template}\n" for template in self.templates)
         return {

@@ -41,6 +41,10 @@ class Clip:
     """squash: to squares of that size; keep: it is the short side's, and the ratio stays."""
     mask_pooling: str = "hard"
     """How towers that pool read masks: hard or soft, as config.model.mask_pooling says."""
+    mask_rule: str = "maft"
+    """How proposals read patches, one of models.attention_pattern.MASK_RULES."""
+    class_token: int = 0
+    """Of towers with several: the one that is matched with text."""
 
     def __post_init__(self):
         if self.compute_dtype not in ("float32", "bfloat16"):
@@ -108,7 +112,8 @@ class Clip:
             ValueError: the format cannot hold these weights, or the path cannot be written.
         """
         name = format_name or default_format(path, self.config)
-        masking = MaskingSpec(self.mask_start_layer, self.image_size, self.mask_pooling)
+        rules = self.mask_pooling, self.mask_rule, self.class_token
+        masking = MaskingSpec(self.mask_start_layer, self.image_size, *rules)
         write_weights(ClipWeights.of(self.config, self.parameters, masking), path, name)
 
     @functools.cached_property
@@ -118,6 +123,8 @@ class Clip:
             mask_start_layer=self.mask_start_layer,
             image_size=self.image_size,
             mask_pooling=self.mask_pooling,
+            mask_rule=self.mask_rule,
+            class_token=self.class_token,
             compute_dtype=self.compute_dtype,
         )
         mesh = one_device_mesh()
@@ -176,6 +183,8 @@ def load(
         compute_dtype,
         masking.image_size,
         mask_pooling=masking.mask_pooling,
+        mask_rule=masking.mask_rule,
+        class_token=masking.class_token,
     )
 
 

@@ -6,10 +6,12 @@ keys and values in the layout that suits it.
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -18,6 +20,7 @@ from maft_jax.models import flash_attention
 from maft_jax.models.attention_pattern import AttentionPattern, AttentionSegment
 from maft_jax.models.masked_attention import proposal_attention, self_attention
 from maft_jax.models.precision import matmul_precision
+from maft_jax.models.rotary import Rotation, rotated
 from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES
 
 Projected = Any
@@ -47,8 +50,15 @@ class Attention(Protocol):
             sources: keys and values that only queries read; None where they have their own.
             pattern: which queries attend to which keys; covers every query, and every source.
             allowed: what the one masked segment may attend to: [b, q, k] for queries with an own
-                key, [q, k] for others.
+                key, [q, k] for others, of which XLA's attention also takes numbers, [b, a, q, k],
+                that are added to their scores.
         """
+
+    def rotate(self, projected: Projected, parts: str, rotation: Rotation) -> Projected:
+        """Queries and keys turned; `parts` says, in letters of "qkv", what was projected."""
+
+    def over_heads(self, attended: Attended, function: Callable[[Array], Array]) -> Attended:
+        """A function of tokens whose heads are joined, [b, t, d]."""
 
     def merge(self, attended: Attended, kernel: Float[Array, "a h d"]) -> Float[Array, "b t d"]:
         """The output projection without its bias."""
@@ -81,6 +91,16 @@ class XlaAttention:
     def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
         """Of queries that read no key of their own."""
         return self_attention(query, key, value, allowed)
+
+    def rotate(self, projected, parts, rotation) -> list[Float[Array, "b a t h"]]:
+        return [
+            x if part == "v" else rotated(x, rotation.cos, rotation.sin)
+            for part, x in zip(parts, projected, strict=True)
+        ]
+
+    def over_heads(self, attended, function) -> Float[Array, "b a t h"]:
+        joined = rearrange(attended, "b a t h -> b t (a h)")
+        return rearrange(function(joined), "b t (a h) -> b a t h", a=attended.shape[1])
 
     def merge(self, attended, kernel) -> Float[Array, "b t d"]:
         precision = matmul_precision(attended.dtype)

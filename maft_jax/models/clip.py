@@ -4,14 +4,18 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.text.siglip_text import SigLipTextConfig
+from maft_jax.models.text.tips_text import TipsTextConfig
 from maft_jax.models.text.tokenizer import VOCABULARY_SIZE
 from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.models.towers.convnext import ConvNextConfig
+from maft_jax.models.towers.eva02 import Eva02Config
 from maft_jax.models.towers.siglip import SigLipVisionConfig
+from maft_jax.models.towers.tips import TipsConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,33 @@ def siglip_config(
     )
 
 
+def eva02_config(
+    width: int,
+    layers: int,
+    patch_size: int,
+    image_size: int,
+    text_width: int,
+    text_layers: int,
+    embed_dim: int,
+) -> ClipConfig:
+    """An EVA-02 CLIP, whose hidden width is that of all published ones."""
+    return ClipConfig(
+        Eva02Config(width, layers, patch_size, image_size, embed_dim, 8 * width // 3),
+        TextConfig(text_width, text_layers, VOCABULARY_SIZE, 77, embed_dim, activation="gelu"),
+    )
+
+
+def tipsv2_config(
+    width: int, layers: int, mlp_width: int, text_mlp_width: int, text_layers: int, **vision
+) -> ClipConfig:
+    """A TIPSv2 with CLIP's vocabulary; its own comes with weights."""
+    heads = {"head_width": vision["head_width"]} if "head_width" in vision else {}
+    return ClipConfig(
+        TipsConfig(width, layers, 14, 448, mlp_width, **vision),
+        TipsTextConfig(width, text_layers, VOCABULARY_SIZE, text_mlp_width, **heads),
+    )
+
+
 _SO400M = {"head_width": 72, "mlp_width": 4304}
 
 CLIP_SIZES = {
@@ -115,6 +146,17 @@ CLIP_SIZES = {
     "siglip2-giant-opt-patch16-384": siglip_config(
         1536, 40, 16, 384, head_width=96, text_width=1152, text_layers=27
     ),
+    "eva02_tiny-random": eva02_config(128, 4, 16, 96, 64, 2, 64),
+    "EVA02-B-16": eva02_config(768, 12, 16, 224, 512, 12, 512),
+    "EVA02-L-14": eva02_config(1024, 24, 14, 224, 768, 12, 768),
+    "EVA02-L-14-336": eva02_config(1024, 24, 14, 336, 768, 12, 768),
+    "tips_tiny-random": ClipConfig(
+        TipsConfig(128, 4, 16, 96, 256), TipsTextConfig(128, 2, VOCABULARY_SIZE, 256)
+    ),
+    "tipsv2_b14": tipsv2_config(768, 12, 3072, 3072, 12),
+    "tipsv2_l14": tipsv2_config(1024, 24, 4096, 4096, 12),
+    "tipsv2_so400m14": tipsv2_config(1152, 27, 4304, 4304, 27, head_width=72),
+    "tipsv2_g14": tipsv2_config(1536, 40, 4096, 6144, 12, gated=True),
 }
 """Only for random weights: the sizes of real weights are read off the weights."""
 
@@ -129,6 +171,8 @@ def random_parameters(config: ClipConfig, seed: int = 0) -> dict:
     if config.text is None:
         return {"visual": visual}
     similarity = {"logit_scale": jnp.log(jnp.float32(1 / 0.07))}
+    if isinstance(config.vision, TipsConfig):  # of which it is a part
+        similarity = {"logit_scale": np.float32(np.log(config.vision.logit_scale))}
     if config.has_logit_bias:  # as SigLIP begins
         similarity = {"logit_scale": jnp.log(jnp.float32(10)), "logit_bias": jnp.float32(-10)}
     return {"visual": visual, "text": config.text.init(text_key), **similarity}

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from maft_jax.models.array_types import Images, Masks
+from maft_jax.models.attention_pattern import MASK_RULES
 from maft_jax.models.precision import float32_product
 from maft_jax.runtime.mesh_axes import ShardingRule
 
@@ -34,6 +35,22 @@ class MaskingSpec:
     mask_pooling: str = "hard"
     """How towers that pool weigh cells: a key of mask_pooling.RULES. Towers with a class token,
     whose proposals read a patch or do not, know the hard rule alone."""
+    mask_rule: str = "maft"
+    """One of attention_pattern.MASK_RULES; maft for towers that have no such rules."""
+    class_token: int = 0
+    """Of towers with several: the one that is matched with text, and that proposals copy."""
+
+    def __post_init__(self):
+        if self.mask_rule not in MASK_RULES:
+            raise ValueError(f"mask_rule: expected one of {MASK_RULES}, got {self.mask_rule!r:.40}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields; those that version 0.1 did not have only where they are no default."""
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +235,11 @@ def refuse_start_layer(masking: MaskingSpec, reason: str) -> None:
             f"mask_start_layer={masking.mask_start_layer}: has no meaning for this image tower, "
             f"{reason}; expected 0, or -1 in a configuration"
         )
+    if (masking.mask_rule, masking.class_token) != ("maft", 0):
+        raise ValueError(
+            f"mask_rule={masking.mask_rule}, class_token={masking.class_token}: have no meaning "
+            f"for this image tower, {reason}; leave them as they are"
+        )
 
 
 def resolve_masking(
@@ -226,6 +248,8 @@ def resolve_masking(
     mask_start_layer: int | None = None,
     image_size: int | None = None,
     mask_pooling: str | None = None,
+    mask_rule: str | None = None,
+    class_token: int | None = None,
 ) -> MaskingSpec:
     """What is given, else what the weights note, else the architecture's default."""
     noted = noted or architecture.default_masking
@@ -233,4 +257,6 @@ def resolve_masking(
         noted.mask_start_layer if mask_start_layer is None else mask_start_layer,
         noted.image_size if image_size is None else image_size,
         noted.mask_pooling if mask_pooling is None else mask_pooling,
+        noted.mask_rule if mask_rule is None else mask_rule,
+        noted.class_token if class_token is None else class_token,
     )

@@ -24,7 +24,7 @@ def make_encoder(
         ValueError: the start layer, the image size or the probabilities do not suit the weights.
     """
     settings = EncoderSettings(
-        masking=MaskingSpec(model.mask_start_layer, model.image_size, model.mask_pooling),
+        masking=model_masking(model),
         mesh=mesh,
         dtype=jnp.dtype(model.compute_dtype),
         attention=model.attention,
@@ -45,6 +45,12 @@ def make_encoder(
             f"config.model does not suit these weights: {error}. mask_start_layer=-1 and "
             "image_size=0 choose what does"
         ) from error
+
+
+def model_masking(model: ModelConfig) -> MaskingSpec:
+    """What decided settings say of how proposals are read."""
+    rules = model.mask_pooling or "hard", model.mask_rule or "maft", max(model.class_token, 0)
+    return MaskingSpec(model.mask_start_layer, model.image_size, *rules)
 
 
 def platform_of(mesh: Mesh) -> str:

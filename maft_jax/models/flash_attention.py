@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -12,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from maft_jax.models.attention_pattern import AttentionPattern
 from maft_jax.models.flash_kernels import LANES, AttentionCall
 from maft_jax.models.precision import matmul_precision
+from maft_jax.models.rotary import Rotation, rotated
 from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES
 
 _SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
@@ -69,6 +72,19 @@ class FlashAttention:
         mask = None if allowed is None else allowed.astype(jnp.int8)
         call = AttentionCall(self.head_width, pattern, sources is not None, self.interpret)
         return _attention(self.mesh, call, (queries, sources, mask))
+
+    def rotate(self, projected: Array, parts: str, rotation: Rotation) -> Array:
+        """Outside of the kernel; the features of a value are turned by nothing."""
+        heads = LANES // self.head_width
+        cos, sin = (jnp.tile(table, heads) for table in (rotation.cos, rotation.sin))
+        still = {"q": False, "k": False, "v": True}
+        cos = jnp.stack([jnp.ones_like(cos) if still[part] else cos for part in parts], axis=1)
+        sin = jnp.stack([jnp.zeros_like(sin) if still[part] else sin for part in parts], axis=1)
+        grouped = rearrange(projected, "b t (g p l) -> b g t p l", p=len(parts), l=LANES)
+        return rearrange(rotated(grouped, cos, sin), "b g t p l -> b t (g p l)")
+
+    def over_heads(self, attended: Array, function: Callable[[Array], Array]) -> Array:
+        return function(attended)
 
     def merge(self, attended: Array, kernel: Float[Array, "a h d"]) -> Float[Array, "b t d"]:
         kernel = kernel.reshape(-1, kernel.shape[-1])

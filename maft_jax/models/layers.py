@@ -22,6 +22,7 @@ from maft_jax.models.attention_pattern import (
     with_separate_queries,
 )
 from maft_jax.models.precision import matmul_precision
+from maft_jax.models.rotary import Rotation
 from maft_jax.runtime.mesh_axes import MODEL
 
 HEAD_WIDTH = 64
@@ -43,6 +44,8 @@ class BlockConfig:
     activation: str = "quick_gelu"
     """A key of ACTIVATIONS."""
     norm_epsilon: float = 1e-5
+    gated: bool = False
+    """The MLP is SwiGLU, whatever the activation."""
 
     def __post_init__(self):
         if self.head_width < 1 or self.width % self.head_width:
@@ -50,7 +53,7 @@ class BlockConfig:
                 f"a tower of width {self.width}; expected a multiple of {self.head_width}, the "
                 "width of an attention head"
             )
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in _ALL_ACTIVATIONS:
             raise ValueError(
                 f"activation: expected one of {list(ACTIVATIONS)}, got {self.activation!r}"
             )
@@ -76,6 +79,8 @@ ACTIVATIONS = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
 """OpenAI's; torch.nn.GELU; and its approximation by tanh, as big_vision has it."""
+_ALL_ACTIVATIONS = ACTIVATIONS | {"relu": jax.nn.relu}
+"""Those that weights do not tell, and that of TIPS's text tower, which has no other."""
 
 
 class LayerNorm(nn.Module):
@@ -110,7 +115,7 @@ class QkvProjection(nn.Module):
         width = x.shape[-1]
         shape = (3, self.heads, width // self.heads)
         kernel = self.param("kernel", fan_in_init(width), (width, *shape))
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        bias = self._bias(shape)
         first = "qkv".index(parts)
         chosen = slice(first, first + len(parts))
         projected = self.attention.project(
@@ -119,6 +124,9 @@ class QkvProjection(nn.Module):
             bias[chosen].astype(self.dtype),
         )
         return checkpoint_name(projected, "projected")
+
+    def _bias(self, shape: tuple[int, int, int]) -> Float[Array, "3 a h"]:
+        return self.param("bias", nn.initializers.zeros, shape)
 
 
 class OutProjection(nn.Module):
@@ -169,7 +177,32 @@ class Mlp(nn.Module):
 
     def __call__(self, x: Float[Array, "b *t d"]) -> Float[Array, "b *t d"]:
         hidden = checkpoint_name(self.c_fc(x), "hidden")
-        return self.c_proj(ACTIVATIONS[self.config.activation](hidden))
+        return self.c_proj(_ALL_ACTIVATIONS[self.config.activation](hidden))
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU: d -> silu(gate) times value, each of the wider `mlp_width` -> d.
+
+    Both come of one kernel [d, 2, mlp_width].
+    """
+
+    config: BlockConfig
+    dtype: DTypeLike
+
+    def setup(self):
+        dense = {"dtype": self.dtype, "precision": matmul_precision(self.dtype)}
+        width = self.config.width
+        self.c_gated = nn.DenseGeneral((2, self.config.mlp_width or 4 * width), **dense)
+        self.c_proj = nn.Dense(width, **dense)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        hidden = checkpoint_name(self.c_gated(x), "hidden")
+        gate, value = hidden[..., 0, :], hidden[..., 1, :]
+        return self.c_proj(self.normalised(jax.nn.silu(gate) * value))
+
+    def normalised(self, hidden: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
+        """As it is; a tower with a LayerNorm here has it in a subclass."""
+        return hidden
 
 
 class Block(nn.Module):
@@ -184,32 +217,49 @@ class Block(nn.Module):
         self.ln_1 = LayerNorm(self.dtype, epsilon)
         self.attn = Projections(self.config, self.dtype, self.attention)
         self.ln_2 = LayerNorm(self.dtype, epsilon)
-        self.mlp = Mlp(self.config, self.dtype)
+        self.mlp = (GatedMlp if self.config.gated else Mlp)(self.config, self.dtype)
 
     def __call__(
         self,
         tokens: Float[Array, "b t d"],
         pattern: AttentionPattern,
-        allowed: Bool[Array, "..."] | None = None,
+        allowed: Bool[Array, "..."] | Float[Array, "..."] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "b t d"]:
-        """Every token attends to what `pattern` and, where it is masked, `allowed` let it."""
-        projected = self.attn.in_proj(self.ln_1(tokens), "qkv")
-        attended = self.attention.attend(projected, None, pattern, allowed)
+        """Every token attends to what `pattern` and, where it is masked, `allowed` let it.
+
+        Queries and keys are turned by `rotation`, of towers with rotary positions.
+        """
+        projected = self._project(self.ln_1(tokens), "qkv", rotation)
+        attended = self.attention.attend(projected, None, pattern, self._allowed(allowed))
         return self._finish(tokens, attended)
 
     def read(
         self,
         tokens: Float[Array, "b t d"],
         pattern: AttentionPattern,
-        allowed: Bool[Array, "..."] | None = None,
+        allowed: Bool[Array, "..."] | Float[Array, "..."] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "b q d"]:
         """The last layer, for the queries of `pattern` alone, in their order."""
         normal = self.ln_1(tokens)
-        queries = self.attn.in_proj(gather_queries(normal, pattern), "q")
+        of_queries = rotation and rotation.of_queries(pattern)
         attended = self.attention.attend(
-            queries, self.attn.in_proj(normal, "kv"), with_separate_queries(pattern), allowed
+            self._project(gather_queries(normal, pattern), "q", of_queries),
+            self._project(normal, "kv", rotation),
+            with_separate_queries(pattern),
+            self._allowed(allowed),
         )
         return self._finish(gather_queries(tokens, pattern), attended)
+
+    def _project(self, normal, parts: str, rotation: Rotation | None) -> Projected:
+        projected = self.attn.in_proj(normal, parts)
+        return projected if rotation is None else self.attention.rotate(projected, parts, rotation)
+
+    def _allowed(self, allowed):
+        """What the attention is given; a tower that reads masks in another way has it in a
+        subclass."""
+        return allowed
 
     def _finish(self, tokens, attended):
         attended = checkpoint_name(attended, "attended")
@@ -220,9 +270,12 @@ class Block(nn.Module):
 SHARDING_RULES = (
     (r"in_proj/kernel$", PartitionSpec(None, None, MODEL)),
     (r"in_proj/bias$", PartitionSpec(None, MODEL)),
+    (r"in_proj/[qv]_bias$", PartitionSpec(MODEL)),
     (r"out_proj/kernel$", PartitionSpec(MODEL)),
     (r"c_fc/kernel$", PartitionSpec(None, MODEL)),
     (r"c_fc/bias$", PartitionSpec(MODEL)),
+    (r"c_gated/kernel$", PartitionSpec(None, None, MODEL)),
+    (r"c_gated/bias$", PartitionSpec(None, MODEL)),
     (r"c_proj/kernel$", PartitionSpec(MODEL)),
 )
 """Of every tower of these blocks: heads and MLPs are split, all else is whole."""
@@ -236,7 +289,8 @@ _PATTERN = 2
 
 
 def in_compute_dtype(params: Mapping, dtype: DTypeLike) -> Mapping:
-    """Weights of projections and MLPs as the products read them; all else as it is.
+    """Weights of projections and MLPs as the products read them; all else as it is, as the
+    LayerNorms that some towers have inside of them.
 
     Done once, outside of what uses a weight several times, gradients of the uses add up before
     devices exchange them.
@@ -244,14 +298,21 @@ def in_compute_dtype(params: Mapping, dtype: DTypeLike) -> Mapping:
 
     def cast(path, leaf):
         names = {entry.key for entry in path}
-        return leaf.astype(dtype) if names & {"attn", "mlp"} else leaf
+        of_product = names & {"attn", "mlp"} and not any(name.startswith("ln_") for name in names)
+        return leaf.astype(dtype) if of_product else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def make_blocks(
-    layers: int, config: BlockConfig, dtype, attention: Attention, *, remat: bool = False
+    layers: int,
+    config: BlockConfig,
+    dtype,
+    attention: Attention,
+    *,
+    remat: bool = False,
+    kind: type[Block] = Block,
 ) -> list[Block]:
     """The blocks of a tower; with `remat` the backward pass recomputes what is inside them."""
-    block = nn.remat(Block, methods=_BLOCK_METHODS, static_argnums=_PATTERN) if remat else Block
+    block = nn.remat(kind, methods=_BLOCK_METHODS, static_argnums=_PATTERN) if remat else kind
     return [block(config, dtype, attention) for _ in range(layers)]

@@ -18,11 +18,14 @@ def self_attention(
     q: Float[Array, "b a q h"],
     k: Float[Array, "b a k h"],
     v: Float[Array, "b a k h"],
-    allowed: Bool[Array, "q k"] | None = None,
+    allowed: Bool[Array, "q k"] | Float[Array, "b a q k"] | None = None,
 ) -> Float[Array, "b a q h"]:
-    """Softmax attention; `allowed` is shared by batch and heads. Softmax in float32."""
+    """Softmax attention; `allowed` is shared by batch and heads, or numbers that are added to the
+    scores. Softmax in float32."""
     logits = _logits("baqh,bakh->baqk", q, k)
-    if allowed is not None:
+    if allowed is not None and allowed.dtype != bool:
+        logits = logits + allowed
+    elif allowed is not None:
         logits = jnp.where(allowed, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return _product("baqk,bakh->baqh", weights, v)

@@ -80,5 +80,10 @@ def coarse_masks_on_grid(
 
 def patch_mask(masks: Masks, grid: tuple[int, int]) -> Bool[Array, "b n t"]:
     """Which patches each proposal reads, patches in row-major order."""
+    return soft_patch_mask(masks, grid) >= MASK_THRESHOLD
+
+
+def soft_patch_mask(masks: Masks, grid: tuple[int, int]) -> Float[Array, "b n t"]:
+    """How much of each patch is each proposal's, patches in row-major order."""
     resized = resize(mask_probability(masks), grid, axes=(2, 3))
-    return (resized >= MASK_THRESHOLD).reshape(*resized.shape[:2], -1)
+    return resized.reshape(*resized.shape[:2], -1)

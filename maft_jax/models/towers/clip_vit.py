@@ -1,43 +1,35 @@
 """CLIP's image tower: its architecture, from which its encoder follows, and its module."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models.attention import Attention, XlaAttention, choose_attention
+from maft_jax.models.attention import Attention, XlaAttention
 from maft_jax.models.attention_pattern import AttentionSegment, full_attention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
-from maft_jax.models.encoder import (
-    EncoderSettings,
-    MaskingSpec,
-    Parameters,
-    refuse_mask_pooling,
-)
-from maft_jax.models.flops import EncoderSize, step_flops
+from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.layers import (
     HEAD_WIDTH,
-    SHARDING_RULES,
+    Block,
     BlockConfig,
     LayerNorm,
     fan_in_init,
     make_blocks,
 )
-from maft_jax.models.patches import embed_patches, patch_grid
+from maft_jax.models.patches import embed_patches
 from maft_jax.models.precision import float32_product
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.resize import resize
-from maft_jax.models.towers.ip_clip import IPClip
-from maft_jax.runtime.mesh_axes import ShardingRule
+from maft_jax.models.rotary import Rotation
+from maft_jax.models.towers.class_token_architecture import ClassTokenArchitecture
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(ClassTokenArchitecture):
     """The image tower's architecture; see BlockConfig for what is not explained here."""
 
     width: int
@@ -72,73 +64,39 @@ class VisionConfig:
         )
 
     @property
-    def native_grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def heads(self) -> int:
-        return self.block.heads
-
-    @property
-    def default_trainable(self) -> tuple[str, ...]:
-        """As the official code tunes CLIP: attention, its LayerNorms, and the last one."""
-        return (r"/attn/", r"/ln_[12]/", r"^ln_post/")
-
-    @property
     def default_masking(self) -> MaskingSpec:
         """The published layer 8, in towers of up to 8 layers two thirds of them, and 480 pixels."""
         return MaskingSpec(8 if self.layers > 8 else 2 * self.layers // 3, 480)
 
-    @property
-    def default_logit_scale(self) -> float:
-        """CLIP's own is capped there, and all published ones have reached it."""
-        return 100.0
-
-    @property
-    def sharding_rules(self) -> Sequence[ShardingRule]:
-        return SHARDING_RULES
-
-    def make_encoder(self, settings: EncoderSettings) -> IPClip:
-        self.grid(settings.masking.image_size, settings.masking.image_size)
-        refuse_mask_pooling(settings.masking)
-        mesh, dtype = settings.mesh, jnp.dtype(settings.dtype)
-        attention = choose_attention(settings.attention, mesh, self.heads, self.head_width, dtype)
-        tower = VisionTransformer(
-            self,
-            dtype=dtype,
-            attention=attention,
-            remat=settings.remat,
-            loop=BlockLoop.SCANNED if settings.scan_blocks else BlockLoop.UNROLLED,
-        )
-        return IPClip(tower, settings.masking.mask_start_layer, settings.logit_scale)
-
-    def init(self, key: jax.Array) -> Parameters:
-        return _init(self, key)
-
-    def step_flops(self, masking: MaskingSpec, num_proposals: int, *, teacher: bool = True) -> int:
-        rows, columns = self.grid(masking.image_size, masking.image_size)
-        size = EncoderSize(
-            self.width, self.layers, masking.mask_start_layer, rows * columns, num_proposals
-        )
-        return step_flops(size, teacher=teacher)
-
     def describe(self) -> str:
         return f"{self.layers} layers of width {self.width}, patches of {self.patch_size}"
 
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """See patches.patch_grid."""
-        return patch_grid(height, width, self.patch_size)
+    @property
+    def module(self) -> type[nn.Module]:
+        return VisionTransformer
 
 
 class VisionTransformer(nn.Module):
     """ViT with a class token, pre-norm blocks and a final projection."""
 
-    config: VisionConfig
+    config: Any
+    """A VisionConfig, or an architecture with the same fields."""
     dtype: DTypeLike = jnp.float32
     attention: Attention = XlaAttention()
     remat: bool = False
     loop: BlockLoop = BlockLoop.UNROLLED
+    class_token: int = 0
+    """Of those before the patches the one that stands for the image."""
+
+    @property
+    def class_tokens(self) -> int:
+        """How many there are before the patches."""
+        return self.config.class_tokens
+
+    @property
+    def block_kind(self) -> type[Block]:
+        """What its layers are."""
+        return Block
 
     def setup(self):
         config = self.config
@@ -153,35 +111,60 @@ class VisionTransformer(nn.Module):
             self.patch_bias = self.param("patch_bias", nn.initializers.zeros, (config.width,))
         if config.has_ln_pre:
             self.ln_pre = LayerNorm(self.dtype, config.norm_epsilon)
-        # A scanned loop recomputes by itself; blocks inside of it must not do it once more.
-        remat = self.remat and self.loop is BlockLoop.UNROLLED
-        self.blocks = make_blocks(
-            config.layers, config.block, self.dtype, self.attention, remat=remat
-        )
+        self.blocks = self._make_blocks()
         self.ln_post = LayerNorm(jnp.float32, config.norm_epsilon)
         self.proj = self.param("proj", init, (config.width, config.embed_dim))
         if config.has_proj_bias:
             self.proj_bias = self.param("proj_bias", nn.initializers.zeros, (config.embed_dim,))
 
+    def _make_blocks(self) -> list[Block]:
+        # A scanned loop recomputes by itself; blocks inside of it must not do it once more.
+        remat = self.remat and self.loop is BlockLoop.UNROLLED
+        return make_blocks(
+            self.config.layers,
+            self.config.block,
+            self.dtype,
+            self.attention,
+            remat=remat,
+            kind=self.block_kind,
+        )
+
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
         """L2-normalised embedding of whole, normalised images."""
-        return self.read_class_token(self.run(self.embed(images), 0, self.config.layers - 1))
+        grid = self.grid_of(images)
+        tokens = self.run(self.embed(images), 0, self.config.layers - 1, grid)
+        return self.read_class_token(tokens, grid)
 
-    def run(self, tokens: Float[Array, "b t d"], first: int, last: int) -> Float[Array, "b t d"]:
+    def run(
+        self, tokens: Float[Array, "b t d"], first: int, last: int, grid: tuple[int, int]
+    ) -> Float[Array, "b t d"]:
         """Through the plain layers first, ..., last - 1."""
         pattern = full_attention(tokens.shape[1])
+        rotation = self._whole_rotation(grid)
         return through_blocks(
             self.blocks[first:last],
-            lambda block, tokens: block(tokens, pattern),
+            lambda block, tokens: block(tokens, pattern, None, rotation),
             tokens,
             self.loop,
             self.remat,
         )
 
+    def grid_of(self, images: Float[Array, "b h w 3"]) -> tuple[int, int]:
+        """Rows and columns of their patches."""
+        return self.config.grid(*images.shape[1:3])
+
+    def rotation(self, grid: tuple[int, int], patches: list[range], tokens: int) -> Rotation | None:
+        """Of towers with rotary positions: of a sequence of tokens with patches in these places."""
+        return None
+
+    def _whole_rotation(self, grid):
+        whole = self.class_tokens + grid[0] * grid[1]
+        return self.rotation(grid, [range(self.class_tokens, whole)], whole)
+
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t d"]:
         """Class token followed by patches in row-major order, positions added, normalised."""
         patches = self._patchify(images)
-        grid = self.config.grid(*images.shape[1:3])
+        grid = self.grid_of(images)
         positions = resize_position_embedding(
             self.position_embedding, self.config.native_grid, grid
         )
@@ -191,10 +174,14 @@ class VisionTransformer(nn.Module):
         tokens = jnp.concatenate([start, patches], axis=1) + positions.astype(self.dtype)
         return self.ln_pre(tokens) if self.config.has_ln_pre else tokens
 
-    def read_class_token(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b e"]:
+    def read_class_token(
+        self, tokens: Float[Array, "b t d"], grid: tuple[int, int]
+    ) -> Float[Array, "b e"]:
         """Runs the last layer for the class token alone and projects it."""
-        pattern = (AttentionSegment(range(1), range(tokens.shape[1])),)
-        return self.project(self.blocks[-1].read(tokens, pattern))[:, 0]
+        reading = range(self.class_token, self.class_token + 1)
+        pattern = (AttentionSegment(reading, range(tokens.shape[1])),)
+        read = self.blocks[-1].read(tokens, pattern, None, self._whole_rotation(grid))
+        return self.project(read)[:, 0]
 
     def project(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
         """ln_post, projection and L2 normalisation, in float32."""
@@ -222,9 +209,3 @@ def resize_position_embedding(
     patches = embedding[1:].reshape(*native_grid, -1)
     patches = resize(patches, grid, axes=(0, 1), method="bicubic", align_corners=True)
     return jnp.concatenate([embedding[:1], patches.reshape(grid[0] * grid[1], -1)])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(config: VisionConfig, key):
-    images = jnp.zeros((1, config.image_size, config.image_size, 3))
-    return VisionTransformer(config).init(key, images)["params"]

@@ -14,7 +14,9 @@ from maft_jax.models.array_types import Images, Masks
 from maft_jax.models.attention_pattern import ProposalSequence
 from maft_jax.models.block_stack import through_blocks
 from maft_jax.models.encoder import ImageArchitecture, Parameters, scaled_similarities
-from maft_jax.models.preprocess import clip_input, normalised, patch_mask
+from maft_jax.models.precision import tpu_precision
+from maft_jax.models.preprocess import patch_mask, soft_patch_mask
+from maft_jax.models.resize import resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +24,8 @@ class IPClip:
     """The models.encoder.ImageEncoder of a tower whose proposals are copies of its class token.
 
     Below `mask_start_layer` the class token is an ordinary one and masks play no part: a trunk
-    computed once for the proposals and the whole image together. Above it one sequence holds the
-    tokens of the whole image, if these are wanted, patches that attend to patches only, and
-    proposals, copies of the class token that attend to themselves and to their patches
+    computed once for the proposals and the whole image together. Above it one sequence holds
+    patches, proposals, and the whole image's tokens if these are wanted or the rule needs them
     (ProposalSequence).
     """
 
@@ -32,6 +33,8 @@ class IPClip:
     """A VisionTransformer, or a module with the same methods."""
     mask_start_layer: int
     logit_scale: float = 100.0
+    mask_rule: str = "maft"
+    """One of attention_pattern.MASK_RULES."""
 
     def __post_init__(self):
         if not 0 <= self.mask_start_layer <= self.tower.config.layers:
@@ -51,13 +54,14 @@ class IPClip:
         return self.tower.dtype
 
     def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
-        return normalised(images)
+        return self.architecture.normalise(images)
 
     def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
-        return clip_input(images, size, self.dtype)
+        precision = tpu_precision(self.dtype)
+        return resize(self.normalise(images), size, axes=(1, 2), precision=precision)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        return self.tower.config.grid(*size)
+        return self.tower.config.proposal_grid(*size)
 
     def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
         patch = self.tower.config.patch_size
@@ -100,27 +104,43 @@ class IPClip:
 
     def _masked(self, parameters, pixels, masks, has_whole: bool):
         layers_above = functools.partial(
-            _masked_layers, start=self.mask_start_layer, has_whole=has_whole
+            _masked_layers,
+            start=self.mask_start_layer,
+            rule=self.mask_rule,
+            has_whole=has_whole,
         )
         return self.tower.apply({"params": parameters}, pixels, masks, method=layers_above)
 
 
-def _masked_layers(tower, images, masks, start: int, has_whole: bool):
+def _masked_layers(tower, images, masks, start: int, rule: str, has_whole: bool):
     """Embeddings of the whole image, if wanted, and of the proposals, by a bound tower."""
-    tokens = tower.run(tower.embed(images), 0, start)
-    class_token, patches = tokens[:, :1], tokens[:, 1:]
-    sequence = ProposalSequence(patches.shape[1], masks.shape[1], has_whole)
-    allowed = patch_mask(masks, tower.config.grid(*images.shape[1:3]))
+    grid = tower.config.proposal_grid(*images.shape[1:3])
+    tokens = tower.run(tower.embed(images), 0, start, grid)
+    class_token = tokens[:, tower.class_token : tower.class_token + 1]
+    patches = tokens[:, tower.class_tokens :]
+    sequence = ProposalSequence(
+        patches.shape[1],
+        masks.shape[1],
+        has_whole,
+        tower.class_tokens,
+        tower.class_token,
+        rule,
+    )
+    if rule == "maskclippp":
+        allowed = soft_patch_mask(masks, grid)
+    else:
+        allowed = sequence.among_keys(patch_mask(masks, grid))
+    rotation = tower.rotation(grid, sequence.all_patches, sequence.proposals.stop)
     proposals = jnp.repeat(class_token, sequence.num_proposals, axis=1)
-    whole = [tokens] if has_whole else []
+    whole = [tokens] if sequence.whole else []
     tokens = through_blocks(
         tower.blocks[start:-1],
-        lambda block, tokens: block(tokens, sequence.pattern, allowed),
-        jnp.concatenate([*whole, patches, proposals], axis=1),
+        lambda block, tokens: block(tokens, sequence.pattern, allowed, rotation),
+        jnp.concatenate([*whole, *([patches] if rule == "maft" else []), proposals], axis=1),
         tower.loop,
         tower.remat,
     )
-    return tower.project(tower.blocks[-1].read(tokens, sequence.last_pattern, allowed))
+    return tower.project(tower.blocks[-1].read(tokens, sequence.last_pattern, allowed, rotation))
 
 
 def _repeated(whole, masks):
