@@ -48,6 +48,24 @@ class WeightsSource:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
+def as_stated(config: ClipConfig, choices: Choices) -> ClipConfig:
+    """An architecture that our own metadata tells, with what the caller states all the same.
+
+    Raises:
+        ValueError: a tower has no such thing.
+    """
+    vision = _replaced(config.vision, head_width=choices.head_width, activation=choices.activation)
+    text = config.text and _replaced(config.text, activation=choices.activation)
+    return dataclasses.replace(config, vision=vision, text=text)
+
+
+def _replaced(tower, **stated):
+    given = {name: value for name, value in stated.items() if value is not None}
+    if missing := given.keys() - {field.name for field in dataclasses.fields(tower)}:
+        raise ValueError(f"{sorted(missing)} has no meaning for {type(tower).__name__}")
+    return dataclasses.replace(tower, **given)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Format:
     """One foreign layout. A new one is an instance of this and an entry in formats.FORMATS."""
@@ -72,6 +90,8 @@ class Format:
     """What else lies in the folder, text by name."""
     why_not: Callable[[ClipConfig], str | None] = lambda config: None
     """Why an image tower of `tower`'s kind cannot be written in this format, or None."""
+    as_stated: Callable[[ClipConfig, Choices], ClipConfig] = as_stated
+    """Architectures of this format with what the caller states."""
     rules_for: Callable[[ClipConfig], Sequence[Rule]] = lambda config: ()
     """Further rules, of layouts whose names depend on the architecture."""
     split_files: Callable[[pathlib.Path, Collection[str]], Mapping[pathlib.Path, list[str]]] = (

@@ -295,17 +295,8 @@ def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipC
     text = _own_part(source, format.text_tower, "text")
     if vision is None:
         raise ValueError(f"corrupt metadata {OWN_METADATA!r}: vision is missing")
-    vision = _as_stated(vision, head_width=choices.head_width, activation=choices.activation)
-    text = text and _as_stated(text, activation=choices.activation)
-    return ClipConfig(vision, text, source.own.get("has_logit_bias") is True)
-
-
-def _as_stated(tower, **stated):
-    """The architecture with what the caller states; raises ValueError if it has no such thing."""
-    given = {name: value for name, value in stated.items() if value is not None}
-    if missing := given.keys() - {field.name for field in dataclasses.fields(tower)}:
-        raise ValueError(f"{sorted(missing)} has no meaning for {type(tower).__name__}")
-    return dataclasses.replace(tower, **given)
+    config = ClipConfig(vision, text, source.own.get("has_logit_bias") is True)
+    return format.as_stated(config, choices)
 
 
 def _activation_is_guessed(source: WeightsSource, format: Format) -> bool:

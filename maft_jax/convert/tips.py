@@ -140,6 +140,18 @@ def _convention(choices: Choices, of_layout: tuple[str, float]) -> tuple[str, fl
     return choices.activation, conventions[choices.activation]
 
 
+def _as_stated(config: ClipConfig, choices: Choices) -> ClipConfig:
+    """Of our own metadata, like _infer_scenic and _infer_torch of what tensors tell."""
+    vision, text = config.vision, config.text
+    if choices.activation is not None:
+        activation, epsilon = _convention(choices, _SCENIC)
+        vision = dataclasses.replace(vision, activation=activation)
+        text = text and dataclasses.replace(text, norm_epsilon=epsilon)
+    if choices.head_width is not None:
+        vision = dataclasses.replace(vision, head_width=choices.head_width)
+    return dataclasses.replace(config, vision=vision, text=text)
+
+
 def _head_width(source: WeightsSource, width: int, stated: int | None) -> int:
     head_width = stated or _HEAD_WIDTHS.get(width)
     if head_width is None or width % head_width:
@@ -296,7 +308,7 @@ def _recognise_torch(names: Collection[str]) -> bool:
     return {"register_tokens", "patch_embed.proj.weight", "mask_token"} <= set(names)
 
 
-_TOWERS = {"tower": TipsConfig, "text_tower": TipsTextConfig}
+_TOWERS = {"tower": TipsConfig, "text_tower": TipsTextConfig, "as_stated": _as_stated}
 _FILES = {"suffixes": (".npz", ".safetensors"), "split_files": split_files, **_TOWERS}
 
 TIPS_SCENIC = Format(

@@ -80,8 +80,11 @@ def test_files_come_back(weights, tmp_path, name, layout):
 
 def test_one_file_holds_both_where_its_name_is_of_neither(weights, tmp_path):
     for ending in (".npz", ".safetensors"):
-        write_weights(weights["tips"], tmp_path / f"both{ending}", "tips")
-        assert read_weights(tmp_path / f"both{ending}").config == weights["tips"].config
+        path = tmp_path / f"both{ending}"
+        write_weights(weights["tips"], path, "tips")
+        assert read_weights(path).config == weights["tips"].config
+        stated = read_weights(path, activation="gelu").config
+        assert stated == weights["tips_torch"].config
 
 
 def test_factors_and_the_first_position_are_folded(tmp_path):
