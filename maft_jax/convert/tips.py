@@ -233,7 +233,10 @@ def _make_hub_settings(config: ClipConfig) -> dict:
 
     vision, text = config.vision, config.text
     # SwiGLU is two thirds as wide as said, in steps of eight
-    ratio = (1.5 if vision.gated else 1) * vision.mlp_width / vision.width
+    hidden = 3 * vision.mlp_width // 2 if vision.gated else vision.mlp_width
+    ratio = hidden / vision.width
+    if int(vision.width * ratio) != hidden:  # half a unit against rounding
+        ratio = (hidden + 0.5) / vision.width
     return {
         "architectures": ["Tipsv2Model"],
         "model_type": "tipsv2",
@@ -269,6 +272,8 @@ def _why_not(config: ClipConfig, convention: tuple[str, float]) -> str | None:
 def _why_not_hub(config: ClipConfig) -> str | None:
     if config.text is None:
         return "there is no text tower; merge these weights with one that has"
+    if config.vision.gated and config.vision.mlp_width % 8:
+        return f"its SwiGLU is a multiple of eight wide, not {config.vision.mlp_width}"
     return _why_not(config, _TORCH)
 
 
