@@ -97,11 +97,10 @@ def test_template_that_cannot_be_read_to_its_end_is_named_and_not_the_destinatio
         def read(self, size=-1):
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(
-        "maft_jax.convert.tensor_replacement.open",
-        lambda path, mode: Torn() if mode == "rb" else pathlib.Path(path).open(mode),
-        raising=False,
-    )
+    def opened(path, mode):
+        return Torn() if mode == "rb" else open(path, mode)
+
+    monkeypatch.setattr("maft_jax.convert.tensor_replacement.open", opened, raising=False)
     with pytest.raises(OSError, match="Input/output error") as caught:
         replace_tensors(saved, tmp_path / "new.safetensors", {"a": ARRAYS["a"]})
     assert caught.value.filename == str(saved)
