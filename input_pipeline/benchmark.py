@@ -17,7 +17,7 @@ from input_pipeline import train_pipeline, transforms
 from input_pipeline.process_batches import ProcessBatches
 from input_pipeline.records import proposal_records, record_source
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
+from input_pipeline.train_pipeline import TrainGeometry, read_train_batches
 
 STAGES: dict[str, tuple[ModuleType, str]] = {
     "record: read, checksums": (record_source, "read_data"),
@@ -58,7 +58,7 @@ def measure(
     opened = time.monotonic()
 
     def batches(workers: int, processes: int) -> Iterator[dict]:
-        return make_train_batches(
+        return read_train_batches(
             source,
             num_processes=processes,
             global_batch_size=batch_size,

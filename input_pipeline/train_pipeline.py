@@ -70,7 +70,7 @@ def make_train_dataset(
     return batched_dataset(*stream.parts(), num_workers)
 
 
-def make_train_batches(
+def read_train_batches(
     source: PreparedSource, *, num_processes: int, num_workers: int | None = None, **stream: Any
 ) -> Iterator[Arrays]:
     """The batches of make_train_dataset(source, **stream), whatever computes them; has `close`.

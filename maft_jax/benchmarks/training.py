@@ -13,7 +13,7 @@ from input_pipeline.benchmark_records import write_benchmark_records
 from input_pipeline.device_batches import GlobalBatches
 from input_pipeline.process_batches import choose_num_processes
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import make_train_batches
+from input_pipeline.train_pipeline import read_train_batches
 from maft_jax.benchmarks.drawn_data import draw_text
 from maft_jax.benchmarks.models import BenchmarkModel
 from maft_jax.benchmarks.step import StepData, StepProgram
@@ -86,7 +86,7 @@ def _take_steps(
 
 @contextlib.contextmanager
 def _batches(model: BenchmarkModel, source: RecordSource) -> Iterator[GlobalBatches]:
-    host_batches = make_train_batches(
+    host_batches = read_train_batches(
         source,
         num_processes=choose_num_processes(model.config.data.reading_processes),
         global_batch_size=model.config.batch_size,

@@ -13,7 +13,7 @@ import pytest
 
 from input_pipeline.process_batches import choose_num_processes
 from input_pipeline.reading_process import BatchLayout, _portable
-from input_pipeline.train_pipeline import TrainGeometry, make_train_batches
+from input_pipeline.train_pipeline import TrainGeometry, read_train_batches
 from tests.input_pipeline.tiny_source import TinySource
 from tests.runs import REPOSITORY
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 def _batches(num_processes, source=None, step=FIRST, **options):
     options = {"num_workers": 3, "process_index": 1, "process_count": 2, **options}
-    return make_train_batches(
+    return read_train_batches(
         source or TinySource(),
         num_processes=num_processes,
         global_batch_size=6,
