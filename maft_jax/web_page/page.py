@@ -13,7 +13,7 @@ from typing import Any
 from input_pipeline.sample_folder import SAMPLE_CLASSES
 from maft_jax.inference.clip import Clip
 from maft_jax.runtime import stop_requests
-from maft_jax.web_page.guard import HostGuard, is_open_to_all
+from maft_jax.web_page.guard import RequestGuard, is_open_to_all
 from maft_jax.web_page.session import PageSession, read_field, viewer_data
 
 MOST_PROPOSALS = 300
@@ -94,7 +94,7 @@ def serve_page(
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; prints the address once it answers.
 
-    Requests under another name than the page's own are refused: see `guard.HostGuard`.
+    Requests under another name than the page's own are refused: see `guard.RequestGuard`.
 
     Args:
         port: by default the first free one from 7860 on.
@@ -127,7 +127,7 @@ def serve_page(
             ssr_mode=False,
             max_file_size="64mb",
             auth=auth,
-            app_kwargs={"middleware": [Middleware(HostGuard, host, share)]},
+            app_kwargs={"middleware": [Middleware(RequestGuard, host, share)]},
             state_session_capacity=_MOST_TABS,
             theme=gr.themes.Default(font=_font(gr)),
         )
