@@ -183,6 +183,7 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
     )
     # The file as it came: gr.Image itself would meet a corrupt one with a message for programmers.
     picture.preprocess = lambda payload: None if payload is None else payload.path
+    _fetch_nothing(gr, picture)
     asked = {"picture": picture}
     examples = session.draw_examples()
     samples = gr.Dataset(
@@ -224,6 +225,18 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
         api_visibility="private",
     )
     return asked
+
+
+def _fetch_nothing(gr, picture) -> None:
+    """Makes gradio refuse a picture that is an address, which it would fetch for a script."""
+    keep = picture.async_move_resource_to_block_cache
+
+    async def keep_uploaded(path: str | None) -> str | None:
+        if "://" in str(path):
+            raise gr.Error("Drop a file: this page fetches nothing.", print_exception=False)
+        return await keep(path)
+
+    picture.async_move_resource_to_block_cache = keep_uploaded
 
 
 def _showing_side(gr) -> dict[str, Any]:
