@@ -52,8 +52,7 @@ def choose_num_processes(asked: int) -> int:
 
 
 class ProcessBatches(Iterator[Arrays]):
-    """The batches of `numpy_dataset.batched_dataset`, computed by processes, which cannot be
-    written to.
+    """The batches of `numpy_dataset.batched_dataset`, computed by processes; not to be written to.
 
     `num_workers` threads of all processes together compute examples, as many as there are CPUs
     unless given; they stay about two batches ahead of the reader. `example` is pickled. What it
