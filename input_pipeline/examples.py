@@ -63,9 +63,10 @@ class ExampleSource(Protocol):
 class PreparedSource(Protocol):
     """Random access to examples with proposals, and the bounds that batches are padded to.
 
-    `num_proposals` is the most proposals of any example, `max_classes_per_image` the most classes
-    present in any label map; both are at least 1. `image_sizes` are (height, width) of the upright
-    images. Equal fingerprints mean equal data in equal order.
+    It must be picklable, since several processes may read from it. `num_proposals` is the most
+    proposals of any example, `max_classes_per_image` the most classes present in any label map;
+    both are at least 1. `image_sizes` are (height, width) of the upright images. Equal fingerprints
+    mean equal data in equal order.
     """
 
     class_names: tuple[str, ...]

@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2
 
 Dataset = "tf.data.Dataset"
 Arrays = dict[str, Shaped[np.ndarray, "..."]]
@@ -67,7 +67,7 @@ def batched_dataset(
 
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
     dataset = dataset.map(tensors, num_workers, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD)
+    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
     options = tf.data.Options()
     # Else more batches are computed ahead, and kept in memory, than is said here.
     options.autotune.enabled = False

@@ -5,15 +5,24 @@ stream. The position alone decides which example is read (`permutation.example_i
 the seed, how it is augmented, so that resuming at any step is exact and costs nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from input_pipeline.example_checks import check_batching, check_example
 from input_pipeline.examples import PreparedSource
-from input_pipeline.numpy_dataset import Arrays, Dataset, Signature, batched_dataset
+from input_pipeline.numpy_dataset import (
+    Arrays,
+    Dataset,
+    NumpyBatches,
+    Signature,
+    batched_dataset,
+)
 from input_pipeline.permutation import example_index
+from input_pipeline.process_batches import ProcessBatches
 from input_pipeline.transforms import TrainGeometry, transform_example
 
 _ENDLESS = 2**63 - 1
@@ -48,34 +57,33 @@ def make_train_dataset(
     given. A ValueError of the source reaches readers of `NumpyBatches` unchanged; the same is
     raised for an example that contradicts itself or its source.
     """
-    check_batching(source, global_batch_size, process_index, process_count)
-    if start_step < 0:
-        raise ValueError(f"start_step: expected 0 or more, got {start_step}")
-    per_example = per_example or {}
-    for name, rows in per_example.items():
-        if len(rows) != len(source):
-            raise ValueError(
-                f"per_example: expected a row of {name} for each of the {len(source)} examples, "
-                f"got {len(rows)}"
-            )
-    local_batch_size = global_batch_size // process_count
-
-    def example(number: int) -> Arrays:
-        """Of the number-th row that this process would read from step 0 on."""
-        step, row = divmod(number, local_batch_size)
-        position = step * global_batch_size + process_index * local_batch_size + row
-        index = int(example_index(np.array([position]), len(source), seed)[0])
-        extra = {name: rows[index] for name, rows in per_example.items()}
-        return _transformed(source, index, (seed, position), geometry) | extra
-
-    extra = {name: (rows.dtype.type, rows.shape[1:]) for name, rows in per_example.items()}
-    return batched_dataset(
-        range(start_step * local_batch_size, _ENDLESS),
-        example,
-        _signature(source, geometry) | extra,
-        local_batch_size,
-        num_workers,
+    stream = _Stream(
+        source,
+        global_batch_size,
+        seed,
+        start_step,
+        geometry,
+        process_index,
+        process_count,
+        per_example,
     )
+    return batched_dataset(*stream.parts(), num_workers)
+
+
+def read_train_batches(
+    source: PreparedSource, *, num_processes: int, num_workers: int | None = None, **stream: Any
+) -> Iterator[Arrays]:
+    """The batches of make_train_dataset(source, **stream), whatever computes them; has `close`.
+
+    With several processes, `num_workers` threads of them all compute examples, source and
+    `per_example` are pickled and kept by each, and TensorFlow takes no part.
+
+    Raises:
+        ChildProcessError: by `next`, a process was killed.
+    """
+    if num_processes == 1:
+        return NumpyBatches(make_train_dataset(source, num_workers=num_workers, **stream))
+    return ProcessBatches(*_Stream(source, **stream).parts(), num_processes, num_workers)
 
 
 def make_unaugmented_dataset(
@@ -113,6 +121,49 @@ def example_ids_at(
     positions = step * global_batch_size + np.arange(global_batch_size)
     indices = example_index(positions, len(source), seed)
     return [source.example_ids[index] for index in indices]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The rows that a process reads, by their number, counted from step 0 on."""
+
+    source: PreparedSource
+    global_batch_size: int
+    seed: int
+    start_step: int
+    geometry: TrainGeometry
+    process_index: int = 0
+    process_count: int = 1
+    per_example: Mapping[str, np.ndarray] | None = None
+
+    def __post_init__(self):
+        check_batching(self.source, self.global_batch_size, self.process_index, self.process_count)
+        if self.start_step < 0:
+            raise ValueError(f"start_step: expected 0 or more, got {self.start_step}")
+        for name, rows in (self.per_example or {}).items():
+            if len(rows) != len(self.source):
+                raise ValueError(
+                    f"per_example: expected a row of {name} for each of the {len(self.source)} "
+                    f"examples, got {len(rows)}"
+                )
+
+    def parts(self) -> tuple[range, Callable[[int], Arrays], Signature, int]:
+        """Numbers, what makes a row of one, what a row holds, and rows of a batch."""
+        local_batch_size = self.global_batch_size // self.process_count
+        numbers = range(self.start_step * local_batch_size, _ENDLESS)
+        extra = (self.per_example or {}).items()
+        signature = _signature(self.source, self.geometry) | {
+            name: (rows.dtype.type, rows.shape[1:]) for name, rows in extra
+        }
+        return numbers, self.row, signature, local_batch_size
+
+    def row(self, number: int) -> Arrays:
+        local_batch_size = self.global_batch_size // self.process_count
+        step, row = divmod(number, local_batch_size)
+        position = step * self.global_batch_size + self.process_index * local_batch_size + row
+        index = int(example_index(np.array([position]), len(self.source), self.seed)[0])
+        extra = {name: rows[index] for name, rows in (self.per_example or {}).items()}
+        return _transformed(self.source, index, (self.seed, position), self.geometry) | extra
 
 
 def _signature(source: PreparedSource, geometry: TrainGeometry) -> Signature:

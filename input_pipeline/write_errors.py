@@ -11,9 +11,10 @@ _WORDS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Context of writing a file, so that what the system says of it is told with its name.
+    """Context of writing or reading a file, so that what the system says is told with its name.
 
-    The system names the file where it cannot be opened, but not where it cannot be written.
+    The system names the file where it cannot be opened, but not where it fails later. Of contexts
+    inside each other the inner one, which knows better, gives its name.
     """
     try:
         yield

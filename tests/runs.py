@@ -20,6 +20,7 @@ SETTINGS = {
     "model.image_size": 64,
     "data.crop_size": 64,
     "data.short_sides": (64, 80),
+    "data.reading_processes": 1,  # on machines of many cores, too
     "proposals.num_proposals": 8,
     "optimizer.learning_rate": 2e-4,
     "checkpointing.every_steps": 4,

@@ -49,6 +49,14 @@ def read_listed_classes(text: str, where: str) -> Found:
 
     Raises ValueError, with the line, for what is no class list of a known format.
     """
+    listed, taken_for = _read(text, where)
+    classes = [
+        entry._replace(is_class=entry.is_class and entry.name != _NO_CLASS) for entry in listed
+    ]
+    return classes, taken_for
+
+
+def _read(text: str, where: str) -> Found:
     found = read_json(text, where) or read_yaml(text, where) or read_pbtxt(text, where)
     if found is not None:
         return found
@@ -186,7 +194,7 @@ def _with_synonyms(entry: ListedClass) -> ListedClass:
             "delete the comma too many, or write the name that is missing"
         )
     name, *synonyms = names
-    return entry._replace(name=name, synonyms=tuple(synonyms), is_class=name != _NO_CLASS)
+    return entry._replace(name=name, synonyms=tuple(synonyms))
 
 
 def _check_single_names(listed: Sequence[ListedClass], form: str) -> None:

@@ -7,6 +7,7 @@ import jax
 
 from input_pipeline.benchmark import measure
 from input_pipeline.benchmark_records import write_benchmark_records
+from input_pipeline.process_batches import choose_num_processes
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.config import Config
 from maft_jax.proposals.precompute_job import records_folder
@@ -39,6 +40,7 @@ def measure_input(config: Config, options: BenchmarkOptions) -> dict:
             len(os.sched_getaffinity(0)),
             train_geometry(config.data),
             stop_requests.check,
+            choose_num_processes(config.data.reading_processes),
         )
     return {"data": described, **numbers}
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from input_pipeline.benchmark_records import write_benchmark_records
 from input_pipeline.device_batches import GlobalBatches
-from input_pipeline.numpy_dataset import NumpyBatches
+from input_pipeline.process_batches import choose_num_processes
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import make_train_dataset
+from input_pipeline.train_pipeline import read_train_batches
 from maft_jax.benchmarks.drawn_data import draw_text
 from maft_jax.benchmarks.models import BenchmarkModel
 from maft_jax.benchmarks.step import StepData, StepProgram
@@ -86,8 +86,9 @@ def _take_steps(
 
 @contextlib.contextmanager
 def _batches(model: BenchmarkModel, source: RecordSource) -> Iterator[GlobalBatches]:
-    dataset = make_train_dataset(
+    host_batches = read_train_batches(
         source,
+        num_processes=choose_num_processes(model.config.data.reading_processes),
         global_batch_size=model.config.batch_size,
         seed=model.config.seed,
         start_step=0,
@@ -95,7 +96,7 @@ def _batches(model: BenchmarkModel, source: RecordSource) -> Iterator[GlobalBatc
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    batches = GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(model.mesh))
+    batches = GlobalBatches(host_batches, sharding.batch_sharding(model.mesh))
     try:
         yield batches
     finally:

@@ -2,6 +2,7 @@
 
     python -m maft_jax.cli.benchmark_input
     python -m maft_jax.cli.benchmark_input --records=FOLDER --num_workers=16 --json=speed.json
+    python -m maft_jax.cli.benchmark_input --num_processes=4 --step_ms=50
 
 reads records from disk and makes training batches of them, without JAX. By default they hold
 photographs of 640x480 pixels with 100 proposals each; docs/input_pipeline.md has results.
@@ -28,6 +29,15 @@ _NUM_BATCHES = flags.DEFINE_integer("num_batches", 30, "batches that are timed",
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", len(os.sched_getaffinity(0)), "threads", lower_bound=1
 )
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes",
+    0,
+    "processes that read, with these threads together; 1 = this one, 0 = as in training",
+    lower_bound=0,
+)
+_STEP_MS = flags.DEFINE_float(
+    "step_ms", 0.0, "milliseconds that pass after every batch, as a step would", lower_bound=0
+)
 _JSON = command_line.define_path("json", None, "file to write the numbers to")
 
 
@@ -42,14 +52,22 @@ def _measure() -> None:
     # Imported late: --help and wrong flags answer at once.
     from input_pipeline.benchmark import describe, measure
     from input_pipeline.benchmark_records import write_benchmark_records
+    from input_pipeline.process_batches import choose_num_processes
     from maft_jax.runtime import stop_requests
 
     tick = stop_requests.check
     with tempfile.TemporaryDirectory() as folder:
         if not _RECORDS.value:
             write_benchmark_records(folder, _NUM_IMAGES.value, _NUM_PROPOSALS.value, tick)
-        sizes = (_BATCH_SIZE.value, _NUM_BATCHES.value, _NUM_WORKERS.value)
-        results = measure(_RECORDS.value or folder, *sizes, tick=tick)
+        results = measure(
+            _RECORDS.value or folder,
+            _BATCH_SIZE.value,
+            _NUM_BATCHES.value,
+            _NUM_WORKERS.value,
+            tick=tick,
+            num_processes=choose_num_processes(_NUM_PROCESSES.value),
+            step_seconds=_STEP_MS.value / 1e3,
+        )
     print(describe(results))
     if _JSON.value:
         pathlib.Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,7 @@ def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[str
     else:
         names, synonyms = read_names_file(_CLASSES_FILE.value, "--classes_file")
     background = parse_names(_BACKGROUND.value, "--background") if _BACKGROUND.value else ()
-    check_apart(names, background)
+    check_apart(names, background, synonyms)
     return names, background, synonyms
 
 

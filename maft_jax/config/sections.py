@@ -149,6 +149,13 @@ class DataConfig:
     )
     max_long_side: int = setting(2560, "limit of the long side when resizing", low=2)
     augment: bool = setting(True, "random scale, crop, colour and flip; False fits the image in")
+    reading_processes: int = setting(
+        0,
+        "processes of each host that make training batches; 1 = threads of the training process, "
+        "0 = by its cores: 1 up to 8 of them, then one for every 4, at most 8",
+        low=0,
+        high=256,
+    )
     cache_dir: str = setting(
         "", "for proposals and text embeddings; empty = ~/.cache/maft_jax", path=FROM_HERE
     )

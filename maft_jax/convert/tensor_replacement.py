@@ -4,6 +4,7 @@ Nothing is decoded and encoded again: the values are written over the old ones, 
 so optimizer states, counters, names and their order all survive, whatever they are.
 """
 
+import io
 import json
 import math
 import mmap
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from input_pipeline.write_errors import naming
 from maft_jax.convert.safetensors_file import open_safetensors, renew_digests
 from maft_jax.convert.torch_archive import is_zip_archive, read_torch_archive
 from maft_jax.runtime.atomic_files import atomic_write, clear_leftovers
@@ -201,9 +203,14 @@ def _rounded(template, name: str, value: np.ndarray, dtype: np.dtype) -> np.ndar
 
 def _copy(source: pathlib.Path, target: os.PathLike, progress: Callable[[int], object]) -> None:
     with open(source, "rb") as reader, open(target, "wb") as writer:
-        while chunk := reader.read(_COPY_CHUNK):
+        while chunk := _read(reader, source):
             writer.write(chunk)
             progress(len(chunk))
+
+
+def _read(reader: io.BufferedIOBase, source: pathlib.Path) -> bytes:
+    with naming(source):
+        return reader.read(_COPY_CHUNK)
 
 
 def _renew_checksums(path: os.PathLike, content: mmap.mmap, changed: list[Place]) -> None:

@@ -24,7 +24,9 @@ from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.sealed_files import SEAL, json_digest
 
 SUMMARY_FILE = "summary.csv"
-FORMAT = "maft_jax evaluation 1"
+FORMAT = "maft_jax evaluation 2"
+_UNSEALED_FORMAT = "maft_jax evaluation 1"
+"""Of version 0.1. Files of this format that have a seal were written before it had a number."""
 
 DEFINITIONS = {
     "miou_gt_or_pred": "sum of IoUs of classes with ground truth / number of classes with ground "
@@ -195,9 +197,10 @@ def read_result(path: str | os.PathLike) -> EvaluationResult:
         content = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: expected the JSON of an evaluation, {error}") from error
-    if content.get("format") != FORMAT:
+    if content.get("format") not in (FORMAT, _UNSEALED_FORMAT):
         raise ValueError(f"{path}: expected the JSON of an evaluation with format={FORMAT!r}")
-    if content.pop(SEAL, None) not in (None, json_digest(content)):  # version 0.1 wrote none
+    unsealed = content["format"] == _UNSEALED_FORMAT and SEAL not in content
+    if content.pop(SEAL, None) != json_digest(content) and not unsealed:
         raise ValueError(
             f"{path}: is corrupt, or was edited: {SEAL} does not match; evaluate again"
         )

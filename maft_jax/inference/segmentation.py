@@ -111,8 +111,8 @@ class ImageSegmenter:
             raise ValueError(f"num_proposals: expected at least 1, got {num_proposals}")
         self.class_names = _names(classes, "classes")
         self.background = _names(background, "background") if background else ()
-        check_apart(self.class_names, self.background)
         self.synonyms = synonyms or {}
+        check_apart(self.class_names, self.background, self.synonyms)
         if strangers := self.synonyms.keys() - set(self.class_names):
             raise ValueError(
                 f"synonyms: expected names of classes, {sorted(strangers)[0]!r} is none of "

@@ -3,10 +3,10 @@
 import csv
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
-from maft_jax.models.text_classifier import check_distinct, checked_texts, find_alike
+from maft_jax.models.text_classifier import check_distinct, checked_texts, find_shared
 
 _OF_SEVERAL_NAMES = re.compile(r"\s*\d+\s*:")
 
@@ -99,12 +99,20 @@ def check_names(names: Sequence[str], what: str = "classes") -> tuple[str, ...]:
     return names
 
 
-def check_apart(classes: Sequence[str], background: Sequence[str]) -> None:
-    """Raises ValueError where CLIP cannot tell a background name from a class."""
-    alike = find_alike([*classes, *background])
-    if alike is not None:
-        one, other = (([*classes, *background])[position] for position in alike)
+def check_apart(
+    classes: Sequence[str], background: Sequence[str], synonyms: Mapping[str, Sequence[str]]
+) -> None:
+    """Raises ValueError where CLIP cannot tell a background name from a name of a class."""
+    further = {
+        name: of_class
+        for of_class, names in (synonyms if background else {}).items()
+        for name in checked_texts(names, "synonyms")
+    }
+    names = [*classes, *further]
+    shared = find_shared(names, background)
+    if shared is not None:
+        one, other = names[shared[0]], background[shared[1]]
+        what = "one of the classes" if shared[0] < len(classes) else f"a name of {further[one]!r}"
         raise ValueError(
-            f"background: {other!r} is one of the classes as well: CLIP cannot tell it from "
-            f"{one!r}; drop one"
+            f"background: {other!r} is {what} as well: CLIP cannot tell it from {one!r}; drop one"
         )

@@ -192,6 +192,19 @@ def find_alike(names: Sequence[str], tokenize: Tokenize = tokenize) -> tuple[int
     return None
 
 
+def find_shared(names: Sequence[str], others: Sequence[str]) -> tuple[int, int] | None:
+    """Positions in both of the first of `others` of which CLIP reads the tokens of a name."""
+
+    def tokens(name: str) -> bytes:
+        return _tokenize_class(name, ("{}",), tokenize).tobytes()
+
+    positions = {tokens(name): position for position, name in enumerate(names if others else ())}
+    for position, other in enumerate(others):
+        if (shared := positions.get(tokens(other))) is not None:
+            return shared, position
+    return None
+
+
 def check_distinct(
     names: object,
     what: str,

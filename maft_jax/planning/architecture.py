@@ -87,3 +87,15 @@ def num_classes(data: DataConfig) -> tuple[int, str]:
         names = load_class_list(source, data.ignore_labels).names
         return len(names) - len(data.unseen_classes), ""
     return FOLDER_CLASSES, f"{FOLDER_CLASSES} classes, since {listed} is not here"
+
+
+def names_per_class(data: DataConfig) -> int:
+    """Text embeddings of each class: the most names that a class of the list has.
+
+    Raises:
+        ValueError: the list of classes is corrupt.
+    """
+    listed = pathlib.Path(data.root, data.classes)
+    if data.dataset in SPECS or not data.synonyms or not listed.is_file():
+        return 1
+    return 1 + max(map(len, load_class_list(listed, data.ignore_labels).synonyms), default=0)

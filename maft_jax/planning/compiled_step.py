@@ -64,6 +64,7 @@ def compile_step(
     *,
     num_classes: int,
     classes_per_image: int,
+    names_per_class: int = 1,
 ) -> StepCosts:
     """The very step that training runs: function, shardings and donation of `make_step_setup`.
 
@@ -75,7 +76,12 @@ def compile_step(
     """
     start = time.monotonic()
     lowered, shapes = lower_step(
-        config, clip, mesh, num_classes=num_classes, classes_per_image=classes_per_image
+        config,
+        clip,
+        mesh,
+        num_classes=num_classes,
+        classes_per_image=classes_per_image,
+        names_per_class=names_per_class,
     )
     parts = _argument_bytes(mesh, clip.vision.sharding_rules, *shapes)
     trainable = {
@@ -100,7 +106,13 @@ def compile_step(
 
 
 def lower_step(
-    config: Config, clip: ClipConfig, mesh: Mesh, *, num_classes: int, classes_per_image: int
+    config: Config,
+    clip: ClipConfig,
+    mesh: Mesh,
+    *,
+    num_classes: int,
+    classes_per_image: int,
+    names_per_class: int = 1,
 ) -> tuple[jax.stages.Lowered, tuple]:
     """The step for the devices of `mesh`, not yet compiled, and the shapes of its arguments.
 
@@ -112,7 +124,8 @@ def lower_step(
     state = jax.eval_shape(setup.init_state, visual)
     frozen = jax.eval_shape(setup.frozen, visual)
     batch = batch_shapes(config, classes_per_image, num_classes)
-    text = jax.ShapeDtypeStruct((num_classes, clip.vision.embed_dim), np.float32)
+    rows = (num_classes,) if names_per_class == 1 else (num_classes, names_per_class)
+    text = jax.ShapeDtypeStruct((*rows, clip.vision.embed_dim), np.float32)
     shapes = (state, frozen, text, batch)
     return setup.jitted(state, frozen).lower(*shapes), shapes
 

@@ -9,7 +9,12 @@ from typing import Any
 from jax.sharding import Mesh
 
 from maft_jax.config import Config
-from maft_jax.planning.architecture import CLASSES_PER_IMAGE, num_classes, resolve_config
+from maft_jax.planning.architecture import (
+    CLASSES_PER_IMAGE,
+    names_per_class,
+    num_classes,
+    resolve_config,
+)
 from maft_jax.planning.bounds import StepBounds, step_bounds
 from maft_jax.planning.compiled_step import StepCosts, compile_step
 from maft_jax.planning.topology import Topology, parse_topology
@@ -124,6 +129,7 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
         topology.chip,
         num_classes=classes,
         classes_per_image=CLASSES_PER_IMAGE,
+        names_per_class=names_per_class(config.data),
     )
     return Plan(
         topology=topology.name,

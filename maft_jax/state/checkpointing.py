@@ -28,6 +28,20 @@ from maft_jax.state.train_state import TrainState
 logger = logging.getLogger(__name__)
 
 TEXT_TOWER = "text_tower"
+
+_DIGESTS = {
+    "pretrained": ("another image tower", "give the weights that the run began with"),
+    TEXT_TOWER: (
+        "another text tower beside the same image tower",
+        "give the weights that the run began with",
+    ),
+    "synonyms": (
+        "other further names of the classes",
+        "restore the class list of the records and config.data.synonyms",
+    ),
+    "data": ("other images, label maps or proposals", "restore the records"),
+}
+"""Of what a run is told by its digest alone: what it is in words, and how to restore it."""
 """Of a run's identity: the text tower's fingerprint, which earlier versions did not note."""
 _DIGEST = "digest"
 _REMOVED = ".removed"
@@ -182,12 +196,15 @@ class Checkpoints:
         for name, expected in run_identity.items():
             if name == TEXT_TOWER and name not in record:
                 continue
-            if record.get(name) != expected:
-                raise ValueError(
-                    f"{self._directory / str(step)} was made with {name}={record.get(name)!r}, "
-                    f"this run has {name}={expected!r}; restore that setting to resume, or use "
-                    "another workdir"
-                )
+            if record.get(name) == expected:
+                continue
+            values = f"{name}={record.get(name)!r}, this run has {name}={expected!r}"
+            what, mend = _DIGESTS.get(name, (None, "restore that setting"))
+            raise ValueError(
+                f"{self._directory / str(step)} was made with "
+                f"{values if what is None else f'{what} ({values})'}; {mend} to resume, or use "
+                "another workdir"
+            )
 
     def _put_aside(self, step: int, problem: str):
         logger.warning(

@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from input_pipeline.device_batches import GlobalBatches
-from input_pipeline.numpy_dataset import NumpyBatches
-from input_pipeline.train_pipeline import example_ids_at, make_train_dataset
+from input_pipeline.process_batches import choose_num_processes
+from input_pipeline.train_pipeline import example_ids_at, read_train_batches
 from input_pipeline.write_errors import full_disk_behind
 from maft_jax.config import Config
 from maft_jax.models.array_types import Batch
@@ -163,8 +163,9 @@ def _batches(run: Run, first_step: int) -> GlobalBatches:
     share, num_shares = sharding.share_of_process(
         run.mesh, jax.process_index(), run.config.batch_size
     )
-    dataset = make_train_dataset(
+    batches = read_train_batches(
         run.source,
+        num_processes=choose_num_processes(run.config.data.reading_processes),
         global_batch_size=run.config.batch_size,
         seed=run.config.seed,
         start_step=first_step,
@@ -173,7 +174,7 @@ def _batches(run: Run, first_step: int) -> GlobalBatches:
         process_count=num_shares,
         per_example=run.per_example,
     )
-    return GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(run.mesh))
+    return GlobalBatches(batches, sharding.batch_sharding(run.mesh))
 
 
 def _compile(run: Run, state: TrainState, batch: Batch) -> Callable:

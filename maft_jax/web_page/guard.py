@@ -1,4 +1,4 @@
-"""Whom the page answers: requests that name it as it was opened, from no other page."""
+"""Whom the page answers, and what: requests that name it as it was opened, of bounded size."""
 
 import ipaddress
 import re
@@ -10,14 +10,23 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 """A name or an address in small letters, and a port: nothing that a URL could have around them."""
 _TUNNEL = ".gradio.live"
-_REFUSED = b"403: this page is not for requests of other names or other pages; see docs/web_page.md"
+_MOST_BYTES = 4 * 2**20
+"""Of a request's body: names of classes, which gradio takes into memory as a whole."""
+_MOST_UPLOADED = 65 * 2**20
+"""Of an upload's: a file as large as gradio is told to take, and what is around it."""
+_FETCHES = re.compile(r"/(?:proxy=|file=\s*https?:)", re.IGNORECASE)
+"""Paths for which gradio's server would ask another server."""
+
+Refusal = tuple[int, str]
 
 
-class HostGuard:
-    """ASGI middleware that refuses what a page elsewhere can make a browser send here.
+class RequestGuard:
+    """ASGI middleware that refuses what a page elsewhere can make a browser send here, and floods.
 
     Such a page either sends its own Origin, or lets its own name point to this machine (DNS
-    rebinding) and then sends that name as Host. Scripts, which send no Origin, are let in.
+    rebinding) and then sends that name as Host. Scripts, which send no Origin, are let in. Bodies
+    say how large they are, and are at most as large as the page's own; nothing is fetched from
+    other servers.
 
     Args:
         host: what the server listens at; all addresses: any address, and this machine's names.
@@ -34,14 +43,33 @@ class HostGuard:
             self._names |= {own, f"{own.partition('.')[0]}.local"}
 
     async def __call__(self, scope: Mapping, receive: Callable, send: Callable) -> None:
-        if scope["type"] not in ("http", "websocket") or self._lets_in(scope["headers"]):
+        refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            text = [(b"content-type", b"text/plain")]
-            await send({"type": "http.response.start", "status": 403, "headers": text})
-            await send({"type": "http.response.body", "body": _REFUSED})
+            status, why = refusal
+            # The rest of a body that nobody reads is no next request.
+            headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            body = f"{status}: {why}; see docs/web_page.md".encode()
+            await send({"type": "http.response.body", "body": body})
+
+    def _refusal(self, scope: Mapping) -> Refusal | None:
+        """The status and reason of a request that is not answered."""
+        if not self._lets_in(scope["headers"]):
+            return 403, "this page is not for requests of other names or other pages"
+        if _FETCHES.search(scope["path"]):
+            return 403, "this page fetches nothing from elsewhere"
+        headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers:
+            return 411, "expected a body that says how large it is"
+        length = headers.get(b"content-length", b"0")
+        most = _MOST_UPLOADED if scope["path"].rstrip("/").endswith("/upload") else _MOST_BYTES
+        if not length.isdigit() or len(length) > 15 or int(length) > most:
+            return 413, f"expected at most {most} bytes"
+        return None
 
     def _lets_in(self, headers: list[tuple[bytes, bytes]]) -> bool:
         hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]

@@ -13,7 +13,7 @@ from typing import Any
 from input_pipeline.sample_folder import SAMPLE_CLASSES
 from maft_jax.inference.clip import Clip
 from maft_jax.runtime import stop_requests
-from maft_jax.web_page.guard import HostGuard, is_open_to_all
+from maft_jax.web_page.guard import RequestGuard, is_open_to_all
 from maft_jax.web_page.session import PageSession, read_field, viewer_data
 
 MOST_PROPOSALS = 300
@@ -94,7 +94,7 @@ def serve_page(
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; prints the address once it answers.
 
-    Requests under another name than the page's own are refused: see `guard.HostGuard`.
+    Requests under another name than the page's own are refused: see `guard.RequestGuard`.
 
     Args:
         port: by default the first free one from 7860 on.
@@ -127,7 +127,7 @@ def serve_page(
             ssr_mode=False,
             max_file_size="64mb",
             auth=auth,
-            app_kwargs={"middleware": [Middleware(HostGuard, host, share)]},
+            app_kwargs={"middleware": [Middleware(RequestGuard, host, share)]},
             state_session_capacity=_MOST_TABS,
             theme=gr.themes.Default(font=_font(gr)),
         )
@@ -183,6 +183,7 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
     )
     # The file as it came: gr.Image itself would meet a corrupt one with a message for programmers.
     picture.preprocess = lambda payload: None if payload is None else payload.path
+    _fetch_nothing(gr, picture)
     asked = {"picture": picture}
     examples = session.draw_examples()
     samples = gr.Dataset(
@@ -224,6 +225,18 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
         api_visibility="private",
     )
     return asked
+
+
+def _fetch_nothing(gr, picture) -> None:
+    """Makes gradio refuse a picture that is an address, which it would fetch for a script."""
+    keep = picture.async_move_resource_to_block_cache
+
+    async def keep_uploaded(path: str | None) -> str | None:
+        if "://" in str(path):
+            raise gr.Error("Drop a file: this page fetches nothing.", print_exception=False)
+        return await keep(path)
+
+    picture.async_move_resource_to_block_cache = keep_uploaded
 
 
 def _showing_side(gr) -> dict[str, Any]:

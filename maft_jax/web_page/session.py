@@ -72,7 +72,7 @@ class PageSession:
         self._one_at_a_time = threading.Lock()
 
     def segment(
-        self, picture: str | None, classes: str, background: str, num_proposals: int
+        self, picture: str | None, classes: str | None, background: str | None, num_proposals: int
     ) -> Result:
         """Segments the file `picture` with the names of `read_classes` and `read_field`.
 
@@ -81,8 +81,8 @@ class PageSession:
         """
         if not picture:
             raise ValueError("There is no picture yet: drop one, or click on an example.")
-        names, synonyms = read_classes(classes)
-        others = read_field(background, "background")
+        names, synonyms = read_classes(classes or "")
+        others = read_field(background or "", "background")
         if not names:
             raise ValueError("There are no classes yet: type names with commas between them.")
         with self._one_at_a_time:
@@ -91,15 +91,19 @@ class PageSession:
             segmentation = segmenter.segment_prepared(self._prepare(segmenter, picture))
             return Result(segmentation, Path(picture).stem, time.monotonic() - start)
 
-    def write_overlay(self, result: Result, opacity: float) -> str:
-        """Path of a PNG file in a new folder."""
-        path = self._new_folder() / f"{result.name}_overlay.png"
+    def write_overlay(self, result: Result | None, opacity: float) -> str:
+        """Path of a PNG file in a new folder; ValueError where there is no result."""
+        path = self._new_path(result, "overlay")
         Image.fromarray(overlay(result.segmentation, opacity)).save(path)
         return str(path)
 
-    def write_labels(self, result: Result) -> str:
-        """Path of a PNG file in a new folder; `encode_labels` says what its values are."""
-        path = self._new_folder() / f"{result.name}_labels.png"
+    def write_labels(self, result: Result | None) -> str:
+        """Path of a PNG file in a new folder; `encode_labels` says what its values are.
+
+        Raises:
+            ValueError: there is no result.
+        """
+        path = self._new_path(result, "labels")
         path.write_bytes(encode_labels(result.segmentation))
         return str(path)
 
@@ -126,13 +130,15 @@ class PageSession:
             del self._prepared[next(iter(self._prepared))]
         return prepared
 
-    def _new_folder(self) -> Path:
+    def _new_path(self, result: Result | None, what: str) -> Path:
+        if result is None:
+            raise ValueError("There is no result yet: segment a picture first.")
         parent = self.folder / "results"
         parent.mkdir(parents=True, exist_ok=True)
         oldest_first = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         for path in oldest_first[: 1 - _RESULTS_KEPT]:
             shutil.rmtree(path, ignore_errors=True)
-        return Path(tempfile.mkdtemp(dir=parent))
+        return Path(tempfile.mkdtemp(dir=parent)) / f"{result.name}_{what}.png"
 
 
 def read_field(text: str, what: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from input_pipeline.benchmark import STAGES
 from input_pipeline.benchmark_records import write_benchmark_folder, write_benchmark_records
 from input_pipeline.layouts import open_dataset
 from input_pipeline.records.record_source import RecordSource
-from input_pipeline.train_pipeline import make_train_dataset
+from input_pipeline.train_pipeline import read_train_batches
 from maft_jax.benchmarks.input import cores_for, measure_input
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.precompute import measure_precompute
@@ -21,9 +21,9 @@ def test_input_is_read_with_the_configured_geometry_and_batch(monkeypatch):
 
     def spy(source, **settings):
         asked.append(settings)
-        return make_train_dataset(source, **settings)
+        return read_train_batches(source, **settings)
 
-    monkeypatch.setattr("input_pipeline.benchmark.make_train_dataset", spy)
+    monkeypatch.setattr("input_pipeline.benchmark.read_train_batches", spy)
     measured = measure_input(small_config({"data.root": "unused"}), BenchmarkOptions(steps=2))
     assert {settings["global_batch_size"] for settings in asked} == {8}
     assert {settings["geometry"].crop_size for settings in asked} == {64}

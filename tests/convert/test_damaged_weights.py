@@ -1,5 +1,7 @@
 """Weights that are damaged, or made to take all memory: an error with the file's name, at once."""
 
+import errno
+import io
 import json
 import pathlib
 import pickle
@@ -86,6 +88,22 @@ def test_replaced_tensors_have_new_digests(saved, tmp_path):
     replace_tensors(saved, tmp_path / "new.safetensors", {"a": ARRAYS["a"] + 1})
     assert find_damage(tmp_path / "new.safetensors") is None
     assert load_state_dict(tmp_path / "new.safetensors")["a"][0, 0] == 1
+
+
+def test_template_that_cannot_be_read_to_its_end_is_named_and_not_the_destination(
+    saved, tmp_path, monkeypatch
+):
+    class Torn(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, "Input/output error")
+
+    def opened(path, mode):
+        return Torn() if mode == "rb" else open(path, mode)
+
+    monkeypatch.setattr("maft_jax.convert.tensor_replacement.open", opened, raising=False)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        replace_tensors(saved, tmp_path / "new.safetensors", {"a": ARRAYS["a"]})
+    assert caught.value.filename == str(saved)
 
 
 @pytest.mark.parametrize("entry", ["data/0", "data.pkl"])

@@ -78,6 +78,18 @@ def test_what_is_written_is_read(tmp_path):
     assert back.numbers() == result.numbers()
 
 
+def test_result_without_its_seal_passes_as_one_of_version_0_1_alone(tmp_path):
+    write_results([golden_result()], tmp_path)
+    path = tmp_path / "voc2012.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content | {"num_images": 7}))
+    with pytest.raises(ValueError, match=r"voc2012\.json: is corrupt, or was edited: sha256"):
+        read_result(path)
+    path.write_text(json.dumps(content | {"format": "maft_jax evaluation 1"}))
+    assert read_result(path).num_images == 3
+
+
 def test_json_is_self_contained_and_strict(tmp_path):
     provenance = {"loss": float("nan"), "seed": np.int64(3), "path": pathlib.Path("a"), "s": (1.0,)}
     write_results([golden_result(provenance=provenance)], tmp_path)

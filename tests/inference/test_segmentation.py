@@ -248,6 +248,14 @@ def test_wrong_names_are_refused(clip, classes, background, message):
         ImageSegmenter(clip, classes, background=background)
 
 
+def test_background_that_is_a_synonym_of_a_class_is_refused(clip):
+    message = "background: 'Kitten' is a name of 'cat' as well: CLIP cannot tell it from 'kitten'"
+    with pytest.raises(ValueError, match=message):
+        ImageSegmenter(
+            clip, "dog, cat", background="sky, Kitten", synonyms={"cat": ["tom", "kitten"]}
+        )
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

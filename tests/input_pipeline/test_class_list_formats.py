@@ -267,6 +267,19 @@ def test_line_of_several_names_goes_by_its_first_and_keeps_the_others():
     assert parse_class_list(b"0: cat\n1: dog\n", "list.txt").synonyms == ()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0\tinvalid_class_id\n1\tcat\n",
+        "0,invalid_class_id\n1,cat\n",
+        '{"categories": [{"id": 0, "name": "invalid_class_id"}, {"id": 1, "name": "cat"}]}',
+    ],
+)
+def test_values_that_are_not_used_are_no_classes_in_any_format(text):
+    classes = parse_class_list(text.encode(), "list.txt")
+    assert classes.names == ("cat",) and classes.ignored_values == (0, 255)
+
+
 def test_classes_that_share_their_first_name_go_by_one_of_their_own():
     text = "115:bag,bags\n192:bag,traveling bag\n175:pier,wharf\n256:pier\n131:pot,pan\n132:pan\n"
     classes = parse_class_list(text.encode(), "ade20k_847_with_prompt_eng.txt")

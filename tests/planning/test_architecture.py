@@ -1,5 +1,7 @@
 """Weights and data that are not there are replaced by what their names say."""
 
+import dataclasses
+
 import pytest
 
 from maft_jax.config.sections import DataConfig
@@ -9,6 +11,7 @@ from maft_jax.models.encoder import MaskingSpec
 from maft_jax.planning.architecture import (
     FOLDER_CLASSES,
     clip_architecture,
+    names_per_class,
     num_classes,
     resolve_config,
 )
@@ -65,5 +68,14 @@ def test_classes_of_a_folder_are_read_or_assumed(tmp_path):
     assert num_classes(DataConfig(root=str(tmp_path))) == (3, "")
     assert num_classes(DataConfig(root=str(tmp_path), unseen_classes=("dog",))) == (2, "")
     assert num_classes(DataConfig(root="nowhere", classes="voc_20")) == (20, "")
+    assert names_per_class(DataConfig(root=str(tmp_path))) == 1
+    assert names_per_class(DataConfig(root="nowhere", classes="voc_20")) == 1
     classes, assumption = num_classes(DataConfig(root="nowhere"))
     assert classes == FOLDER_CLASSES and str(FOLDER_CLASSES) in assumption
+
+
+def test_names_of_classes_are_planned_for_unless_the_first_alone_counts(tmp_path):
+    (tmp_path / "classes.txt").write_text("0:invalid_class_id\n1:cat,kitten,tom\n2:dog\n")
+    data = DataConfig(root=str(tmp_path))
+    assert num_classes(data) == (2, "") and names_per_class(data) == 3
+    assert names_per_class(dataclasses.replace(data, synonyms=False)) == 1

@@ -1,6 +1,7 @@
 """Real processes that are stopped and killed: nothing is lost, and the end is bit-identical."""
 
 import os
+import pathlib
 import signal
 import time
 
@@ -95,6 +96,43 @@ def test_signal_saves_and_the_same_command_resumes(
     assert stopped >= 2 and "Traceback" not in output
     finish(start(command(data, tmp_path, **STEPS)))
     assert_bit_identical(tmp_path, never_interrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_reading_processes_serve_until_all_is_saved_and_change_no_bit(
+    data, never_interrupted, tmp_path, number
+):
+    """A terminal and a scheduler send signals to the whole group."""
+    several = STEPS | {"data__reading_processes": 2}
+    process = start(command(data, tmp_path, **several), start_new_session=True)
+    wait_until(lambda: last_step(tmp_path) >= 2, process)
+    os.killpg(process.pid, number)
+    output = finish(process, 128 + number)
+    assert f"stopped by {number.name} at step" in output and "Traceback" not in output
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    finish(start(command(data, tmp_path, **several)))
+    assert_bit_identical(tmp_path, never_interrupted)
+
+
+@pytest.mark.slow
+def test_killed_reading_process_ends_the_run_with_a_reason(data, tmp_path):
+    several = STEPS | {"data__reading_processes": 2, "num_steps": 10**6}
+    process = start(command(data, tmp_path, **several), start_new_session=True)
+    wait_until(lambda: last_step(tmp_path) >= 2, process)
+    readers = [
+        int(path.parent.name)
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+        if b"input_pipeline.reading_process" in path.read_bytes()
+        and os.getpgid(int(path.parent.name)) == process.pid
+    ]
+    assert len(readers) == 2
+    os.kill(readers[0], signal.SIGKILL)
+    output = finish(process, 1)
+    assert "was killed by SIGKILL" in output and "Traceback" not in output
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.slow

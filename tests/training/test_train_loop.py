@@ -11,12 +11,15 @@ import warnings
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import maft_jax
+from maft_jax.config.sections import CheckpointingConfig
 from maft_jax.runtime import tree_rules
 from maft_jax.runtime.only_writer import FolderInUse, only_writer
+from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.training.train_loop import TrainingDiverged, train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
 
@@ -259,6 +262,19 @@ def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
     with pytest.raises(ValueError, match=message):
         train_and_evaluate(small_config(data, **(THIRTY_STEPS | change)), finished[1])
     assert (finished[1] / "config.json").read_text() == before
+
+
+def test_what_is_told_by_digests_is_said_in_words(tmp_path):
+    checkpoints = Checkpoints(epath.Path(tmp_path), CheckpointingConfig())
+    record = {"seed": 0, "text_tower": "1a", "synonyms": None}
+    checkpoints._check_belongs(3, {"seed": 0}, {"seed": 0, "text_tower": "2b", "synonyms": None})
+    for changed, words in {
+        "text_tower": r"another text tower .* \(text_tower='1a', this run has text_tower='2b'\)",
+        "synonyms": r"other further names of the classes .*; restore the class list",
+    }.items():
+        with pytest.raises(ValueError, match=f"checkpoints/3 was made with {words}"):
+            checkpoints._check_belongs(3, record, record | {changed: "2b"})
+    checkpoints.close()
 
 
 def test_changed_setting_is_reported(data, copied, caplog):

@@ -1,5 +1,6 @@
 """Requests of other names and other pages are refused, in an app of Starlette's."""
 
+import asyncio
 import socket
 
 import pytest
@@ -10,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from maft_jax.web_page.guard import HostGuard
+from maft_jax.web_page.guard import RequestGuard
 
 
 async def _talk(websocket):
@@ -23,7 +24,7 @@ def _client(host="127.0.0.1", share=False):
         Route("/", lambda request: PlainTextResponse("in"), methods=["GET", "POST"]),
         WebSocketRoute("/talk", _talk),
     ]
-    guarded = Starlette(routes=routes, middleware=[Middleware(HostGuard, host, share)])
+    guarded = Starlette(routes=routes, middleware=[Middleware(RequestGuard, host, share)])
     return TestClient(guarded)
 
 
@@ -95,3 +96,38 @@ def test_websockets_are_refused_alike():
         _client().websocket_connect("/talk", headers={"host": "evil.example"}),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/", {"content-length": str(4 * 2**20)}, 200),
+        ("/", {"content-length": str(4 * 2**20 + 1)}, 413),
+        ("/", {"content-length": "9" * 6000}, 413),
+        ("/", {"content-length": "-5"}, 413),
+        ("/", {"transfer-encoding": "chunked"}, 411),
+        ("/gradio_api/upload", {"content-length": str(64 * 2**20)}, 200),
+        ("/gradio_api/upload/", {"content-length": str(66 * 2**20)}, 413),
+        ("/gradio_api/file=https://elsewhere.example/x", {}, 403),
+        ("/gradio_api/file=HTTP://elsewhere.example/x", {}, 403),
+        ("/gradio_api/proxy=https://elsewhere.example/x", {}, 403),
+        ("/gradio_api/file=/tmp/gradio/http/x.png", {}, 200),
+    ],
+)
+def test_floods_and_what_would_be_fetched_from_elsewhere_are_refused(path, headers, status):
+    async def app(scope, receive, send):
+        await PlainTextResponse("in")(scope, receive, send)
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    encoded = {"host": "localhost"} | headers
+    scope = {
+        "type": "http",
+        "path": path,
+        "headers": [(name.encode(), value.encode()) for name, value in encoded.items()],
+    }
+    asyncio.run(RequestGuard(app, "127.0.0.1", False)(scope, None, send))
+    assert sent[0]["status"] == status

@@ -1,6 +1,7 @@
 """The web page without a browser: what it computes, says, writes, and how its server ends."""
 
 import base64
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -205,6 +208,14 @@ def test_downloads_are_the_overlay_and_the_label_map(session, result):
     )
 
 
+def test_what_scripts_leave_out_is_asked_for(session, picture):
+    with pytest.raises(ValueError, match="There are no classes yet"):
+        session.segment(picture, None, None, 25)
+    for write, more in ((session.write_overlay, (0.5,)), (session.write_labels, ())):
+        with pytest.raises(ValueError, match="There is no result yet"):
+            write(None, *more)
+
+
 def test_old_downloads_are_removed(session, result, monkeypatch):
     monkeypatch.setattr("maft_jax.web_page.session._RESULTS_KEPT", 3)
     paths = [session.write_labels(result) for _ in range(5)]
@@ -279,6 +290,12 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
             client.predict(None, CLASSES, "", 25, api_name="/segment")
         client.close()
         assert "event: error" in ask(address, picture)  # never uploaded: a file of the server's
+        assert "this page fetches nothing" in ask(address, "https://elsewhere.example/photo.png")
+        with contextlib.closing(HTTPConnection(urlsplit(address).netloc)) as flood:
+            flood.putrequest("POST", "/gradio_api/call/segment")
+            flood.putheader("Content-Length", str(5 * 2**20))
+            flood.endheaders()
+            assert flood.getresponse().status == 413
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read().endswith(
