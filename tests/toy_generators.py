@@ -16,26 +16,12 @@ SIZES = ((24, 40), (40, 24), (22, 37))
 
 @dataclasses.dataclass(frozen=True)
 class ToyNetwork:
-    align_corners: bool = True
-
-    def __call__(self, parameters, images, inside):
-        pixels = (images / 255 - 0.5) * inside[..., None]
+    def __call__(self, parameters, images, sizes):
         dimensions = ("NHWC", "HWIO", "NCHW")
         logits = lax.conv_general_dilated(
-            pixels, parameters["kernel"], (4, 4), "VALID", dimension_numbers=dimensions
+            images / 255 - 0.5, parameters["kernel"], (4, 4), "VALID", dimension_numbers=dimensions
         )
         return logits, logits.mean((2, 3))[..., None] * parameters["classes"][None]
-
-
-class PadToEights:
-    """Images are read at their size and padded to multiples of eight."""
-
-    def resize(self, image):
-        return image
-
-    def padded_size(self, input_size):
-        height, width = (-(-side // 8) * 8 for side in input_size)
-        return height, width
 
 
 def toy_parameters() -> dict[str, np.ndarray]:
@@ -46,8 +32,17 @@ def toy_parameters() -> dict[str, np.ndarray]:
     }
 
 
-def toy_generator(network=ToyNetwork(), images_per_device=1) -> DeviceGenerator:
-    return DeviceGenerator("toy", "v1", network, PadToEights(), toy_parameters, images_per_device)
+def toy_generator(images_per_device=1) -> DeviceGenerator:
+    return DeviceGenerator(
+        name="toy",
+        fingerprint="v1",
+        network=ToyNetwork(),
+        prepare=lambda image: image,
+        load=toy_parameters,
+        divisor=8,
+        align_corners=True,
+        images_per_device=images_per_device,
+    )
 
 
 def toy_job(folder, num_examples=20, bad=(), **changes) -> PrecomputeJob:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from input_pipeline.examples import PROPOSAL_STRIDE, Example, proposal_grid_size
 from maft_jax.config.sections import MeshConfig
@@ -26,44 +26,30 @@ Sizes = tuple[int, int]
 
 
 @runtime_checkable
-class InputGeometry(Protocol):
-    """How images come to the size at which a network reads them."""
-
-    def resize(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "input_h input_w 3"]:
-        """The image as the network reads it, without padding."""
-        ...
-
-    def padded_size(self, input_size: Sizes) -> Sizes:
-        """Multiples of 4 to which images are padded below and to the right."""
-        ...
-
-
-@runtime_checkable
 class MaskNetwork(Hashable, Protocol):
-    """A network as a static object that gets its parameters with every call.
-
-    `align_corners` says how its mask logits, a quarter of the padded size, lie on the image: corner
-    points on the corner pixels, or each logit in the middle of its four by four pixels.
-    """
-
-    align_corners: bool
+    """A network as a static object that gets its parameters with every call."""
 
     def __call__(
         self,
         parameters: Any,
         images: UInt8[Array, "b padded_h padded_w 3"],
-        inside: Float32[Array, "b padded_h padded_w"],
+        sizes: Int32[Array, "b 2"],
     ) -> tuple[Float[Array, "b q h w"], Float[Array, "b q c"]]:
-        """Mask and class logits of every query; the last class is "no object".
+        """Mask logits at a quarter of the padded size and class logits, "no object" last.
 
-        `inside` is 1 where there is an image, 0 in the padding.
+        `sizes` are (height, width) of the images inside of their padding, which has zeros.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceGenerator:
-    """The BatchedGenerator of a network; `load` reads its parameters, when they are first needed.
+    """The BatchedGenerator of a network.
+
+    `prepare` brings an image to the size at which the network reads it; below and to the right it is
+    padded to multiples of `divisor`. With `align_corners` the corner points of mask logits lie on
+    the corner pixels of the padded image, else each in the middle of its four by four pixels.
+    `load` reads the parameters, when they are first needed.
 
     All queries are scored by the highest class probability ("no object" left out) times the mean
     probability inside the mask, as in the official instance inference. Class logits keep the column
@@ -73,19 +59,19 @@ class DeviceGenerator:
     name: str
     fingerprint: str
     network: MaskNetwork
-    geometry: InputGeometry
+    prepare: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "input_h input_w 3"]]
     load: Callable[[], Any]
+    divisor: int = 32
+    align_corners: bool = False
     images_per_device: int = 1
 
     @property
     def num_devices(self) -> int:
         return self._mesh.size
 
-    def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "input_h input_w 3"]:
-        return self.geometry.resize(image)
-
     def padded_size(self, input_size: Sizes) -> Sizes:
-        return self.geometry.padded_size(input_size)
+        height, width = (-(-side // self.divisor) * self.divisor for side in input_size)
+        return height, width
 
     def start(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], num_proposals: int
@@ -104,10 +90,8 @@ class DeviceGenerator:
         batch = np.zeros((len(images), *padded, 3), np.uint8)
         for row, image in zip(batch, images, strict=True):
             row[: image.shape[0], : image.shape[1]] = image
-        axes = [
-            np.stack([_grid_weights(size[axis], padded[axis], self.network) for size in sizes])
-            for axis in (0, 1)
-        ]
+        weights = functools.partial(_grid_weights, align_corners=self.align_corners)
+        axes = [np.stack([weights(size[axis], padded[axis]) for size in sizes]) for axis in (0, 1)]
         arrays = jax.device_put((batch, np.array(sizes), *axes), batch_sharding(mesh))
         results = _propose(self.network, num_proposals, mesh, parameters, *arrays)
         return functools.partial(_fetch, results, sizes)
@@ -131,19 +115,18 @@ class DeviceGenerator:
 
 
 def _grid_weights(
-    side: int, padded_side: int, network: MaskNetwork
+    side: int, padded_side: int, align_corners: bool
 ) -> Float32[np.ndarray, "padded_grid logits"]:
     """Bilinear weights of mask logits at the grid points along one axis; no weights beyond them.
 
     On the host, in double precision, since products of sizes do not fit float32.
     """
-    num_logits = padded_side // PROPOSAL_STRIDE
-    (num_points, _) = proposal_grid_size(side, side)
+    num_points, num_logits = (-(-pixels // PROPOSAL_STRIDE) for pixels in (side, padded_side))
     pixel = np.arange(num_points) * (side - 1) / max(num_points - 1, 1)
-    if network.align_corners:
+    if align_corners:
         place = pixel * (num_logits - 1) / max(padded_side - 1, 1)
     else:
-        place = np.clip((pixel + 0.5) / PROPOSAL_STRIDE - 0.5, 0, num_logits - 1)
+        place = np.clip((pixel + 0.5) * num_logits / padded_side - 0.5, 0, num_logits - 1)
     weights = np.zeros((num_logits, num_logits), np.float32)
     weights[:num_points] = np.maximum(0, 1 - np.abs(np.arange(num_logits) - place[:, None]))
     return weights
@@ -162,9 +145,7 @@ def _propose(network, num_proposals, mesh, parameters, *arrays):
 
 
 def _propose_local(network, num_proposals, parameters, images, sizes, rows, columns):
-    inside = _within(sizes[:, 0], images.shape[1])[:, :, None]
-    inside = inside * _within(sizes[:, 1], images.shape[2])[:, None]
-    mask_logits, class_logits = network(parameters, images, inside)
+    mask_logits, class_logits = network(parameters, images, sizes)
     sampled = jnp.einsum(
         "bgi,bqij,bkj->bqgk",
         rows,
@@ -182,10 +163,6 @@ def _propose_local(network, num_proposals, parameters, images, sizes, rows, colu
         jax.vmap(lambda array, kept: array[kept])(array, order)
         for array in (best, scores, class_logits)
     )
-
-
-def _within(side, padded_side: int) -> Float32[Array, "b padded_side"]:
-    return (jnp.arange(padded_side)[None] < side[:, None]).astype(jnp.float32)
 
 
 def _scores(

@@ -1,5 +1,6 @@
 """Networks on devices: batches, shards and records are those of a plain loop over the images."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -118,16 +119,14 @@ def test_when_nothing_can_be_read_everything_is_listed(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_refused_naming_the_example(tmp_path):
-    generator = toy_generator()
     broken = {"kernel": np.full((4, 4, 3, 5), np.nan, np.float32), "classes": np.ones((5, 3))}
-    object.__setattr__(generator, "load", lambda: broken)
+    generator = dataclasses.replace(toy_generator(), load=lambda: broken)
     with pytest.raises(ValueError, match="toy proposals of 'photo_000': expected finite scores"):
         precompute(toy_job(tmp_path, 1, generator=generator))
 
 
-def test_error_of_a_program_names_the_example(tmp_path, monkeypatch):
-    generator = toy_generator()
-    monkeypatch.setattr(type(generator), "prepare", lambda *_: 1 // 0)
+def test_error_of_a_program_names_the_example(tmp_path):
+    generator = dataclasses.replace(toy_generator(), prepare=lambda image: 1 // 0)
     with pytest.raises(ZeroDivisionError) as caught:
         precompute(toy_job(tmp_path, generator=generator))
     assert "while computing example 'photo_000'" in caught.value.__notes__

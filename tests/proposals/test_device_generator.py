@@ -8,16 +8,13 @@ import pytest
 
 from input_pipeline.examples import Example, proposal_grid_size
 from maft_jax.proposals.device_generator import DeviceGenerator
-from tests.toy_generators import PadToEights
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
     """Answers with its parameters."""
 
-    align_corners: bool
-
-    def __call__(self, parameters, images, inside):
+    def __call__(self, parameters, images, sizes):
         shape = (len(images), *parameters["masks"].shape)
         return jnp.broadcast_to(parameters["masks"], shape), parameters["classes"][None]
 
@@ -36,7 +33,9 @@ def test_masks_are_torchs_samples_of_the_logits(size, align_corners):
     logits = rng.normal(size=(4, 6, 10)).astype(np.float32) * 3
     classes = rng.normal(size=(4, 3)).astype(np.float32)
     given = {"masks": logits, "classes": classes}
-    generator = DeviceGenerator("given", "1", Given(align_corners), PadToEights(), lambda: given)
+    generator = DeviceGenerator(
+        "given", "1", Given(), lambda image: image, lambda: given, 8, align_corners
+    )
     made = generator(example_of(size), num_proposals=3)
 
     places = []
