@@ -45,11 +45,11 @@ _TEMPLATE = flags.DEFINE_multi_string(
 _GENERATOR = flags.DEFINE_enum(
     "generator",
     None,
-    ["superpixels", "external", "transformers"],
+    ["superpixels", "external", "transformers", "mask2former", "maskformer", "freeseg"],
     "what makes the proposals; default: superpixels, external if --proposals is given",
 )
 _PROPOSALS = command_line.define_path(
-    "proposals", "", "external: masks made elsewhere; transformers: folder of the model"
+    "proposals", "", "external: masks made elsewhere; of the other generators: their weights"
 )
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "most proposals of an image", lower_bound=1
@@ -148,7 +148,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     from maft_jax.runtime.tree_rules import fingerprint
     from maft_jax.runtime.versions import versions
 
-    generator = _make_generator(class_names)
+    generator = _make_generator((*class_names, *background))
     scales = _numbers(_SCALES.value)
     clip = maft_jax.load(_WEIGHTS.value, _MASK_START_LAYER.value, **_stated())
     clip = dataclasses.replace(
@@ -192,7 +192,8 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     return segmenter, provenance
 
 
-def _make_generator(class_names: tuple[str, ...]):
+def _make_generator(names: tuple[str, ...]):
+    """`names` are those of classes and background, which freeseg reads."""
     from maft_jax.config.sections import ProposalsConfig
     from maft_jax.proposals.generators import make_generator
 
@@ -200,11 +201,11 @@ def _make_generator(class_names: tuple[str, ...]):
     name = _GENERATOR.value or ("external" if path else "superpixels")
     if bool(path) != (name != "superpixels"):
         raise ValueError(
-            f"--generator={name} and --proposals={path}: external and transformers need a path, "
-            "superpixels take none"
+            f"--generator={name} and --proposals={path}: superpixels take no path, all others need "
+            "one"
         )
     try:
-        return make_generator(ProposalsConfig(generator=name, path=path), class_names)
+        return make_generator(ProposalsConfig(generator=name, path=path), names)
     except ValueError as error:
         raise ValueError(str(error).replace("config.proposals.path", "--proposals")) from error
 

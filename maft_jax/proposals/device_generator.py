@@ -46,8 +46,8 @@ class MaskNetwork(Hashable, Protocol):
 class DeviceGenerator:
     """The BatchedGenerator of a network.
 
-    `prepare` brings an image to the size at which the network reads it; below and to the right it is
-    padded to multiples of `divisor`. With `align_corners` the corner points of mask logits lie on
+    `prepare` brings an image to the size at which the network reads it, which is padded below and
+    to the right to multiples of `divisor`. With `align_corners` the corner points of mask logits lie on
     the corner pixels of the padded image, else each in the middle of its four by four pixels.
     `load` reads the parameters, when they are first needed.
 
