@@ -47,9 +47,9 @@ class DeviceGenerator:
     """The BatchedGenerator of a network.
 
     `prepare` brings an image to the size at which the network reads it, which is padded below and
-    to the right to multiples of `divisor`. With `align_corners` the corner points of mask logits lie on
-    the corner pixels of the padded image, else each in the middle of its four by four pixels.
-    `load` reads the parameters, when they are first needed.
+    to the right to multiples of `divisor`. With `align_corners` the corner points of mask logits
+    lie on the corner pixels of the padded image, else each in the middle of its four by four
+    pixels. `load` reads the parameters, when they are first needed.
 
     All queries are scored by the highest class probability ("no object" left out) times the mean
     probability inside the mask, as in the official instance inference. Class logits keep the column
