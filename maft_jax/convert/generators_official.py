@@ -1,7 +1,7 @@
 """Generators in the layout of the official repositories: Mask2Former, and FreeSeg as MAFT has it.
 
-The architecture follows from shapes. A checkpoint of MAFT or FreeSeg holds CLIP's towers, too, which
-`maft.py` reads.
+The architecture follows from shapes. A checkpoint of MAFT or FreeSeg holds CLIP's towers, too,
+which `maft.py` reads.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from maft_jax.models.generators.projections import Perceptron, linear
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.swin import SwinConfig
 from maft_jax.models.generators.text_interaction import TextConfig, TextInteraction
+from maft_jax.runtime.mesh_axes import ShardingRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,16 @@ class Mask2FormerConfig:
                 f"a decoder of width {self.decoder.width} on a pixel decoder of width "
                 f"{self.pixel_decoder.width}; expected the same"
             )
+        if self.text and self.pixel_decoder.mask_width != self.pixel_decoder.width:
+            raise ValueError(
+                f"mask features of width {self.pixel_decoder.mask_width} and levels of width "
+                f"{self.pixel_decoder.width}; expected the same, since one interaction reads both"
+            )
+
+    @property
+    def sharding_rules(self) -> Sequence[ShardingRule]:
+        """None: nothing is split over `model`, and fsdp splits what is large enough."""
+        return ()
 
     def make_module(self, dtype: DTypeLike = jnp.float32) -> "Mask2Former":
         """The network, whose products are computed in `dtype`."""

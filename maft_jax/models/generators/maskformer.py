@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.sine_positions import sine_positions
 from maft_jax.models.generators.swin import SwinConfig
 from maft_jax.models.layers import LayerNorm
+from maft_jax.runtime.mesh_axes import ShardingRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,11 @@ class MaskFormerConfig:
     def projects_memory(self) -> bool:
         """Whether the coarsest map goes through a convolution before the decoder reads it."""
         return self.backbone.widths[-1] != self.decoder.width
+
+    @property
+    def sharding_rules(self) -> Sequence[ShardingRule]:
+        """None: nothing is split over `model`, and fsdp splits what is large enough."""
+        return ()
 
     def make_module(self, dtype: DTypeLike = jnp.float32) -> "MaskFormer":
         """The network, whose products are computed in `dtype`."""

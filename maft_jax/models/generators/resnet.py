@@ -103,7 +103,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w channels"]) -> Float[Array, "b h2 w2 d"]:
         shortcut = x
-        if x.shape[-1] != self.width:
+        if x.shape[-1] != self.width or self.stride != 1:
             shortcut = FrozenConvolution(
                 self.width, 1, self.dtype, stride=self.stride, name="shortcut"
             )(x)

@@ -158,7 +158,7 @@ def _padded(x: Float[Array, "b h w d"], multiple: int) -> Float[Array, "b h2 w2 
     return jnp.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)))
 
 
-def _two_by_two(x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 4d"]:
+def _two_by_two(x: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 _"]:
     """Four neighbours side by side, one column after the other."""
     return rearrange(_padded(x, 2), "b (h p) (w q) d -> b h w (q p d)", p=2, q=2)
 

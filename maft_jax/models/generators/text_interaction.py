@@ -68,7 +68,7 @@ class TextInteraction(nn.Module):
         for one in maps:
             text = norm_text(text)
             query = norm_maps(one)
-            folded = _fold(parameters, out_kernel * gamma, text)
+            folded = _fold(parameters, jnp.multiply(out_kernel, gamma), text)
             results.append(query + _read(query, *folded, self.dtype) + (out_bias * gamma))
         return [result.astype(self.dtype) for result in results]
 
