@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from input_pipeline.examples import PROPOSAL_STRIDE, Example, proposal_grid_size
 from maft_jax.config.sections import MeshConfig
+from maft_jax.models.generators.proposing import proposal_scores
 from maft_jax.proposals.generator import Proposals
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
 from maft_jax.runtime.sharding import batch_sharding, make_mesh, one_device_mesh, replicated
@@ -51,9 +52,8 @@ class DeviceGenerator:
     lie on the corner pixels of the padded image, else each in the middle of its four by four
     pixels. `load` reads the parameters, when they are first needed.
 
-    All queries are scored by the highest class probability ("no object" left out) times the mean
-    probability inside the mask, as in the official instance inference. Class logits keep the column
-    of "no object", which is part of the softmax.
+    All queries are scored by `proposal_scores`. Class logits keep the column of "no object", which
+    is part of the softmax.
     """
 
     name: str
@@ -145,32 +145,24 @@ def _propose(network, num_proposals, mesh, parameters, *arrays):
 
 
 def _propose_local(network, num_proposals, parameters, images, sizes, rows, columns):
-    mask_logits, class_logits = network(parameters, images, sizes)
+    predicted = network(parameters, images, sizes)
+    mask_logits, class_logits = (logits.astype(jnp.float32) for logits in predicted)
     sampled = jnp.einsum(
         "bgi,bqij,bkj->bqgk",
         rows,
-        mask_logits.astype(jnp.float32),
+        mask_logits,
         columns,
         precision=lax.Precision.HIGHEST,
     )
     on_image = (rows.sum(2)[:, :, None] * columns.sum(2)[:, None])[:, None] > 0
     masks = jnp.where(on_image, jax.nn.sigmoid(sampled), 0.0)
-    class_logits = class_logits.astype(jnp.float32)
-    scores = _scores(masks, class_logits)
+    scores = proposal_scores(mask_logits, class_logits, sizes)
     order = jnp.argsort(-scores, axis=1, stable=True)[:, :num_proposals]
     best = jnp.round(masks * 255).astype(jnp.uint8)
     return tuple(
         jax.vmap(lambda array, kept: array[kept])(array, order)
         for array in (best, scores, class_logits)
     )
-
-
-def _scores(
-    masks: Float32[Array, "b q h w"], class_logits: Float32[Array, "b q c"]
-) -> Float32[Array, "b q"]:
-    inside = masks > 0.5
-    mean = (masks * inside).sum((2, 3)) / jnp.maximum(inside.sum((2, 3)), 1)
-    return jax.nn.softmax(class_logits)[..., :-1].max(-1) * mean
 
 
 def _fetch(results, sizes: Sequence[Sizes]) -> list[Proposals]:

@@ -80,8 +80,8 @@ def test_records_hold_the_masks_of_the_library(folder, mask2former, tmp_path):
             padding_mode="border",
             align_corners=False,
         )[0].sigmoid()
-        inside = masks > 0.5
-        mean = (masks * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        logits = outputs.masks_queries_logits[0]
+        mean = (logits.sigmoid() * (logits > 0)).sum((1, 2)) / ((logits > 0).sum((1, 2)) + 1e-6)
         scores = outputs.class_queries_logits[0].softmax(-1)[:, :-1].amax(-1) * mean
         order = torch.argsort(-scores)[:4]
         record = records.record(index)
