@@ -1,7 +1,10 @@
 """Generators of the Mask2Former family give what the library's models give, and make records."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from transformers import (
     Mask2FormerConfig,
@@ -10,10 +13,12 @@ from transformers import (
     SwinConfig,
 )
 
+import maft_jax
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config.sections import ProposalsConfig
 from maft_jax.proposals.generators import make_generator
 from maft_jax.proposals.precompute import precompute
+from tests.convert.official_checkpoint import official_tensors
 from tests.precompute_jobs import DrawnSource, make_job
 
 SIZE = (40, 64)
@@ -110,3 +115,25 @@ def test_weights_are_needed(name):
 def test_weights_of_another_generator_are_refused(folder):
     with pytest.raises(ValueError, match=r"Mask2Former: .*for generator=freeseg, .*=mask2former"):
         make_generator(settings(folder, "freeseg"), ["sky"])
+
+
+@pytest.mark.slow
+def test_freeseg_reads_the_names_with_the_text_tower_of_its_file(tmp_path):
+    """Of a checkpoint of the official layout with random weights, in records for the ensemble."""
+    tensors = {
+        name: np.abs(tensor) if name.endswith("running_var") else tensor
+        for name, tensor in official_tensors().items()
+    }
+    path = tmp_path / "maft.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    source = DrawnSource(1, sizes=(SIZE,))
+    generator = make_generator(settings(path, "freeseg"), source.class_names)
+    others = make_generator(settings(path, "freeseg"), ("sky", "grass", "road"))
+    assert others.fingerprint == generator.fingerprint  # names are part of the shards' keys
+    clip = maft_jax.load(path)
+    rows = generator.load()["text"]
+    np.testing.assert_allclose(rows, clip.encode_text(source.class_names), atol=1e-6)
+    generator = dataclasses.replace(generator, prepare=lambda image: image)
+    precompute(make_job(tmp_path / "records", source=source, generator=generator))
+    records = RecordSource(tmp_path / "records")
+    assert records.record(0).class_logits.shape == (3, len(source.class_names) + 1)
