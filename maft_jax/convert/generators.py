@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -82,7 +82,7 @@ def open_generator(path: str | os.PathLike) -> OpenedGenerator:
 
 def _open_official(path: pathlib.Path, tensors: Mapping[str, StoredTensor]) -> OpenedGenerator:
     tensors = official.with_current_names(tensors)
-    config = official.infer_config(WeightsSource(os.fspath(path), tensors))
+    config = _infer(path, official.infer_config, WeightsSource(os.fspath(path), tensors))
     leaves = _leaves(path, config, tensors, official.rules_of(config), official.IGNORED)
     preparation = dataclasses.replace(OFFICIAL_PREPARATION, align_corners=config.text is not None)
     return OpenedGenerator(config, leaves, preparation, "official")
@@ -92,7 +92,7 @@ def _open_transformers(
     path: pathlib.Path, tensors: Mapping[str, StoredTensor], settings: Mapping
 ) -> OpenedGenerator:
     folder = path if path.is_dir() else path.parent
-    config = transformers.infer_config(settings, f"{folder / _SETTINGS}")
+    config = _infer(path, transformers.infer_config, settings, f"{folder / _SETTINGS}")
     tensors = transformers.with_older_names(tensors)
     table = transformers.rules_of(config)
     leaves = _leaves(path, config, tensors, table, transformers.IGNORED)
@@ -100,6 +100,16 @@ def _open_transformers(
     stated = read_json(beside) if beside.is_file() else {}
     preparation = ImagePreparation.of_transformers(stated, os.fspath(beside))
     return OpenedGenerator(config, leaves, preparation, "transformers")
+
+
+def _infer(path: pathlib.Path, infer: Callable[..., GeneratorConfig], *given) -> GeneratorConfig:
+    """The architecture, or an error that names the path; that of sizes alone does not."""
+    try:
+        return infer(*given)
+    except ValueError as error:
+        if os.fspath(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _leaves(

@@ -54,34 +54,34 @@ def infer_config(source: WeightsSource) -> Mask2FormerConfig:
         ValueError: a tensor that says it is absent or has another number of dimensions.
     """
     shapes = _Shapes(source)
-    width = shapes.of(f"{_PREDICTOR}query_feat.weight")[1]
+    width = shapes.size(f"{_PREDICTOR}query_feat.weight", 1)
     encoder = f"{_PIXEL}transformer.encoder.layers."
     decoder = DecoderConfig(
         width=width,
-        queries=shapes.of(f"{_PREDICTOR}query_feat.weight")[0],
+        queries=shapes.size(f"{_PREDICTOR}query_feat.weight", 0),
         layers=shapes.count(f"{_PREDICTOR}transformer_ffn_layers.{{}}.linear1.weight"),
-        mlp_width=shapes.of(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight")[0],
+        mlp_width=shapes.size(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 0),
         heads=_HEADS,
     )
     pixel_decoder = PixelDecoderConfig(
-        width=shapes.of(f"{_PIXEL}input_proj.0.0.weight")[0],
-        mask_width=shapes.of(f"{_PIXEL}mask_features.weight")[0],
+        width=shapes.size(f"{_PIXEL}input_proj.0.0.weight", 0),
+        mask_width=shapes.size(f"{_PIXEL}mask_features.weight", 0),
         layers=shapes.count(f"{encoder}{{}}.linear1.weight"),
-        mlp_width=shapes.of(f"{encoder}0.linear1.weight")[0],
+        mlp_width=shapes.size(f"{encoder}0.linear1.weight", 0),
         heads=_HEADS,
-        points=shapes.of(f"{encoder}0.self_attn.sampling_offsets.bias")[0]
+        points=shapes.size(f"{encoder}0.self_attn.sampling_offsets.bias", 0)
         // (2 * _HEADS * _LEVELS),
     )
     text = None
     if f"{_INTERACTION}gamma" in shapes:
-        inner, text_width = shapes.of(f"{_INTERACTION}attn.k_proj.weight")
-        hidden = shapes.of(f"{_PREDICTOR}class_embed.layers.0.weight")[0]
+        inner, text_width = (shapes.size(f"{_INTERACTION}attn.k_proj.weight", i) for i in (0, 1))
+        hidden = shapes.size(f"{_PREDICTOR}class_embed.layers.0.weight", 0)
         text = TextConfig(text_width, inner, hidden, _HEADS)
     return Mask2FormerConfig(
         backbone=_infer_resnet(shapes),
         pixel_decoder=pixel_decoder,
         decoder=decoder,
-        num_classes=None if text else shapes.of(f"{_PREDICTOR}class_embed.weight")[0] - 1,
+        num_classes=None if text else shapes.size(f"{_PREDICTOR}class_embed.weight", 0) - 1,
         text=text,
     )
 
@@ -92,13 +92,15 @@ class _Shapes:
     def __init__(self, source: WeightsSource):
         self._path, self._shapes = source.path, source.shapes
 
-    def of(self, name: str) -> tuple[int, ...]:
-        if not (shape := self._shapes.get(name)):
+    def size(self, name: str, axis: int) -> int:
+        shape = self._shapes.get(name, ())
+        if len(shape) <= axis or not shape[axis]:
+            found = f"its shape is {shape}" if shape else "it is absent"
             raise ValueError(
-                f"{self._path}: no tensor {name!r}; expected a Mask2Former or FreeSeg in the "
-                "official layout, with a ResNet as its backbone"
+                f"{self._path}: tensor {name!r}: {found}; expected a Mask2Former or FreeSeg in "
+                "the official layout, with a ResNet as its backbone"
             )
-        return shape
+        return shape[axis]
 
     def count(self, name: str) -> int:
         """How many there are, numbered from 0."""
@@ -113,12 +115,12 @@ class _Shapes:
 
 def _infer_resnet(shapes: _Shapes) -> ResNetConfig:
     stem_convolutions = 3 if "backbone.stem.conv2.weight" in shapes else 1
-    stem = (shapes.of(f"backbone.stem.conv{i + 1}.weight")[0] for i in range(stem_convolutions))
+    stem = (shapes.size(f"backbone.stem.conv{i + 1}.weight", 0) for i in range(stem_convolutions))
     stages = [f"backbone.res{stage}." for stage in range(2, 6)]
     return ResNetConfig(
         blocks=tuple(shapes.count(f"{stage}{{}}.conv1.weight") for stage in stages),
-        widths=tuple(shapes.of(f"{stage}0.conv3.weight")[0] for stage in stages),
-        bottlenecks=tuple(shapes.of(f"{stage}0.conv1.weight")[0] for stage in stages),
+        widths=tuple(shapes.size(f"{stage}0.conv3.weight", 0) for stage in stages),
+        bottlenecks=tuple(shapes.size(f"{stage}0.conv1.weight", 0) for stage in stages),
         stem_widths=tuple(stem),
     )
 

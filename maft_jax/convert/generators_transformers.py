@@ -20,6 +20,8 @@ from maft_jax.models.generators.swin import SwinConfig
 _ENCODER = "model.pixel_level_module.encoder."
 _PIXEL = "model.pixel_level_module.decoder."
 _TRANSFORMER = "model.transformer_module."
+_MOST_LAYERS = 200
+"""Of a stage or a decoder: a file that asks for more is damaged."""
 _QKV = ("q_proj", "k_proj", "v_proj")
 
 IGNORED = [
@@ -73,17 +75,20 @@ class _Settings:
             raise ValueError(f"{where}: expected an object, got {type(values).__name__}")
         self._values, self.where = values, where
 
-    def number(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int, most: int = 1 << 16) -> int:
         value = self._values.get(name, default)
-        if type(value) is not int or not 1 <= value <= 1 << 20:
-            raise self.wrong(name, value, "a positive integer")
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.wrong(name, value, f"an integer from 1 to {most}")
         return value
 
     def numbers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         value = self._values.get(name, default)
-        whole = isinstance(value, list | tuple) and all(type(x) is int and x > 0 for x in value)
+        most = _MOST_LAYERS if name == "depths" else 1 << 16
+        whole = isinstance(value, list | tuple) and all(
+            type(x) is int and 0 < x <= most for x in value
+        )
         if not whole or len(value) != len(default):
-            raise self.wrong(name, value, f"{len(default)} positive integers")
+            raise self.wrong(name, value, f"{len(default)} integers from 1 to {most}")
         return tuple(value)
 
     def real(self, name: str, default: float) -> float:
@@ -141,14 +146,14 @@ def _infer_mask2former(read: _Settings) -> Mask2FormerConfig:
         pixel_decoder=PixelDecoderConfig(
             width=read.number("feature_size", 256),
             mask_width=read.number("mask_feature_size", 256),
-            layers=read.number("encoder_layers", 6),
+            layers=read.number("encoder_layers", 6, _MOST_LAYERS),
             mlp_width=read.number("encoder_feedforward_dim", 1024),
             heads=heads,
         ),
         decoder=DecoderConfig(
             width=read.number("hidden_dim", 256),
             queries=read.number("num_queries", 100),
-            layers=read.number("decoder_layers", 10) - 1,
+            layers=read.number("decoder_layers", 10, _MOST_LAYERS) - 1,
             mlp_width=read.number("dim_feedforward", 2048),
             heads=heads,
         ),
@@ -167,7 +172,7 @@ def _infer_maskformer(read: _Settings) -> MaskFormerConfig:
         decoder=DecoderConfig(
             width=decoder.number("d_model", 256),
             queries=decoder.number("num_queries", 100),
-            layers=decoder.number("decoder_layers", 6),
+            layers=decoder.number("decoder_layers", 6, _MOST_LAYERS),
             mlp_width=decoder.number("decoder_ffn_dim", 2048),
             heads=decoder.number("decoder_attention_heads", 8),
         ),

@@ -19,7 +19,6 @@ from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.swin import SwinConfig
 from maft_jax.models.generators.text_interaction import TextConfig
-from maft_jax.runtime import tree_rules
 from tests.convert.official_checkpoint import as_pth, official_tensors
 from tests.golden_files import GOLDEN
 
@@ -58,10 +57,10 @@ def official(name: str) -> dict[str, np.ndarray]:
     ("name", "layout"),
     [
         pytest.param("mask2former", generators_transformers, marks=pytest.mark.slow),
-        ("swin", generators_transformers),
+        pytest.param("swin", generators_transformers, marks=pytest.mark.slow),
         pytest.param("maskformer", generators_transformers, marks=pytest.mark.slow),
         ("maskformer-swin", generators_transformers),
-        ("maskformer-same-width", generators_transformers),
+        pytest.param("maskformer-same-width", generators_transformers, marks=pytest.mark.slow),
         pytest.param("mask2former", generators_official, marks=pytest.mark.slow),
         ("freeseg", generators_official),
     ],
@@ -74,15 +73,15 @@ def test_every_parameter_goes_there_and_back(name, layout):
     jax.tree.map(np.testing.assert_array_equal, rules.materialised(back), parameters)
 
 
-@pytest.mark.parametrize("name", ["mask2former", "freeseg"])
-def test_the_architecture_follows_from_the_shapes_of_an_official_checkpoint(tmp_path, name):
+def test_the_architecture_follows_from_the_shapes_of_an_official_checkpoint(tmp_path):
+    name = "freeseg"
     tensors = {key: torch.from_numpy(value) for key, value in official(name).items()}
     tensors["criterion.empty_weight"] = torch.ones(5)
     torch.save({"model": tensors, "iteration": 7}, tmp_path / "model.pth")
     opened = open_generator(tmp_path / "model.pth")
     assert opened.config == GENERATORS[name]
     assert opened.layout == "official"
-    assert opened.preparation.align_corners == (name == "freeseg")
+    assert opened.preparation.align_corners
     jax.tree.map(np.testing.assert_array_equal, opened.parameters(), dict(random_parameters(name)))
 
 
@@ -94,6 +93,7 @@ def test_names_of_older_official_files_are_known(tmp_path):
     safetensors.numpy.save_file(older, tmp_path / "old.safetensors")
     opened = open_generator(tmp_path / "old.safetensors")
     assert opened.config == GENERATORS["mask2former"]
+    assert not opened.preparation.align_corners
 
 
 def test_the_generator_of_an_official_maft_checkpoint_is_read(tmp_path):
@@ -153,20 +153,11 @@ def transformers_folder(folder, **settings):
         ({"pre_norm": True}, "pre_norm: expected False, since nothing else is implemented"),
         ({"backbone_config": None}, "backbone_config: expected an object"),
         ({"backbone_config": {"model_type": "dinat"}}, "model_type: expected swin or resnet"),
-        ({"num_queries": "many"}, "num_queries: expected a positive integer"),
-        ({"num_queries": 13}, r"2 of wrong shape|of wrong shape"),
+        ({"num_queries": "many"}, "num_queries: expected an integer from 1 to 65536"),
+        ({"decoder_layers": 10**6}, "decoder_layers: expected an integer from 1 to 200"),
+        ({"num_attention_heads": 3}, "width 64 with 3 heads; expected heads of an even width"),
     ],
 )
 def test_settings_that_are_not_implemented_are_refused_by_name(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         open_generator(transformers_folder(tmp_path, **settings))
-
-
-def test_the_preparation_is_read_beside_the_weights(tmp_path):
-    transformers_folder(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": 384, "width": 384}, "size_divisor": 32})
-    )
-    opened = open_generator(tmp_path)
-    assert opened.preparation.fixed_size == (384, 384)
-    assert tree_rules.flatten(opened.parameters()).keys() == opened.leaves.keys()

@@ -13,6 +13,14 @@ from maft_jax.models.layers import LayerNorm, fan_in_init
 from maft_jax.models.precision import matmul_precision
 
 
+def check_heads(what: str, width: int, heads: int) -> None:
+    """Raises ValueError where heads do not divide a width that sine positions can have."""
+    if width % (2 * heads) or width < 1:
+        raise ValueError(
+            f"a {what} of width {width} with {heads} heads; expected heads of an even width"
+        )
+
+
 class MultiheadAttention(nn.Module):
     """Attention whose queries, keys and values come from different tokens, as PyTorch's."""
 

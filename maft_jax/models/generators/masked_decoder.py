@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from maft_jax.models.generators.decoder_layers import DecoderLayer
+from maft_jax.models.generators.decoder_layers import DecoderLayer, check_heads
 from maft_jax.models.generators.predictions import mask_products
 from maft_jax.models.generators.projections import Perceptron
 from maft_jax.models.generators.sine_positions import sine_positions
@@ -27,6 +27,9 @@ class DecoderConfig:
     """10 in FreeSeg and MAFT."""
     mlp_width: int = 2048
     heads: int = 8
+
+    def __post_init__(self):
+        check_heads("decoder", self.width, self.heads)
 
 
 class MaskedAttentionDecoder(nn.Module):

@@ -15,7 +15,7 @@ from maft_jax.models.generators.decoder_layers import DecoderLayer
 from maft_jax.models.generators.fpn_pixel_decoder import FpnPixelDecoder
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.predictions import Predictions, mask_products
-from maft_jax.models.generators.projections import Perceptron, convolution, linear
+from maft_jax.models.generators.projections import Perceptron, check_groups, convolution, linear
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.sine_positions import sine_positions
 from maft_jax.models.generators.swin import SwinConfig
@@ -33,6 +33,9 @@ class MaskFormerConfig:
     fpn_width: int = 256
     mask_width: int = 256
     decoder: DecoderConfig = dataclasses.field(default_factory=lambda: DecoderConfig(layers=6))
+
+    def __post_init__(self):
+        check_groups("pixel decoder", self.fpn_width)
 
     @property
     def projects_memory(self) -> bool:

@@ -10,12 +10,18 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from maft_jax.models.generators.decoder_layers import check_heads
 from maft_jax.models.generators.deformable_attention import (
     DeformableAttention,
     LevelSizes,
     cell_centres,
 )
-from maft_jax.models.generators.projections import NormedConvolution, convolution, linear
+from maft_jax.models.generators.projections import (
+    NormedConvolution,
+    check_groups,
+    convolution,
+    linear,
+)
 from maft_jax.models.generators.sine_positions import sine_positions
 from maft_jax.models.layers import LayerNorm
 from maft_jax.models.resize import resize
@@ -32,6 +38,10 @@ class PixelDecoderConfig:
     mlp_width: int = 1024
     heads: int = 8
     points: int = 4
+
+    def __post_init__(self):
+        check_heads("pixel decoder", self.width, self.heads)
+        check_groups("pixel decoder", self.width)
 
 
 class DeformableEncoderLayer(nn.Module):

@@ -43,6 +43,12 @@ def convolution(
     )
 
 
+def check_groups(what: str, width: int) -> None:
+    """Raises ValueError where GroupNorm cannot divide the channels."""
+    if width % _GROUPS or width < 1:
+        raise ValueError(f"a {what} of width {width}; expected a multiple of {_GROUPS}")
+
+
 class NormedConvolution(nn.Module):
     """A convolution, GroupNorm of 32 groups, and perhaps ReLU."""
 

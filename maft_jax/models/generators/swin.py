@@ -16,6 +16,8 @@ from maft_jax.models.layers import LayerNorm
 from maft_jax.models.precision import matmul_precision
 
 _PATCH = 4
+_WIDEST_WINDOW = 64
+"""Published ones are 7, 8, 12 or 24; attention takes the fourth power of it in memory."""
 _BLOCKED = -100.0
 """Added to the attention between regions that the shift has brought together."""
 
@@ -39,6 +41,10 @@ class SwinConfig:
             raise ValueError(
                 f"a Swin of widths {self.widths} and heads {self.heads}; expected a number of "
                 "heads for every stage, which divides its width"
+            )
+        if not 1 <= self.window <= _WIDEST_WINDOW:
+            raise ValueError(
+                f"a Swin with windows of {self.window}; expected 1 to {_WIDEST_WINDOW}"
             )
 
     @property

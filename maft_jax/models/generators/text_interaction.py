@@ -30,6 +30,13 @@ class TextConfig:
     """Between a query and its class embedding."""
     heads: int = 8
 
+    def __post_init__(self):
+        if self.inner_width % self.heads:
+            raise ValueError(
+                f"a text interaction of inner width {self.inner_width} with {self.heads} heads; "
+                "expected a multiple"
+            )
+
 
 class TextInteraction(nn.Module):
     """One attention for all maps, one after the other."""

@@ -1,6 +1,7 @@
 """Networks against the official code, part by part."""
 
 import functools
+import json
 import shutil
 
 import jax
@@ -45,8 +46,10 @@ def mask2former(tmp_path_factory):
     name = "generators/mask2former_tiny_resnet"
     shutil.copy(GOLDEN / f"{name}.safetensors", folder / "model.safetensors")
     shutil.copy(GOLDEN / f"{name}.config.json", folder / "config.json")
+    settings = {"size": {"height": 384, "width": 384}, "size_divisor": 32}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     opened = open_generator(folder)
-    assert opened.layout == "transformers"
+    assert (opened.layout, opened.preparation.fixed_size) == ("transformers", (384, 384))
     return opened.config, opened.parameters(), golden(name)
 
 
