@@ -18,12 +18,12 @@ CLASS_NAMES = ("left", "right")
 class DrawnSource:
     """Images of noise whose left half is class 0 and whose right half is class 1."""
 
-    def __init__(self, num_examples: int, size=(24, 40), bad=(), versions=None):
+    def __init__(self, num_examples: int, sizes=((24, 40),), bad=(), versions=None):
         self.class_names = CLASS_NAMES
         self.synonyms = {}
         self.example_ids = tuple(f"photo_{i:03d}" for i in range(num_examples))
         self.versions = [0] * num_examples if versions is None else versions
-        self._size = size
+        self._sizes = sizes
         self._bad = bad
 
     def __len__(self):
@@ -32,14 +32,17 @@ class DrawnSource:
     def __getitem__(self, index):
         if index in self._bad:
             raise ValueError(f"{self.example_ids[index]}.png: the file is corrupt")
-        label_map = np.zeros(self._size, np.int32)
-        label_map[:, self._size[1] // 2 :] = 1
+        label_map = np.zeros(self._size(index), np.int32)
+        label_map[:, label_map.shape[1] // 2 :] = 1
         label_map[0] = IGNORE
         return Example(self.example_ids[index], self._image(index), label_map)
 
     def _image(self, index):
         rng = np.random.default_rng([index, self.versions[index]])
-        return rng.integers(0, 256, (*self._size, 3), np.uint8)
+        return rng.integers(0, 256, (*self._size(index), 3), np.uint8)
+
+    def _size(self, index):
+        return self._sizes[index % len(self._sizes)]
 
     def image_bytes(self, index):
         content = io.BytesIO()

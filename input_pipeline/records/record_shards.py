@@ -11,6 +11,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from etils import epath
@@ -49,6 +50,31 @@ def done_path(folder: epath.PathLike, stem: str) -> epath.Path:
     return epath.Path(folder) / f"{stem}.done.json"
 
 
+@dataclass(frozen=True)
+class PackedRecord:
+    """A record as its bytes, and what the index keeps of it; any thread may make it."""
+
+    data: bytes
+    checksum: int
+    example_id: str
+    image_size: tuple[int, int]
+    num_proposals: int
+    classes: tuple[int, ...]
+
+
+def pack_record(record: ProposalRecord) -> PackedRecord:
+    """Raises ValueError where the parts of the record do not fit each other."""
+    data = encode_record(record)
+    return PackedRecord(
+        data,
+        masked_crc32c(data),
+        record.example_id,
+        record.image_size,
+        len(record.proposals),
+        present_classes(record.label_map),
+    )
+
+
 class ShardWriter(AbstractContextManager):
     """Writes one shard: `with ShardWriter(...) as shard: shard.add(record) ... shard.finish(...)`.
 
@@ -83,19 +109,22 @@ class ShardWriter(AbstractContextManager):
 
     def add(self, record: ProposalRecord) -> None:
         """Appends a record. Raises ValueError where its parts do not fit each other."""
-        data = encode_record(record)
+        self.add_packed(pack_record(record))
+
+    def add_packed(self, record: PackedRecord) -> None:
+        """Appends a record that was packed before."""
         with naming(record_path(self._folder, self._stem)):
-            for part in frame(data):
+            for part in frame(record.data):
                 self._file.write(part)
                 self._sha256.update(part)
         entry = IndexEntry(
             self._num_bytes,
-            len(data) + OVERHEAD,
-            masked_crc32c(data),
+            len(record.data) + OVERHEAD,
+            record.checksum,
             record.example_id,
             *record.image_size,
-            len(record.proposals),
-            present_classes(record.label_map),
+            record.num_proposals,
+            record.classes,
         )
         self._entries.append(entry)
         self._num_bytes += entry.length

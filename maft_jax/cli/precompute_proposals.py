@@ -38,7 +38,8 @@ __doc__ += describe_fields(ProposalsConfig, "--config.proposals.")
 _WORKERS = flags.DEFINE_integer(
     "workers",
     None,
-    "processes on this machine; default: one per CPU, fewer for few images",
+    "processes on this machine, of a generator on devices threads; default: one per CPU, fewer for "
+    "few images",
     lower_bound=1,
 )
 _PROCESS_INDEX = flags.DEFINE_integer(
@@ -48,7 +49,10 @@ _PROCESS_COUNT = flags.DEFINE_integer(
     "process_count", 1, "commands, usually on as many machines, that share the work", lower_bound=1
 )
 _ENGINE = flags.DEFINE_enum(
-    "engine", "local", ["local", "beam"], "what runs it; options of Beam's follow after --"
+    "engine",
+    "local",
+    ["local", "beam"],
+    "what runs it; options of Beam's follow after --. Networks in JAX run locally, on all devices",
 )
 _DOWNLOAD = flags.DEFINE_bool("download", False, "first download what the data set lacks")
 _OVERWRITE = flags.DEFINE_bool(

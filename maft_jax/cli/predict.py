@@ -17,7 +17,7 @@ Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted
 
 from absl import flags
 
-from maft_jax.cli import command_line
+from maft_jax.cli import command_line, generator_flags
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
@@ -42,14 +42,10 @@ _TEMPLATE = flags.DEFINE_multi_string(
     [],
     f"prompt with {{}} for the name, may be given several times; default: {len(PROMPT_TEMPLATES)}",
 )
-_GENERATOR = flags.DEFINE_enum(
-    "generator",
-    None,
-    ["superpixels", "external", "transformers"],
-    "what makes the proposals; default: superpixels, external if --proposals is given",
-)
-_PROPOSALS = command_line.define_path(
-    "proposals", "", "external: masks made elsewhere; transformers: folder of the model"
+_generator = generator_flags.define(
+    ["superpixels", "external", "transformers", "mask2former", "maskformer", "freeseg"],
+    "superpixels, external if --proposals is given",
+    "external: masks made elsewhere; of the other generators: their weights",
 )
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "most proposals of an image", lower_bound=1
@@ -154,7 +150,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     from maft_jax.runtime.tree_rules import fingerprint
     from maft_jax.runtime.versions import versions
 
-    generator = _make_generator(class_names)
+    generator = _generator.make((*class_names, *background))
     scales = _numbers(_SCALES.value)
     clip = maft_jax.load(_WEIGHTS.value, _MASK_START_LAYER.value, **_stated())
     clip = dataclasses.replace(
@@ -180,7 +176,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
         "weights": {"path": _WEIGHTS.value, "fingerprint": fingerprint(clip.parameters)},
         "proposals": {
             "generator": generator.name,
-            "path": _PROPOSALS.value,
+            "path": _generator.path,
             "fingerprint": generator.fingerprint,
             "most": _NUM_PROPOSALS.value,
         },
@@ -199,23 +195,6 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
         "versions": versions(),
     }
     return segmenter, provenance
-
-
-def _make_generator(class_names: tuple[str, ...]):
-    from maft_jax.config.sections import ProposalsConfig
-    from maft_jax.proposals.generators import make_generator
-
-    path = _PROPOSALS.value
-    name = _GENERATOR.value or ("external" if path else "superpixels")
-    if bool(path) != (name != "superpixels"):
-        raise ValueError(
-            f"--generator={name} and --proposals={path}: external and transformers need a path, "
-            "superpixels take none"
-        )
-    try:
-        return make_generator(ProposalsConfig(generator=name, path=path), class_names)
-    except ValueError as error:
-        raise ValueError(str(error).replace("config.proposals.path", "--proposals")) from error
 
 
 def _numbers(texts: list[str]) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ import socket
 
 from absl import flags
 
-from maft_jax.cli import command_line
+from maft_jax.cli import command_line, generator_flags
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = command_line.define_path(
@@ -42,6 +42,11 @@ _AUTH = flags.DEFINE_string(
 )
 _CLASSES = flags.DEFINE_string("classes", "", "what the field holds at first")
 _BACKGROUND = flags.DEFINE_string("background", "", "what the field holds at first")
+_generator = generator_flags.define(
+    ["superpixels", "transformers", "mask2former", "maskformer"],
+    "superpixels",
+    "weights of the other generators",
+)
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "where the slider stands at first", lower_bound=1
 )
@@ -67,6 +72,7 @@ def _serve() -> None:
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.web_page import make_page, serve_page, temporary_folder
 
+    generator = _generator.make()
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
     clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_stated())
     with temporary_folder() as folder:
@@ -77,6 +83,7 @@ def _serve() -> None:
             classes=_CLASSES.value,
             background=_BACKGROUND.value,
             num_proposals=_NUM_PROPOSALS.value,
+            generator=generator,
         )
         serve_page(page, _HOST.value, _PORT.value, _SHARE.value, _name_and_password())
 

@@ -10,7 +10,15 @@ from maft_jax.config.fields import BELOW_ROOT, FROM_HERE, setting
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 
 DATASETS = ("folder", *SPECS)
-GENERATORS = ("superpixels", "ground_truth", "external", "transformers")
+GENERATORS = (
+    "superpixels",
+    "ground_truth",
+    "external",
+    "transformers",
+    "mask2former",
+    "maskformer",
+    "freeseg",
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,8 @@ class ProposalsConfig:
     path: str = setting(
         "",
         "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
-        "set's name; transformers: folder of the model",
+        "set's name; transformers: folder of the model; mask2former, maskformer, freeseg: file or "
+        "folder of the weights",
         path=FROM_HERE,
     )
     kinds: tuple[str, ...] = setting(

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32, UInt8
 from PIL import Image, ImageOps
 
 from input_pipeline.eval_pipeline import SIZE_MULTIPLE, make_eval_batch
-from input_pipeline.examples import IGNORE, Example, PreparedExample, proposal_grid_size
+from input_pipeline.examples import IGNORE, Example, PreparedExample
 from input_pipeline.image_files import read_image, rgb_pixels
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
@@ -23,8 +23,7 @@ from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
 from maft_jax.models.text_classifier import cached_class_embeddings, embed_synonyms
 from maft_jax.proposals.external import check_aspect
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
-from maft_jax.proposals.precompute_shards import check_proposals
-from maft_jax.proposals.soft_masks import soften_masks
+from maft_jax.proposals.kept_proposals import check_proposals, keep_best
 from maft_jax.proposals.superpixels import SuperpixelProposals
 
 __all__ = ["ClassRegion", "ImageSegmenter", "Segmentation", "class_regions", "segment"]
@@ -165,12 +164,8 @@ class ImageSegmenter:
             generator, most = proposals or self.generator, self.num_proposals
             made = generator(example, most)
             check_proposals(made, f"{generator.name} proposals of {example_id!r}")
-        best = np.argsort(-made.scores, kind="stable")[:most]
-        input_size = made.input_size or pixels.shape[:2]
-        soft = np.zeros((0, *proposal_grid_size(*input_size)), np.uint8)
-        if len(best):
-            soft = soften_masks(made.masks[best], input_size)
-        return PreparedExample(example_id, pixels, unlabelled, soft, made.scores[best])
+        kept = keep_best(made, pixels.shape[:2], most)
+        return PreparedExample(example_id, pixels, unlabelled, kept.masks, kept.scores)
 
     def segment_prepared(self, example: PreparedExample) -> Segmentation:
         """Segments what `prepare` returned, of this segmenter or of one with other classes."""

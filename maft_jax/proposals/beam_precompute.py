@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from input_pipeline.records.record_shards import atomic_write_bytes
+from maft_jax.proposals.generator import BatchedGenerator
 from maft_jax.proposals.precompute import describe_problems, prepare_folder, summarize
 from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
 from maft_jax.proposals.precompute_summary import Summary
@@ -21,8 +22,14 @@ def run(job: PrecomputeJob, pipeline_options: Sequence[str]) -> Summary:
     This process and Beam's workers must see the data set and `job.folder` under the same paths.
 
     Raises:
-        ValueError: as `precompute`; or Beam is not installed.
+        ValueError: as `precompute`; or Beam is not installed, or the generator needs no Beam.
     """
+    if isinstance(job.generator, BatchedGenerator):
+        raise ValueError(
+            f"--engine=beam: generator={job.generator.name} runs in batches on the devices of a "
+            "machine; leave --engine out, and for several machines give --process_count and "
+            "--process_index"
+        )
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions

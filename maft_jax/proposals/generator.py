@@ -1,5 +1,6 @@
 """What a proposal generator is: one protocol for networks, segmentation algorithms and files."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +28,9 @@ class Proposals:
     """Over the generator's own vocabulary."""
     input_size: tuple[int, int] | None = None
     """(height, width) at which the generator read the image; None is the image's own size."""
+    on_grid: bool = False
+    """Whether the masks are uint8 at the grid points of the records already; `soft_masks` makes
+    that of others."""
 
 
 @runtime_checkable
@@ -44,5 +48,35 @@ class ProposalGenerator(Protocol):
         """About `num_proposals` proposals; the caller keeps those with the highest scores.
 
         Must be deterministic: the same example gives the same proposals in every process.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchedGenerator(ProposalGenerator, Protocol):
+    """A network that makes the proposals of many images at a time, spread over devices.
+
+    An image's proposals depend on nothing but the other images of its group, and on those by
+    rounding alone: each device runs the same program on a group of `images_per_device`.
+    """
+
+    num_devices: int
+    images_per_device: int
+
+    def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "input_h input_w 3"]:
+        """The image at the size at which the network reads it, without padding."""
+        ...
+
+    def padded_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) to which it is padded; images of one size can share a batch."""
+        ...
+
+    def start(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], num_proposals: int
+    ) -> Callable[[], list[Proposals]]:
+        """Sends prepared images of one padded size to the devices, which do not wait.
+
+        There are num_devices * images_per_device of them, group after group. What is returned
+        waits for the results.
         """
         ...

@@ -14,7 +14,17 @@ GENERATORS: dict[str, Callable[[ProposalsConfig, tuple[str, ...]], ProposalGener
     "ground_truth": lambda config, class_names: GroundTruthProposals(config.kinds),
     "external": lambda config, class_names: ExternalProposals(config.path),
     "transformers": lambda config, class_names: TransformersProposals(config.path),
+    "mask2former": lambda config, class_names: _of_family(config, class_names),
+    "maskformer": lambda config, class_names: _of_family(config, class_names),
+    "freeseg": lambda config, class_names: _of_family(config, class_names),
 }
+
+
+def _of_family(config: ProposalsConfig, class_names: tuple[str, ...]) -> ProposalGenerator:
+    # Imported late: processes that make other proposals do not load JAX.
+    from maft_jax.proposals.mask2former_family import open_family_generator
+
+    return open_family_generator(config.generator, config.path, class_names)
 
 
 def make_generator(config: ProposalsConfig, class_names: Sequence[str]) -> ProposalGenerator:

@@ -22,7 +22,14 @@ from input_pipeline.records.record_shards import (
     read_done,
     write_dataset_file,
 )
-from maft_jax.proposals.precompute_shards import BadExamples, PrecomputeJob, Problem
+from maft_jax.proposals.device_examples import DeviceExamples
+from maft_jax.proposals.generator import BatchedGenerator
+from maft_jax.proposals.precompute_shards import (
+    BadExamples,
+    ComputedExample,
+    PrecomputeJob,
+    Problem,
+)
 from maft_jax.proposals.precompute_summary import Statistics, Summary, write_summary
 from maft_jax.proposals.record_sets import SYNONYMS
 from maft_jax.proposals.worker_processes import run_tasks
@@ -47,10 +54,11 @@ def precompute(
 
     Of `process_count` processes, on as many machines that share the folder, each writes every
     process_count-th shard, spread over `num_workers` processes of its machine: unless given one per
-    CPU, but no more than there are images worth starting one for. Finished shards stay as they are,
-    but for examples whose signature changed. Whatever the numbers, and however often it was killed
-    before, the files are the same in the end. While another process writes the same shards, this
-    one waits, and then finds them there.
+    CPU, but no more than there are images worth starting one for. Of a BatchedGenerator they are
+    threads, which read for the devices of this process. Finished shards stay as they are, but for
+    examples whose signature changed. Whatever the numbers, and however often it was killed before,
+    the files are the same in the end. While another process writes the same shards, this one waits,
+    and then finds them there.
 
     Raises:
         ValueError: the folder holds other records, or there are examples that cannot be used, which
@@ -165,32 +173,45 @@ def _write_shards(
 ) -> list[Problem]:
     """Returns what is wrong with examples, in their order."""
     total = sum(len(job.examples_of(shard)) for shard in missing)
-    num_workers = num_workers or min(_num_cpus(), total // _IMAGES_WORTH_A_PROCESS)
     seconds_between = 0.5 if sys.stderr.isatty() else _SECONDS_BETWEEN_LOG_LINES
     problems: dict[int, tuple[Problem, ...]] = {}
-    with tqdm(
-        total=total,
-        desc=f"{job.generator.name} proposals",
-        unit="image",
-        mininterval=seconds_between,
-        disable=not missing,
-    ) as progress:
+    with contextlib.ExitStack() as opened:
+        progress = opened.enter_context(
+            tqdm(
+                total=total,
+                desc=f"{job.generator.name} proposals",
+                unit="image",
+                mininterval=seconds_between,
+                disable=not missing,
+            )
+        )
 
         def show(num_done: int) -> None:
             progress.update(num_done - progress.n)
 
-        work = functools.partial(_problems_of_shard, job)
-        with contextlib.closing(run_tasks(work, missing, num_workers, show)) as results:
-            problems.update(results)
+        if isinstance(job.generator, BatchedGenerator):
+            examples = DeviceExamples(job, missing, num_workers or _num_cpus())
+            compute, num_processes = opened.enter_context(examples).compute, 1
+        else:
+            num_processes = num_workers or min(_num_cpus(), total // _IMAGES_WORTH_A_PROCESS)
+            compute = None
+        work = functools.partial(_problems_of_shard, job, compute)
+        results = opened.enter_context(
+            contextlib.closing(run_tasks(work, missing, num_processes, show))
+        )
+        problems.update(results)
     return [problem for shard in sorted(problems) for problem in problems[shard]]
 
 
 def _problems_of_shard(
-    job: PrecomputeJob, shard: int, on_example: Callable[[], None]
+    job: PrecomputeJob,
+    compute: Callable[[int], ComputedExample] | None,
+    shard: int,
+    on_example: Callable[[], None],
 ) -> tuple[Problem, ...]:
     """Writes the shard, or returns what is wrong with its examples."""
     try:
-        job.write_shard(shard, on_example)
+        job.write_shard(shard, on_example, compute)
     except BadExamples as error:
         return error.problems
     return ()

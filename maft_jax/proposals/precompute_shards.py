@@ -1,28 +1,33 @@
 """Records of one shard as a pure function of the job and the shard's number."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from input_pipeline.examples import ExampleSource, proposal_grid_size
+from input_pipeline.examples import Example, ExampleSource
 from input_pipeline.label_maps.interface import UnknownLabels
 from input_pipeline.records.proposal_records import SCHEMA_VERSION, ProposalRecord, Provenance
-from input_pipeline.records.record_shards import ShardWriter, read_done, read_index, shard_stem
+from input_pipeline.records.record_shards import (
+    PackedRecord,
+    ShardWriter,
+    pack_record,
+    read_done,
+    read_index,
+    shard_stem,
+)
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
+from maft_jax.proposals.kept_proposals import check_proposals, keep_best
 from maft_jax.proposals.precompute_summary import Statistics
 from maft_jax.proposals.record_sets import SYNONYMS
-from maft_jax.proposals.soft_masks import soften_masks
 
 RECIPE_VERSION = 1
 """Part of every shard's key: raise it when the same input would give other records."""
 
 _LARGEST_SHARD = 256
 _FEWEST_SHARDS = 16
-_MASK_TYPES = (np.bool_, np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,14 @@ class BadExamples(ValueError):
 
     def __str__(self) -> str:
         return "\n  ".join(problem.text for problem in self.problems)
+
+
+@dataclass(frozen=True)
+class ComputedExample:
+    """What a shard takes over of an example."""
+
+    record: PackedRecord
+    statistics: Statistics
 
 
 @dataclass(frozen=True)
@@ -126,11 +139,17 @@ class PrecomputeJob:
             return False
         return True
 
-    def write_shard(self, shard: int, on_example: Callable[[], None] = lambda: None) -> None:
-        """Computes and writes a shard, unless it is finished; calls `on_example` after each one.
+    def write_shard(
+        self,
+        shard: int,
+        on_example: Callable[[], None] = lambda: None,
+        compute: Callable[[int], ComputedExample] | None = None,
+    ) -> None:
+        """Writes a shard, unless it is finished; calls `on_example` after each example.
 
         Equal jobs write equal bytes, whoever calls this. It may be killed anywhere: a shard's
-        files have their names once they are whole.
+        files have their names once they are whole. `compute` gives what `compute` of this job
+        would, and raises ValueError where an example cannot be used.
 
         Raises:
             BadExamples: lists all examples of the shard that cannot be used; nothing is written.
@@ -139,54 +158,54 @@ class PrecomputeJob:
             return
         # Before reading: what changes while it is read must not look finished.
         key = self.shard_key(shard)
-        provenance = self._provenance()
         statistics = Statistics()
         problems = []
         with ShardWriter(self.folder, self.stem(shard), key) as writer:
             for index in self.examples_of(shard):
                 example_id = self.source.example_ids[index]
                 try:
-                    record, input_size = self._compute(index, provenance)
-                    writer.add(record)
+                    computed = (compute or self.compute)(index)
                 except ValueError as error:
                     problems.append(_problem_of(error, example_id))
                 except Exception as error:
                     error.add_note(f"while computing example {example_id!r}")
                     raise
                 else:
-                    statistics.add(record.proposals, record.label_map, input_size)
+                    writer.add_packed(computed.record)
+                    statistics.merge(computed.statistics)
                 on_example()
             if problems:
                 raise BadExamples(tuple(problems))
             writer.finish({"statistics": statistics.to_json()})
 
-    def _compute(
-        self, index: int, provenance: Provenance
-    ) -> tuple[ProposalRecord, tuple[int, int]]:
-        """The record of an example, and the size (h, w) at which the generator read it."""
+    def compute(self, index: int) -> ComputedExample:
+        """Reads an example and makes its proposals. Raises ValueError where it cannot be used."""
         example = self.source[index]
-        made = self.generator(example, self.num_proposals)
-        where = f"{self.generator.name} proposals of {example.example_id!r}"
-        check_proposals(made, where)
-        input_size = made.input_size or example.label_map.shape
-        best_first = np.argsort(-made.scores, kind="stable")[: self.num_proposals]
-        if len(best_first):
-            masks = soften_masks(made.masks[best_first], input_size)
-        else:
-            masks = np.zeros((0, *proposal_grid_size(*input_size)), np.uint8)
-        logits = made.class_logits
+        return self.computed(index, example, self.generator(example, self.num_proposals))
+
+    def computed(self, index: int, example: Example, made: Proposals) -> ComputedExample:
+        """The record of an example with its proposals; any number of threads may call it.
+
+        Raises:
+            ValueError: the generator returned what it must not.
+        """
+        check_proposals(made, f"{self.generator.name} proposals of {example.example_id!r}")
+        kept = keep_best(made, example.label_map.shape, self.num_proposals)
         record = ProposalRecord(
             example_id=example.example_id,
             image_bytes=self.source.image_bytes(index),
             image_size=example.label_map.shape,
             label_map=example.label_map,
-            proposals=masks,
-            scores=made.scores[best_first],
-            class_logits=None if logits is None else logits[best_first],
-            provenance=provenance,
+            proposals=kept.masks,
+            scores=kept.scores,
+            class_logits=kept.class_logits,
+            provenance=self._provenance,
         )
-        return record, input_size
+        statistics = Statistics()
+        statistics.add(kept.masks, example.label_map, kept.input_size)
+        return ComputedExample(pack_record(record), statistics)
 
+    @functools.cached_property
     def _provenance(self) -> Provenance:
         version = importlib.metadata.version("maft_jax")
         return Provenance(
@@ -202,40 +221,6 @@ def _problem_of(error: ValueError, example_id: str) -> Problem:
     if isinstance(error, UnknownLabels):
         return Problem(text, error.where, error.pixels)
     return Problem(text)
-
-
-def check_proposals(made: Proposals, where: str) -> None:
-    """Refuses what a generator must not return; `where` names generator and example.
-
-    Raises:
-        ValueError: says what was expected and what came.
-    """
-    masks, scores, logits = made.masks, made.scores, made.class_logits
-    if masks.ndim != 3 or masks.dtype not in _MASK_TYPES:
-        raise ValueError(
-            f"{where}: expected masks [n, h, w] of bool, uint8 or float32, got {masks.dtype} "
-            f"{list(masks.shape)}"
-        )
-    if len(masks) and not masks.size:
-        raise ValueError(f"{where}: expected masks with pixels, got {list(masks.shape)}")
-    if scores.shape != (len(masks),) or scores.dtype != np.float32:
-        raise ValueError(
-            f"{where}: expected a float32 score for each of {len(masks)} masks, got "
-            f"{scores.dtype} {list(scores.shape)}"
-        )
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{where}: expected finite scores, got {scores[~np.isfinite(scores)][0]}")
-    if masks.dtype == np.float32 and masks.size:
-        # Written so that NaN fails as well.
-        low, high = masks.min(), masks.max()
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"{where}: expected masks in [0, 1], got {low} to {high}")
-    if logits is not None and (logits.ndim != 2 or len(logits) != len(masks)):
-        raise ValueError(
-            f"{where}: expected class logits [{len(masks)}, c], got {list(logits.shape)}"
-        )
-    if logits is not None and not np.isfinite(logits).all():
-        raise ValueError(f"{where}: expected finite class logits")
 
 
 def _digest(text: str) -> str:

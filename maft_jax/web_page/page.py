@@ -12,6 +12,7 @@ from typing import Any
 
 from input_pipeline.sample_folder import SAMPLE_CLASSES
 from maft_jax.inference.clip import Clip
+from maft_jax.proposals.generator import ProposalGenerator
 from maft_jax.runtime import stop_requests
 from maft_jax.web_page.guard import RequestGuard, is_open_to_all
 from maft_jax.web_page.session import PageSession, read_field, viewer_data
@@ -45,6 +46,7 @@ def make_page(
     classes: str = "",
     background: str = "",
     num_proposals: int = 100,
+    generator: ProposalGenerator | None = None,
 ) -> Any:
     """A gradio.Blocks, yet to be launched: `serve_page` does that.
 
@@ -53,6 +55,7 @@ def make_page(
         folder: a new one for example pictures and downloads; the caller removes it.
         classes, background: what the fields hold at first; as `session.read_field` takes them.
         num_proposals: where its slider stands at first.
+        generator: makes the proposals, by default of superpixels; one that reads no names.
 
     Raises:
         ValueError: gradio is not installed, the weights have no text tower, or the names or
@@ -71,7 +74,7 @@ def make_page(
             f"num_proposals: expected a multiple of {_PROPOSALS_STEP} up to {MOST_PROPOSALS}, got "
             f"{num_proposals}"
         )
-    session = PageSession(clip, folder)
+    session = PageSession(clip, folder, generator)
     with gr.Blocks(
         title="maft_jax", analytics_enabled=False, delete_cache=(_HOUR, 24 * _HOUR), fill_width=True
     ) as page:

@@ -27,6 +27,7 @@ from maft_jax.inference.overlay import overlay, place_names, segment_colors
 from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
 from maft_jax.inference.vocabulary import check_names, read_names, read_pasted_list
 from maft_jax.pictures.lettering import letter_size, readable
+from maft_jax.proposals.generator import ProposalGenerator
 
 NO_CLASS = 0xFFFF
 """In the viewer's labels, where the label map has -1."""
@@ -60,14 +61,21 @@ class PageSession:
 
     Args:
         folder: for examples and downloads, of which the newest few stay.
+        generator: makes the proposals, by default of superpixels; one that reads no names.
     """
 
-    def __init__(self, clip: Clip, folder: str | os.PathLike):
+    def __init__(
+        self,
+        clip: Clip,
+        folder: str | os.PathLike,
+        generator: ProposalGenerator | None = None,
+    ):
         self.folder = Path(folder)
         # On the device once, not once for each vocabulary.
         visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
         clip = dataclasses.replace(clip, parameters=clip.parameters | {"visual": visual})
-        self._segmenter = functools.lru_cache(_KEPT)(functools.partial(_make_segmenter, clip))
+        make_segmenter = functools.partial(_make_segmenter, clip, generator)
+        self._segmenter = functools.lru_cache(_KEPT)(make_segmenter)
         self._prepared: dict[Hashable, PreparedExample] = {}
         self._one_at_a_time = threading.Lock()
 
@@ -234,7 +242,12 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _make_segmenter(clip: Clip, names: tuple[str, ...], others, num_proposals, synonyms=()):
+def _make_segmenter(clip: Clip, generator, names, others, num_proposals, synonyms=()):
     return ImageSegmenter(
-        clip, names, background=others, synonyms=dict(synonyms), num_proposals=num_proposals
+        clip,
+        names,
+        background=others,
+        synonyms=dict(synonyms),
+        generator=generator,
+        num_proposals=num_proposals,
     )

@@ -29,6 +29,7 @@ from input_pipeline.run_lengths import decode_segmentation
 from launch.secrets_file import check_secrets_file
 from maft_jax.config import preset
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
+from maft_jax.convert.generators import open_generator
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.weights_source import OWN_METADATA
 from maft_jax.evaluators.confusion import ConfusionTotal
@@ -57,6 +58,7 @@ from tests.fuzz.mutations import (
     inside_zip,
 )
 from tests.fuzz.reader import Make, Reader
+from tests.golden_files import GOLDEN
 from tests.in_memory_weights import load_state_dict, save_state_dict
 from tests.record_sets import make_record, write_record_set
 from tests.siglip_files import GOLDEN, unpacked
@@ -270,6 +272,16 @@ def weights(path: pathlib.Path) -> Any:
     return jax.tree.leaves(read_weights(path).parameters())
 
 
+def generator(folder: pathlib.Path) -> pathlib.Path:
+    name = "generators/mask2former_tiny_resnet"
+    shutil.copy(GOLDEN / f"{name}.safetensors", folder / "model.safetensors")
+    return pathlib.Path(shutil.copy(GOLDEN / f"{name}.config.json", folder / "config.json"))
+
+
+def opened_generator(path: pathlib.Path) -> Any:
+    return list(open_generator(path.parent).leaves)
+
+
 def result_without_counts(path: pathlib.Path) -> Any:
     read = read_result(path)
     return [read.dataset, read.split, read.class_names, read.num_images, read.provenance]
@@ -322,6 +334,7 @@ READERS = [
             ("open_clip", "open_clip_config.json"),
         )
     ),
+    Reader("generator settings", generator, opened_generator, damage_json, cost=20),
     *(
         Reader(
             f"siglip, {name}", golden_siglip(name, settings), weights_folder, damage_json, cost=8

@@ -22,6 +22,7 @@ from PIL import Image
 
 import maft_jax
 from input_pipeline.class_lists import load_class_list
+from input_pipeline.examples import Example
 from input_pipeline.sample_folder import SAMPLE_CLASSES, draw_scene
 from maft_jax.inference.overlay import overlay
 from maft_jax.inference.segmentation import ImageSegmenter
@@ -34,6 +35,7 @@ from maft_jax.web_page.session import (
     read_field,
     viewer_data,
 )
+from tests.toy_generators import toy_generator
 from tests.web_page.web_pages import serving
 
 CLASSES = ", ".join(SAMPLE_CLASSES)
@@ -303,3 +305,12 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
         )
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(address)
+
+
+def test_proposals_are_those_of_the_given_generator(clip, picture, tmp_path):
+    session = PageSession(clip, tmp_path, toy_generator())
+    result = session.segment(picture, CLASSES, "", 25)
+    image = result.segmentation.image
+    expected = toy_generator()(Example("photo", image, np.zeros(image.shape[:2], np.int32)), 25)
+    corners = np.s_[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # on those of the picture, at any size
+    np.testing.assert_array_equal(result.segmentation.proposals[corners], expected.masks[corners])

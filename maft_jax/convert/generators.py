@@ -1,0 +1,123 @@
+"""The one way in for weights of generators: a path to an architecture and its parameters.
+
+Read are folders of `transformers` (Mask2Former, MaskFormer) and checkpoints of the official
+repositories (Mask2Former with a ResNet, FreeSeg, and MAFT's, which hold FreeSeg's generator).
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from maft_jax.convert import generators_official as official
+from maft_jax.convert import generators_transformers as transformers
+from maft_jax.convert import rules
+from maft_jax.convert.foreign_format import WeightsSource
+from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
+from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.stored_tensor import StoredTensor
+from maft_jax.convert.weights_source import open_tensors
+from maft_jax.models.generators.image_preparation import OFFICIAL_PREPARATION, ImagePreparation
+from maft_jax.models.generators.mask2former import Mask2FormerConfig
+from maft_jax.models.generators.maskformer import MaskFormerConfig
+from maft_jax.runtime.json_files import read_json
+
+_SETTINGS = "config.json"
+_PREPARATION = "preprocessor_config.json"
+
+GeneratorConfig = Mask2FormerConfig | MaskFormerConfig
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenedGenerator:
+    """A generator's weights, of which nothing but names, shapes and settings was read."""
+
+    config: GeneratorConfig
+    leaves: Mapping[str, StoredTensor]
+    """Every parameter by its path, read when asked for."""
+    preparation: ImagePreparation
+    """How an image becomes its input, and its masks become masks of the image."""
+    layout: str
+    """`official` or `transformers`."""
+
+    def parameters(self) -> dict:
+        """All of them, read: float32 arrays in nested dictionaries."""
+        return rules.materialised(self.leaves)
+
+
+def open_generator(path: str | os.PathLike) -> OpenedGenerator:
+    """Opens weights of a generator, whatever their layout.
+
+    Raises:
+        ValueError: detectron2's .pkl, absent, corrupt, another model, or tensors unknown, missing
+            or misshapen, all of which are listed.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".pkl":
+        raise ValueError(
+            f"{path}: a pickle of detectron2 is a program, which would run; it is not read. Where "
+            "you trust it, make tensors of it: content = pickle.load(open('model.pkl', 'rb')); "
+            "torch.save({name: torch.as_tensor(value) for name, value in "
+            "content['model'].items()}, 'model.pth')"
+        )
+    source = open_tensors(path)
+    tensors = without_torch_wrappers(source.tensors)
+    below = find_prefixes(tensors, official.is_official)
+    if len(below) == 1:
+        ((names,),) = (below.values(),)
+        return _open_official(path, {name: tensors[whole] for name, whole in names.items()})
+    if below:
+        raise ValueError(f"{path}: several generators, below {list(below)}; expected one")
+    if _SETTINGS in source.settings:
+        return _open_transformers(path, tensors, source.settings[_SETTINGS]())
+    raise ValueError(
+        f"{path}: no generator: {len(tensors)} tensors, such as {sorted(tensors)[:3]}; expected a "
+        "checkpoint of Mask2Former (with a ResNet), FreeSeg or MAFT, or the folder of a "
+        "Mask2Former or MaskFormer of transformers, with its config.json"
+    )
+
+
+def _open_official(path: pathlib.Path, tensors: Mapping[str, StoredTensor]) -> OpenedGenerator:
+    tensors = official.with_current_names(tensors)
+    config = _infer(path, official.infer_config, WeightsSource(os.fspath(path), tensors))
+    leaves = _leaves(path, config, tensors, official.rules_of(config), official.IGNORED)
+    preparation = dataclasses.replace(OFFICIAL_PREPARATION, align_corners=config.text is not None)
+    return OpenedGenerator(config, leaves, preparation, "official")
+
+
+def _open_transformers(
+    path: pathlib.Path, tensors: Mapping[str, StoredTensor], settings: Mapping
+) -> OpenedGenerator:
+    folder = path if path.is_dir() else path.parent
+    config = _infer(path, transformers.infer_config, settings, f"{folder / _SETTINGS}")
+    tensors = transformers.with_older_names(tensors)
+    table = transformers.rules_of(config)
+    leaves = _leaves(path, config, tensors, table, transformers.IGNORED)
+    beside = folder / _PREPARATION
+    stated = read_json(beside) if beside.is_file() else {}
+    preparation = ImagePreparation.of_transformers(stated, os.fspath(beside))
+    return OpenedGenerator(config, leaves, preparation, "transformers")
+
+
+def _infer(path: pathlib.Path, infer: Callable[..., GeneratorConfig], *given) -> GeneratorConfig:
+    """The architecture, or an error that names the path; that of sizes alone does not."""
+    try:
+        return infer(*given)
+    except ValueError as error:
+        if os.fspath(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _leaves(
+    path: pathlib.Path,
+    config: GeneratorConfig,
+    tensors: Mapping[str, StoredTensor],
+    table: Sequence[Rule],
+    ignored: Sequence[Ignored],
+) -> dict[str, StoredTensor]:
+    expected = jax.eval_shape(functools.partial(config.init, jax.random.key(0)))
+    return rules.stored_as_ours(tensors, expected, table, ignored, source=os.fspath(path))

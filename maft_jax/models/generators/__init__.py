@@ -1,0 +1,1 @@
+"""The Mask2Former family of mask-proposal generators: FreeSeg, Mask2Former and MaskFormer."""

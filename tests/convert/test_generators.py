@@ -1,0 +1,163 @@
+"""Generators opened from what others wrote, and given back."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from maft_jax.convert import generators_official, generators_transformers, rules
+from maft_jax.convert.generators import open_generator
+from maft_jax.models.generators.mask2former import Mask2FormerConfig
+from maft_jax.models.generators.masked_decoder import DecoderConfig
+from maft_jax.models.generators.maskformer import MaskFormerConfig
+from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
+from maft_jax.models.generators.resnet import ResNetConfig
+from maft_jax.models.generators.swin import SwinConfig
+from maft_jax.models.generators.text_interaction import TextConfig
+from tests.convert.official_checkpoint import as_pth, official_tensors
+from tests.golden_files import GOLDEN
+
+RESNET = ResNetConfig((1, 2, 1, 1), (32, 32, 64, 64), (8, 8, 16, 16), (8,))
+SWIN = SwinConfig(8, (2, 1, 1, 2), (1, 1, 2, 2), 3)
+PIXEL_DECODER, DECODER = PixelDecoderConfig(32, 64, 2, 16), DecoderConfig(32, 5, 3, 24)
+GENERATORS = {
+    "mask2former": Mask2FormerConfig(RESNET, PIXEL_DECODER, DECODER, 4),
+    "swin": Mask2FormerConfig(SWIN, PIXEL_DECODER, DECODER, 4),
+    "maskformer": MaskFormerConfig(4, RESNET, 32, 64, DECODER),
+    "maskformer-swin": MaskFormerConfig(4, SWIN, 32, 64, DECODER),
+    "maskformer-same-width": MaskFormerConfig(
+        4, ResNetConfig((1,) * 4, (32,) * 4, (8,) * 4, (8,)), 32, 64, DECODER
+    ),
+    "freeseg": Mask2FormerConfig(
+        ResNetConfig((1, 1, 2, 3), (16, 24, 32, 64), (4, 8, 8, 16), (4, 4, 8)),
+        PixelDecoderConfig(32, 32, 2, 16),
+        DECODER,
+        text=TextConfig(12, 16, 24, 8),
+    ),
+}
+
+
+@functools.cache
+def random_parameters(name: str) -> dict:
+    shapes = jax.eval_shape(functools.partial(GENERATORS[name].init, jax.random.key(0)))
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def official(name: str) -> dict[str, np.ndarray]:
+    return rules.to_foreign(random_parameters(name), generators_official.rules_of(GENERATORS[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        pytest.param("mask2former", generators_transformers, marks=pytest.mark.slow),
+        pytest.param("swin", generators_transformers, marks=pytest.mark.slow),
+        pytest.param("maskformer", generators_transformers, marks=pytest.mark.slow),
+        ("maskformer-swin", generators_transformers),
+        pytest.param("maskformer-same-width", generators_transformers, marks=pytest.mark.slow),
+        pytest.param("mask2former", generators_official, marks=pytest.mark.slow),
+        ("freeseg", generators_official),
+    ],
+)
+def test_every_parameter_goes_there_and_back(name, layout):
+    config, parameters = GENERATORS[name], random_parameters(name)
+    table = layout.rules_of(config)
+    foreign = rules.in_memory(rules.to_foreign(parameters, table))
+    back = rules.stored_as_ours(foreign, parameters, table, layout.IGNORED, source=name)
+    jax.tree.map(np.testing.assert_array_equal, rules.materialised(back), parameters)
+
+
+def test_the_architecture_follows_from_the_shapes_of_an_official_checkpoint(tmp_path):
+    name = "freeseg"
+    tensors = {key: torch.from_numpy(value) for key, value in official(name).items()}
+    tensors["criterion.empty_weight"] = torch.ones(5)
+    torch.save({"model": tensors, "iteration": 7}, tmp_path / "model.pth")
+    opened = open_generator(tmp_path / "model.pth")
+    assert opened.config == GENERATORS[name]
+    assert opened.layout == "official"
+    assert opened.preparation.align_corners
+    jax.tree.map(np.testing.assert_array_equal, opened.parameters(), dict(random_parameters(name)))
+
+
+def test_names_of_older_official_files_are_known(tmp_path):
+    older = {
+        name.replace("query_feat", "static_query").replace("pixel_decoder.", ""): value
+        for name, value in official("mask2former").items()
+    }
+    safetensors.numpy.save_file(older, tmp_path / "old.safetensors")
+    opened = open_generator(tmp_path / "old.safetensors")
+    assert opened.config == GENERATORS["mask2former"]
+    assert not opened.preparation.align_corners
+
+
+def test_the_generator_of_an_official_maft_checkpoint_is_read(tmp_path):
+    """The whole tree that the official code writes, with CLIP's towers and an unused copy."""
+    tensors = official_tensors()
+    torch.save(as_pth(tensors), tmp_path / "maft.pth")
+    opened = open_generator(tmp_path / "maft.pth")
+    config = opened.config
+    assert config.backbone.stem_widths == (8, 8, 16)
+    assert (config.decoder.layers, config.decoder.queries, config.decoder.width) == (10, 100, 64)
+    assert config.text == TextConfig(64, 128, 96, 8)
+    assert (config.pixel_decoder.layers, config.pixel_decoder.mlp_width) == (6, 1024)
+    assert config.describe().startswith("FreeSeg (text of width 64): DeepLab ResNet-50")
+    read = rules.materialised(opened.leaves)
+    gamma = tensors["sem_seg_head.interaction.gamma"]
+    np.testing.assert_array_equal(read["interaction"]["gamma"], gamma.astype(np.float32))
+    theirs = {name for name in tensors if name.startswith(("backbone.", "sem_seg_head."))}
+    back = rules.stored_as_foreign(opened.leaves, generators_official.rules_of(config))
+    assert back.keys() == theirs | {"clip_adapter.non_object_embedding"}
+    for name, tensor in back.items():
+        np.testing.assert_array_equal(tensor.read(), tensors[name], err_msg=name)
+
+
+def test_pickles_of_detectron2_are_refused_with_a_way_out(tmp_path):
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x02}.")
+    with pytest.raises(ValueError, match=r"not read\. Where you trust it, .*torch\.save"):
+        open_generator(tmp_path / "model.pkl")
+
+
+def test_other_files_are_refused_with_what_was_expected(tmp_path):
+    safetensors.numpy.save_file({"a": np.ones(2, np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"no generator: 1 tensors, such as \['a'\]; expected"):
+        open_generator(tmp_path / "a.safetensors")
+
+
+def test_missing_and_unknown_tensors_are_listed(tmp_path):
+    tensors = official("mask2former")
+    del tensors["sem_seg_head.predictor.decoder_norm.bias"]
+    tensors["backbone.extra"] = np.ones(1, np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"1 unknown: backbone.extra; 1 missing: .*norm.bias"):
+        open_generator(tmp_path / "a.safetensors")
+
+
+def transformers_folder(folder, **settings):
+    name = "generators/mask2former_tiny_resnet"
+    shutil.copy(GOLDEN / f"{name}.safetensors", folder / "model.safetensors")
+    stated = json.loads((GOLDEN / f"{name}.config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**stated, **settings}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "detr"}, "model_type: expected one of"),
+        ({"pre_norm": True}, "pre_norm: expected False, since nothing else is implemented"),
+        ({"backbone_config": None}, "backbone_config: expected an object"),
+        ({"backbone_config": {"model_type": "dinat"}}, "model_type: expected swin or resnet"),
+        ({"num_queries": "many"}, "num_queries: expected an integer from 1 to 65536"),
+        ({"decoder_layers": 10**6}, "decoder_layers: expected an integer from 1 to 200"),
+        ({"num_attention_heads": 3}, "width 64 with 3 heads; expected heads of an even width"),
+    ],
+)
+def test_settings_that_are_not_implemented_are_refused_by_name(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        open_generator(transformers_folder(tmp_path, **settings))
