@@ -35,13 +35,14 @@ command.run()
 """The command on a step of 3 GiB and 1 GiB per image, 0.1 with remat, without compiling."""
 
 
-def run(*arguments: str, exit_code: int = 0, program=("-m", "maft_jax.cli.plan")):
+def run(*arguments: str, exit_code: int = 0, program=("-m", "maft_jax.cli.plan"), stdin=""):
     """Runs the command and returns what it printed to stdout and stderr."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     finished = subprocess.run(
         [sys.executable, *program, *arguments],
         cwd=REPOSITORY,
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=1200,
@@ -152,35 +153,59 @@ def test_devices_of_ironwood_share_a_chip(tmp_path):
     assert plan["bounds"]["device_hours"] == 2 * plan["bounds"]["chip_hours"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--config=configs/coco.py"], "--topology=v5e:4x4"),
-        (["--config=configs/coco.py", "--topology=v9:2x2"], "with a chip of"),
-        (["--config=configs/eval_only.py", "--topology=v5e:2x2"], "there is no train step"),
-        (["--config=configs/folder.py", "--topology=v5e:2x2"], "config.model.pretrained"),
-        (
-            ["--config=configs/coco.py", "--topology=v5e:2x2", "--config.model.pretrained=m.pt"],
-            "ViT-B-16.pt",
-        ),
-        (
-            ["--config=configs/coco.py", "--topology=v5e:2x2", "--config.mesh.fsdp=3"],
-            "does not make 4, the number of devices",
-        ),
-        (
-            ["--config=configs/coco.py", "--topology=2xv5e:2x2", "--config.mesh.fsdp=8"],
-            "data=1 must be a multiple of the 2 slices",
-        ),
-        (
-            ["--config=configs/coco.py", "--topology=v5e:2x2", "--json=nowhere/plan.json"],
-            "no such folder",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_wrong_input_is_refused_in_one_message(arguments, told):
-    printed, log = run(*arguments, exit_code=2)
-    assert told in log and "Traceback" not in log and not printed
+REFUSED = [
+    (["--config=configs/coco.py"], "--topology=v5e:4x4"),
+    (["--config=configs/coco.py", "--topology=v9:2x2"], "with a chip of"),
+    (["--config=configs/eval_only.py", "--topology=v5e:2x2"], "there is no train step"),
+    (["--config=configs/folder.py", "--topology=v5e:2x2"], "config.model.pretrained"),
+    (
+        ["--config=configs/coco.py", "--topology=v5e:2x2", "--config.model.pretrained=m.pt"],
+        "ViT-B-16.pt",
+    ),
+    (
+        ["--config=configs/coco.py", "--topology=v5e:2x2", "--config.mesh.fsdp=3"],
+        "does not make 4, the number of devices",
+    ),
+    (
+        ["--config=configs/coco.py", "--topology=2xv5e:2x2", "--config.mesh.fsdp=8"],
+        "data=1 must be a multiple of the 2 slices",
+    ),
+    (
+        ["--config=configs/coco.py", "--topology=v5e:2x2", "--json=nowhere/plan.json"],
+        "no such folder",
+    ),
+]
+EACH_IN_A_FORK = """
+import json, os, pathlib, sys
+from maft_jax.cli import plan as command
+folder = pathlib.Path(sys.argv[1])
+for number, arguments in enumerate(json.load(sys.stdin)):
+    if not (child := os.fork()):
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv[1:] = arguments
+        command.run()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    (folder / f"{number}.code").write_text(str(code))
+"""
+"""Runs command lines one after the other, of which none imports the libraries again."""
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refused")
+    program = ("-c", EACH_IN_A_FORK, str(folder))
+    run(program=program, stdin=json.dumps([arguments for arguments, _ in REFUSED]))
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[told for _, told in REFUSED])
+def test_wrong_input_is_refused_in_one_message(refused, number):
+    printed, log, code = (
+        (refused / f"{number}.{part}").read_text() for part in ("out", "err", "code")
+    )
+    assert REFUSED[number][1] in log and "Traceback" not in log and not printed
+    assert code == "2"
 
 
 def test_help_lists_flags_and_settings():
