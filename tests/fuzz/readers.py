@@ -61,7 +61,7 @@ from tests.fuzz.reader import Make, Reader
 from tests.golden_files import GOLDEN
 from tests.in_memory_weights import load_state_dict, save_state_dict
 from tests.record_sets import make_record, write_record_set
-from tests.siglip_files import GOLDEN, unpacked
+from tests.siglip_files import unpacked
 
 CLIP = ClipConfig(VisionConfig(64, 1, 16, 32, 16), TextConfig(64, 1, 50, 9, 16))
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
@@ -104,7 +104,7 @@ def clip(name: str, format_name: str, damaged: str) -> Make:
 
 
 def golden_siglip(name: str, damaged: str) -> Make:
-    return lambda folder: shutil.copytree(GOLDEN / name, folder / name) / damaged
+    return lambda folder: shutil.copytree(GOLDEN / "siglip" / name, folder / name) / damaged
 
 
 def tokenized(path: pathlib.Path) -> Any:
