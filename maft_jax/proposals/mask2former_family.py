@@ -1,6 +1,7 @@
 """The generators mask2former, maskformer and freeseg: networks, weights and preparation."""
 
 import hashlib
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,10 +42,11 @@ def open_family_generator(name: str, path: str, class_names: Sequence[str]) -> D
     Raises:
         ValueError: no weights are there, they are corrupt, or of another generator.
     """
-    if not path:
+    if not path or not pathlib.Path(path).exists():
+        found = f"; there is no {path}" if path else ""
         raise ValueError(
             f"config.proposals.path: generator={name} needs the weights of a {name} "
-            "(--config.proposals.path=mask2former-swin-large)"
+            f"(--config.proposals.path=mask2former-swin-large){found}"
         )
     opened = open_generator(path)
     kind = _kind(opened.config)

@@ -108,8 +108,11 @@ def test_fingerprint_is_that_of_weights_and_of_how_images_are_read(folder, mask2
 
 @pytest.mark.parametrize("name", ["mask2former", "maskformer", "freeseg"])
 def test_weights_are_needed(name):
-    with pytest.raises(ValueError, match=rf"config\.proposals\.path: generator={name} needs"):
+    needs = rf"config\.proposals\.path: generator={name} needs the weights"
+    with pytest.raises(ValueError, match=needs):
         make_generator(settings("", name), ["sky"])
+    with pytest.raises(ValueError, match=f"{needs}.*there is no nowhere"):
+        make_generator(settings("nowhere", name), ["sky"])
 
 
 def test_weights_of_another_generator_are_refused(folder):

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from maft_jax.config.sections import MeshConfig
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
 from maft_jax.models.generators.proposing import masks_over_images, proposal_scores, propose
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.text_interaction import TextConfig
+from maft_jax.runtime.sharding import batch_sharding, make_mesh, place
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -86,6 +88,22 @@ def test_proposals_depend_on_images_and_names_and_not_on_what_is_beyond(freeseg)
     )
     opposite = run(jnp.asarray(pixels), sizes, -text)
     assert not np.array_equal(opposite.mask_logits, first.mask_logits)
+
+
+@pytest.mark.slow
+def test_devices_share_images_and_parameters(freeseg):
+    config, run = freeseg
+    pixels = np.random.default_rng(2).integers(0, 255, (4, 64, 64, 3), np.uint8)
+    sizes, text = np.full((4, 2), 64), np.eye(8, dtype=np.float32)[:3]
+    expected = run(jnp.asarray(pixels), jnp.asarray(sizes), jnp.asarray(text))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=1), jax.devices()[:4])
+    parameters = place(config.init(jax.random.key(0)), mesh, config.sharding_rules)
+    images = batch_sharding(mesh)
+    found = jax.jit(functools.partial(propose, config.make_module()), out_shardings=images)(
+        parameters, jax.device_put(pixels, images), jax.device_put(sizes, images), text
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
 def test_a_generator_that_reads_names_asks_for_them(freeseg):
