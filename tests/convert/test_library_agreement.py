@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from maft_jax.benchmarks.pytorch.openai_clip import clip_from_state_dict
-from maft_jax.convert.formats import FORMATS, read_weights, write_weights
+from maft_jax.convert.formats import layout_of, read_weights, write_weights
 from maft_jax.models.text.clip_text import TextTransformer
 from maft_jax.models.towers.clip_vit import VisionTransformer
 from maft_jax.runtime import tree_rules
@@ -109,7 +109,7 @@ def test_features_and_gradients_are_the_librarys(case):
             np.testing.assert_allclose(result, expected, atol=1e-5, rtol=0)
             assert np.abs(expected[0] - expected[1]).max() > 0.05, "the inputs matter"
 
-    format = FORMATS[weights.format_name]
+    format = layout_of(weights.format_name, weights.config)
     expected = to_ours(gradients, parameters, format.rules, source="gradients")
     expected = tree_rules.flatten(expected)
     ours = jax.jit(jax.grad(our_score), static_argnums=1)(
@@ -188,7 +188,7 @@ def test_half_precision_is_read_exactly_and_written_back_as_it_was(name, dtype, 
     expected = library.tensors()
     (tmp_path / "saved").mkdir()
     weights = read_weights(library.save(tmp_path / "saved"))
-    format = FORMATS[weights.format_name]
+    format = layout_of(weights.format_name, weights.config)
     theirs = {name: value.float().numpy() for name, value in expected.items()}
     read = weights.parameters()
     for path, leaf in tree_rules.flatten(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maft_jax.convert import rules
-from maft_jax.convert.formats import FORMATS
+from maft_jax.convert.formats import _LAYOUTS
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor, in_memory
 from maft_jax.runtime import tree_rules
@@ -142,8 +142,8 @@ def test_overflow_of_half_precision_is_refused_and_infinity_is_not():
     assert tensor.cast(np.float32) is tensor
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_no_two_rules_of_a_format_lead_to_one_place(name):
-    table = FORMATS[name].rules
+@pytest.mark.parametrize("layout", _LAYOUTS, ids=lambda layout: layout.name)
+def test_no_two_rules_of_a_format_lead_to_one_place(layout):
+    table = layout.rules
     for side in ([rule.ours for rule in table], [n for rule in table for n in rule.names]):
         assert len(set(side)) == len(side)

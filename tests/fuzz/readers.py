@@ -66,11 +66,8 @@ from tests.siglip_files import unpacked
 CLIP = ClipConfig(VisionConfig(64, 1, 16, 32, 16), TextConfig(64, 1, 50, 9, 16))
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
 EXAMPLE = Example("7", np.zeros((20, 30, 3), np.uint8), np.full((20, 30), IGNORE, np.int32))
-ANNOTATION = {
-    "image_id": 7,
-    "score": 0.5,
-    "segmentation": {"size": [20, 30], "counts": [100, 50, 450]},
-}
+RUN_LENGTHS = {"size": [20, 30], "counts": [100, 50, 450]}
+ANNOTATION = {"image_id": 7, "score": 0.5, "segmentation": RUN_LENGTHS}
 
 
 def file(name: str, content: bytes | str) -> Make:
