@@ -141,3 +141,11 @@ def test_it_resumes_with_the_same_bits(run, finished, tmp_path):
     (resumed / "tuned.safetensors").unlink()
     again = train_and_evaluate(run[0](), resumed)
     jax.tree.map(np.testing.assert_array_equal, again, finished[0])
+
+
+@pytest.mark.slow
+def test_it_does_not_resume_with_another_tokenizer(run, finished, tmp_path, caplog):
+    (tmp_path / "other").mkdir()
+    other = unpacked("tokenizer_siglip", "tokenizer.json", tmp_path / "other")
+    with pytest.raises(ValueError, match="another text tower beside the same image tower"):
+        train_and_evaluate(run[0](model__tokenizer=str(other)), finished[1])
