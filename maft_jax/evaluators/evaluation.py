@@ -26,17 +26,14 @@ from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 from maft_jax.inference.segmenter import Segmenter
-from maft_jax.models.clip import ClipConfig
+from maft_jax.models.clip import ClipConfig, untold_architecture
 from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.encoder_setup import make_encoder
-from maft_jax.models.layers import HEAD_WIDTH
-from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.text_classifier import (
     cached_class_embeddings,
     cleaning,
     text_tower_identity,
 )
-from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, sharding, stop_requests
@@ -66,7 +63,7 @@ class Evaluation:
         self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = text_tower_identity(clip.text, text_tower)
-        self._architecture = _architecture(clip)
+        self._architecture = untold_architecture(clip)
         found = find_evaluation_data(config)
         embed = functools.partial(cached_class_embeddings, clip.text, text_tower)
         cache = cache_dir(config.data)
@@ -293,19 +290,6 @@ def make_segmenter(config: ResolvedConfig, clip: ClipConfig, mesh: Mesh) -> Segm
     protocol = EvaluationProtocol.of(config)
     encoder = make_encoder(config.model, clip.vision, mesh, protocol.logit_scale)
     return Segmenter(protocol.inference_spec(encoder), mesh)
-
-
-def _architecture(clip: ClipConfig) -> dict[str, str]:
-    """What keys need beside the values of tensors, which do not tell activations, heads, epsilons.
-
-    Nothing where all of it is as in OpenAI's CLIP, so that those results of version 0.1 stay.
-    """
-    is_openai = all(
-        isinstance(tower, kind)
-        and (tower.activation, tower.head_width) == ("quick_gelu", HEAD_WIDTH)
-        for tower, kind in ((clip.vision, VisionConfig), (clip.text, TextConfig))
-    )
-    return {} if is_openai else {"architecture": repr(clip)}
 
 
 def _count_pixels(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
+from maft_jax.models.layers import HEAD_WIDTH
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.text.siglip_text import SigLipTextConfig
 from maft_jax.models.text.tips_text import TipsTextConfig
@@ -26,6 +27,19 @@ class ClipConfig:
     text: TextArchitecture | None
     has_logit_bias: bool = dataclasses.field(default=False, repr=False)
     """Whether a bias was trained beside the logit scale, as in SigLIP; the towers tell it, too."""
+
+
+def untold_architecture(config: ClipConfig) -> dict[str, str]:
+    """What keys need beside the values of tensors, which do not tell activations, heads, epsilons.
+
+    Nothing where these are as in OpenAI's CLIP: version 0.1 had no such entry.
+    """
+    is_openai = all(
+        isinstance(tower, kind)
+        and (tower.activation, tower.head_width) == ("quick_gelu", HEAD_WIDTH)
+        for tower, kind in ((config.vision, VisionConfig), (config.text, TextConfig))
+    )
+    return {} if is_openai else {"architecture": repr(config)}
 
 
 def convnext_clip(
