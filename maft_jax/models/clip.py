@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
-from maft_jax.models.layers import HEAD_WIDTH
+from maft_jax.models.layers import BlockConfig
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.text.siglip_text import SigLipTextConfig
 from maft_jax.models.text.tips_text import TipsTextConfig
@@ -36,7 +36,7 @@ def untold_architecture(config: ClipConfig) -> dict[str, str]:
     """
     is_openai = all(
         isinstance(tower, kind)
-        and (tower.activation, tower.head_width) == ("quick_gelu", HEAD_WIDTH)
+        and tower.block == BlockConfig(tower.width, mlp_width=tower.mlp_width)
         for tower, kind in ((config.vision, VisionConfig), (config.text, TextConfig))
     )
     return {} if is_openai else {"architecture": repr(config)}
