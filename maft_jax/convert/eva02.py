@@ -173,6 +173,7 @@ def _infer(source: WeightsSource, choices: Choices, trunk: str, gate: str) -> Cl
         embed_dim=head[0],
         mlp_width=hidden[0],
         head_width=_head_width(source, choices, settings, patches[0]),
+        logit_scale=open_clip.capped_logit_scale(source),
     )
     hidden = shapes.get("text.transformer.resblocks.0.mlp.c_fc.bias", (4 * tokens[1],))[0]
     text = TextConfig(

@@ -8,6 +8,8 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.openai import (
     IGNORED,
@@ -56,6 +58,8 @@ _WITHOUT_EFFECT = {
     "pad_id", "eos_id", "proj_type", "hf_proj_type", "hf_pooler_type", "hf_model_pretrained",
 }  # fmt: skip
 _PARTS = ("vision_cfg", "text_cfg")
+_LARGEST_SCALE = 100.0
+"""Of similarities."""
 TEXT_SIZES = ("width", "layers", "context_length", "vocab_size")
 _TOLD = (("width", "layers", "patch_size"), TEXT_SIZES)
 """What the settings of each part state that tensors tell."""
@@ -221,6 +225,22 @@ def _recognise_top_level(names: Collection[str]) -> bool:
 def _recognise_custom_text(names: Collection[str]) -> bool:
     both = all(any(n.startswith(part) for n in names) for part in ("visual.", "text."))
     return both and TRUNKS_READ.isdisjoint(names)
+
+
+def capped_logit_scale(source: WeightsSource) -> float:
+    """Factor of similarities that the weights were trained with, at most open_clip's and FC-CLIP's.
+
+    Raises:
+        ValueError: there is no such number.
+    """
+    stored = source.tensors.get("logit_scale")
+    if stored is None or stored.shape != ():
+        raise ValueError(
+            f"{source.path}: expected a number logit_scale, got "
+            f"{None if stored is None else stored.shape}"
+        )
+    scale = np.exp(np.float32(stored.read()))
+    return float(np.fmin(scale, np.float32(_LARGEST_SCALE)))
 
 
 OPEN_CLIP = Format(
