@@ -173,6 +173,16 @@ CLIP_SIZES = {
     "tipsv2_g14": tipsv2_config(1536, 40, 4096, 6144, 12, gated=True),
 }
 """Only for random weights: the sizes of real weights are read off the weights."""
+FOLDERS = {
+    "eva02_base_patch16_clip_224": "EVA02-B-16",
+    "eva02_large_patch14_clip_224": "EVA02-L-14",
+    "eva02_large_patch14_clip_336": "EVA02-L-14-336",
+    "tipsv2-b14": "tipsv2_b14",
+    "tipsv2-l14": "tipsv2_l14",
+    "tipsv2-so400m14": "tipsv2_so400m14",
+    "tipsv2-g14": "tipsv2_g14",
+}
+"""What the hub calls sizes otherwise; a dot and the name of the weights may follow."""
 
 
 def random_parameters(config: ClipConfig, seed: int = 0) -> dict:
