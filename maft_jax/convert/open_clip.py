@@ -110,18 +110,38 @@ def _refuse_unsupported(source: WeightsSource, text: str) -> None:
             raise ValueError(f"{source.path}: an open_clip model {what}: {name!r} is missing")
 
 
-def models_settings(source: WeightsSource) -> tuple[Mapping, str]:
+def models_settings(
+    source: WeightsSource, preprocessing: Mapping[str, list[float]] | None = None
+) -> tuple[Mapping, str]:
     """The part of the settings beside a file that is of the model, and where they are, for errors.
 
+    Args:
+        preprocessing: mean and std with which the tower reads pixels in [0, 1]; by default CLIP's.
+
     Raises:
-        ValueError: it has no such part.
+        ValueError: it has no such part, or says that pixels are normalised otherwise.
     """
     settings = source.settings[SETTINGS_FILE]()
     model = settings.get("model_cfg", settings)
     where = f"{source.path}: {SETTINGS_FILE} beside it"
     if not isinstance(model, Mapping) or not all(isinstance(model.get(p), Mapping) for p in _PARTS):
         raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
+    stated = settings.get("preprocess_cfg") or {}
+    for name, expected in (preprocessing or PREPROCESSING).items():
+        found = stated.get(name, expected) if isinstance(stated, Mapping) else stated
+        if not _are_close(found, expected):
+            raise ValueError(
+                f"{where}: preprocess_cfg: {name} is {found!r:.80}; expected {expected}, with "
+                "which pixels are normalised for this image tower"
+            )
     return model, where
+
+
+def _are_close(found: object, expected: list[float]) -> bool:
+    if not isinstance(found, list) or len(found) != len(expected):
+        return False
+    pairs = zip(found, expected, strict=True)
+    return all(type(x) in (int, float) and y - 1e-3 < x < y + 1e-3 for x, y in pairs)
 
 
 def refuse_options(options: Mapping, where: str) -> None:
