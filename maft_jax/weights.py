@@ -8,7 +8,7 @@ import numpy as np
 
 from maft_jax.config.fields import expand_path
 from maft_jax.convert.formats import ClipWeights, read_weights
-from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.clip import CLIP_SIZES, FOLDERS, random_parameters
 
 RANDOM_PREFIX = "random:"
 _OPENAI_NAMES = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
@@ -86,6 +86,7 @@ def size_named_by(source: str) -> str | None:
     size = source.removeprefix(RANDOM_PREFIX)
     if size not in CLIP_SIZES:
         size = pathlib.PurePath(size).stem.removesuffix("px")
+        size = FOLDERS.get(size, size)
     return size if size in CLIP_SIZES else None
 
 

@@ -1,6 +1,7 @@
 """A SigLIP with its own tokenizer trains, resumes, is exported and read by transformers."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import maft_jax
 from maft_jax.config.sections import MeshConfig, OptimizerConfig
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
+from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
+from maft_jax.convert.stored_tensor import in_memory
 from maft_jax.convert.verification import verify
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
@@ -141,3 +144,15 @@ def test_it_resumes_with_the_same_bits(run, finished, tmp_path):
     (resumed / "tuned.safetensors").unlink()
     again = train_and_evaluate(run[0](), resumed)
     jax.tree.map(np.testing.assert_array_equal, again, finished[0])
+
+
+@pytest.mark.slow
+def test_it_does_not_resume_with_another_tokenizer(run, folder, finished, tmp_path):
+    bare = tmp_path / "bare"  # without our own metadata, which would name the tokenizer
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("spiece.model"))
+    unpacked("tokenizer_siglip", "tokenizer.json", bare)
+    tensors = open_state_dict(bare / "model.safetensors")[0]
+    values = {name: tensor.read() for name, tensor in tensors.items()}
+    write_state_dict(in_memory(values), bare / "model.safetensors")
+    with pytest.raises(ValueError, match="another text tower beside the same image tower"):
+        train_and_evaluate(run[0](model__pretrained=str(bare)), finished[1])

@@ -187,6 +187,8 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
             "image_size": clip.image_size,
             "image_aspect": clip.image_aspect,
             "mask_pooling": clip.mask_pooling,
+            "mask_rule": clip.mask_rule,
+            "class_token": clip.class_token,
             "compute_dtype": clip.compute_dtype,
             "scales": list(scales),
             "flip": _FLIP.value,

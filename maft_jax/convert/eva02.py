@@ -15,7 +15,6 @@ from maft_jax.convert.openai import count_layers, text_rules
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.layers import HEAD_WIDTH
-from maft_jax.models.preprocess import UNIT_MEAN, UNIT_STD
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.eva02 import FIRST_MASK_LOGIT_SCALE, Eva02Config
 
@@ -173,6 +172,7 @@ def _infer(source: WeightsSource, choices: Choices, trunk: str, gate: str) -> Cl
         embed_dim=head[0],
         mlp_width=hidden[0],
         head_width=_head_width(source, choices, settings, patches[0]),
+        logit_scale=open_clip.capped_logit_scale(source),
     )
     hidden = shapes.get("text.transformer.resblocks.0.mlp.c_fc.bias", (4 * tokens[1],))[0]
     text = TextConfig(
@@ -206,12 +206,7 @@ def _settings(source: WeightsSource) -> Mapping:
     """
     if open_clip.SETTINGS_FILE not in source.settings:
         return {}
-    where = f"{source.path}: {open_clip.SETTINGS_FILE} beside it"
-    settings = source.settings[open_clip.SETTINGS_FILE]()
-    model = settings.get("model_cfg", settings)
-    parts = ("vision_cfg", "text_cfg")
-    if not isinstance(model, Mapping) or not all(isinstance(model.get(p), Mapping) for p in parts):
-        raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
+    model, where = open_clip.models_settings(source)
     name = model["vision_cfg"].get("timm_model_name")
     wanted = {"timm_pool": "token", "timm_proj": None}
     if not isinstance(name, str) or not name.startswith("eva02_"):
@@ -274,7 +269,7 @@ def _make_settings(config: ClipConfig) -> dict:
             },
             "custom_text": True,
         },
-        "preprocess_cfg": {"mean": list(UNIT_MEAN), "std": list(UNIT_STD)},
+        "preprocess_cfg": open_clip.PREPROCESSING,
     }
 
 

@@ -206,7 +206,7 @@ def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
     files = [layout for layout in _LAYOUTS if suffix in layout.suffixes]
     folders = [layout for layout in _LAYOUTS if layout.folder_tensors is not None]
     folders.sort(key=lambda layout: len(layout.suffixes))  # first what can be nothing else
-    possible = files or folders
+    possible = _of_its_tower(files or folders, config)
     return next((x for x in possible if x.refuses(config) is None), possible[0]).name
 
 
@@ -216,8 +216,13 @@ def why_not(name: str, config: ClipConfig) -> str | None:
     Raises:
         ValueError: there is no such format.
     """
-    reasons = [layout.refuses(config) for layout in _named(name)]
+    reasons = [layout.refuses(config) for layout in _of_its_tower(_named(name), config)]
     return None if None in reasons else "; ".join(dict.fromkeys(reasons))
+
+
+def _of_its_tower(layouts: list[Format], config: ClipConfig) -> list[Format]:
+    """Those for towers of this kind; all where there is none."""
+    return [x for x in layouts if isinstance(config.vision, x.tower)] or layouts
 
 
 def _folder_for(path: pathlib.Path, format: Format) -> AbstractContextManager[pathlib.Path]:

@@ -8,6 +8,8 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.openai import (
     IGNORED,
@@ -56,6 +58,8 @@ _WITHOUT_EFFECT = {
     "pad_id", "eos_id", "proj_type", "hf_proj_type", "hf_pooler_type", "hf_model_pretrained",
 }  # fmt: skip
 _PARTS = ("vision_cfg", "text_cfg")
+_LARGEST_SCALE = 100.0
+"""Of similarities."""
 TEXT_SIZES = ("width", "layers", "context_length", "vocab_size")
 _TOLD = (("width", "layers", "patch_size"), TEXT_SIZES)
 """What the settings of each part state that tensors tell."""
@@ -106,18 +110,38 @@ def _refuse_unsupported(source: WeightsSource, text: str) -> None:
             raise ValueError(f"{source.path}: an open_clip model {what}: {name!r} is missing")
 
 
-def models_settings(source: WeightsSource) -> tuple[Mapping, str]:
+def models_settings(
+    source: WeightsSource, preprocessing: Mapping[str, list[float]] | None = None
+) -> tuple[Mapping, str]:
     """The part of the settings beside a file that is of the model, and where they are, for errors.
 
+    Args:
+        preprocessing: mean and std with which the tower reads pixels in [0, 1]; by default CLIP's.
+
     Raises:
-        ValueError: it has no such part.
+        ValueError: it has no such part, or says that pixels are normalised otherwise.
     """
     settings = source.settings[SETTINGS_FILE]()
     model = settings.get("model_cfg", settings)
     where = f"{source.path}: {SETTINGS_FILE} beside it"
     if not isinstance(model, Mapping) or not all(isinstance(model.get(p), Mapping) for p in _PARTS):
         raise ValueError(f"{where}: expected model_cfg with vision_cfg and text_cfg")
+    stated = settings.get("preprocess_cfg") or {}
+    for name, expected in (preprocessing or PREPROCESSING).items():
+        found = stated.get(name, expected) if isinstance(stated, Mapping) else stated
+        if not _are_close(found, expected):
+            raise ValueError(
+                f"{where}: preprocess_cfg: {name} is {found!r:.80}; expected {expected}, with "
+                "which pixels are normalised for this image tower"
+            )
     return model, where
+
+
+def _are_close(found: object, expected: list[float]) -> bool:
+    if not isinstance(found, list) or len(found) != len(expected):
+        return False
+    pairs = zip(found, expected, strict=True)
+    return all(type(x) in (int, float) and y - 1e-3 < x < y + 1e-3 for x, y in pairs)
 
 
 def refuse_options(options: Mapping, where: str) -> None:
@@ -221,6 +245,22 @@ def _recognise_top_level(names: Collection[str]) -> bool:
 def _recognise_custom_text(names: Collection[str]) -> bool:
     both = all(any(n.startswith(part) for n in names) for part in ("visual.", "text."))
     return both and TRUNKS_READ.isdisjoint(names)
+
+
+def capped_logit_scale(source: WeightsSource) -> float:
+    """Factor of similarities that the weights were trained with, at most open_clip's and FC-CLIP's.
+
+    Raises:
+        ValueError: there is no such number.
+    """
+    stored = source.tensors.get("logit_scale")
+    if stored is None or stored.shape != ():
+        raise ValueError(
+            f"{source.path}: expected a number logit_scale, got "
+            f"{None if stored is None else stored.shape}"
+        )
+    scale = np.exp(np.float32(stored.read()))
+    return float(np.fmin(scale, np.float32(_LARGEST_SCALE)))
 
 
 OPEN_CLIP = Format(

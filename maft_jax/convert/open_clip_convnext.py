@@ -21,6 +21,7 @@ from maft_jax.convert.open_clip import (
     PREPROCESSING,
     SETTINGS_FILE,
     TEXT_SIZES,
+    capped_logit_scale,
     compare_sizes,
     models_settings,
     refuse_options,
@@ -32,8 +33,6 @@ from maft_jax.convert.rules import Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.towers.convnext import HEADS, ConvNextConfig
 
-_LARGEST_SCALE = 100.0
-"""Of similarities, in open_clip's training and in FC-CLIP."""
 _OPTIONS = {
     "timm_model_pretrained",
     "timm_model_name",
@@ -49,7 +48,7 @@ _PROJ = {"linear": "visual.head.proj.weight", "mlp": "visual.head.mlp.fc2.weight
 def _infer(source: WeightsSource, choices: Choices, head: str) -> ClipConfig:
     refuse_choices(source, choices)
     vision = infer_tower(source, "visual.trunk.", _PROJ[head], head)
-    vision = dataclasses.replace(vision, logit_scale=_logit_scale(source))
+    vision = dataclasses.replace(vision, logit_scale=capped_logit_scale(source))
     text = infer_text_tower(source.shapes, source=source.path, embed_dim=vision.embed_dim)
     text = dataclasses.replace(text, activation="gelu")
     if SETTINGS_FILE not in source.settings:
@@ -65,17 +64,6 @@ def _infer(source: WeightsSource, choices: Choices, head: str) -> ClipConfig:
     _refuse_vision_options(options, where)
     size, name = options.get("image_size", 224), options.get("timm_model_name")
     return ClipConfig(with_settings(vision, name, size, where), text)
-
-
-def _logit_scale(source: WeightsSource) -> float:
-    stored = source.tensors.get("logit_scale")
-    if stored is None or stored.shape != ():
-        raise ValueError(
-            f"{source.path}: expected a number logit_scale, got "
-            f"{None if stored is None else stored.shape}"
-        )
-    scale = np.exp(np.float32(stored.read()))
-    return float(np.fmin(scale, np.float32(_LARGEST_SCALE)))
 
 
 def _refuse_vision_options(options: Mapping, where: str) -> None:

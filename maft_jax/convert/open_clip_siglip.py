@@ -40,6 +40,7 @@ _PUBLISHED_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
 _PUBLISHED_WIDTHS = {"base": 768, "large": 1024, "so400m": 1152, "giantopt": 1536}
 _EXACT = re.compile(r"base_patch16|large_patch16_siglip_(256|384)|so400m_patch14")
 """Of timm's names of SigLIPs, those that it gives the exact GELU."""
+_PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 _TEXT_SIZES = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 _TEXT_OPTIONS = {
     "no_causal_mask": (True,),
@@ -134,7 +135,7 @@ def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
             f"{source.path}: weights of open_clip's SigLIP without {SETTINGS_FILE} beside them, "
             "which tells heads and activations; put it there"
         )
-    model, where = models_settings(source)
+    model, where = models_settings(source, _PREPROCESSING)
     try:
         vision = _vision_config(source, model["vision_cfg"], model["text_cfg"])
         text = _text_config(source, model["text_cfg"], vision.width)
@@ -287,8 +288,7 @@ def _make_settings(config: ClipConfig, dtype: np.dtype) -> dict:
             },
         },
         "preprocess_cfg": {
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
+            **_PREPROCESSING,
             "interpolation": "bicubic",
             "resize_mode": "squash",
         },

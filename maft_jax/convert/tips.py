@@ -49,6 +49,12 @@ def _infer_scenic(source: WeightsSource, choices: Choices) -> ClipConfig:
     hidden = gate if gated else f"encoder/{blocks}0/MlpBlock_0/Dense_0/bias"
     patches = _shape(source, f"{tokens}embedding/kernel", 4)
     table = _shape(source, f"{tokens}posembed_input", 4)
+    head_width = _shape(source, f"encoder/{blocks}0/{query}", 3)[2]
+    if choices.head_width not in (None, head_width):
+        raise ValueError(
+            f"{source.path}: head_width={choices.head_width}: its tensors have heads of "
+            f"{head_width}; leave it out"
+        )
     temperature, convention = _temperature(source), _convention(choices, _SCENIC)
     vision = TipsConfig(
         width=patches[3],
@@ -56,7 +62,7 @@ def _infer_scenic(source: WeightsSource, choices: Choices) -> ClipConfig:
         patch_size=patches[0],
         image_size=_square_side(source, table[1], table[2]) * patches[0],
         mlp_width=_shape(source, hidden, 1)[0],
-        head_width=_shape(source, f"encoder/{blocks}0/{query}", 3)[2],
+        head_width=head_width,
         activation=convention[0],
         gated=gated,
         logit_scale=1 / temperature,
@@ -199,7 +205,7 @@ def _infer_hub(source: WeightsSource, choices: Choices) -> ClipConfig:
     )
     if config.text is None:
         return config
-    text = dataclasses.replace(config.text, head_width=choices.head_width or stated[1])
+    text = dataclasses.replace(config.text, head_width=stated[1])
     return dataclasses.replace(config, text=text)
 
 

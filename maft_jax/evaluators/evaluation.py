@@ -26,7 +26,7 @@ from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 from maft_jax.inference.segmenter import Segmenter
-from maft_jax.models.clip import ClipConfig
+from maft_jax.models.clip import ClipConfig, untold_architecture
 from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.models.text_classifier import (
@@ -63,6 +63,7 @@ class Evaluation:
         self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = text_tower_identity(clip.text, text_tower)
+        self._architecture = untold_architecture(clip)
         found = find_evaluation_data(config)
         embed = functools.partial(cached_class_embeddings, clip.text, text_tower)
         cache = cache_dir(config.data)
@@ -248,6 +249,7 @@ class Evaluation:
         """All that a result depends on; JSON values."""
         weights = {"image_tower": origin["image_tower"], "text_tower": self._text_tower}
         texts = cleaning(data.source.class_names, self.protocol.templates)
+        weights |= self._architecture
         return {"version": VERSION, "weights": weights, **texts, **self.depends_on(data)}
 
     @property

@@ -137,6 +137,8 @@ def load(
     compute_dtype: str = "float32",
     *,
     mask_pooling: str | None = None,
+    mask_rule: str | None = None,
+    class_token: int | None = None,
     activation: str | None = None,
     head_width: int | None = None,
     tokenizer: str | os.PathLike | None = None,
@@ -152,6 +154,7 @@ def load(
         mask_start_layer: by default that with which they were tuned, which our runs and files
             say; else the published 8, in towers of up to 8 layers two thirds of them.
         mask_pooling: of towers that pool: hard or soft; by default as they were tuned, or hard.
+        mask_rule, class_token: of towers with class tokens, see Clip; by default likewise.
         activation: quick_gelu, gelu or gelu_tanh, where the weights do not tell it or tell it
             wrongly. A state dict in OpenAI's layout does not: it is taken for quick_gelu, while
             most models that were trained with open_clip expect gelu.
@@ -174,7 +177,12 @@ def load(
         pretrained=None if pretrained is None else os.fspath(pretrained),
     )
     masking = resolve_masking(
-        weights.config.vision, weights.masking, mask_start_layer, mask_pooling=mask_pooling
+        weights.config.vision,
+        weights.masking,
+        mask_start_layer,
+        mask_pooling=mask_pooling,
+        mask_rule=mask_rule,
+        class_token=class_token,
     )
     return Clip(
         weights.config,

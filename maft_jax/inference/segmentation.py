@@ -20,7 +20,11 @@ from maft_jax.inference.clip import Clip
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter, eval_geometry
 from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
-from maft_jax.models.text_classifier import cached_class_embeddings, embed_synonyms
+from maft_jax.models.text_classifier import (
+    cached_class_embeddings,
+    check_distinct,
+    embed_synonyms,
+)
 from maft_jax.proposals.external import check_aspect
 from maft_jax.proposals.generator import ProposalGenerator, Proposals
 from maft_jax.proposals.kept_proposals import check_proposals, keep_best
@@ -214,9 +218,12 @@ class ImageSegmenter:
 
     def _embedded(self, clip: Clip, templates: Sequence[str], cache_dir) -> np.ndarray:
         names = [*self.class_names, *self.background]
-        if clip.config.text is None or (cache_dir is None and not self.synonyms):
+        if clip.config.text is None:
             return clip.encode_text(names, templates)  # which says that there is no text tower
         text, parameters = clip.config.text, clip.parameters["text"]
+        if cache_dir is None and not self.synonyms:
+            check_distinct(names, "classes", text.tokenize)
+            return clip.encode_text(names, templates)
         if cache_dir is None:
             return embed_synonyms(
                 lambda every: clip.encode_text(every, templates),

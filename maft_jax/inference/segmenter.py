@@ -55,12 +55,14 @@ class InferenceSpec:
     def view_sizes(self, arrays: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Height and width of every scale, for arrays of this height and width.
 
-        Scale 1 is image_size itself, or the arrays where the ratio of sides is kept at their size.
+        Scale 1 is image_size itself, as it is; all else is whole patches or cells.
         """
-        if self.short_side is None:
-            return tuple(self.encoder.scaled(self.image_size, scale) for scale in self.scales)
-        kept = min(self.image_size) / self.short_side
-        return tuple(self.encoder.scaled(arrays, kept * scale) for scale in self.scales)
+        scaled = self.encoder.scaled
+        if self.short_side is not None:
+            kept = min(self.image_size) / self.short_side
+            return tuple(scaled(arrays, kept * scale) for scale in self.scales)
+        size = self.image_size
+        return tuple(size if scale == 1 else scaled(size, scale) for scale in self.scales)
 
 
 class Segmenter:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maft_jax.models.encoder import ImageArchitecture, TextArchitecture
+from maft_jax.models.layers import BlockConfig
 from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.text.siglip_text import SigLipTextConfig
 from maft_jax.models.text.tips_text import TipsTextConfig
@@ -26,6 +27,19 @@ class ClipConfig:
     text: TextArchitecture | None
     has_logit_bias: bool = dataclasses.field(default=False, repr=False)
     """Whether a bias was trained beside the logit scale, as in SigLIP; the towers tell it, too."""
+
+
+def untold_architecture(config: ClipConfig) -> dict[str, str]:
+    """What keys need beside the values of tensors, which do not tell activations, heads, epsilons.
+
+    Nothing where these are as in OpenAI's CLIP: version 0.1 had no such entry.
+    """
+    is_openai = all(
+        isinstance(tower, kind)
+        and tower.block == BlockConfig(tower.width, mlp_width=tower.mlp_width)
+        for tower, kind in ((config.vision, VisionConfig), (config.text, TextConfig))
+    )
+    return {} if is_openai else {"architecture": repr(config)}
 
 
 def convnext_clip(
@@ -159,6 +173,16 @@ CLIP_SIZES = {
     "tipsv2_g14": tipsv2_config(1536, 40, 4096, 6144, 12, gated=True),
 }
 """Only for random weights: the sizes of real weights are read off the weights."""
+FOLDERS = {
+    "eva02_base_patch16_clip_224": "EVA02-B-16",
+    "eva02_large_patch14_clip_224": "EVA02-L-14",
+    "eva02_large_patch14_clip_336": "EVA02-L-14-336",
+    "tipsv2-b14": "tipsv2_b14",
+    "tipsv2-l14": "tipsv2_l14",
+    "tipsv2-so400m14": "tipsv2_so400m14",
+    "tipsv2-g14": "tipsv2_g14",
+}
+"""What the hub calls sizes otherwise; a dot and the name of the weights may follow."""
 
 
 def random_parameters(config: ClipConfig, seed: int = 0) -> dict:

@@ -28,6 +28,7 @@ from maft_jax.state.train_state import TrainState
 logger = logging.getLogger(__name__)
 
 TEXT_TOWER = "text_tower"
+"""Of a run's identity: text_classifier.text_tower_identity, which earlier versions did not note."""
 
 _DIGESTS = {
     "pretrained": ("another image tower", "give the weights that the run began with"),
@@ -42,7 +43,6 @@ _DIGESTS = {
     "data": ("other images, label maps or proposals", "restore the records"),
 }
 """Of what a run is told by its digest alone: what it is in words, and how to restore it."""
-"""Of a run's identity: the text tower's fingerprint, which earlier versions did not note."""
 _DIGEST = "digest"
 _REMOVED = ".removed"
 """Checkpoints that need not be kept any more, in the folder of the others."""

@@ -13,6 +13,7 @@ from etils import epath
 from maft_jax.config import Config, config_of_run
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.encoder import resolve_masking
+from maft_jax.models.text_classifier import text_tower_identity
 from maft_jax.resolved_config import trainable_rules
 from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.tree_rules import fingerprint
@@ -77,7 +78,7 @@ def read_student(
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
-    text_tower = fingerprint(parameters["text"])
+    text_tower = text_tower_identity(weights.config.text, parameters["text"])
     state = read_checkpoint(workdir, abstract, fingerprint(visual), step, text_tower)
     tuned = jax.tree.map(np.asarray, state.trainable)
     student = parameters | {"visual": overlay(visual, tuned)}

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
 from maft_jax.models.clip import ClipConfig
-from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.models.text_classifier import cached_class_embeddings, text_tower_identity
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.proposals.record_sets import synonyms
 from maft_jax.resolved_config import ResolvedConfig, resolve
@@ -83,7 +83,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     frozen = loaded.setup.frozen(visual)
     run_identity = {
         "pretrained": fingerprint(visual),
-        TEXT_TOWER: fingerprint(loaded.parameters["text"]),
+        TEXT_TOWER: text_tower_identity(loaded.clip.text, loaded.parameters["text"]),
         "architecture": repr(loaded.clip.vision),
         **describe_data(loaded.source),
         "synonyms": describe_synonyms(config.data, loaded.source),

@@ -70,6 +70,8 @@ class Teacher:
         several = {"synonyms": _digest(self._synonyms)} if self._synonyms else {}
         if config.loss.probabilities != "softmax":
             several["probabilities"] = config.loss.probabilities
+        if config.masking.class_token:
+            several["class_token"] = config.masking.class_token
         description = cleaning(names, templates) | {
             "version": _VERSION,
             "data": self.source.fingerprint,

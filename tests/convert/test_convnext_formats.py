@@ -167,6 +167,17 @@ def test_settings_of_other_models_are_refused(part, changes, message, tmp_path):
         read_weights(folder)
 
 
+@pytest.mark.parametrize("mean", [[0.5, 0.5, 0.5], 0.48, [0.48145466, 0.4578275], ["a", "b", "c"]])
+@pytest.mark.parametrize("folder", ["convnext/linear_eps5", "eva02/patch16"])
+def test_pixels_that_are_normalised_otherwise_are_refused(folder, mean, tmp_path):
+    shutil.copytree(GOLDEN / folder, tmp_path / "clip")
+    settings = json.loads((tmp_path / "clip" / SETTINGS).read_text())
+    settings["preprocess_cfg"]["mean"] = mean
+    (tmp_path / "clip" / SETTINGS).write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"preprocess_cfg: mean is .*; expected \[0.48145466"):
+        read_weights(tmp_path / "clip")
+
+
 def test_a_classifier_is_no_image_tower(tmp_path):
     config = ClipConfig(ConvNextConfig((1, 1, 1, 1), (8, 8, 8, 8), 12), None)
     parameters = jax.tree.map(np.asarray, random_parameters(config))

@@ -37,6 +37,8 @@ def test_architecture_comes_from_tensors_and_settings(official):
     assert (vision.embed_dim, vision.mlp_width, vision.heads) == (24, 128, 3)
     assert (text.layers, text.head_width, text.activation) == (2, 12, "gelu")
     assert official.format_name == "open_clip" and not official.ignored
+    scale = np.exp(official.tensors["logit_scale"].read())
+    assert vision.default_logit_scale == pytest.approx(scale) and scale < 100
 
 
 def test_open_clips_file_comes_back_bit_for_bit(official, tmp_path):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from maft_jax.convert.formats import read_weights, write_weights
+from maft_jax.convert.formats import default_format, read_weights, why_not, write_weights
 from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
 from maft_jax.convert.stored_tensor import in_memory
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
@@ -137,6 +137,28 @@ def test_arithmetic_of_another_layout_is_refused(weights, tmp_path):
         write_weights(weights["tips_torch"], tmp_path / "x.npz", "tips")
     with pytest.raises(ValueError, match=r"state a divisor \(head_width\)"):
         read_weights(FOLDER / "torch_vision.npz")
+    with pytest.raises(ValueError, match="head_width=8: its tensors have heads of 16"):
+        read_weights(FOLDER / "scenic_vision.npz", head_width=8)
+
+
+def test_a_folder_by_default_is_the_hubs_and_its_reason_is_the_one_given(weights):
+    scenic, torch = weights["tips"].config, weights["tips_torch"].config
+    assert {default_format("name", config) for config in (scenic, torch)} == {"tips_hub"}
+    assert why_not("tips_hub", torch) is None
+    assert why_not("tips_hub", scenic).startswith("it is computed with gelu and an epsilon")
+
+
+def test_stated_heads_are_the_image_towers(weights, tmp_path):
+    write_weights(weights["tips_torch"], tmp_path / "folder", "tips_hub")
+    settings = tmp_path / "folder/config.json"
+    content = json.loads(settings.read_text())
+    content["text_config"]["num_attention_heads"] = 4
+    settings.write_text(json.dumps(content))
+    tensors = tmp_path / "folder/model.safetensors"
+    bare = {name: tensor.read() for name, tensor in open_state_dict(tensors)[0].items()}
+    write_state_dict(in_memory(bare), tensors)  # without our own metadata
+    config = read_weights(tmp_path / "folder", head_width=16).config
+    assert (config.vision.head_width, config.text.head_width) == (16, 8)
 
 
 def test_weights_of_flax_go_to_pytorch_where_that_is_stated(tmp_path):

@@ -211,6 +211,8 @@ def test_result_tells_where_it_comes_from(finished, config):
         {"evaluation__short_side": 96},
         {"evaluation__max_images": 5},
         {"model__mask_start_layer": 1},
+        {"model__activation": "gelu"},
+        {"model__head_width": 32},
         {"data__dataset": "folder", "data__unseen_classes": ("sand",)},
     ],
 )

@@ -64,6 +64,7 @@ from tests.record_sets import make_record, write_record_set
 from tests.siglip_files import unpacked
 
 CLIP = ClipConfig(VisionConfig(64, 1, 16, 32, 16), TextConfig(64, 1, 50, 9, 16))
+FOLDERS = {"transformers": "config.json", "open_clip": "open_clip_config.json"}
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
 EXAMPLE = Example("7", np.zeros((20, 30, 3), np.uint8), np.full((20, 30), IGNORE, np.int32))
 RUN_LENGTHS = {"size": [20, 30], "counts": [100, 50, 450]}
@@ -326,20 +327,14 @@ READERS = [
     Reader("our metadata", clip_without_digests, weights, inside_metadata, cost=4),
     *(
         Reader(name, clip("c", name, f"c/{settings}"), weights_folder, damage_json, cost=4)
-        for name, settings in (
-            ("transformers", "config.json"),
-            ("open_clip", "open_clip_config.json"),
-        )
+        for name, settings in FOLDERS.items()
     ),
     Reader("generator settings", generator, opened_generator, damage_json, cost=20),
     *(
         Reader(
             f"siglip, {name}", golden_siglip(name, settings), weights_folder, damage_json, cost=8
         )
-        for name, settings in (
-            ("transformers", "config.json"),
-            ("open_clip", "open_clip_config.json"),
-        )
+        for name, settings in FOLDERS.items()
     ),
     *(
         Reader(name, functools.partial(unpacked, "tokenizer_gemma", name), tokenized)

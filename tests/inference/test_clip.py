@@ -160,6 +160,13 @@ def test_default_start_layer_is_8_or_two_thirds_of_a_small_tower(clip):
     assert clip.__class__(clip.config, clip.parameters, 3).mask_start_layer == 3
 
 
+def test_how_proposals_read_can_be_said_when_loading():
+    shared = maft_jax.load("random:tiny", 2, mask_rule="shared_patches")
+    assert shared.encoder.mask_rule == "shared_patches"
+    with pytest.raises(ValueError, match="class_token=1: expected a number below 1"):
+        maft_jax.load("random:tiny", 2, class_token=1)
+
+
 def test_start_at_the_number_of_layers_gives_every_proposal_the_whole_image(clip, images, masks):
     clip = dataclasses.replace(clip, mask_start_layer=4)
     whole = clip.encode_image(images)

@@ -16,6 +16,7 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec, class_logits
 from maft_jax.models.preprocess import coarse_masks_on_grid
 from maft_jax.models.towers.convnext import ConvNextConfig
+from maft_jax.models.towers.tips import TipsConfig
 from maft_jax.resolved_config import resolve
 from maft_jax.runtime.sharding import one_device_mesh
 from tests.runs import SETTINGS
@@ -74,6 +75,14 @@ def test_sizes_follow_the_arrays_which_are_few():
         batch = make_eval_batch(example_of((64, long)), 4, geometry)
         shapes.add(batch["image"].shape[1:3])
     assert shapes == {(64, 64), (64, 96), (64, 128), (64, 160)}
+
+
+def test_arrays_are_read_in_whole_patches_whatever_the_scale():
+    tower = TipsConfig(16, 1, 14, 56, 16, 8)
+    masking = MaskingSpec(0, 56, mask_rule="shared_patches")
+    encoder = tower.make_encoder(EncoderSettings(masking, one_device_mesh()))
+    spec = InferenceSpec(encoder, (56, 56), short_side=56)
+    assert spec.view_sizes((64, 96)) == ((70, 98),)
 
 
 def test_the_setting_reaches_the_program_and_the_key_of_results():

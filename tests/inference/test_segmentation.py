@@ -20,8 +20,12 @@ from maft_jax.inference.overlay import blend
 from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
 from maft_jax.inference.vocabulary import parse_names, read_names, read_names_file
+from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.text.sentencepiece_tokenizer import TokenizerFile
+from maft_jax.models.text.siglip_text import SigLipTextConfig
 from maft_jax.proposals.soft_masks import soften_masks
 from maft_jax.proposals.superpixels import SuperpixelProposals
+from tests.siglip_files import unpacked
 from tests.tiny_models import ip_clip
 
 NAMES = ("cat", "sofa", "salt, pepper")
@@ -246,6 +250,17 @@ def test_one_class_alone_gets_a_hint(clip, caplog):
 def test_wrong_names_are_refused(clip, classes, background, message):
     with pytest.raises(ValueError, match=message):
         ImageSegmenter(clip, classes, background=background)
+
+
+def test_names_that_the_towers_own_tokenizer_cannot_tell_apart_are_refused(tmp_path):
+    """CLIP's can, by which names are read before the weights are."""
+    file = TokenizerFile.open(unpacked("tokenizer_siglip", "spiece.model", tmp_path))
+    tiny = CLIP_SIZES["siglip_tiny-random"]
+    text = SigLipTextConfig(64, 1, 70, 32, 64, head_width=16).with_tokenizer(file)
+    config = dataclasses.replace(tiny, text=text)
+    siglip = maft_jax.Clip(config, random_parameters(config), 0, image_size=64)
+    with pytest.raises(ValueError, match="classes: 'wall other' comes twice"):
+        ImageSegmenter(siglip, ["wall-other", "wall other"])
 
 
 def test_background_that_is_a_synonym_of_a_class_is_refused(clip):

@@ -26,6 +26,10 @@ from tests.planning.test_plan import config_of
         ("weights/ViT-L-14.pt", "ViT-L-14", True),
         ("ViT-L-14-336px.pt", "ViT-L-14-336", True),
         ("random:ViT-B-32", "ViT-B-32", False),
+        ("convnext_large_d_320.safetensors", "convnext_large_d_320", True),
+        ("siglip2-base-patch16-512", "siglip2-base-patch16-512", True),
+        ("eva02_large_patch14_clip_336.merged2b_s6b_b61k", "EVA02-L-14-336", True),
+        ("tipsv2-b14", "tipsv2_b14", True),
     ],
 )
 def test_names_of_files_that_are_not_there(pretrained, size, assumed):

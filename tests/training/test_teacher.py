@@ -12,6 +12,7 @@ import pytest
 from input_pipeline.examples import PreparedSource
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.train_pipeline import make_train_dataset
+from maft_jax.models.towers.tips import TipsConfig
 from maft_jax.resolved_config import resolve
 from maft_jax.runtime import tree_rules
 from maft_jax.training import teacher_cache
@@ -158,6 +159,19 @@ def test_other_settings_have_another_cache(data, teacher, change):
     source = open_training_data(config)
     other = Teacher(config, teacher.clip, teacher.parameters, source, teacher.mesh)
     assert other.cache.folder.name != teacher.cache.folder.name
+
+
+def test_another_class_token_has_another_cache(data, teacher):
+    clip = dataclasses.replace(teacher.clip, vision=TipsConfig(16, 2, 16, 64, 32, 8))
+    first, second = (
+        dataclasses.replace(
+            teacher,
+            clip=clip,
+            config=resolve(small_config(data, model__class_token=token), clip, None, teacher.mesh),
+        )
+        for token in (0, 1)
+    )
+    assert first.cache.folder.name != second.cache.folder.name
 
 
 @pytest.mark.parametrize("tower", ["visual", "text"])

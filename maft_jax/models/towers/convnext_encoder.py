@@ -68,8 +68,6 @@ class ConvNextEncoder:
         return -(-size[0] // CELL), -(-size[1] // CELL)
 
     def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        if scale == 1:
-            return size
         height, width = (max(1, round(side * scale / CELL)) * CELL for side in size)
         return height, width
 

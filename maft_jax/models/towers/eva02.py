@@ -48,6 +48,8 @@ class Eva02Config(ClassTokenArchitecture):
     embed_dim: int
     mlp_width: int
     head_width: int = HEAD_WIDTH
+    logit_scale: float = 100.0
+    """Factor of similarities that the weights were trained with, at most 100 as in MaskCLIP++."""
 
     norm_epsilon = 1e-6
     has_ln_pre = False
@@ -78,6 +80,10 @@ class Eva02Config(ClassTokenArchitecture):
     def default_masking(self) -> MaskingSpec:
         """The last third of the layers, as MAFT has it, and the native image size."""
         return MaskingSpec(2 * self.layers // 3, self.image_size)
+
+    @property
+    def default_logit_scale(self) -> float:
+        return self.logit_scale
 
     @property
     def mlp_flops(self) -> int:

@@ -65,8 +65,6 @@ class IPClip:
 
     def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
         patch = self.tower.config.patch_size
-        if scale == 1:
-            return size
         height, width = (max(1, round(side * scale / patch)) * patch for side in size)
         return height, width
 
