@@ -85,11 +85,13 @@ class SigLipEncoder:
     def logits(
         self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
     ) -> Float[Array, "*rows c"]:
-        return scaled_similarities(features, text, self.logit_scale, self.dtype)
+        """As SigLIP's: with the bias, which a softmax does not see."""
+        similarities = scaled_similarities(features, text, self.logit_scale, self.dtype)
+        return similarities + self.tower.config.logit_bias
 
     def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
         if self.is_sigmoid:
-            return jax.nn.sigmoid(logits + self.tower.config.logit_bias)
+            return jax.nn.sigmoid(logits)
         return jax.nn.softmax(logits, axis=-1)
 
     def _read(self, parameters, pixels, weights):
