@@ -40,6 +40,7 @@ def make_train_dataset(
     process_index: int = 0,
     process_count: int = 1,
     per_example: Mapping[str, np.ndarray] | None = None,
+    with_positions: bool = False,
 ) -> Dataset:
     """This process's rows of the global batches of start_step, start_step + 1, ...
 
@@ -51,7 +52,9 @@ def make_train_dataset(
                       left in the crop; such proposals are zeros
 
     and of each array of `per_example`, which has a row for every example of the source, the rows
-    of these examples, under the same name.
+    of these examples, under the same name; `with_positions` also
+
+    position          int32 [b], of the rows in the stream, modulo 2**31
 
     `num_workers` examples are read and transformed at a time, as many as there are CPUs unless
     given. A ValueError of the source reaches readers of `NumpyBatches` unchanged; the same is
@@ -66,6 +69,7 @@ def make_train_dataset(
         process_index,
         process_count,
         per_example,
+        with_positions,
     )
     return batched_dataset(*stream.parts(), num_workers)
 
@@ -135,6 +139,7 @@ class _Stream:
     process_index: int = 0
     process_count: int = 1
     per_example: Mapping[str, np.ndarray] | None = None
+    with_positions: bool = False
 
     def __post_init__(self):
         check_batching(self.source, self.global_batch_size, self.process_index, self.process_count)
@@ -155,6 +160,8 @@ class _Stream:
         signature = _signature(self.source, self.geometry) | {
             name: (rows.dtype.type, rows.shape[1:]) for name, rows in extra
         }
+        if self.with_positions:
+            signature["position"] = (np.int32, ())
         return numbers, self.row, signature, local_batch_size
 
     def row(self, number: int) -> Arrays:
@@ -163,6 +170,8 @@ class _Stream:
         position = step * self.global_batch_size + self.process_index * local_batch_size + row
         index = int(example_index(np.array([position]), len(self.source), self.seed)[0])
         extra = {name: rows[index] for name, rows in (self.per_example or {}).items()}
+        if self.with_positions:
+            extra["position"] = np.int32(position % 2**31)
         return _transformed(self.source, index, (self.seed, position), self.geometry) | extra
 
 

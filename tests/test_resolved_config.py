@@ -24,6 +24,8 @@ UNUSED = {
     "model.activation",
     "model.tokenizer",
     "proposals.path",
+    "generator.weights",
+    "generator.backbone_weights",
     "evaluation.records",
     *field_names(EvaluationRoots, "evaluation.roots."),
 }

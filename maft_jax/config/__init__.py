@@ -17,6 +17,7 @@ from maft_jax.config.sections import (
     DataConfig,
     EvaluationConfig,
     EvaluationRoots,
+    GeneratorConfig,
     LossConfig,
     MeshConfig,
     ModelConfig,
@@ -28,7 +29,9 @@ from maft_jax.config.sections import (
 @dataclass(frozen=True)
 class Config:
     task: str = setting(
-        "train", "train (and evaluate on the way), or only evaluate", choices=("train", "evaluate")
+        "train",
+        "train CLIP or a generator of proposals (and evaluate on the way), or only evaluate CLIP",
+        choices=("train", "train_generator", "evaluate"),
     )
     checkpoint: str = setting(
         "",
@@ -53,6 +56,9 @@ class Config:
     )
     loss: LossConfig = dataclasses.field(
         default=LossConfig(), metadata={"help": "what is minimised"}
+    )
+    generator: GeneratorConfig = dataclasses.field(
+        default=GeneratorConfig(), metadata={"help": "task=train_generator: what is trained"}
     )
     optimizer: OptimizerConfig = dataclasses.field(
         default=OptimizerConfig(), metadata={"help": "what is tuned and how"}
@@ -137,7 +143,8 @@ def from_config_dict(
         ValueError: unknown or missing fields, wrong types, impossible values or combinations.
     """
     config = build(Config, config_dict.to_dict(), "config")
-    if require_weights and not config.model.pretrained and not config.checkpoint:
+    without_clip = config.task == "train_generator" and config.generator.classes != "text"
+    if require_weights and not (without_clip or config.model.pretrained or config.checkpoint):
         raise ValueError(
             "config.model.pretrained: no weights; give a file (--config.model.pretrained="
             "ViT-B-16.pt), or random:tiny to try things out"
@@ -223,12 +230,35 @@ def _validate_data(data: DataConfig, proposals: ProposalsConfig) -> None:
         raise ValueError("config.proposals.kinds: expected at least one kind, got none")
 
 
+def _validate_generator(config: Config) -> None:
+    generator = config.generator
+    if config.data.crop_size % 32:
+        raise ValueError(
+            f"config.data.crop_size={config.data.crop_size}: expected a multiple of 32 for "
+            "config.task=train_generator, the stride of a generator's coarsest map"
+        )
+    if generator.width % 32:
+        raise ValueError(f"config.generator.width={generator.width}: expected a multiple of 32")
+    if generator.weights and generator.backbone_weights:
+        raise ValueError(
+            f"config.generator.backbone_weights={generator.backbone_weights}: the weights in "
+            f"config.generator.weights={generator.weights} have a backbone; give one of the two"
+        )
+    if generator.backbone_weights and not generator.backbone.startswith("resnet"):
+        raise ValueError(
+            f"config.generator.backbone_weights={generator.backbone_weights}: those of a ResNet "
+            f"are read; got config.generator.backbone={generator.backbone}"
+        )
+
+
 def _validate_training(config: Config) -> None:
     if config.batch_size % config.optimizer.accumulation_steps:
         raise ValueError(
             f"config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: expected "
             f"a divisor of config.batch_size={config.batch_size}"
         )
+    if config.task == "train_generator":
+        _validate_generator(config)
     if config.loss.cached_teacher and (config.data.augment or not config.loss.distillation_weight):
         raise ValueError(
             "config.loss.cached_teacher: expected config.data.augment=False, where an image always "

@@ -20,13 +20,14 @@ from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.weights_source import open_tensors
-from maft_jax.models.generators.image_preparation import OFFICIAL_PREPARATION, ImagePreparation
+from maft_jax.models.generators.image_preparation import ImagePreparation
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.maskformer import MaskFormerConfig
 from maft_jax.runtime.json_files import read_json
 
-_SETTINGS = "config.json"
-_PREPARATION = "preprocessor_config.json"
+SETTINGS = "config.json"
+PREPARATION = "preprocessor_config.json"
+"""What a folder of `transformers` has beside the weights."""
 
 GeneratorConfig = Mask2FormerConfig | MaskFormerConfig
 
@@ -71,8 +72,8 @@ def open_generator(path: str | os.PathLike) -> OpenedGenerator:
         return _open_official(path, {name: tensors[whole] for name, whole in names.items()})
     if below:
         raise ValueError(f"{path}: several generators, below {list(below)}; expected one")
-    if _SETTINGS in source.settings:
-        return _open_transformers(path, tensors, source.settings[_SETTINGS]())
+    if SETTINGS in source.settings:
+        return _open_transformers(path, tensors, source.settings[SETTINGS]())
     raise ValueError(
         f"{path}: no generator: {len(tensors)} tensors, such as {sorted(tensors)[:3]}; expected a "
         "checkpoint of Mask2Former (with a ResNet), FreeSeg or MAFT, or the folder of a "
@@ -84,19 +85,18 @@ def _open_official(path: pathlib.Path, tensors: Mapping[str, StoredTensor]) -> O
     tensors = official.with_current_names(tensors)
     config = _infer(path, official.infer_config, WeightsSource(os.fspath(path), tensors))
     leaves = _leaves(path, config, tensors, official.rules_of(config), official.IGNORED)
-    preparation = dataclasses.replace(OFFICIAL_PREPARATION, align_corners=config.text is not None)
-    return OpenedGenerator(config, leaves, preparation, "official")
+    return OpenedGenerator(config, leaves, official.preparation_of(config), "official")
 
 
 def _open_transformers(
     path: pathlib.Path, tensors: Mapping[str, StoredTensor], settings: Mapping
 ) -> OpenedGenerator:
     folder = path if path.is_dir() else path.parent
-    config = _infer(path, transformers.infer_config, settings, f"{folder / _SETTINGS}")
+    config = _infer(path, transformers.infer_config, settings, f"{folder / SETTINGS}")
     tensors = transformers.with_older_names(tensors)
     table = transformers.rules_of(config)
     leaves = _leaves(path, config, tensors, table, transformers.IGNORED)
-    beside = folder / _PREPARATION
+    beside = folder / PREPARATION
     stated = read_json(beside) if beside.is_file() else {}
     preparation = ImagePreparation.of_transformers(stated, os.fspath(beside))
     return OpenedGenerator(config, leaves, preparation, "transformers")

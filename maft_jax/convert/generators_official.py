@@ -4,11 +4,13 @@ The architecture follows from shapes. A checkpoint of MAFT or FreeSeg holds CLIP
 which `maft.py` reads.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 from maft_jax.convert import generator_rules as of
 from maft_jax.convert.foreign_format import WeightsSource
 from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.models.generators.image_preparation import OFFICIAL_PREPARATION, ImagePreparation
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
@@ -125,17 +127,24 @@ def _infer_resnet(shapes: _Shapes) -> ResNetConfig:
     )
 
 
+def preparation_of(config: Mask2FormerConfig) -> ImagePreparation:
+    """The official test geometry, which the layout takes for granted."""
+    return dataclasses.replace(OFFICIAL_PREPARATION, align_corners=config.text is not None)
+
+
 def rules_of(config: Mask2FormerConfig) -> list[Rule]:
     """The table of a generator, in both directions."""
     return [
-        *_resnet_rules(config.backbone),
+        *resnet_rules(config.backbone),
         *_pixel_decoder_rules(),
         *_predictor_rules(),
         *(_text_rules() if config.text else of.dense(f"{_PREDICTOR}class_embed", "class_embed")),
     ]
 
 
-def _resnet_rules(config: ResNetConfig) -> list[Rule]:
+def resnet_rules(config: ResNetConfig) -> list[Rule]:
+    """Of the backbone alone, below `backbone`."""
+
     def rules(foreign: str, ours: str) -> list[Rule]:
         return of.frozen_convolution(foreign, f"{foreign}.norm", ours)
 

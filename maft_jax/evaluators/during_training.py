@@ -24,7 +24,8 @@ from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.train_state import TrainState, overlay
 
 RESULTS_FOLDER = "evaluation"
-_PREFIX = "evaluation"
+PREFIX = "evaluation"
+"""Of the names of evaluations' metrics."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,7 @@ class TrainingEvaluation:
         self._frozen_maps: dict[str, list[np.ndarray]] = {}
 
     def is_due(self, step: int) -> bool:
-        """Whether there is an evaluation after this many steps, before the last."""
-        every = self._config.evaluation.every_steps
-        return every > 0 and step > 0 and step % every == 0 and step < self._config.num_steps
+        return is_due(self._config, step)
 
     def evaluate(
         self,
@@ -82,10 +81,10 @@ class TrainingEvaluation:
             logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))
         else:
             logger.info("step %d:\n%s", step, format_table(results, baseline=self._frozen))
-        if consensus.broadcast_from_first(_is_written(workdir, step)):
+        if consensus.broadcast_from_first(is_written(workdir, step)):
             return
         scalars = {
-            f"{_PREFIX}/{result.dataset}/{name}": value
+            f"{PREFIX}/{result.dataset}/{name}": value
             for result in results
             for name, value in result.scalars().items()
         }
@@ -125,7 +124,7 @@ class TrainingEvaluation:
             if jax.process_index() == 0:
                 sheet = _comparison(data, frozen, tuned)
                 save_picture(workdir / RESULTS_FOLDER / f"{data.name}.png", sheet)
-                writer.write_images(step, {f"{_PREFIX}/{data.name}": sheet[None]})
+                writer.write_images(step, {f"{PREFIX}/{data.name}": sheet[None]})
 
 
 def _comparison(data: EvaluationSet, frozen, tuned) -> UInt8[np.ndarray, "h w 3"]:
@@ -140,9 +139,15 @@ def _comparison(data: EvaluationSet, frozen, tuned) -> UInt8[np.ndarray, "h w 3"
     )
 
 
-def _is_written(workdir: epath.Path, step: int) -> bool:
+def is_due(config: ResolvedConfig, step: int) -> bool:
+    """Whether there is an evaluation after this many steps, before the last."""
+    every = config.evaluation.every_steps
+    return every > 0 and step > 0 and step % every == 0 and step < config.num_steps
+
+
+def is_written(workdir: epath.Path, step: int) -> bool:
     """Whether metrics.jsonl has this step's numbers, which a resumed run keeps."""
     return any(
-        record["step"] == step and any(name.startswith(f"{_PREFIX}/") for name in record)
+        record["step"] == step and any(name.startswith(f"{PREFIX}/") for name in record)
         for record in read_metrics(workdir)
     )

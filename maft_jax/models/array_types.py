@@ -41,3 +41,5 @@ class Batch:
     """[b, n] bool: False marks padding."""
     teacher_probabilities: Leaf | None = None
     """[b, c] float32: how the frozen CLIP classifies the whole images; None: the step asks it."""
+    position: Leaf | None = None
+    """[b] int32: of each example in the endless stream of the run's seed, for what a step draws."""

@@ -19,11 +19,13 @@ from maft_jax.weights import open_weights
 _VERSION = 1
 """Raised when the same weights would give other proposals."""
 _IMAGES_PER_DEVICE = 4
-"""Of accelerators; a CPU gains nothing from several images at a time."""
+"""Of accelerators."""
 
 
 @dataclass(frozen=True)
-class _Network:
+class FamilyNetwork:
+    """A MaskNetwork; its parameters are {"network", "text"}, the latter None or rows of names."""
+
     config: GeneratorConfig
 
     def __call__(self, parameters, images, sizes):
@@ -68,13 +70,18 @@ def open_family_generator(name: str, path: str, class_names: Sequence[str]) -> D
     return DeviceGenerator(
         name=name,
         fingerprint=_fingerprint(opened, network, text),
-        network=_Network(opened.config),
+        network=FamilyNetwork(opened.config),
         prepare=opened.preparation.prepare,
         load=load,
         divisor=opened.preparation.divisor,
         align_corners=opened.preparation.align_corners,
-        images_per_device=1 if jax.default_backend() == "cpu" else _IMAGES_PER_DEVICE,
+        images_per_device=images_per_device(),
     )
+
+
+def images_per_device() -> int:
+    """That a device reads at once; a CPU gains nothing from several."""
+    return 1 if jax.default_backend() == "cpu" else _IMAGES_PER_DEVICE
 
 
 def _kind(config: GeneratorConfig) -> str:

@@ -88,6 +88,16 @@ def broadcast_from_first(value: np.ndarray | bool | int) -> np.ndarray:
     return np.frombuffer(first.tobytes(), value.dtype).reshape(value.shape)
 
 
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+    """The sum of what the processes counted, in integers of 64 bits."""
+    if jax.process_count() == 1:
+        return counts
+    # Bytes, because 64 bits become 32 on the way.
+    content = np.frombuffer(counts.astype(np.int64).tobytes(), np.uint8)
+    rows = np.ascontiguousarray(multihost_utils.process_allgather(content))
+    return rows.view(np.int64).sum(axis=0).reshape(counts.shape)
+
+
 def check_same(values: Mapping[str, object]) -> None:
     """Refuses processes that were started with different settings, weights or data.
 

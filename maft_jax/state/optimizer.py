@@ -1,4 +1,4 @@
-"""AdamW as the official code runs it: polynomial decay, weight decay by rules, torch's clipping.
+"""AdamW as the official code runs it: decay of the rate, weight decay by rules, torch's clipping.
 
 It sees trainable leaves only, so clipping and moments of frozen ones cannot exist.
 """
@@ -12,7 +12,10 @@ from maft_jax.runtime import tree_rules
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """learning_rate * (1 - step / num_steps) ** power, with the 0-based step."""
+    """learning_rate * (1 - step / num_steps) ** power, or a tenth at each drop; steps from 0."""
+    if config.learning_rate_drops:
+        tenths = dict.fromkeys(config.learning_rate_drops, 0.1)
+        return optax.piecewise_constant_schedule(config.learning_rate, tenths)
     return optax.polynomial_schedule(
         init_value=config.learning_rate,
         end_value=0.0,
@@ -27,6 +30,7 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(config.weight_decay, mask=_decays(config.no_weight_decay)),
+        *([] if config.backbone_factor == 1 else [_scale_backbone(config.backbone_factor)]),
         optax.scale_by_learning_rate(make_schedule(config, num_steps)),
     )
 
@@ -43,6 +47,15 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda gradient: gradient * factor, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _scale_backbone(factor: float) -> optax.GradientTransformation:
+    """Another learning rate for the parameters of a generator's backbone."""
+
+    def scaled(path: str, update):
+        return update * factor if path.startswith("backbone/") else update
+
+    return optax.stateless(lambda updates, _: tree_rules.map_with_path(scaled, updates))
 
 
 def _decays(no_weight_decay):

@@ -94,7 +94,13 @@ def read_first_weights(
         ValueError: as read_training_run does.
     """
     workdir = _absolute(workdir)
-    model = read_run_config(workdir).model
+    config = read_run_config(workdir)
+    if config.task == "train_generator":
+        raise ValueError(
+            f"{workdir}: a run that trained a generator of proposals, no CLIP; what it trained is "
+            f"--config.proposals.generator=... with --config.proposals.path={workdir}/generator"
+        )
+    model = config.model
     source = pretrained or _where_now(model.pretrained, workdir)
     try:
         weights = open_pretrained(source, **model.stated, needs_text=True)

@@ -26,6 +26,10 @@ VARIANTS = ["folder.py", "folder.py:tiny", "shapes_world.py", "coco.py"]
 VARIANTS += [
     f"coco.py:{name}" for name in ("paper", "l14", "l14,paper", "b16,official", "zero_shot")
 ]
+GENERATOR_VARIANTS = [
+    "generator_shapes_world.py",
+    *(f"generator_coco.py:{name}" for name in ("mask2former", "agnostic", "freeseg")),
+]
 
 
 def parse(variant: str, **overrides) -> ml_collections.ConfigDict:
@@ -53,9 +57,25 @@ def test_every_config_file_is_valid(variant):
         }
 
 
+@pytest.mark.parametrize("variant", GENERATOR_VARIANTS)
+def test_generators_are_trained_by_official_numbers(variant):
+    config = from_config_dict(parse(variant))
+    optimizer, settings = config.optimizer, config.generator
+    assert (config.task, optimizer.clip_norm) == ("train_generator", 0.01)
+    if variant.startswith("generator_coco"):
+        freeseg = variant.endswith("freeseg")
+        expected = (1.5e-4, 1.5e-4, 0.1) if freeseg else (1e-4, 0.05, 0.1)
+        found = optimizer.learning_rate, optimizer.weight_decay, optimizer.backbone_factor
+        assert found == expected
+        expected = (32, 60_000, 10, 640) if freeseg else (16, 368_750, 9, 1024)
+        found = config.batch_size, config.num_steps, settings.decoder_layers, config.data.crop_size
+        assert found == expected
+        assert (settings.queries, settings.width, settings.num_points) == (100, 256, 12544)
+
+
 def test_every_config_file_is_tested():
     files = {path.name for path in CONFIGS.glob("*.py")} - {"__init__.py"}
-    assert files == {v.split(":")[0] for v in [*VARIANTS, "eval_only.py"]}
+    assert files == {v.split(":")[0] for v in [*VARIANTS, *GENERATOR_VARIANTS, "eval_only.py"]}
 
 
 def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
@@ -67,7 +87,9 @@ def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
         from_config_dict(parse("eval_only.py", **given))
 
 
-@pytest.mark.parametrize("variant", ["folder.py:big", "coco.py:l16", "coco.py:l14,papr"])
+@pytest.mark.parametrize(
+    "variant", ["folder.py:big", "coco.py:l16", "coco.py:l14,papr", "generator_coco.py:maskformer"]
+)
 def test_unknown_variant_is_refused_by_name(variant):
     unknown = re.split("[:,]", variant)[-1]
     with pytest.raises(flags.IllegalFlagValueError, match=f"{unknown}.*(expected|known)"):
@@ -94,6 +116,10 @@ OTHER_VALUES = {
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,
+    "optimizer.learning_rate_drops": (500, 900),
+    "generator.backbone": "swin_tiny",
+    "generator.classes": "agnostic",
+    "generator.criterion": "dense",
     "mesh.data": 2,
     "model.attention": "xla",
     "task": "evaluate",

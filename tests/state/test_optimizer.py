@@ -1,15 +1,24 @@
 """AdamW, clipping and schedule against torch.optim, as the official code uses it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
+from maft_jax.configs.generator_coco import get_config
 
 from maft_jax.config.sections import OptimizerConfig
+from maft_jax.convert.generators_official import rules_of
+from maft_jax.models.generators.mask2former import Mask2FormerConfig
+from maft_jax.models.generators.resnet import ResNetConfig
+from maft_jax.models.generators.text_interaction import TextConfig
 from maft_jax.runtime import tree_rules
 from maft_jax.state.optimizer import clip_by_global_norm, make_optimizer, make_schedule
+from maft_jax.training.generator_architecture import TRAINABLE
+from tests.golden_files import golden
 
 SHAPES = {
     "blocks_0/attn/in_proj/kernel": (6, 3, 2, 3),
@@ -138,3 +147,49 @@ def test_broken_decay_rule_is_named():
     message = r"config\.optimizer\.no_weight_decay: '\(ln' is not a regular expression"
     with pytest.raises(ValueError, match=message):
         make_optimizer(OptimizerConfig(no_weight_decay=("(ln",)), 10)
+
+
+def test_the_rate_falls_to_a_tenth_at_every_drop():
+    schedule = make_schedule(OptimizerConfig(1e-4, learning_rate_drops=(30, 50)), 100)
+    rates = [float(schedule(step)) for step in (0, 29, 30, 49, 50, 99)]
+    np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6], rtol=1e-6)
+
+
+def test_a_backbone_moves_by_its_factor():
+    leaves = {"backbone/stem_0/conv/kernel": np.ones((2, 3)), "decoder/linear1/kernel": np.ones(3)}
+    parameters = tree_rules.unflatten({path: jnp.float32(x) for path, x in leaves.items()})
+    moved = []
+    for factor in (1.0, 0.1):
+        optimizer = make_optimizer(OptimizerConfig(backbone_factor=factor), 10)
+        updates, _ = optimizer.update(parameters, optimizer.init(parameters), parameters)
+        moved.append(tree_rules.flatten(updates))
+    for path, update in moved[1].items():
+        factor = 0.1 if path.startswith("backbone/") else 1
+        np.testing.assert_allclose(update, factor * moved[0][path], rtol=1e-6)
+
+
+def test_parameter_groups_of_freeseg_are_the_official_ones():
+    """Learning rate and weight decay of each of its 380 parameters, by its name."""
+    groups = golden("generators/parameter_groups")
+    config = get_config("freeseg").optimizer
+    rules = rules_of(Mask2FormerConfig(ResNetConfig(stem_widths=(64, 64, 128)), text=TextConfig()))
+    rules = {
+        re.escape(name).replace(r"\{\}", r"(\d+)"): rule.ours
+        for rule in rules
+        for name in rule.names
+    }
+    assert len(groups["parameter_names"]) == 380
+    for name, multiplier, decay in zip(
+        *(groups[key] for key in ("parameter_names", "lr_multiplier", "weight_decay")), strict=True
+    ):
+        ((path, match),) = [
+            (ours, match)
+            for pattern, ours in rules.items()
+            if (match := re.fullmatch(pattern, name))
+        ]
+        path = path.format(*match.groups())
+        assert tree_rules.matches_any(TRAINABLE, path), path
+        factor = config.backbone_factor if path.startswith("backbone/") else 1
+        assert factor == multiplier, path
+        decayed = not tree_rules.matches_any(config.no_weight_decay, path)
+        assert decayed * config.weight_decay == decay, path

@@ -1,0 +1,228 @@
+"""Training a generator: the step on any mesh, whole runs, what they leave behind."""
+
+import dataclasses
+import shutil
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.examples import Example
+from input_pipeline.sample_folder import write_sample_folder
+from maft_jax.config import from_config_dict, preset
+from maft_jax.config.sections import MeshConfig
+from maft_jax.convert.generators import open_generator
+from maft_jax.losses.mask_criteria import DenseCriterion, PointCriterion
+from maft_jax.models.array_types import Batch
+from maft_jax.models.generators.initialisation import initial_parameters
+from maft_jax.models.generators.mask2former import Mask2FormerConfig
+from maft_jax.models.generators.masked_decoder import DecoderConfig
+from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
+from maft_jax.models.generators.resnet import ResNetConfig
+from maft_jax.models.generators.swin import SwinConfig
+from maft_jax.models.generators.text_interaction import TextConfig
+from maft_jax.proposals.generators import make_generator
+from maft_jax.runtime import tree_rules
+from maft_jax.runtime.sharding import make_mesh
+from maft_jax.state.optimizer import make_optimizer
+from maft_jax.training.generator_architecture import TRAINABLE
+from maft_jax.training.generator_objective import GeneratorObjective
+from maft_jax.training.step_setup import StepSetup
+from maft_jax.training.train_loop import train_and_evaluate
+from tests.runs import command, finish, read_metrics, start
+
+ARCHITECTURE = Mask2FormerConfig(
+    SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 2),
+    PixelDecoderConfig(32, 32, 1, 32),
+    DecoderConfig(32, 6, 2, 32),
+    num_classes=1,
+)
+RESNET = ResNetConfig((1, 1, 1, 1), (8, 16, 24, 32), (2, 4, 6, 8), (8,))
+
+SETTINGS = {
+    "task": "train_generator",
+    "batch_size": 8,
+    "num_steps": 4,
+    "log_every_steps": 1,
+    "data.crop_size": 64,
+    "data.short_sides": (64, 80),
+    "data.reading_processes": 1,
+    "proposals.generator": "ground_truth",
+    "generator.backbone": "swin_nano",
+    "generator.classes": "agnostic",
+    "generator.num_points": 32,
+    "generator.queries": 6,
+    "generator.width": 32,
+    "generator.encoder_layers": 1,
+    "generator.decoder_layers": 2,
+    "optimizer.learning_rate": 1e-3,
+    "evaluation.short_side": 64,
+    "evaluation.max_long_side": 96,
+    "checkpointing.every_steps": 2,
+}
+
+
+def batch_of(size: int, num_classes: int = 3) -> Batch:
+    """Images whose left part is a class and whose right part is another, or nothing."""
+    rng = np.random.default_rng(1)
+    label_map = np.full((size, 64, 64), -1, np.int32)
+    present = np.full((size, 3), -1, np.int32)
+    for image in range(size):
+        classes = rng.permutation(num_classes)[: image % 3]
+        for number, label in enumerate(sorted(classes)):
+            label_map[image, :, 16 * number : 16 * number + 30] = label
+        present[image, : len(classes)] = sorted(classes)
+    return Batch(
+        image=rng.integers(0, 256, (size, 64, 64, 3), np.uint8),
+        label_map=label_map,
+        present_classes=present,
+        proposals=np.zeros((size, 1, 16, 16), np.uint8),
+        proposal_valid=np.zeros((size, 1), bool),
+        position=np.arange(40, 40 + size, dtype=np.int32),
+    )
+
+
+def one_step(mesh_config, devices, parts=1, architecture=ARCHITECTURE, criterion=None):
+    """State and metrics after a step of plain descent, on the host."""
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    objective = GeneratorObjective(
+        architecture,
+        criterion or PointCriterion(num_points=16),
+        mesh,
+        "float32",
+        seed=5,
+        agnostic=architecture.num_classes == 1,
+        accumulation_steps=parts,
+    )
+    config = from_config_dict(preset_with({}))
+    setup = StepSetup(objective, make_optimizer(config.optimizer, 10), mesh, TRAINABLE)
+    parameters = initial_parameters(architecture, 0)
+    frozen = setup.frozen(parameters)
+    state = setup.place_state(parameters)
+    step = setup.jitted(jax.eval_shape(setup.init_state, parameters), frozen)
+    state, metrics = step(state, frozen, None, batch_of(8))
+    return jax.device_get((state, metrics))
+
+
+def preset_with(changes):
+    config = preset("official")
+    config.update_from_flattened_dict(SETTINGS | {"data.root": "photos"} | changes)
+    return config
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_on_one_device_on_eight_and_in_parts():
+    expected_state, expected = one_step(MeshConfig(), 1)
+    assert set(expected) >= {"class_loss", "mask_loss", "dice_loss", "loss", "grad_norm"}
+    assert expected["example_finite"].all()
+    for mesh, devices, parts in ((MeshConfig(fsdp=2), 8, 1), (MeshConfig(), 2, 2)):
+        state, metrics = one_step(mesh, devices, parts)
+        for name in ("class_loss", "mask_loss", "dice_loss", "grad_norm"):
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, err_msg=name)
+        moments = tree_rules.flatten(state.opt_state[1].mu)
+        for path, moment in tree_rules.flatten(expected_state.opt_state[1].mu).items():
+            scale = max(np.abs(moment).max(), 1e-9)
+            np.testing.assert_allclose(
+                moments[path] / scale, moment / scale, atol=2e-4, rtol=0, err_msg=path
+            )
+
+
+@pytest.mark.slow
+def test_constants_of_a_resnets_norms_are_not_trained():
+    architecture = dataclasses.replace(ARCHITECTURE, backbone=RESNET)
+    state, metrics = one_step(
+        MeshConfig(), 1, architecture=architecture, criterion=DenseCriterion()
+    )
+    assert np.isfinite(metrics["loss"])
+    trained = tree_rules.flatten(state.trainable)
+    assert "backbone/res2_0/conv1/conv/kernel" in trained
+    assert not any("/norm/" in path for path in trained if path.startswith("backbone"))
+    assert any("/norm/" in path for path in trained)
+
+
+def test_freesegs_prediction_before_the_last_has_no_loss():
+    text = dataclasses.replace(ARCHITECTURE, num_classes=None, text=TextConfig(16, 32, 32, 8))
+    for architecture, expected in ((ARCHITECTURE, [0, 1, 2]), (text, [0, 2])):
+        objective = GeneratorObjective(
+            architecture, DenseCriterion(), make_mesh(MeshConfig()), "float32", 0
+        )
+        assert objective.supervised == expected
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample")
+    write_sample_folder(folder / "data")
+    return {
+        "data.root": str(folder / "data"),
+        "data.cache_dir": str(folder / "cache"),
+        "evaluation.roots.folder": str(folder / "data"),
+    }
+
+
+def run_config(data, **changes):
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return from_config_dict(preset_with(data | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    return train_and_evaluate(run_config(data), workdir), workdir
+
+
+@pytest.mark.slow
+def test_the_trained_generator_makes_proposals_at_once(data, finished):
+    state, workdir = finished
+    opened = open_generator(workdir / "generator")
+    trained, written = tree_rules.flatten(state.trainable), tree_rules.flatten(opened.parameters())
+    assert all(np.array_equal(written[path], leaf) for path, leaf in trained.items())
+    settings = dataclasses.replace(
+        run_config(data).proposals, generator="mask2former", path=str(workdir / "generator")
+    )
+    generator = make_generator(settings, ("object",))
+    image = np.zeros((64, 96, 3), np.uint8)
+    made = generator(Example("a", image, np.zeros((64, 96), np.int32)), 4)
+    assert made.masks.shape == (4, 16, 24) and made.class_logits.shape == (4, 2)
+
+
+@pytest.mark.slow
+def test_recall_is_measured_before_the_first_step_and_after_the_last(finished):
+    records = read_metrics(finished[1])
+    measured = {
+        record["step"]: record for record in records if "evaluation/folder/best_iou" in record
+    }
+    assert set(measured) == {0, 4}
+    for record in measured.values():
+        assert 0 < record["evaluation/folder/best_iou"] < 1
+        assert 0 <= record["evaluation/folder/recall_at_half"] <= 1
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_bits(data, finished, tmp_path):
+    state, workdir = finished
+    shutil.copytree(workdir / "checkpoints/2", tmp_path / "checkpoints/2")
+    again = train_and_evaluate(run_config(data), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
+    losses = [[r["loss"] for r in read_metrics(w) if "loss" in r] for w in (workdir, tmp_path)]
+    assert losses[0][2:] == losses[1]
+    file = "generator/model.safetensors"
+    assert (workdir / file).read_bytes() == (tmp_path / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bits(data, tmp_path):
+    changes = SETTINGS | {"num_steps": 8, "model.compute_dtype": "float32"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(command(data, whole, **changes)))
+    process = start(command(data, killed, **changes))
+    while not any("loss" in record and record["step"] >= 3 for record in read_metrics(killed)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert "resuming from the checkpoint of step" in finish(start(command(data, killed, **changes)))
+    file = "generator/model.safetensors"
+    assert (whole / file).read_bytes() == (killed / file).read_bytes()
+    assert read_metrics(whole)[-1] == read_metrics(killed)[-1]
