@@ -20,7 +20,7 @@ BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
     "swin_small": SwinConfig(blocks=(2, 2, 18, 2)),
     "swin_base": SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
     "swin_large": SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
-    "swin_nano": SwinConfig(32, (1, 1, 2, 1), (2, 4, 8, 16), 4),
+    "swin_nano": SwinConfig(32, (1, 1, 2, 1), (2, 4, 8, 16), 8),
 }
 """Of config.sections.BACKBONES."""
 
