@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from maft_jax.convert import generators_official as official
 from maft_jax.convert import generators_transformers as transformers
@@ -71,7 +72,7 @@ def write_generator(
 
 
 def _write_json(path: pathlib.Path, values: Mapping) -> None:
-    atomic_write_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
+    atomic_write_bytes(epath.Path(path), (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _settings(config: Mask2FormerConfig, class_names: Sequence[str]) -> dict:

@@ -47,9 +47,8 @@ def describe_parameters(trainable: Mapping, pretrained: Mapping) -> str:
     frozen = set(tree_rules.flatten(pretrained)) - set(tree_rules.flatten(trainable))
     kinds = sorted({re.sub(r"_\d+/", "_*/", path) for path in frozen})
     return (
-        f"Trainable parameters of the image tower:\n{table}\n"
-        f"trainable {tuned:,} of {total:,}; frozen {total - tuned:,}: {', '.join(kinds)}; "
-        "and the whole text tower"
+        f"Trainable parameters:\n{table}\n"
+        f"trainable {tuned:,} of {total:,}; frozen {total - tuned:,}: {', '.join(kinds) or 'none'}"
     )
 
 

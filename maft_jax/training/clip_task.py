@@ -42,6 +42,7 @@ class ClipTask:
     """The whole pretrained CLIP on the host."""
     mesh: Mesh
     weights_file: str = TUNED_WEIGHTS
+    reads_positions: bool = False
 
     @property
     def parameters(self) -> Mapping:

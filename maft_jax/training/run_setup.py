@@ -23,10 +23,14 @@ from maft_jax.runtime.workdir import check_free_space, check_shared, make_writab
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.train_state import TrainState
 from maft_jax.training.clip_task import open_clip_task
+from maft_jax.training.generator_task import open_generator_task
 from maft_jax.training.task import PeriodicEvaluation, Task
 from maft_jax.training.training_data import describe_data, open_training_data
 
-TASKS: dict[str, Callable[[Config, Mesh], Task]] = {"train": open_clip_task}
+TASKS: dict[str, Callable[[Config, Mesh], Task]] = {
+    "train": open_clip_task,
+    "train_generator": open_generator_task,
+}
 """What trains, by config.task; raises ValueError where weights do not suit the configuration."""
 
 logger = logging.getLogger(__name__)

@@ -52,6 +52,8 @@ class Task(Protocol):
     """The tree of which some leaves are trained, as it is before the first step; on the host."""
     weights_file: str
     """Name of the file in the workdir with the trained weights."""
+    reads_positions: bool
+    """Whether batches tell the position of each example, from which the objective draws."""
 
     def num_bytes(self) -> int:
         """Of that file."""

@@ -173,6 +173,7 @@ def _batches(run: Run, first_step: int) -> GlobalBatches:
         process_index=share,
         process_count=num_shares,
         per_example=run.per_example,
+        with_positions=run.task.reads_positions,
     )
     return GlobalBatches(batches, sharding.batch_sharding(run.mesh))
 

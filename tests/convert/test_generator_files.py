@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -82,7 +83,7 @@ def test_transformers_loads_what_is_written(tmp_path):
     assert not loading["missing_keys"] and not loading["mismatched_keys"]
     assert model.config.id2label == {0: "cat", 1: "dog"}
     images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
-    ours = jax.jit(config.make_module().apply)({"params": parameters}, images)
+    ours = jax.jit(config.make_module().apply)({"params": parameters}, jnp.asarray(images))
     with torch.no_grad():
         theirs = model.eval()(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
     for found, expected in (
@@ -120,8 +121,8 @@ def torchvision_name(name: str) -> str:
 
 @pytest.mark.parametrize("library", ["torchvision", "detectron2"])
 def test_a_backbone_is_read_by_the_names_of(tmp_path, library):
-    module = RESNET.make_module(np.float32)
-    images = np.zeros((1, 64, 64, 3), np.float32)
+    module = RESNET.make_module(jnp.float32)
+    images = jnp.zeros((1, 64, 64, 3))
     expected = random_tree(lambda: module.init(jax.random.key(0), images)["params"])
     tensors = to_foreign({"backbone": expected}, resnet_rules(RESNET))
     tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}

@@ -163,6 +163,16 @@ def test_rows_per_example_go_with_their_examples(process_count):
         np.testing.assert_array_equal(np.concatenate(parts), expected)
 
 
+@pytest.mark.parametrize("step", [3, 2**29])
+def test_rows_tell_their_position_in_the_stream(step):
+    """The same on any number of processes."""
+    expected = [(4 * step + row) % 2**31 for row in range(4)]
+    for count in (1, 2):
+        options = {"start_step": step, "process_count": count, "with_positions": True}
+        parts = [_batches(process_index=i, **options)[0]["position"] for i in range(count)]
+        assert np.concatenate(parts).tolist() == expected
+
+
 def test_rows_per_example_must_be_as_many_as_examples():
     with pytest.raises(ValueError, match="a row of number for each of the 5 examples, got 4"):
         _batches(per_example={"number": np.zeros(4)})

@@ -36,11 +36,11 @@ def arrays():
 def padded(masks, labels, most=MOST_TARGETS) -> Targets:
     """Targets of images of which each has some."""
     shape = (len(masks), most, *np.shape(masks[0])[1:])
-    targets = Targets(np.zeros(shape, bool), np.full(shape[:2], -1, np.int32))
+    padded_masks, classes = np.zeros(shape, bool), np.full(shape[:2], -1, np.int32)
     for image, (mask, label) in enumerate(zip(masks, labels, strict=True)):
-        targets.masks[image, : len(mask)] = mask
-        targets.classes[image, : len(label)] = label
-    return targets
+        padded_masks[image, : len(mask)] = mask
+        classes[image, : len(label)] = label
+    return Targets(jnp.asarray(padded_masks), jnp.asarray(classes))
 
 
 def unpacked(arrays, name):
@@ -54,14 +54,14 @@ def golden_targets(arrays, case) -> Targets:
     masks = [unpacked(arrays, f"target_masks_{image}_bits") for image in (0, 1)]
     labels = [arrays[f"target_labels_{image}"] for image in (0, 1)]
     targets = padded(masks, labels)
-    classes = targets.classes.copy()
+    classes = np.array(targets.classes)
     if case == "class_agnostic":
         classes[classes >= 0] = 0
     if case.startswith("empty"):
         classes[1] = -1
     if case.startswith("all_empty"):
         classes[:] = -1
-    return targets.replace(classes=classes)
+    return targets.replace(classes=jnp.asarray(classes))
 
 
 def golden_predictions(arrays, case):
@@ -89,7 +89,8 @@ def golden_points(arrays, case, layer, targets) -> Points:
             candidates[image, target] = arrays[f"{points}/oversampled_points_{layer}"][row]
             fresh[image, target] = arrays[f"{points}/random_points_{layer}"][row]
             row += 1
-    return Points(arrays[f"{points}/matcher_points_{layer}"], candidates, fresh)
+    matching = arrays[f"{points}/matcher_points_{layer}"]
+    return Points(*map(jnp.asarray, (matching, candidates, fresh)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -116,7 +117,7 @@ def one_layer(criterion, mask_logits, class_logits, targets, points):
     return losses, gradients, costs, match(costs, targets.valid)
 
 
-def close_gradient(found, expected):
+def close(found, expected):
     """Within 1e-5 of the largest entry."""
     scale = max(np.abs(expected).max(), 1e-12)
     np.testing.assert_allclose(np.asarray(found) / scale, expected / scale, rtol=0, atol=1e-5)
@@ -148,15 +149,15 @@ def test_matching_losses_and_gradients_are_the_official_ones(arrays, case):
             assert pairs == set(map(tuple, official.T.tolist()))
             if official.size:
                 expected = arrays[f"{case}/cost_{layer}_{image}"].T
-                np.testing.assert_allclose(costs[image, : len(expected)], expected, rtol=1e-5)
+                close(costs[image, : len(expected)], expected)
         for name, loss in losses.items():
             expected = arrays[f"{case}/loss_{name}"][layer]
             np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-7)
         if counted[layer]:
             expected = arrays[f"{case}/grad_pred_logits"][layer]
-            close_gradient(gradients[1], expected)
+            close(gradients[1], expected)
             if f"{case}/grad_pred_masks" in arrays:
-                close_gradient(gradients[0], arrays[f"{case}/grad_pred_masks"][layer])
+                close(gradients[0], arrays[f"{case}/grad_pred_masks"][layer])
 
 
 def test_uncertain_points_are_the_official_ones(arrays):
@@ -167,7 +168,7 @@ def test_uncertain_points_are_the_official_ones(arrays):
     for image in range(2):
         for query, target in arrays[f"mask2former/match_1_{image}"].T:
             chosen = select_points(
-                masks[image, query],
+                jnp.asarray(masks[image, query]),
                 points.candidates[image, target],
                 points.fresh[image, target],
                 POINTS.num_uncertain,
@@ -193,7 +194,7 @@ def test_classes_against_text_are_scored_by_cosines(arrays):
 
     loss, gradients = jax.jit(class_loss)(embeddings[1], non_object, masks[1])
     np.testing.assert_allclose(loss, arrays["text/loss_ce"][1], rtol=1e-5)
-    close_gradient(gradients[0], arrays["text/grad_class_embeddings"][1])
+    close(gradients[0], arrays["text/grad_class_embeddings"][1])
 
 
 def test_matching_is_scipys_whatever_the_padding():

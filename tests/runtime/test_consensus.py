@@ -46,6 +46,7 @@ with joined(choose_launch(address, count, process, {}), heartbeat_seconds=10):
     check()
     print(consensus.any_problem("broken" if process == 1 else None), consensus.any_problem(None))
     print(consensus.broadcast_from_first(np.array([2**40 + process, -1])).tolist())
+    print(consensus.sum_over_processes(np.array([[2**40, process]])).tolist())
     shared = consensus.SharedMaximum()
     print([shared.put(value) for value in ([0, 0, 0, 0, 0], [0, 15, 15, 15, 15])[process]])
 """
@@ -63,8 +64,9 @@ def test_processes_agree(tmp_path):
     for output in (first, second):
         lines = output.splitlines()
         assert lines[0] == "done"
-        assert lines[-3] == "broken, on process 1 None"
-        assert lines[-2] == f"[{2**40}, -1]"
+        assert lines[-4] == "broken, on process 1 None"
+        assert lines[-3] == f"[{2**40}, -1]"
+        assert lines[-2] == f"[[{2**41}, 1]]"
         assert lines[-1] == "[0, 0, 0, 15, 15]", "the value of the second call at the fourth"
     assert "OtherProcessFailed 2 True process 1 of 2 stopped: no such file" in first
     assert "ValueError None True no such file" in second
