@@ -1,4 +1,4 @@
-"""Fine-tunes CLIP with mask proposals (MAFT), and evaluates it.
+"""Fine-tunes CLIP with mask proposals (MAFT), and evaluates it; or trains what proposes masks.
 
     python -m maft_jax.main --config=configs/folder.py --workdir=runs/first \\
         --config.data.root=my_photos --config.model.pretrained=ViT-B-16.pt
@@ -8,6 +8,8 @@
 Training evaluates too, on the data sets of config.evaluation: before its first step, every
 config.evaluation.every_steps and at its end. The second command evaluates alone, and with
 --config.evaluation.frozen=True the CLIP that the checkpoint was tuned from (docs/evaluation.md).
+
+--config=configs/generator_coco.py trains a generator of proposals (docs/generator_training.md).
 
 Several hosts: the same command on each. On TPU VMs and under srun the processes find each other;
 elsewhere say how with --coordinator_address, --num_processes, --process_id (docs/many_hosts.md).

@@ -240,6 +240,35 @@ def test_home_and_variables_are_resolved_in_every_path(monkeypatch):
     assert config.evaluation.roots.voc2012 == "/home/me/VOC2012"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.crop_size": 100}, r"config\.data\.crop_size=100: expected a multiple of 32"),
+        ({"generator.width": 100}, r"config\.generator\.width=100: expected a multiple of 32"),
+        (
+            {"generator.weights": "a", "generator.backbone_weights": "b"},
+            r"config\.generator\.backbone_weights=b: .*weights=a have a backbone",
+        ),
+        (
+            {"generator.backbone_weights": "b", "generator.backbone": "swin_tiny"},
+            r"config\.generator\.backbone_weights=b: those of a ResNet",
+        ),
+        (
+            {"generator.classes": "text", "generator.backbone": "swin_tiny"},
+            r"config\.generator\.backbone=swin_tiny: expected a ResNet",
+        ),
+        ({"generator.classes": "text", "model.pretrained": ""}, r"config\.model\.pretrained: no"),
+    ],
+)
+def test_generators_that_cannot_be_trained_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**{"task": "train_generator"} | changes)
+
+
+def test_a_generator_without_text_needs_no_clip():
+    assert build(**{"task": "train_generator", "model.pretrained": ""}).generator.queries == 100
+
+
 def test_names_that_are_no_paths_stay_as_they_are():
     config = build(**{"model.pretrained": "random:tiny", "data.root": "gs://bucket/a~b"})
     assert config.model.pretrained == "random:tiny" and config.data.root == "gs://bucket/a~b"

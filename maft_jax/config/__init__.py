@@ -244,10 +244,17 @@ def _validate_generator(config: Config) -> None:
             f"config.generator.backbone_weights={generator.backbone_weights}: the weights in "
             f"config.generator.weights={generator.weights} have a backbone; give one of the two"
         )
-    if generator.backbone_weights and not generator.backbone.startswith("resnet"):
+    if generator.backbone.startswith("resnet"):
+        return
+    if generator.backbone_weights:
         raise ValueError(
             f"config.generator.backbone_weights={generator.backbone_weights}: those of a ResNet "
             f"are read; got config.generator.backbone={generator.backbone}"
+        )
+    if generator.classes == "text":
+        raise ValueError(
+            f"config.generator.backbone={generator.backbone}: expected a ResNet for "
+            "config.generator.classes=text; FreeSeg's checkpoints know no other"
         )
 
 

@@ -91,7 +91,7 @@ class GeneratorEvaluation:
                     size = proposals.input_size
                     recall.add(best_ious(proposals.masks, example.label_map, size))
             if (stopped := signals.agreed()) is not None:
-                raise EvaluationInterrupted(stopped, data.name, number * rows, len(source))
+                raise EvaluationInterrupted(stopped, data.name, 0, len(source))  # nothing is kept
         return recall.counts
 
     def _batches(self, data: EvaluationSet, rows: int, process: int) -> list[list[int]]:

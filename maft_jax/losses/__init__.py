@@ -1,1 +1,1 @@
-"""The two losses of MAFT: mask-aware and self-distillation."""
+"""Loss terms of arrays: those of MAFT, of CLIP, and of mask generators."""

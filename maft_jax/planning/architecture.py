@@ -33,11 +33,16 @@ def resolve_config(config: Config, mesh: Mesh) -> tuple[ResolvedConfig, ClipConf
 
 
 def check_trains(task: str) -> None:
-    """Refuses a config.task that only evaluates.
+    """Refuses a config.task without a step of CLIP's training.
 
     Raises:
-        ValueError: it does.
+        ValueError: it only evaluates, or trains a generator.
     """
+    if task == "train_generator":
+        raise ValueError(
+            f"config.task={task}: steps that train generators are not planned yet; plan one that "
+            "trains CLIP, such as --config=configs/coco.py"
+        )
     if task != "train":
         raise ValueError(
             f"config.task={task}: there is no train step to plan, since this configuration only "

@@ -12,7 +12,8 @@ from maft_jax.convert.generator_backbones import read_backbone
 from maft_jax.convert.generator_files import preparation_as_written, write_generator
 from maft_jax.convert.generators import open_generator
 from maft_jax.convert.generators_official import resnet_rules
-from maft_jax.convert.rules import to_foreign
+from maft_jax.convert.generators_transformers import IGNORED
+from maft_jax.convert.rules import ignored_names, to_foreign
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.generators.image_preparation import ImagePreparation
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
@@ -80,7 +81,9 @@ def test_transformers_loads_what_is_written(tmp_path):
     model, loading = Mask2FormerForUniversalSegmentation.from_pretrained(
         tmp_path, output_loading_info=True
     )
-    assert not loading["missing_keys"] and not loading["mismatched_keys"]
+    missing = loading["missing_keys"]
+    assert not loading["mismatched_keys"] and not loading["unexpected_keys"]
+    assert set(missing) == set(ignored_names([*missing], IGNORED)), "what nothing reads"
     assert model.config.id2label == {0: "cat", 1: "dog"}
     images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
     ours = jax.jit(config.make_module().apply)({"params": parameters}, jnp.asarray(images))
