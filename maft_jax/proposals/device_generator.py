@@ -11,13 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Float64, Int32, UInt8
 
 from input_pipeline.examples import PROPOSAL_STRIDE, Example, proposal_grid_size
 from maft_jax.config.sections import MeshConfig
-from maft_jax.models.generators.proposing import proposal_scores
+from maft_jax.models.generators.proposing import masks_at, pixel_weights, proposal_scores
 from maft_jax.proposals.generator import Proposals
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
 from maft_jax.runtime.sharding import batch_sharding, make_mesh, one_device_mesh, replicated
@@ -90,11 +89,20 @@ class DeviceGenerator:
         batch = np.zeros((len(images), *padded, 3), np.uint8)
         for row, image in zip(batch, images, strict=True):
             row[: image.shape[0], : image.shape[1]] = image
-        weights = functools.partial(_grid_weights, align_corners=self.align_corners)
-        axes = [np.stack([weights(size[axis], padded[axis]) for size in sizes]) for axis in (0, 1)]
+        axes = [
+            np.stack([self._grid_weights(size[axis], padded[axis]) for size in sizes])
+            for axis in (0, 1)
+        ]
         arrays = jax.device_put((batch, np.array(sizes), *axes), batch_sharding(mesh))
         results = _propose(self.network, num_proposals, mesh, parameters, *arrays)
         return functools.partial(_fetch, results, sizes)
+
+    def _grid_weights(self, side: int, padded_side: int) -> Float32[np.ndarray, "points logits"]:
+        """Of the records' grid points; images of one padded size have as many rows."""
+        shape = (-(-padded_side // PROPOSAL_STRIDE),) * 2
+        return pixel_weights(
+            _grid_points(side), padded_side, shape, align_corners=self.align_corners
+        )
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
@@ -114,22 +122,10 @@ class DeviceGenerator:
         return mesh, jax.device_put(self.load(), replicated(mesh))
 
 
-def _grid_weights(
-    side: int, padded_side: int, align_corners: bool
-) -> Float32[np.ndarray, "padded_grid logits"]:
-    """Bilinear weights of mask logits at the grid points along one axis; no weights beyond them.
-
-    On the host, in double precision, since products of sizes do not fit float32.
-    """
-    num_points, num_logits = (-(-pixels // PROPOSAL_STRIDE) for pixels in (side, padded_side))
-    pixel = np.arange(num_points) * (side - 1) / max(num_points - 1, 1)
-    if align_corners:
-        place = pixel * (num_logits - 1) / max(padded_side - 1, 1)
-    else:
-        place = np.clip((pixel + 0.5) * num_logits / padded_side - 0.5, 0, num_logits - 1)
-    weights = np.zeros((num_logits, num_logits), np.float32)
-    weights[:num_points] = np.maximum(0, 1 - np.abs(np.arange(num_logits) - place[:, None]))
-    return weights
+def _grid_points(side: int) -> Float64[np.ndarray, " points"]:
+    """Where the records' grid points lie along a side of the image, in its pixels."""
+    num_points = -(-side // PROPOSAL_STRIDE)
+    return np.arange(num_points) * (side - 1) / max(num_points - 1, 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -147,15 +143,7 @@ def _propose(network, num_proposals, mesh, parameters, *arrays):
 def _propose_local(network, num_proposals, parameters, images, sizes, rows, columns):
     predicted = network(parameters, images, sizes)
     mask_logits, class_logits = (logits.astype(jnp.float32) for logits in predicted)
-    sampled = jnp.einsum(
-        "bgi,bqij,bkj->bqgk",
-        rows,
-        mask_logits,
-        columns,
-        precision=lax.Precision.HIGHEST,
-    )
-    on_image = (rows.sum(2)[:, :, None] * columns.sum(2)[:, None])[:, None] > 0
-    masks = jnp.where(on_image, jax.nn.sigmoid(sampled), 0.0)
+    masks = masks_at(mask_logits, rows, columns)
     scores = proposal_scores(mask_logits, class_logits, sizes)
     order = jnp.argsort(-scores, axis=1, stable=True)[:, :num_proposals]
     best = jnp.round(masks * 255).astype(jnp.uint8)

@@ -23,7 +23,9 @@ _IMAGES_PER_DEVICE = 4
 
 
 @dataclass(frozen=True)
-class _Network:
+class FamilyNetwork:
+    """The MaskNetwork of a generator; parameters are those of `network` and unit rows of `text`."""
+
     config: GeneratorConfig
 
     def __call__(self, parameters, images, sizes):
@@ -68,7 +70,7 @@ def open_family_generator(name: str, path: str, class_names: Sequence[str]) -> D
     return DeviceGenerator(
         name=name,
         fingerprint=_fingerprint(opened, network, text),
-        network=_Network(opened.config),
+        network=FamilyNetwork(opened.config),
         prepare=opened.preparation.prepare,
         load=load,
         divisor=opened.preparation.divisor,
