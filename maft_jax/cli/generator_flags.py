@@ -16,9 +16,13 @@ class GeneratorFlags:
     weights: flags.FlagHolder
     with_path: str
     """The generator of a path without --generator."""
+    clip: flags.FlagHolder
 
     @property
     def path(self) -> str:
+        """--proposals; for freeseg without it --weights, since its checkpoints hold a CLIP, too."""
+        if not self.weights.value and self.chosen.value == "freeseg":
+            return self.clip.value
         return self.weights.value
 
     def make(self, names: Sequence[str] = ()):
@@ -44,12 +48,15 @@ class GeneratorFlags:
             raise ValueError(str(error).replace("config.proposals.path", "--proposals")) from error
 
 
-def define(choices: Sequence[str], default: str, path: str) -> GeneratorFlags:
-    """Defines them; `default` and `path` are for their help."""
+def define(
+    choices: Sequence[str], default: str, path: str, clip: flags.FlagHolder
+) -> GeneratorFlags:
+    """Defines them; `default` and `path` are for their help, `clip` is the flag --weights."""
     return GeneratorFlags(
         flags.DEFINE_enum(
             "generator", None, choices, f"what makes the proposals; default: {default}"
         ),
         command_line.define_path("proposals", "", path),
         "external" if "external" in choices else "superpixels",
+        clip,
     )

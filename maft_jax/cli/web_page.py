@@ -46,6 +46,7 @@ _generator = generator_flags.define(
     ["superpixels", "transformers", "mask2former", "maskformer"],
     "superpixels",
     "weights of the other generators",
+    _WEIGHTS,
 )
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "where the slider stands at first", lower_bound=1

@@ -3,6 +3,7 @@
 What leaves the device are the masks of the records: uint8 at their grid points, best first.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Float32, Float64, Int32, UInt8
 from input_pipeline.examples import PROPOSAL_STRIDE, Example, proposal_grid_size
 from maft_jax.config.sections import MeshConfig
 from maft_jax.models.generators.proposing import masks_at, pixel_weights, proposal_scores
-from maft_jax.proposals.generator import Proposals
+from maft_jax.proposals.generator import MaskLogits, Proposals
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
 from maft_jax.runtime.sharding import batch_sharding, make_mesh, one_device_mesh, replicated
 
@@ -75,15 +76,21 @@ class DeviceGenerator:
     def start(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], num_proposals: int
     ) -> Callable[[], list[Proposals]]:
-        return self._start(self._mesh, self._parameters, images, num_proposals)
+        results = self._run(self._mesh, self._parameters, images, num_proposals)
+        return functools.partial(_fetch, results, [image.shape[:2] for image in images])
 
     def __call__(self, example: Example, num_proposals: int) -> Proposals:
-        """Of one image, on one device."""
+        """Of one image, on one device, with the logits of its masks."""
         image = self.prepare(example.image)
-        (made,) = self._start(*self._alone, [image], num_proposals)()
-        return made
+        results = self._run(*self._alone, [image], num_proposals, keeps_mask_logits=True)
+        *results, mask_logits = results
+        size = image.shape[:2]
+        (made,) = _fetch(results, [size])
+        (values,) = jax.device_get(mask_logits)
+        logits = MaskLogits(values, size, self.padded_size(size), self.align_corners)
+        return dataclasses.replace(made, mask_logits=logits)
 
-    def _start(self, mesh: Mesh, parameters, images, num_proposals):
+    def _run(self, mesh: Mesh, parameters, images, num_proposals, *, keeps_mask_logits=False):
         sizes = [image.shape[:2] for image in images]
         padded = self.padded_size(sizes[0])
         batch = np.zeros((len(images), *padded, 3), np.uint8)
@@ -94,8 +101,8 @@ class DeviceGenerator:
             for axis in (0, 1)
         ]
         arrays = jax.device_put((batch, np.array(sizes), *axes), batch_sharding(mesh))
-        results = _propose(self.network, num_proposals, mesh, parameters, *arrays)
-        return functools.partial(_fetch, results, sizes)
+        static = self.network, num_proposals, keeps_mask_logits
+        return _propose(static, mesh, parameters, *arrays)
 
     def _grid_weights(self, side: int, padded_side: int) -> Float32[np.ndarray, "points logits"]:
         """Of the records' grid points; images of one padded size have as many rows."""
@@ -128,11 +135,14 @@ def _grid_points(side: int) -> Float64[np.ndarray, " points"]:
     return np.arange(num_points) * (side - 1) / max(num_points - 1, 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _propose(network, num_proposals, mesh, parameters, *arrays):
-    """Masks [b, n, grid_h, grid_w] uint8, scores [b, n] and class logits [b, n, c], best first."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _propose(static, mesh, parameters, *arrays):
+    """Masks [b, n, grid_h, grid_w] uint8, scores [b, n] and class logits [b, n, c], best first.
+
+    And mask logits [b, n, h, w], where they are kept.
+    """
     return jax.shard_map(
-        functools.partial(_propose_local, network, num_proposals),
+        functools.partial(_propose_local, *static),
         mesh=mesh,
         in_specs=(PartitionSpec(), *[OVER_IMAGES] * len(arrays)),
         out_specs=OVER_IMAGES,
@@ -140,17 +150,17 @@ def _propose(network, num_proposals, mesh, parameters, *arrays):
     )(parameters, *arrays)
 
 
-def _propose_local(network, num_proposals, parameters, images, sizes, rows, columns):
+def _propose_local(
+    network, num_proposals, keeps_mask_logits, parameters, images, sizes, rows, columns
+):
     predicted = network(parameters, images, sizes)
     mask_logits, class_logits = (logits.astype(jnp.float32) for logits in predicted)
     masks = masks_at(mask_logits, rows, columns)
     scores = proposal_scores(mask_logits, class_logits, sizes)
     order = jnp.argsort(-scores, axis=1, stable=True)[:, :num_proposals]
     best = jnp.round(masks * 255).astype(jnp.uint8)
-    return tuple(
-        jax.vmap(lambda array, kept: array[kept])(array, order)
-        for array in (best, scores, class_logits)
-    )
+    results = (best, scores, class_logits, *((mask_logits,) if keeps_mask_logits else ()))
+    return tuple(jax.vmap(lambda array, kept: array[kept])(array, order) for array in results)
 
 
 def _fetch(results, sizes: Sequence[Sizes]) -> list[Proposals]:
