@@ -1,11 +1,15 @@
 """The flags --generator and --proposals of commands that segment pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from maft_jax.cli import command_line
+
+if TYPE_CHECKING:
+    from maft_jax.proposals.generator import ProposalGenerator
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class GeneratorFlags:
             return make_generator(ProposalsConfig(generator=name, path=path), names)
         except ValueError as error:
             raise ValueError(str(error).replace("config.proposals.path", "--proposals")) from error
+
+    def make_for_any_names(self) -> Callable[[Sequence[str]], "ProposalGenerator"]:
+        """`make`, or what returns one generator for all names, if that reads none.
+
+        Raises:
+            ValueError: as `make`, now.
+        """
+        generator = self.make(["a name"])
+        return self.make if generator.name == "freeseg" else lambda names: generator
 
 
 def define(

@@ -73,7 +73,7 @@ def _serve() -> None:
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.web_page import make_page, serve_page, temporary_folder
 
-    generator = _generator.make(["a first name"])  # refuses weights that cannot be used
+    generator_of = _generator.make_for_any_names()
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
     clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_stated())
     with temporary_folder() as folder:
@@ -84,9 +84,7 @@ def _serve() -> None:
             classes=_CLASSES.value,
             background=_BACKGROUND.value,
             num_proposals=_NUM_PROPOSALS.value,
-            generator_of=_generator.make
-            if generator.name == "freeseg"
-            else lambda names: generator,
+            generator_of=generator_of,
         )
         serve_page(page, _HOST.value, _PORT.value, _SHARE.value, _name_and_password())
 
