@@ -1,11 +1,15 @@
 """The flags --generator and --proposals of commands that segment pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from maft_jax.cli import command_line
+
+if TYPE_CHECKING:
+    from maft_jax.proposals.generator import ProposalGenerator
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,13 @@ class GeneratorFlags:
     weights: flags.FlagHolder
     with_path: str
     """The generator of a path without --generator."""
+    clip: flags.FlagHolder
 
     @property
     def path(self) -> str:
+        """--proposals; for freeseg without it --weights, since its checkpoints hold a CLIP, too."""
+        if not self.weights.value and self.chosen.value == "freeseg":
+            return self.clip.value
         return self.weights.value
 
     def make(self, names: Sequence[str] = ()):
@@ -43,13 +51,25 @@ class GeneratorFlags:
         except ValueError as error:
             raise ValueError(str(error).replace("config.proposals.path", "--proposals")) from error
 
+    def make_for_any_names(self) -> Callable[[Sequence[str]], "ProposalGenerator"]:
+        """`make`, or what returns one generator for all names, if that reads none.
 
-def define(choices: Sequence[str], default: str, path: str) -> GeneratorFlags:
-    """Defines them; `default` and `path` are for their help."""
+        Raises:
+            ValueError: as `make`, now.
+        """
+        generator = self.make(["a name"])
+        return self.make if generator.name == "freeseg" else lambda names: generator
+
+
+def define(
+    choices: Sequence[str], default: str, path: str, clip: flags.FlagHolder
+) -> GeneratorFlags:
+    """Defines them; `default` and `path` are for their help, `clip` is the flag --weights."""
     return GeneratorFlags(
         flags.DEFINE_enum(
             "generator", None, choices, f"what makes the proposals; default: {default}"
         ),
         command_line.define_path("proposals", "", path),
         "external" if "external" in choices else "superpixels",
+        clip,
     )

@@ -11,6 +11,7 @@ has recipes.
     ... --image=photos --image='more/**/*.jpg' --classes=coco_stuff_171
     ... --classes='"salt, pepper", cat' --background="wall, floor, sky"
     ... --classes_file=names.txt --proposals=masks
+    ... --weights=maft.pth --generator=freeseg          # the official system, from one checkpoint
 
 Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted.
 """
@@ -45,7 +46,9 @@ _TEMPLATE = flags.DEFINE_multi_string(
 _generator = generator_flags.define(
     ["superpixels", "external", "transformers", "mask2former", "maskformer", "freeseg"],
     "superpixels, external if --proposals is given",
-    "external: masks made elsewhere; of the other generators: their weights",
+    "external: masks made elsewhere; of the other generators: their weights, of freeseg by default "
+    "those of --weights",
+    _WEIGHTS,
 )
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "most proposals of an image", lower_bound=1

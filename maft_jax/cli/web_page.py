@@ -43,9 +43,10 @@ _AUTH = flags.DEFINE_string(
 _CLASSES = flags.DEFINE_string("classes", "", "what the field holds at first")
 _BACKGROUND = flags.DEFINE_string("background", "", "what the field holds at first")
 _generator = generator_flags.define(
-    ["superpixels", "transformers", "mask2former", "maskformer"],
+    ["superpixels", "transformers", "mask2former", "maskformer", "freeseg"],
     "superpixels",
-    "weights of the other generators",
+    "weights of the other generators, of freeseg by default those of --weights",
+    _WEIGHTS,
 )
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "where the slider stands at first", lower_bound=1
@@ -72,7 +73,7 @@ def _serve() -> None:
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.web_page import make_page, serve_page, temporary_folder
 
-    generator = _generator.make()
+    generator_of = _generator.make_for_any_names()
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
     clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_stated())
     with temporary_folder() as folder:
@@ -83,7 +84,7 @@ def _serve() -> None:
             classes=_CLASSES.value,
             background=_BACKGROUND.value,
             num_proposals=_NUM_PROPOSALS.value,
-            generator=generator,
+            generator_of=generator_of,
         )
         serve_page(page, _HOST.value, _PORT.value, _SHARE.value, _name_and_password())
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from input_pipeline.image_files import read_image, rgb_pixels
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.inference.clip import Clip
+from maft_jax.inference.pixel_masks import pixel_masks
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter, eval_geometry
 from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
@@ -26,7 +28,7 @@ from maft_jax.models.text_classifier import (
     embed_synonyms,
 )
 from maft_jax.proposals.external import check_aspect
-from maft_jax.proposals.generator import ProposalGenerator, Proposals
+from maft_jax.proposals.generator import MaskLogits, ProposalGenerator, Proposals
 from maft_jax.proposals.kept_proposals import check_proposals, keep_best
 from maft_jax.proposals.superpixels import SuperpixelProposals
 
@@ -41,6 +43,15 @@ _PIXELS_AT_A_TIME = 2**22
 """Larger images are labelled in strips of about so many, so that memory does not grow with them."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedImage(PreparedExample):
+    """An image with its proposals, as `ImageSegmenter.prepare` makes it."""
+
+    mask_logits: MaskLogits | None = None
+    """Of a network's proposals: the masks that are segmented with are then not the stored ones, but
+    floats at every pixel."""
 
 
 def segment(
@@ -151,8 +162,8 @@ class ImageSegmenter:
         image: ImageLike,
         proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
         example_id: str | None = None,
-    ) -> PreparedExample:
-        """The image with its proposals, which do not depend on the classes.
+    ) -> PreparedImage:
+        """The image with its proposals; they depend on the classes if the generator reads names.
 
         By default the id is that of `proposals.external`: the file's name without its ending.
         """
@@ -169,9 +180,10 @@ class ImageSegmenter:
             made = generator(example, most)
             check_proposals(made, f"{generator.name} proposals of {example_id!r}")
         kept = keep_best(made, pixels.shape[:2], most)
-        return PreparedExample(example_id, pixels, unlabelled, kept.masks, kept.scores)
+        masks, scores, logits = kept.masks, kept.scores, kept.mask_logits
+        return PreparedImage(example_id, pixels, unlabelled, masks, scores, mask_logits=logits)
 
-    def segment_prepared(self, example: PreparedExample) -> Segmentation:
+    def segment_prepared(self, example: PreparedImage) -> Segmentation:
         """Segments what `prepare` returned, of this segmenter or of one with other classes."""
         count = len(example.proposals)
         most = self.num_proposals
@@ -179,7 +191,10 @@ class ImageSegmenter:
             most = -(-count // _GIVEN_MASKS_MULTIPLE) * _GIVEN_MASKS_MULTIPLE
         batch = make_eval_batch(example, most, self._geometry)
         del batch["label_map"]
-        on_device = jax.tree.map(jnp.asarray, batch)
+        of_pixels = {}
+        if example.mask_logits is not None:
+            of_pixels = pixel_masks(example.mask_logits, batch)
+        on_device = jax.tree.map(jnp.asarray, batch | of_pixels)
         probabilities = self._segmenter.class_probabilities(self._visual, self._text, on_device)
         labels, score = self._label(probabilities, on_device, example.image.shape[:2])
         grid_height, grid_width = batch["proposal_grid"][0]

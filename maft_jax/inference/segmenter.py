@@ -72,6 +72,10 @@ class Segmenter:
     shapes alone: a new size of image within known shapes compiles nothing, and new shapes of
     images compile no encoder, which depends on the number of images and proposals only. Where the
     ratio of sides is kept, it depends on the shapes too: give arrays without needless padding.
+
+    Instead of stored masks `proposals` may be those of `pixel_masks`, at every pixel of the padded
+    image: then `proposal_grid` is the image's size, and `proposal_extent`, int32 [b, 2], says how
+    far they go into the padding.
     """
 
     def __init__(self, spec: InferenceSpec, mesh: Mesh | None = None):
@@ -152,8 +156,11 @@ class Segmenter:
         if self.spec.short_side is not None:  # all of the array is read, padding included
             padded = jnp.zeros_like(batch["padded_size"]) + jnp.array(arrays, jnp.int32)
             batch = batch | {"padded_size": padded}
+        extent = batch.get("proposal_extent")
+        covered = _arrays(batch, *_SIZES) if extent is None else (extent, extent)
+        read = *_arrays(batch, *_PREPARE_KEYS), *covered
         for size in self.spec.view_sizes(arrays):
-            view = _prepare(self.mesh, self.spec.encoder, size, *_arrays(batch, *_PREPARE_KEYS))
+            view = _prepare(self.mesh, self.spec.encoder, size, *read)
             yield view
             if self.spec.flip:
                 yield _mirror(*view)
@@ -219,7 +226,7 @@ def eval_geometry(image_aspect: str, *sizes: int) -> EvalGeometry:
 
 
 _SIZES = ("proposal_grid", "image_size")
-_PREPARE_KEYS = ("image", "proposals", *_SIZES, "padded_size")
+_PREPARE_KEYS = ("image", "proposals", "image_size", "padded_size")
 _COVERS_KEYS = ("image", "proposals", *_SIZES)
 _LABEL_KEYS = ("proposals", *_SIZES, "label_size")
 
@@ -245,11 +252,11 @@ def _map_images(mesh, function, *arrays):
 def _prepare(mesh, encoder, size, *arrays):
     grid = encoder.grid(size)
 
-    def prepare(image, masks, mask_size, image_size, padded_size):
+    def prepare(image, masks, image_size, padded_size, mask_size, covered_size):
         pixels = encoder.normalise(image[None])[0]
         return (
             encoder_image(pixels, image_size, padded_size, size),
-            patch_grid_masks(masks, mask_size, image_size, padded_size, grid),
+            patch_grid_masks(masks, mask_size, covered_size, padded_size, grid),
         )
 
     return _map_images(mesh, prepare, *arrays)

@@ -28,18 +28,19 @@ def encoder_image(
 def patch_grid_masks(
     masks: UInt8[Array, "n h w"] | Float[Array, "n h w"],
     mask_size: Size,
-    image_size: Size,
+    covered_size: Size,
     padded_size: Size,
     grid: tuple[int, int],
 ) -> Float[Array, "n grid_h grid_w"]:
     """Masks as the official pipeline brings them to the patches; see coarse_masks_on_grid.
 
-    The corners of the masks lie on the corner pixels of the image; the padding is outside of all.
+    The corners of the masks lie on the corner pixels of what they cover, the image or some of its
+    padding, too; the rest is outside of all.
     """
     x = mask_probability(masks[None])[0]
     for axis in (1, 0):
-        taps = _padded_taps(grid[axis], image_size[axis], padded_size[axis])
-        taps = composed_taps(taps, mask_size[axis], image_size[axis], align_corners=True)
+        taps = _padded_taps(grid[axis], covered_size[axis], padded_size[axis])
+        taps = composed_taps(taps, mask_size[axis], covered_size[axis], align_corners=True)
         x = resample(x, taps, axis + 1)
     return x
 

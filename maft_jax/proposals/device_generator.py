@@ -3,6 +3,7 @@
 What leaves the device are the masks of the records: uint8 at their grid points, best first.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Float64, Int32, UInt8
 
 from input_pipeline.examples import PROPOSAL_STRIDE, Example, proposal_grid_size
 from maft_jax.config.sections import MeshConfig
-from maft_jax.models.generators.proposing import proposal_scores
-from maft_jax.proposals.generator import Proposals
+from maft_jax.models.generators.proposing import masks_at, pixel_weights, proposal_scores
+from maft_jax.proposals.generator import MaskLogits, Proposals
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
 from maft_jax.runtime.sharding import batch_sharding, make_mesh, one_device_mesh, replicated
 
@@ -76,25 +76,40 @@ class DeviceGenerator:
     def start(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], num_proposals: int
     ) -> Callable[[], list[Proposals]]:
-        return self._start(self._mesh, self._parameters, images, num_proposals)
+        results = self._run(self._mesh, self._parameters, images, num_proposals)
+        return functools.partial(_fetch, results, [image.shape[:2] for image in images])
 
     def __call__(self, example: Example, num_proposals: int) -> Proposals:
-        """Of one image, on one device."""
+        """Of one image, on one device, with the logits of its masks."""
         image = self.prepare(example.image)
-        (made,) = self._start(*self._alone, [image], num_proposals)()
-        return made
+        results = self._run(*self._alone, [image], num_proposals, keeps_mask_logits=True)
+        *results, mask_logits = results
+        size = image.shape[:2]
+        (made,) = _fetch(results, [size])
+        (values,) = jax.device_get(mask_logits)
+        logits = MaskLogits(values, size, self.padded_size(size), self.align_corners)
+        return dataclasses.replace(made, mask_logits=logits)
 
-    def _start(self, mesh: Mesh, parameters, images, num_proposals):
+    def _run(self, mesh: Mesh, parameters, images, num_proposals, *, keeps_mask_logits=False):
         sizes = [image.shape[:2] for image in images]
         padded = self.padded_size(sizes[0])
         batch = np.zeros((len(images), *padded, 3), np.uint8)
         for row, image in zip(batch, images, strict=True):
             row[: image.shape[0], : image.shape[1]] = image
-        weights = functools.partial(_grid_weights, align_corners=self.align_corners)
-        axes = [np.stack([weights(size[axis], padded[axis]) for size in sizes]) for axis in (0, 1)]
+        axes = [
+            np.stack([self._grid_weights(size[axis], padded[axis]) for size in sizes])
+            for axis in (0, 1)
+        ]
         arrays = jax.device_put((batch, np.array(sizes), *axes), batch_sharding(mesh))
-        results = _propose(self.network, num_proposals, mesh, parameters, *arrays)
-        return functools.partial(_fetch, results, sizes)
+        static = self.network, num_proposals, keeps_mask_logits
+        return _propose(static, mesh, parameters, *arrays)
+
+    def _grid_weights(self, side: int, padded_side: int) -> Float32[np.ndarray, "points logits"]:
+        """Of the records' grid points; images of one padded size have as many rows."""
+        shape = (-(-padded_side // PROPOSAL_STRIDE),) * 2
+        return pixel_weights(
+            _grid_points(side), padded_side, shape, align_corners=self.align_corners
+        )
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
@@ -114,29 +129,20 @@ class DeviceGenerator:
         return mesh, jax.device_put(self.load(), replicated(mesh))
 
 
-def _grid_weights(
-    side: int, padded_side: int, align_corners: bool
-) -> Float32[np.ndarray, "padded_grid logits"]:
-    """Bilinear weights of mask logits at the grid points along one axis; no weights beyond them.
+def _grid_points(side: int) -> Float64[np.ndarray, " points"]:
+    """Where the records' grid points lie along a side of the image, in its pixels."""
+    num_points = -(-side // PROPOSAL_STRIDE)
+    return np.arange(num_points) * (side - 1) / max(num_points - 1, 1)
 
-    On the host, in double precision, since products of sizes do not fit float32.
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _propose(static, mesh, parameters, *arrays):
+    """Masks [b, n, grid_h, grid_w] uint8, scores [b, n] and class logits [b, n, c], best first.
+
+    And mask logits [b, n, h, w], where they are kept.
     """
-    num_points, num_logits = (-(-pixels // PROPOSAL_STRIDE) for pixels in (side, padded_side))
-    pixel = np.arange(num_points) * (side - 1) / max(num_points - 1, 1)
-    if align_corners:
-        place = pixel * (num_logits - 1) / max(padded_side - 1, 1)
-    else:
-        place = np.clip((pixel + 0.5) * num_logits / padded_side - 0.5, 0, num_logits - 1)
-    weights = np.zeros((num_logits, num_logits), np.float32)
-    weights[:num_points] = np.maximum(0, 1 - np.abs(np.arange(num_logits) - place[:, None]))
-    return weights
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _propose(network, num_proposals, mesh, parameters, *arrays):
-    """Masks [b, n, grid_h, grid_w] uint8, scores [b, n] and class logits [b, n, c], best first."""
     return jax.shard_map(
-        functools.partial(_propose_local, network, num_proposals),
+        functools.partial(_propose_local, *static),
         mesh=mesh,
         in_specs=(PartitionSpec(), *[OVER_IMAGES] * len(arrays)),
         out_specs=OVER_IMAGES,
@@ -144,25 +150,17 @@ def _propose(network, num_proposals, mesh, parameters, *arrays):
     )(parameters, *arrays)
 
 
-def _propose_local(network, num_proposals, parameters, images, sizes, rows, columns):
+def _propose_local(
+    network, num_proposals, keeps_mask_logits, parameters, images, sizes, rows, columns
+):
     predicted = network(parameters, images, sizes)
     mask_logits, class_logits = (logits.astype(jnp.float32) for logits in predicted)
-    sampled = jnp.einsum(
-        "bgi,bqij,bkj->bqgk",
-        rows,
-        mask_logits,
-        columns,
-        precision=lax.Precision.HIGHEST,
-    )
-    on_image = (rows.sum(2)[:, :, None] * columns.sum(2)[:, None])[:, None] > 0
-    masks = jnp.where(on_image, jax.nn.sigmoid(sampled), 0.0)
+    masks = masks_at(mask_logits, rows, columns)
     scores = proposal_scores(mask_logits, class_logits, sizes)
     order = jnp.argsort(-scores, axis=1, stable=True)[:, :num_proposals]
     best = jnp.round(masks * 255).astype(jnp.uint8)
-    return tuple(
-        jax.vmap(lambda array, kept: array[kept])(array, order)
-        for array in (best, scores, class_logits)
-    )
+    results = (best, scores, class_logits, *((mask_logits,) if keeps_mask_logits else ()))
+    return tuple(jax.vmap(lambda array, kept: array[kept])(array, order) for array in results)
 
 
 def _fetch(results, sizes: Sequence[Sizes]) -> list[Proposals]:

@@ -18,6 +18,19 @@ MaskStack = (
 
 
 @dataclass(frozen=True)
+class MaskLogits:
+    """What a network says of masks before anybody asks at which pixels."""
+
+    values: Float32[np.ndarray, "n h w"]
+    """At a quarter of the padded input."""
+    input_size: tuple[int, int]
+    """(height, width) of the image in it."""
+    padded_size: tuple[int, int]
+    align_corners: bool
+    """Whether their corner points lie on the corner pixels of the padded input."""
+
+
+@dataclass(frozen=True)
 class Proposals:
     """What a generator makes of one image; n may be 0."""
 
@@ -28,6 +41,8 @@ class Proposals:
     """Over the generator's own vocabulary."""
     input_size: tuple[int, int] | None = None
     """(height, width) at which the generator read the image; None is the image's own size."""
+    mask_logits: MaskLogits | None = None
+    """In the order of the masks, of a network that was asked about one image."""
     on_grid: bool = False
     """Whether the masks are uint8 at the grid points of the records already; `soft_masks` makes
     that of others."""

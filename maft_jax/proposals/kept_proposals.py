@@ -1,12 +1,13 @@
 """From what a generator returns to what is kept of it: checked, the best first, on the grid."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from input_pipeline.examples import proposal_grid_size
-from maft_jax.proposals.generator import Proposals
+from maft_jax.proposals.generator import MaskLogits, Proposals
 from maft_jax.proposals.soft_masks import soften_masks
 
 _MASK_TYPES = (np.bool_, np.uint8, np.float32)
@@ -21,6 +22,7 @@ class KeptProposals:
     class_logits: Float32[np.ndarray, "n c"] | None
     input_size: tuple[int, int]
     """(height, width) at which the generator read the image."""
+    mask_logits: MaskLogits | None = None
 
 
 def keep_best(made: Proposals, image_size: tuple[int, int], most: int) -> KeptProposals:
@@ -32,12 +34,15 @@ def keep_best(made: Proposals, image_size: tuple[int, int], most: int) -> KeptPr
         masks = np.zeros((0, *proposal_grid_size(*input_size)), np.uint8)
     elif not made.on_grid:
         masks = soften_masks(masks, input_size)
-    logits = made.class_logits
+    logits, mask_logits = made.class_logits, made.mask_logits
+    if mask_logits is not None:
+        mask_logits = dataclasses.replace(mask_logits, values=mask_logits.values[best_first])
     return KeptProposals(
         masks,
         made.scores[best_first],
         None if logits is None else logits[best_first],
         input_size,
+        mask_logits,
     )
 
 

@@ -6,7 +6,7 @@ import importlib.resources
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ def make_page(
     classes: str = "",
     background: str = "",
     num_proposals: int = 100,
-    generator: ProposalGenerator | None = None,
+    generator_of: Callable[[Sequence[str]], ProposalGenerator] | None = None,
 ) -> Any:
     """A gradio.Blocks, yet to be launched: `serve_page` does that.
 
@@ -55,7 +55,7 @@ def make_page(
         folder: a new one for example pictures and downloads; the caller removes it.
         classes, background: what the fields hold at first; as `session.read_field` takes them.
         num_proposals: where its slider stands at first.
-        generator: makes the proposals, by default of superpixels; one that reads no names.
+        generator_of: makes what makes the proposals, of all names; by default superpixels.
 
     Raises:
         ValueError: gradio is not installed, the weights have no text tower, or the names or
@@ -74,7 +74,7 @@ def make_page(
             f"num_proposals: expected a multiple of {_PROPOSALS_STEP} up to {MOST_PROPOSALS}, got "
             f"{num_proposals}"
         )
-    session = PageSession(clip, folder, generator)
+    session = PageSession(clip, folder, generator_of)
     with gr.Blocks(
         title="maft_jax", analytics_enabled=False, delete_cache=(_HOUR, 24 * _HOUR), fill_width=True
     ) as page:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,20 +61,20 @@ class PageSession:
 
     Args:
         folder: for examples and downloads, of which the newest few stay.
-        generator: makes the proposals, by default of superpixels; one that reads no names.
+        generator_of: makes what makes the proposals, of all names; by default superpixels.
     """
 
     def __init__(
         self,
         clip: Clip,
         folder: str | os.PathLike,
-        generator: ProposalGenerator | None = None,
+        generator_of: Callable[[Sequence[str]], ProposalGenerator] | None = None,
     ):
         self.folder = Path(folder)
         # On the device once, not once for each vocabulary.
         visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
         clip = dataclasses.replace(clip, parameters=clip.parameters | {"visual": visual})
-        make_segmenter = functools.partial(_make_segmenter, clip, generator)
+        make_segmenter = functools.partial(_make_segmenter, clip, generator_of)
         self._segmenter = functools.lru_cache(_KEPT)(make_segmenter)
         self._prepared: dict[Hashable, PreparedExample] = {}
         self._one_at_a_time = threading.Lock()
@@ -127,8 +127,8 @@ class PageSession:
         return paths
 
     def _prepare(self, segmenter: ImageSegmenter, picture: str) -> PreparedExample:
-        """The picture with its proposals, which do not depend on the names."""
-        key = (picture, segmenter.num_proposals)
+        """The picture with its proposals, which other names share if they share the generator."""
+        key = (picture, segmenter.num_proposals, segmenter.generator)
         try:
             prepared = self._prepared.pop(key, None) or segmenter.prepare(picture)
         except ValueError as error:  # names a folder that nobody knows
@@ -242,12 +242,12 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _make_segmenter(clip: Clip, generator, names, others, num_proposals, synonyms=()):
+def _make_segmenter(clip: Clip, generator_of, names, others, num_proposals, synonyms=()):
     return ImageSegmenter(
         clip,
         names,
         background=others,
         synonyms=dict(synonyms),
-        generator=generator,
+        generator=generator_of((*names, *others)) if generator_of else None,
         num_proposals=num_proposals,
     )

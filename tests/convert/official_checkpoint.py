@@ -4,7 +4,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from tests.golden_files import GOLDEN
+from tests.golden_files import GOLDEN, golden
 
 _DTYPES = {"F16": np.float16, "F32": np.float32}
 
@@ -21,6 +21,18 @@ def official_tensors() -> dict[str, np.ndarray]:
     student = safetensors.numpy.load_file(GOLDEN / "freeseg_maft_small_ipclip.safetensors")
     assert set(student) < set(tensors)
     return tensors | student
+
+
+def official_system() -> dict[str, np.ndarray]:
+    """The whole golden system: what a segmentation reads has its values, the rest is random.
+
+    Of the token embeddings those of the golden class names and MAFT's prompts.
+    """
+    tensors, system = official_tensors(), dict(golden("freeseg_maft_small_system"))
+    tokens, embedding = system.pop("tokens"), "clip_adapter.clip_model.token_embedding.weight"
+    tensors[embedding][tokens] = system.pop(embedding)
+    assert set(system) < set(tensors)
+    return tensors | {name: np.asarray(system[name], tensors[name].dtype) for name in system}
 
 
 def as_pth(tensors: dict[str, np.ndarray]) -> dict:

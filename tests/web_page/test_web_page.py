@@ -35,6 +35,7 @@ from maft_jax.web_page.session import (
     read_field,
     viewer_data,
 )
+from tests.precompute_jobs import BlockProposals
 from tests.toy_generators import toy_generator
 from tests.web_page.web_pages import serving
 
@@ -308,9 +309,28 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
 
 
 def test_proposals_are_those_of_the_given_generator(clip, picture, tmp_path):
-    session = PageSession(clip, tmp_path, toy_generator())
+    session = PageSession(clip, tmp_path, lambda names: toy_generator())
     result = session.segment(picture, CLASSES, "", 25)
     image = result.segmentation.image
     expected = toy_generator()(Example("photo", image, np.zeros(image.shape[:2], np.int32)), 25)
     corners = np.s_[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # on those of the picture, at any size
     np.testing.assert_array_equal(result.segmentation.proposals[corners], expected.masks[corners])
+
+
+def test_a_generator_that_reads_names_is_asked_again_for_other_names(clip, picture, tmp_path):
+    read, made = [], []
+
+    class Recording(BlockProposals):
+        def __call__(self, example, num_proposals):
+            made.append(example.example_id)
+            return super().__call__(example, num_proposals)
+
+    def generator_of(names):
+        read.append(names)
+        return Recording()
+
+    session = PageSession(clip, tmp_path, generator_of)
+    for classes, background in (("cat, dog", "sky"), ("cat, dog", "sky"), ("cat, lamp", "")):
+        session.segment(picture, classes, background, 25)
+    assert read == [("cat", "dog", "sky"), ("cat", "lamp")]
+    assert len(made) == 2

@@ -1,7 +1,5 @@
 """From logits to proposals: masks over images, scores, padding."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,10 @@ from maft_jax.config.sections import MeshConfig
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
-from maft_jax.models.generators.proposing import masks_over_images, proposal_scores, propose
+from maft_jax.models.generators.proposing import masks_at, pixel_weights, proposal_scores
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.text_interaction import TextConfig
+from maft_jax.proposals.mask2former_family import FamilyNetwork
 from maft_jax.runtime.sharding import batch_sharding, make_mesh, place
 
 
@@ -25,24 +24,24 @@ def test_masks_at_image_size_are_enlarged_to_the_padding_and_cropped(align_corne
     enlarged = torch.nn.functional.interpolate(
         torch.from_numpy(logits), size=(64, 96), mode="bilinear", align_corners=align_corners
     )
-    found = masks_over_images(
-        jnp.asarray(logits),
-        jnp.array([[height, width]]),
-        (height, width),
-        align_corners=align_corners,
+    rows, columns = (
+        jnp.asarray(
+            pixel_weights(np.arange(float(side)), padded, shape, align_corners=align_corners)[None]
+        )
+        for side, padded, shape in ((height, 64, (64, 16)), (width, 96, (96, 24)))
     )
+    found = masks_at(jnp.asarray(logits), rows, columns)
     expected = enlarged.sigmoid()[:, :, :height, :width].numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found[:, :, :height, :width], expected, rtol=0, atol=2e-6)
+    assert not found[:, :, height:].any() and not found[..., width:].any()
 
 
-def test_masks_of_every_image_cover_it_and_nothing_beyond():
-    """A ramp along the rows, whose values say where they were read."""
-    ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None], (2, 1, 8, 8))
-    sizes = jnp.array([[32, 32], [16, 32]])
-    masks = masks_over_images(ramp, sizes, (4, 4), align_corners=False)
-    rows = np.log(masks / (1 - masks))[:, 0, :, 0]
-    np.testing.assert_allclose(rows[0], [0.5, 2.5, 4.5, 6.5], atol=1e-4)
-    np.testing.assert_allclose(rows[1], [0, 1, 2, 3], atol=1e-4)
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_pixels_beyond_the_padded_input_have_no_weights(align_corners):
+    pixels = np.array([-0.25, 31.0, 31.5, 31.75])
+    weights = pixel_weights(pixels, 32, (5, 9), align_corners=align_corners)
+    np.testing.assert_allclose(weights.sum(1), [1, 1, 1, 0, 0])
+    assert weights.shape == (5, 9) and not weights[:, 8].any()
 
 
 def test_scores_are_the_class_times_the_mean_inside_of_the_image():
@@ -64,8 +63,11 @@ def freeseg():
         decoder=DecoderConfig(32, 5, 3, 16),
         text=TextConfig(8, 16, 12, 2),
     )
-    run = jax.jit(functools.partial(propose, config.make_module()))
-    return config, functools.partial(run, config.init(jax.random.key(0)))
+    network = config.init(jax.random.key(0))
+    run = jax.jit(FamilyNetwork(config))
+    return config, lambda pixels, sizes, text: run(
+        {"network": network, "text": text}, pixels, sizes
+    )
 
 
 def test_proposals_depend_on_images_and_names_and_not_on_what_is_beyond(freeseg):
@@ -74,20 +76,16 @@ def test_proposals_depend_on_images_and_names_and_not_on_what_is_beyond(freeseg)
     pixels = rng.integers(0, 255, (2, 64, 64, 3), np.uint8)
     sizes = jnp.array([[64, 50], [40, 64]])
     text = np.eye(8, dtype=np.float32)[:4]
-    first = run(jnp.asarray(pixels), sizes, text)
-    assert first.mask_logits.shape == (2, 5, 16, 16)
-    assert first.class_logits.shape == (2, 5, 4)
-    assert first.scores.shape == (2, 5)
+    first = masks, classes = run(jnp.asarray(pixels), sizes, text)
+    assert masks.shape == (2, 5, 16, 16) and classes.shape == (2, 5, 5)
     beyond = pixels.copy()
     beyond[0, :, 50:], beyond[1, 40:] = 9, 200
     again = run(jnp.asarray(beyond), sizes, text)
     jax.tree.map(np.testing.assert_array_equal, again, first)
-    other = run(jnp.asarray(pixels), sizes, text[[1, 0, 2, 3]])
-    np.testing.assert_allclose(
-        other.class_logits, first.class_logits[..., [1, 0, 2, 3]], rtol=0, atol=1e-3
-    )
-    opposite = run(jnp.asarray(pixels), sizes, -text)
-    assert not np.array_equal(opposite.mask_logits, first.mask_logits)
+    _, others = run(jnp.asarray(pixels), sizes, text[[1, 0, 2, 3]])
+    np.testing.assert_allclose(others, classes[..., [1, 0, 2, 3, 4]], rtol=0, atol=1e-3)
+    opposite, _ = run(jnp.asarray(pixels), sizes, -text)
+    assert not np.array_equal(opposite, masks)
 
 
 @pytest.mark.slow
@@ -97,10 +95,10 @@ def test_devices_share_images_and_parameters(freeseg):
     sizes, text = np.full((4, 2), 64), np.eye(8, dtype=np.float32)[:3]
     expected = run(jnp.asarray(pixels), jnp.asarray(sizes), jnp.asarray(text))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=1), jax.devices()[:4])
-    parameters = place(config.init(jax.random.key(0)), mesh, config.sharding_rules)
+    network = place(config.init(jax.random.key(0)), mesh, config.sharding_rules)
     images = batch_sharding(mesh)
-    found = jax.jit(functools.partial(propose, config.make_module()), out_shardings=images)(
-        parameters, jax.device_put(pixels, images), jax.device_put(sizes, images), text
+    found = jax.jit(FamilyNetwork(config), out_shardings=images)(
+        {"network": network, "text": text}, *jax.device_put((pixels, sizes), images)
     )
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())

@@ -8,7 +8,7 @@ import torch
 
 from maft_jax.convert.generators import open_generator
 from maft_jax.models.generators.image_preparation import normalised
-from maft_jax.models.generators.proposing import propose
+from maft_jax.proposals.mask2former_family import FamilyNetwork
 
 pytestmark = pytest.mark.slow
 
@@ -97,13 +97,11 @@ def test_predictions_are_those_of_transformers(tmp_path, make, kind, new_names):
     with torch.no_grad():
         expected = model(pixel_values=torch.from_numpy(pixels))
     opened = open_generator(tmp_path)
-    module = opened.config.make_module()
-    found = jax.jit(lambda parameters, image, sizes: propose(module, parameters, image, sizes))(
-        opened.parameters(), jnp.asarray(image), sizes
-    )
+    parameters = {"network": opened.parameters(), "text": None}
+    masks, classes = jax.jit(FamilyNetwork(opened.config))(parameters, jnp.asarray(image), sizes)
     for one, theirs in (
-        (found.mask_logits, expected.masks_queries_logits),
-        (found.class_logits, expected.class_queries_logits[..., :-1]),
+        (masks, expected.masks_queries_logits),
+        (classes, expected.class_queries_logits),
     ):
         theirs = theirs.numpy()
         scale = np.abs(theirs).max()
