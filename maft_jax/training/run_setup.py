@@ -26,6 +26,7 @@ from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
 from maft_jax.state.checkpointing import TEXT_TOWER, Checkpoints
 from maft_jax.state.train_state import TrainState
+from maft_jax.training.masking_identity import masking_identity
 from maft_jax.training.step_setup import StepSetup, make_step_setup
 from maft_jax.training.teacher import teacher_fields
 from maft_jax.training.training_data import describe_data, describe_synonyms, open_training_data
@@ -85,6 +86,7 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
         "pretrained": fingerprint(visual),
         TEXT_TOWER: text_tower_identity(loaded.clip.text, loaded.parameters["text"]),
         "architecture": repr(loaded.clip.vision),
+        **masking_identity(config.masking, loaded.clip.vision.default_masking),
         **describe_data(loaded.source),
         "synonyms": describe_synonyms(config.data, loaded.source),
         "seed": config.seed,
