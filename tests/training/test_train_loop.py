@@ -259,8 +259,8 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
         ({"model__image_size": 96}, "image_size=64, this run has image_size=96"),
         (
             {"model__mask_rule": "shared_patches"},
-            r"another way to read masks \(mask_rule=None, this run has mask_rule='shared_patches'\); "
-            r"restore config\.model\.mask_rule",
+            r"another way to read masks \(mask_rule=None, this run has mask_rule='shared_patches'\)"
+            r"; restore config\.model\.mask_rule",
         ),
     ],
 )
