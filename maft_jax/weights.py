@@ -65,7 +65,7 @@ def open_weights(
     if needs_text and weights.config.text is None:
         raise ValueError(
             f"{source}: an image tower without a text tower, which embeds the class names; "
-            "expected a whole CLIP"
+            "expected a whole CLIP, or add one: cli.convert_weights --text_from=CLIP"
         )
     return weights
 

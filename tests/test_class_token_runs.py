@@ -1,5 +1,7 @@
 """EVA-02 and TIPS train, resume with the same bits, and go back to the libraries they come from."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -66,6 +68,16 @@ def test_it_resumes_with_the_same_bits(run, tmp_path):
     (tmp_path / "resumed/checkpoints/6").rename(tmp_path / "forgotten")
     again = train_and_evaluate(config, tmp_path / "resumed")
     jax.tree.map(np.testing.assert_array_equal, again, straight)
+
+
+def test_another_way_to_read_masks_is_refused(run):
+    config, _, workdir = run
+    other = {"mask_rule": "maft" if config.model.mask_rule else "shared_patches"}
+    if "tips" in config.model.pretrained:
+        other = {"class_token": 1}
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **other))
+    with pytest.raises(ValueError, match=f"another way to read masks .*{next(iter(other))}="):
+        train_and_evaluate(changed, workdir)
 
 
 def test_its_file_is_the_run_and_the_library_computes_the_same(run, tmp_path):

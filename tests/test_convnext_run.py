@@ -90,6 +90,9 @@ def test_it_resumes_with_the_same_bits(finished, tmp_path):
     (resumed / "tuned.safetensors").unlink()
     again = train_and_evaluate(config, resumed)
     jax.tree.map(np.testing.assert_array_equal, again, straight)
+    hard = dataclasses.replace(config.model, mask_pooling="hard")
+    with pytest.raises(ValueError, match="mask_pooling='soft', this run has mask_pooling=None"):
+        train_and_evaluate(dataclasses.replace(config, model=hard), resumed)
 
 
 def step_on(mesh, settings: OptimizerConfig, **encoder):

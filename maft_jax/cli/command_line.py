@@ -1,11 +1,13 @@
 """What commands share: flags parsed, refused in one line, and --help that ends well."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
 from maft_jax.config.fields import expand_path
+from maft_jax.config.sections import ModelConfig
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.console import failed
 
@@ -87,3 +89,29 @@ def define_stated_flags(of: str) -> Callable[[], dict]:
     )
     stated = (activation, head_width, tokenizer, step, pretrained)
     return lambda: {flag.name: flag.value for flag in stated}
+
+
+def define_masking_flags() -> Callable[[], dict]:
+    """Flags for how images and masks are read; returns what reads them, for maft_jax.load."""
+    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
+
+    def define_choice(name: str, default: str | None, help_text: str) -> flags.FlagHolder:
+        choices = [choice for choice in fields[name].metadata["choices"] if choice]
+        return flags.DEFINE_enum(name, default, choices, help_text)
+
+    def define_integer(name: str, lowest: int, help_text: str) -> flags.FlagHolder:
+        return flags.DEFINE_integer(name, None, help_text, lower_bound=lowest)
+
+    defined = (
+        define_integer("mask_start_layer", 0, "instead of what the weights say"),
+        define_integer("image_size", 1, "pixels per side at which CLIP reads, likewise"),
+        define_choice(
+            "image_aspect",
+            "squash",
+            "squash = image_size squared; keep = the short side becomes that, the ratio stays",
+        ),
+        define_choice("mask_pooling", None, "of towers that pool: which cells a mask reads"),
+        define_choice("mask_rule", None, "of towers with class tokens: what proposals read"),
+        define_integer("class_token", 0, "of towers with several: the one matched with text"),
+    )
+    return lambda: {flag.name: flag.value for flag in defined}

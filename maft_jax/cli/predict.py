@@ -53,18 +53,7 @@ _generator = generator_flags.define(
 _NUM_PROPOSALS = flags.DEFINE_integer(
     "num_proposals", 100, "most proposals of an image", lower_bound=1
 )
-_MASK_START_LAYER = flags.DEFINE_integer(
-    "mask_start_layer", None, "instead of what the weights say", lower_bound=0
-)
-_IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "pixels per side at which CLIP reads, likewise", lower_bound=1
-)
-_IMAGE_ASPECT = flags.DEFINE_enum(
-    "image_aspect",
-    "squash",
-    ["squash", "keep"],
-    "squash = image_size squared; keep = the short side becomes image_size, the ratio stays",
-)
+_masking = command_line.define_masking_flags()
 _COMPUTE_DTYPE = flags.DEFINE_enum(
     "compute_dtype",
     "auto",
@@ -143,8 +132,6 @@ def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[str
 
 def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: dict):
     """The segmenter, and what the JSON files say of how it was made."""
-    import dataclasses
-
     import maft_jax
     from maft_jax.config.sections import DataConfig
     from maft_jax.inference.segmentation import ImageSegmenter
@@ -155,13 +142,8 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
 
     generator = _generator.make((*class_names, *background))
     scales = _numbers(_SCALES.value)
-    clip = maft_jax.load(_WEIGHTS.value, _MASK_START_LAYER.value, **_stated())
-    clip = dataclasses.replace(
-        clip,
-        compute_dtype=compute_dtype(_COMPUTE_DTYPE.value).name,
-        image_size=_IMAGE_SIZE.value or clip.image_size,
-        image_aspect=_IMAGE_ASPECT.value,
-    )
+    dtype = compute_dtype(_COMPUTE_DTYPE.value).name
+    clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_masking(), **_stated())
     templates = tuple(_TEMPLATE.value) or PROMPT_TEMPLATES
     segmenter = ImageSegmenter(
         clip,

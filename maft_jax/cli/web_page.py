@@ -25,6 +25,7 @@ _WEIGHTS = command_line.define_path(
     "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
 )
 _stated = command_line.define_stated_flags("the weights")
+_masking = command_line.define_masking_flags()
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen at; 0.0.0.0 is all of them")
 _PORT = flags.DEFINE_integer(
     "port",
@@ -75,7 +76,7 @@ def _serve() -> None:
 
     generator_of = _generator.make_for_any_names()
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
-    clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_stated())
+    clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_masking(), **_stated())
     with temporary_folder() as folder:
         page = make_page(
             clip,

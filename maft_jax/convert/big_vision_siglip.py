@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import numpy as np
+
 from maft_jax.convert.big_vision import (
     ENCODER,
     IMAGE,
@@ -30,7 +32,25 @@ _TEXT_ENCODER = f"{_TEXT}Encoder_0/"
 _HEAD = f"{IMAGE}MAPHead_0/"
 
 
-def _rules(stacked: bool) -> list[Rule]:
+_POSITIONS = f"{_TEXT}pos_embedding"
+_MORE_POSITIONS = f"{_TEXT_ENCODER}pos_embedding"
+"""Of some older text towers, added to the others."""
+
+
+def _sum_of_positions(shape, first, second):
+    return (first.astype(np.float32) + second.astype(np.float32)).reshape(shape)
+
+
+def _rules(stacked: bool, has_more_positions: bool) -> list[Rule]:
+    if has_more_positions:
+        positions = Rule(
+            (_POSITIONS, _MORE_POSITIONS),
+            "text/position_embedding",
+            _sum_of_positions,
+            lambda x: (x[None], np.zeros_like(x[None])),
+        )
+    else:
+        positions = _with_batch_axis(_POSITIONS, "text/position_embedding")
     return [
         *similarity_rules("params/t", "params/b", (1,)),
         Rule(f"{IMAGE}embedding/kernel", "visual/patch_kernel"),
@@ -40,7 +60,7 @@ def _rules(stacked: bool) -> list[Rule]:
         Rule(f"{_HEAD}probe", "visual/head/probe", same_values, lambda x: x[None, None]),
         *attention_and_mlp_rules(_HEAD, "visual/head/", {"LayerNorm_0": "ln_2"}),
         Rule(f"{_TEXT}Embed_0/embedding", "text/token_embedding"),
-        _with_batch_axis(f"{_TEXT}pos_embedding", "text/position_embedding"),
+        positions,
         *encoder_rules(_TEXT_ENCODER, "text", "ln_final", stacked),
         Rule(f"{_TEXT}head/kernel", "text/proj"),
         Rule(f"{_TEXT}head/bias", "text/proj_bias"),
@@ -69,7 +89,7 @@ def _infer(source: WeightsSource, choices: Choices, stacked: bool) -> ClipConfig
     text = SigLipTextConfig(
         **_encoder(source, _TEXT_ENCODER, text_width, stacked),
         vocab_size=vocab_size,
-        context_length=shape_of(source, f"{_TEXT}pos_embedding", 3)[1],
+        context_length=shape_of(source, _POSITIONS, 3)[1],
         embed_dim=width,
         has_head=f"{_TEXT}head/kernel" in source.tensors,
     )
@@ -100,19 +120,20 @@ def _why_not(config: ClipConfig) -> str | None:
     return None
 
 
-def _format(stacked: bool) -> Format:
+def _format(stacked: bool, has_more_positions: bool) -> Format:
     block = "encoderblock/" if stacked else "encoderblock_0/"
 
     def recognise(names: Collection[str]) -> bool:
         layers = any(name.startswith(f"{ENCODER}{block}") for name in names)
-        return layers and has_both_siglip_towers(names)
+        both = layers and has_both_siglip_towers(names)
+        return both and (_MORE_POSITIONS in names) == has_more_positions
 
     return Format(
         name="big_vision_stacked" if stacked else "big_vision",
         description=f"big_vision's SigLIP, {'stacked' if stacked else 'per-block'} layers",
         recognise=recognise,
         infer_config=lambda source, choices: _infer(source, choices, stacked),
-        rules=_rules(stacked),
+        rules=_rules(stacked, has_more_positions),
         ignored=[TRAINER_STATE],
         suffixes=(".npz",),
         why_not=_why_not,
@@ -121,4 +142,8 @@ def _format(stacked: bool) -> Format:
     )
 
 
-BIG_VISION_SIGLIP_FORMATS = [_format(stacked) for stacked in (False, True)]
+BIG_VISION_SIGLIP_FORMATS = [
+    _format(stacked, has_more_positions)
+    for has_more_positions in (False, True)
+    for stacked in (False, True)
+]

@@ -42,8 +42,8 @@ def eva02_embeddings(
         layers=text.layers,
         output_dim=text.embed_dim,
     )
-    _load(trunk, tensors, "visual.trunk.")
-    _load(tower, tensors, "text.")
+    load_tensors(trunk, tensors, "visual.trunk.")
+    load_tensors(tower, tensors, "text.")
     with torch.no_grad():
         found = {
             "images": trunk(torch.from_numpy(images).permute(0, 3, 1, 2)),
@@ -74,7 +74,8 @@ def _build_trunk(vision: Eva02Config):
     )
 
 
-def _load(module, tensors: Mapping[str, np.ndarray], prefix: str) -> None:
+def load_tensors(module, tensors: Mapping[str, np.ndarray], prefix: str = "") -> None:
+    """Into a module of a library, which has to expect them all; names begin with `prefix`."""
     import torch
 
     own = {

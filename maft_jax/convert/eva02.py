@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from maft_jax.convert import open_clip
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, heads_beside
 from maft_jax.convert.openai import count_layers, text_rules
 from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.transformers_clip import SETTINGS_FILE
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.layers import HEAD_WIDTH
 from maft_jax.models.text.clip_text import TextConfig
@@ -219,18 +220,22 @@ def _settings(source: WeightsSource) -> Mapping:
 
 def _head_width(source, choices: Choices, settings: Mapping, width: int) -> int:
     stated = choices.head_width or settings.get("vision_cfg", {}).get("head_width")
+    stated = stated or heads_beside(source, "num_heads", width, SETTINGS_FILE)
     if stated is None and width in _PUBLISHED_WIDTHS:
         return HEAD_WIDTH
     if type(stated) is not int or stated < 1 or width % stated:
         raise ValueError(
             f"{source.path}: an EVA-02 of width {width}, whose tensors do not tell how wide its "
-            f"heads are: state a divisor (head_width), or vision_cfg.head_width in "
-            f"{open_clip.SETTINGS_FILE} beside the file; got {stated!r:.40}"
+            "heads are: state a divisor (head_width), vision_cfg.head_width in "
+            f"{open_clip.SETTINGS_FILE} or num_heads in {SETTINGS_FILE} beside the file; got "
+            f"{stated!r:.40}"
         )
     return stated
 
 
 def _text_head_width(source, settings: Mapping, width: int) -> int:
+    if beside := heads_beside(source, "text_num_heads", width, SETTINGS_FILE):
+        return beside
     heads = settings.get("text_cfg", {}).get("heads", max(width // HEAD_WIDTH, 1))
     if type(heads) is not int or heads < 1 or width % heads:
         raise ValueError(

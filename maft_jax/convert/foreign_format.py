@@ -48,6 +48,24 @@ class WeightsSource:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
+def heads_beside(source: WeightsSource, name: str, width: int, settings_file: str) -> int | None:
+    """The width of heads by a number of them, such as num_heads, that the settings file states.
+
+    Raises:
+        ValueError: they do not divide the tower's width.
+    """
+    settings = source.settings[settings_file]() if settings_file in source.settings else {}
+    heads = settings.get(name)
+    if heads is None:
+        return None
+    if type(heads) is not int or heads < 1 or width % heads:
+        raise ValueError(
+            f"{source.path}: {settings_file} beside it: {name}: expected a divisor of the width, "
+            f"{width}, got {heads!r:.40}"
+        )
+    return width // heads
+
+
 def as_stated(config: ClipConfig, choices: Choices) -> ClipConfig:
     """An architecture that our own metadata tells, with what the caller states all the same.
 

@@ -34,9 +34,10 @@ from maft_jax.convert.text_tokenizers import (
     without_path,
     write_tokenizer,
 )
+from maft_jax.convert.timm_vit import TIMM_VIT_FORMATS
 from maft_jax.convert.tips import TIPS_FORMATS
 from maft_jax.convert.transformers_clip import TRANSFORMERS, explain
-from maft_jax.convert.transformers_siglip import TRANSFORMERS_SIGLIP
+from maft_jax.convert.transformers_siglip import TRANSFORMERS_SIGLIP_FORMATS
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
@@ -50,9 +51,10 @@ _LAYOUTS = (
     OPEN_CLIP_CUSTOM_TEXT,
     *OPEN_CLIP_CONVNEXT_FORMATS,
     TRANSFORMERS,
-    TRANSFORMERS_SIGLIP,
+    *TRANSFORMERS_SIGLIP_FORMATS,
     OPEN_CLIP_SIGLIP,
     *TIMM_CONVNEXT_FORMATS,
+    *TIMM_VIT_FORMATS,
     *MAFT_FORMATS,
     *MAFT_FROZEN_FORMATS,
     *BIG_VISION_FORMATS,

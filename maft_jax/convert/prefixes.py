@@ -24,6 +24,18 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _TORCH_WRAPPERS)
 
 
+_FLAX = "params/"
+"""Before all names of some .npz: tables of big_vision have it, those of TIPS have not."""
+
+
+def with_or_without_params(names: Iterable[str]) -> dict[str, str]:
+    """{name: given name} with Flax's params/ where it is not, or without it where it is."""
+    given = list(names)
+    if any(name.startswith(_FLAX) for name in given):
+        return {name.removeprefix(_FLAX): name for name in given if name.startswith(_FLAX)}
+    return {_FLAX + name: name for name in given}
+
+
 def find_prefixes(
     names: Iterable[str], recognise: Callable[[Collection[str]], bool]
 ) -> dict[str, dict[str, str]]:
@@ -42,6 +54,8 @@ def find_prefixes(
     for prefix in FIRST:
         if prefix in below and recognise(below[prefix]):
             return {prefix: below[prefix]}
+    if recognise(renamed := with_or_without_params(below[""])):
+        return {_FLAX: renamed}
     found: dict[str, dict[str, str]] = {}
     for prefix in sorted(below, key=len):
         if not prefix.startswith(tuple(found)) and recognise(below[prefix]):

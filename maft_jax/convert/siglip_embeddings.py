@@ -23,6 +23,8 @@ def siglip_embeddings(
 ) -> tuple[str, dict[str, np.ndarray]]:
     """Name and version of transformers, and the embeddings {"images", "texts", "masks"}.
 
+    Of an image tower alone it is SiglipVisionModel, and there are no texts.
+
     Args:
         folder: in transformers' layout, which the library reads by itself; None: it is given our
             parameters under its names.
@@ -35,19 +37,19 @@ def siglip_embeddings(
     import torch
 
     if folder is not None:
-        model = library.SiglipModel.from_pretrained(os.fspath(folder), dtype=torch.float32)
+        kind = library.SiglipVisionModel if config.text is None else library.SiglipModel
+        model = kind.from_pretrained(os.fspath(folder), dtype=torch.float32)
     else:
         model = _built(library, config, parameters)
     model = model.eval()
     with torch.no_grad():
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        vision = model.vision_model(pixels)
-        ids = torch.from_numpy(np.asarray(tokens)).long()
-        found = {
-            "images": vision.pooler_output,
-            "texts": model.text_model(ids).pooler_output,
-            "masks": _masked_head(model.vision_model.head, vision.last_hidden_state, masks),
-        }
+        tower = model if config.text is None else model.vision_model
+        vision = tower(torch.from_numpy(images).permute(0, 3, 1, 2))
+        found = {"images": vision.pooler_output}
+        if config.text is not None:
+            ids = torch.from_numpy(np.asarray(tokens)).long()
+            found["texts"] = model.text_model(ids).pooler_output
+        found["masks"] = _masked_head(tower.head, vision.last_hidden_state, masks)
     found = {name: _normalised(value.numpy()) for name, value in found.items()}
     return f"transformers {library.__version__}", found
 
@@ -61,8 +63,15 @@ def _built(library, config: ClipConfig, parameters: Mapping):
     import torch
 
     settings = make_settings(config, np.dtype(np.float32))
-    model = library.SiglipModel(library.SiglipConfig.from_dict(settings))
     tensors = rules.to_foreign(parameters, RULES)
+    if config.text is None:
+        values = {
+            name.removeprefix("vision_model."): torch.from_numpy(x) for name, x in tensors.items()
+        }
+        model = library.SiglipVisionModel(library.SiglipVisionConfig.from_dict(settings))
+        model.load_state_dict(values)
+        return model
+    model = library.SiglipModel(library.SiglipConfig.from_dict(settings))
     if not config.text.has_head:  # which the library always has
         tensors["text_model.head.weight"] = np.eye(config.text.width, dtype=np.float32)
         tensors["text_model.head.bias"] = np.zeros(config.text.width, np.float32)

@@ -1,4 +1,6 @@
-"""What open_clip and timm compute with a ConvNeXt CLIP, and with them FC-CLIP's pooling of masks.
+"""What open_clip and timm compute with a ConvNeXt CLIP, and timm with towers of SigLIP and TIPS.
+
+With open_clip and timm comes FC-CLIP's pooling of masks.
 
 PyTorch and the libraries are imported when they are needed.
 """
@@ -11,10 +13,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from maft_jax.convert import rules
+from maft_jax.convert.class_token_embeddings import load_tensors
 from maft_jax.convert.convnext import PUBLISHED, TIMM_CONVNEXT_FORMATS, timm_name
 from maft_jax.convert.foreign_format import Format
-from maft_jax.convert.library_embeddings import Images, Tokens, import_library
+from maft_jax.convert.library_embeddings import Images, Tokens, import_library, normalised
 from maft_jax.convert.open_clip_convnext import OPEN_CLIP_CONVNEXT_FORMATS
+from maft_jax.convert.timm_vit import TIMM_VIT_FORMATS
 from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.towers.convnext import ConvNextConfig
@@ -127,3 +131,26 @@ def _open_clip_head(vision: ConvNextConfig):
     else:
         layers = {"proj": torch.nn.Linear(width, embedding, bias=False)}
     return torch.nn.Sequential(collections.OrderedDict(layers))
+
+
+def timm_vit_embeddings(
+    config: ClipConfig, parameters: Mapping, images: Images
+) -> tuple[str, dict[str, np.ndarray]]:
+    """What timm computes with SigLIP's and TIPS's image towers alone: {"images"}.
+
+    Raises:
+        ValueError: it is not installed, or computes these weights in another way.
+    """
+    import_library("torch", "pip install torch")
+    timm = import_library("timm", "pip install timm")
+    import torch
+
+    layout = next(x for x in TIMM_VIT_FORMATS if isinstance(config.vision, x.tower))
+    if reason := layout.refuses(config):
+        raise ValueError(f"timm computes something else with these weights: {reason}")
+    settings = layout.make_settings(config, np.dtype(np.float32))
+    model = timm.create_model(settings["architecture"], num_classes=0, **settings["model_args"])
+    load_tensors(model, rules.to_foreign(parameters, layout.table(config)))
+    with torch.no_grad():
+        found = model(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return f"timm {timm.__version__}", {"images": normalised(found.numpy())}

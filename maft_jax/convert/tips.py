@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, heads_beside
 from maft_jax.convert.openai import count_layers
+from maft_jax.convert.prefixes import with_or_without_params
 from maft_jax.convert.rules import Rule
 from maft_jax.convert.tips_tables import scenic_rules, temperature_rule, torch_rules
 from maft_jax.convert.transformers_clip import SETTINGS_FILE
@@ -106,6 +107,7 @@ def _infer_torch(
     gated = gate in source.tensors
     hidden = _shape(source, gate if gated else f"{image}blocks.0.mlp.fc1.bias", 1)[0]
     rows = _shape(source, f"{image}pos_embed", 3)[1] - 1
+    stated = heads_beside(source, "num_heads", patches[0], SETTINGS_FILE)
     side = math.isqrt(max(rows, 0))
     vision = TipsConfig(
         width=patches[0],
@@ -113,7 +115,7 @@ def _infer_torch(
         patch_size=patches[2],
         image_size=_square_side(source, side, rows // max(side, 1)) * patches[2],
         mlp_width=hidden // 2 if gated else hidden,
-        head_width=_head_width(source, patches[0], choices.head_width),
+        head_width=_head_width(source, patches[0], choices.head_width or stated),
         activation=convention[0],
         gated=gated,
         logit_scale=1 / (_temperature(source) if temperature is None else temperature),
@@ -122,12 +124,13 @@ def _infer_torch(
         return ClipConfig(vision, None)
     embedding = _shape(source, f"{text}token_embedding.weight", 2)
     hidden = _shape(source, f"{text}transformer.resblocks.0.mlp.c_fc.bias", 1)[0]
+    stated = heads_beside(source, "text_num_heads", embedding[1], SETTINGS_FILE)
     tower = TipsTextConfig(
         width=embedding[1],
         layers=count_layers(source.tensors, f"{text}transformer.resblocks."),
         vocab_size=embedding[0],
         mlp_width=hidden,
-        head_width=_head_width(source, embedding[1], choices.head_width),
+        head_width=_head_width(source, embedding[1], stated or choices.head_width),
         norm_epsilon=convention[1],
     )
     return ClipConfig(vision, tower)
@@ -163,7 +166,8 @@ def _head_width(source: WeightsSource, width: int, stated: int | None) -> int:
     if head_width is None or width % head_width:
         raise ValueError(
             f"{source.path}: a tower of width {width}, whose tensors do not tell how wide its "
-            f"heads are: state a divisor (head_width); got {head_width}"
+            "heads are: state a divisor (head_width), or num_heads and text_num_heads in a "
+            f"{SETTINGS_FILE} beside the file; got {head_width}"
         )
     return head_width
 
@@ -293,7 +297,8 @@ def companion_of(file: pathlib.Path) -> pathlib.Path | None:
 
 def holds_a_part(names: Collection[str]) -> bool:
     """Whether tensors of these names are one tower of TIPS alone, in one of the .npz layouts."""
-    text = {"token_emb/emb_var", "token_embedding.weight"} & set(names)
+    names = {*names, *with_or_without_params(names)}
+    text = {"token_emb/emb_var", "token_embedding.weight"} & names
     image = any(recognise(names) for recognise in (_recognise_scenic, _recognise_torch))
     return bool(text) != image
 

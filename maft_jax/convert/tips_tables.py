@@ -1,4 +1,4 @@
-"""Two-way tables of TIPS's layouts: scenic's, and PyTorch's, which has a factor for each branch.
+"""Two-way tables of TIPS's layouts: scenic's, and PyTorch's and timm's, with a factor a branch.
 
 The factors are multiplied into the last matrix of their branch, and the position of the first class
 token is added to it; they are written as ones and zeros, and so is mask_token, which nothing reads.
@@ -144,7 +144,7 @@ def _with_class_row(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def torch_rules(config: ClipConfig, image: str = "", text: str = "") -> list[Rule]:
-    f, o, gated = f"{image}blocks.{{}}.", "visual/blocks_{}/", config.vision.gated
+    hidden, last = ("w12", "w3") if config.vision.gated else ("fc1", "fc2")
     return [
         Rule(
             (f"{image}cls_token", f"{image}register_tokens"),
@@ -159,6 +159,17 @@ def torch_rules(config: ClipConfig, image: str = "", text: str = "") -> list[Rul
             lambda shape, positions, unused: positions[0, 1:],
             _with_class_row,
         ),
+        *_blocks_and_patches(config, image, hidden, last),
+        Rule(f"{text}token_embedding.weight", "text/token_embedding"),
+        *block_rules(text, "text"),
+        *_norm(f"{text}ln_final", "text/ln_final"),
+    ]
+
+
+def _blocks_and_patches(config: ClipConfig, image: str, hidden: str, last: str) -> list[Rule]:
+    """What PyTorch's and timm's towers have in common; `hidden` and `last` are of the MLPs."""
+    f, o = f"{image}blocks.{{}}.", "visual/blocks_{}/"
+    return [
         Rule(
             f"{image}patch_embed.proj.weight",
             "visual/patch_kernel",
@@ -170,10 +181,20 @@ def torch_rules(config: ClipConfig, image: str = "", text: str = "") -> list[Rul
         *_norm(f"{f}norm2", f"{o}ln_2"),
         *_wide(f"{f}attn.qkv", f"{o}attn/in_proj"),
         *_scaled(f"{f}attn.proj", f"{f}ls1.gamma", f"{o}attn/out_proj"),
-        *_wide(f"{f}mlp.{'w12' if gated else 'fc1'}", f"{o}mlp/{'c_gated' if gated else 'c_fc'}"),
-        *_scaled(f"{f}mlp.{'w3' if gated else 'fc2'}", f"{f}ls2.gamma", f"{o}mlp/c_proj"),
+        *_wide(f"{f}mlp.{hidden}", f"{o}mlp/{'c_gated' if config.vision.gated else 'c_fc'}"),
+        *_scaled(f"{f}mlp.{last}", f"{f}ls2.gamma", f"{o}mlp/c_proj"),
         *_norm(f"{image}norm", "visual/ln_post"),
-        Rule(f"{text}token_embedding.weight", "text/token_embedding"),
-        *block_rules(text, "text"),
-        *_norm(f"{text}ln_final", "text/ln_final"),
+    ]
+
+
+def timm_rules(config: ClipConfig) -> list[Rule]:
+    return [
+        Rule(
+            ("cls_token", "reg_token"),
+            "visual/class_embedding",
+            lambda shape, first, second: np.concatenate([first[0], second[0]]),
+            lambda x: (x[None, :1], x[None, 1:]),
+        ),
+        Rule("pos_embed", "visual/position_embedding", _same_values, lambda x: x[None]),
+        *_blocks_and_patches(config, "", "fc1", "fc2"),
     ]

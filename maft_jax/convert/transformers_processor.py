@@ -37,7 +37,8 @@ def processor_files(config: ClipConfig) -> dict[str, str]:
 
 def siglip_processor_files(config: ClipConfig) -> dict[str, str]:
     """The same beside a SiglipModel, whose tokenizer's own file is written elsewhere."""
-    size, gemma = config.vision.image_size, config.text.has_gemma_vocabulary
+    size = config.vision.image_size
+    gemma = config.text is not None and config.text.has_gemma_vocabulary
     pixels = {
         "image_processor_type": "SiglipImageProcessor",
         "processor_class": "SiglipProcessor",
@@ -52,7 +53,7 @@ def siglip_processor_files(config: ClipConfig) -> dict[str, str]:
         "image_std": [0.5, 0.5, 0.5],
     }
     files = {"preprocessor_config.json": _json(pixels)}
-    file = config.text.tokenizer
+    file = config.text and config.text.tokenizer
     if file is None or (file.path.endswith(".json") and not gemma):
         return files  # SiglipTokenizer reads a spiece.model alone
     vocabulary = file.vocabulary

@@ -1,10 +1,11 @@
 """Hugging Face transformers' SiglipModel, which holds SigLIP and, at a fixed size, SigLIP 2."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, as_stated
 from maft_jax.convert.rules import Rule
 from maft_jax.convert.siglip import (
     matrix,
@@ -31,7 +32,9 @@ from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text.siglip_text import SigLipTextConfig
 from maft_jax.models.towers.siglip import SigLipVisionConfig
 
-_PATCH_BIAS = "vision_model.embeddings.patch_embedding.bias"
+_VISION = "vision_model."
+_PATCH_BIAS = "embeddings.patch_embedding.bias"
+_ALONE = "siglip_vision_model"
 
 # What transformers takes for a setting that config.json leaves out.
 _BOTH_DEFAULTS = {
@@ -45,41 +48,53 @@ _BOTH_DEFAULTS = {
 _VISION_DEFAULTS = _BOTH_DEFAULTS | {"num_channels": 3, "image_size": 224, "patch_size": 16}
 _TEXT_DEFAULTS = _BOTH_DEFAULTS | {"vocab_size": 32000, "max_position_embeddings": 64}
 
-_HEAD = "vision_model.head."
+
+def _image_rules(vision: str) -> list[Rule]:
+    """Of the tower whose names begin so."""
+    return [
+        Rule(
+            f"{vision}embeddings.patch_embedding.weight",
+            "visual/patch_kernel",
+            lambda shape, x: x.transpose(2, 3, 1, 0),
+            lambda x: x.transpose(3, 2, 0, 1),
+        ),
+        Rule(f"{vision}{_PATCH_BIAS}", "visual/patch_bias"),
+        Rule(f"{vision}embeddings.position_embedding.weight", "visual/position_embedding"),
+        *layer_rules(vision, "visual"),
+        Rule(f"{vision}post_layernorm.weight", "visual/ln_post/scale"),
+        Rule(f"{vision}post_layernorm.bias", "visual/ln_post/bias"),
+        Rule(f"{vision}head.probe", "visual/head/probe", same_values, lambda x: x[None, None]),
+        Rule(
+            f"{vision}head.attention.in_proj_weight",
+            "visual/head/attn/in_proj/kernel",
+            transposed,
+            matrix,
+        ),
+        Rule(
+            f"{vision}head.attention.in_proj_bias",
+            "visual/head/attn/in_proj/bias",
+            same_values,
+            lambda x: x.reshape(-1),
+        ),
+        Rule(
+            f"{vision}head.attention.out_proj.weight",
+            "visual/head/attn/out_proj/kernel",
+            transposed,
+            merged_matrix,
+        ),
+        Rule(f"{vision}head.attention.out_proj.bias", "visual/head/attn/out_proj/bias"),
+        Rule(f"{vision}head.layernorm.weight", "visual/head/ln_2/scale"),
+        Rule(f"{vision}head.layernorm.bias", "visual/head/ln_2/bias"),
+        Rule(f"{vision}head.mlp.fc1.weight", "visual/head/mlp/c_fc/kernel", transposed, matrix),
+        Rule(f"{vision}head.mlp.fc1.bias", "visual/head/mlp/c_fc/bias"),
+        Rule(f"{vision}head.mlp.fc2.weight", "visual/head/mlp/c_proj/kernel", transposed, matrix),
+        Rule(f"{vision}head.mlp.fc2.bias", "visual/head/mlp/c_proj/bias"),
+    ]
+
+
 RULES = [
     *similarity_rules("logit_scale", "logit_bias", (1,)),
-    Rule(
-        "vision_model.embeddings.patch_embedding.weight",
-        "visual/patch_kernel",
-        lambda shape, x: x.transpose(2, 3, 1, 0),
-        lambda x: x.transpose(3, 2, 0, 1),
-    ),
-    Rule(_PATCH_BIAS, "visual/patch_bias"),
-    Rule("vision_model.embeddings.position_embedding.weight", "visual/position_embedding"),
-    *layer_rules("vision_model.", "visual"),
-    Rule("vision_model.post_layernorm.weight", "visual/ln_post/scale"),
-    Rule("vision_model.post_layernorm.bias", "visual/ln_post/bias"),
-    Rule(f"{_HEAD}probe", "visual/head/probe", same_values, lambda x: x[None, None]),
-    Rule(f"{_HEAD}attention.in_proj_weight", "visual/head/attn/in_proj/kernel", transposed, matrix),
-    Rule(
-        f"{_HEAD}attention.in_proj_bias",
-        "visual/head/attn/in_proj/bias",
-        same_values,
-        lambda x: x.reshape(-1),
-    ),
-    Rule(
-        f"{_HEAD}attention.out_proj.weight",
-        "visual/head/attn/out_proj/kernel",
-        transposed,
-        merged_matrix,
-    ),
-    Rule(f"{_HEAD}attention.out_proj.bias", "visual/head/attn/out_proj/bias"),
-    Rule(f"{_HEAD}layernorm.weight", "visual/head/ln_2/scale"),
-    Rule(f"{_HEAD}layernorm.bias", "visual/head/ln_2/bias"),
-    Rule(f"{_HEAD}mlp.fc1.weight", "visual/head/mlp/c_fc/kernel", transposed, matrix),
-    Rule(f"{_HEAD}mlp.fc1.bias", "visual/head/mlp/c_fc/bias"),
-    Rule(f"{_HEAD}mlp.fc2.weight", "visual/head/mlp/c_proj/kernel", transposed, matrix),
-    Rule(f"{_HEAD}mlp.fc2.bias", "visual/head/mlp/c_proj/bias"),
+    *_image_rules(_VISION),
     Rule("text_model.embeddings.token_embedding.weight", "text/token_embedding"),
     Rule("text_model.embeddings.position_embedding.weight", "text/position_embedding"),
     *layer_rules("text_model.", "text"),
@@ -97,11 +112,16 @@ def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
             "which tells their heads; give the folder that save_pretrained wrote"
         )
     settings, where = source.settings[SETTINGS_FILE](), f"{source.path}: {SETTINGS_FILE}"
+    is_alone = settings.get("model_type") == _ALONE
+    if is_alone:
+        settings = {"model_type": "siglip", "vision_config": settings}
     _refuse_others(settings, where)
     vision = merged(_VISION_DEFAULTS, tower_part(settings, "vision_config", where))
     text = merged(_TEXT_DEFAULTS, stated := tower_part(settings, "text_config", where))
     embed_dim = stated.get("projection_size") or text["hidden_size"]
     try:
+        if is_alone:
+            return as_stated(ClipConfig(_vision_config(vision), None), choices)
         if embed_dim != vision["hidden_size"]:
             raise ValueError(
                 f"text embeddings of {embed_dim!r:.40} numbers; expected {vision['hidden_size']}, "
@@ -131,7 +151,8 @@ def _refuse_others(settings: Mapping, where: str) -> None:
         )
     if kind != "siglip":
         raise ValueError(
-            f"{where}: model_type {kind!r:.80}; expected 'siglip' (SiglipModel, with both towers)"
+            f"{where}: model_type {kind!r:.80}; expected 'siglip' (SiglipModel, with both towers) "
+            f"or {_ALONE!r} (SiglipVisionModel)"
         )
     if tower_part(settings, "vision_config", where).get("vision_use_head") is False:
         raise ValueError(
@@ -171,19 +192,22 @@ def _tower(settings: Mapping) -> dict:
 
 
 def make_settings(config: ClipConfig, dtype: np.dtype) -> dict:
-    """config.json of a SiglipModel."""
+    """config.json of a SiglipModel, or of a SiglipVisionModel where there is no text tower."""
     vision, text = config.vision, config.text
+    image = {
+        "model_type": _ALONE,
+        **tower_settings(vision),
+        "num_channels": 3,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+    }
+    if text is None:
+        return {"architectures": ["SiglipVisionModel"], "dtype": dtype.name, **image}
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
         "dtype": dtype.name,
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            **tower_settings(vision),
-            "num_channels": 3,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-        },
+        "vision_config": image,
         "text_config": {
             "model_type": "siglip_text_model",
             **tower_settings(text),
@@ -198,16 +222,14 @@ def make_settings(config: ClipConfig, dtype: np.dtype) -> dict:
 
 
 def _why_not(config: ClipConfig) -> str | None:
-    if config.text is None:
-        return "there is no text tower; merge these weights with one that has"
-    if not config.text.has_head:
+    if config.text is not None and not config.text.has_head:
         return "its text tower ends in a linear layer, which these weights do not have"
     return None
 
 
 def recognise(names: Collection[str]) -> bool:
     """Whether these are tensors of SiglipModel, or of Siglip2Model, which has the same names."""
-    return _PATCH_BIAS in names
+    return f"{_VISION}{_PATCH_BIAS}" in names
 
 
 TRANSFORMERS_SIGLIP = Format(
@@ -226,3 +248,11 @@ TRANSFORMERS_SIGLIP = Format(
     tower=SigLipVisionConfig,
     text_tower=SigLipTextConfig,
 )
+TRANSFORMERS_SIGLIP_VISION = dataclasses.replace(
+    TRANSFORMERS_SIGLIP,
+    description="Hugging Face SiglipVisionModel as transformers 5 writes it: without a prefix",
+    recognise=lambda names: {_PATCH_BIAS, "head.probe"} <= set(names),
+    rules=_image_rules(""),
+    why_not=lambda config: "it is read alone: written, names have the prefix of both towers",
+)
+TRANSFORMERS_SIGLIP_FORMATS = (TRANSFORMERS_SIGLIP, TRANSFORMERS_SIGLIP_VISION)

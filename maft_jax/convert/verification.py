@@ -12,7 +12,7 @@ from maft_jax.convert.class_token_embeddings import eva02_embeddings, tips_embed
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
 from maft_jax.convert.siglip_embeddings import siglip_embeddings
-from maft_jax.convert.timm_embeddings import convnext_embeddings
+from maft_jax.convert.timm_embeddings import convnext_embeddings, timm_vit_embeddings
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
@@ -138,9 +138,12 @@ def _their_embeddings(path, weights: ClipWeights, parameters: Mapping, inputs: _
             yield kind, _DESCRIPTIONS[kind], library, embeddings
         return
     if isinstance(config.vision, Eva02Config | TipsConfig):  # of masks no library knows anything
-        is_eva02 = isinstance(config.vision, Eva02Config)
-        read = eva02_embeddings if is_eva02 else tips_embeddings
-        library, found = read(config, parameters, images, tokens)
+        if config.text is None:
+            library, found = timm_vit_embeddings(config, parameters, images)
+        else:
+            is_eva02 = isinstance(config.vision, Eva02Config)
+            read = eva02_embeddings if is_eva02 else tips_embeddings
+            library, found = read(config, parameters, images, tokens)
         for kind, embeddings in found.items():
             yield kind, _DESCRIPTIONS[kind], library, embeddings
         return
@@ -166,6 +169,8 @@ def _pooled_embeddings(path, name: str, config: ClipConfig, parameters: Mapping,
     given = config, parameters, inputs.images, inputs.tokens, inputs.masks
     if isinstance(config.vision, ConvNextConfig):
         return convnext_embeddings(path if name in ("open_clip", "timm") else None, *given)
+    if name == "timm":
+        return timm_vit_embeddings(*given[:3])
     is_folder = name == TRANSFORMERS.name and os.path.isdir(path)
     return siglip_embeddings(path if is_folder else None, *given)
 

@@ -136,6 +136,8 @@ def load(
     mask_start_layer: int | None = None,
     compute_dtype: str = "float32",
     *,
+    image_size: int | None = None,
+    image_aspect: str = "squash",
     mask_pooling: str | None = None,
     mask_rule: str | None = None,
     class_token: int | None = None,
@@ -153,6 +155,7 @@ def load(
             (its newest checkpoint), or "random:SIZE" for random weights.
         mask_start_layer: by default that with which they were tuned, which our runs and files
             say; else the published 8, in towers of up to 8 layers two thirds of them.
+        image_size, image_aspect: see Clip; the size by default likewise.
         mask_pooling: of towers that pool: hard or soft; by default as they were tuned, or hard.
         mask_rule, class_token: of towers with class tokens, see Clip; by default likewise.
         activation: quick_gelu, gelu or gelu_tanh, where the weights do not tell it or tell it
@@ -180,6 +183,7 @@ def load(
         weights.config.vision,
         weights.masking,
         mask_start_layer,
+        image_size,
         mask_pooling=mask_pooling,
         mask_rule=mask_rule,
         class_token=class_token,
@@ -190,6 +194,7 @@ def load(
         masking.mask_start_layer,
         compute_dtype,
         masking.image_size,
+        image_aspect,
         mask_pooling=masking.mask_pooling,
         mask_rule=masking.mask_rule,
         class_token=masking.class_token,

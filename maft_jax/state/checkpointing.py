@@ -28,9 +28,11 @@ from maft_jax.state.train_state import TrainState
 logger = logging.getLogger(__name__)
 
 TEXT_TOWER = "text_tower"
-"""Of a run's identity: text_classifier.text_tower_identity, which earlier versions did not note."""
+"""Of a run's identity: text_classifier.text_tower_identity."""
 
-_DIGESTS = {
+_NOTED_LATER = (TEXT_TOWER, "mask_start_layer", "image_size")
+"""What version 0.1 did not note, and is not compared with its checkpoints."""
+_IN_WORDS = {
     "pretrained": ("another image tower", "give the weights that the run began with"),
     TEXT_TOWER: (
         "another text tower beside the same image tower",
@@ -41,8 +43,12 @@ _DIGESTS = {
         "restore the class list of the records and config.data.synonyms",
     ),
     "data": ("other images, label maps or proposals", "restore the records"),
+    **{
+        name: ("another way to read masks", f"restore config.model.{name} (None = the tower's own)")
+        for name in ("mask_pooling", "mask_rule", "class_token")
+    },
 }
-"""Of what a run is told by its digest alone: what it is in words, and how to restore it."""
+"""Of what values alone do not tell: what it is in words, and how to restore it."""
 _DIGEST = "digest"
 _REMOVED = ".removed"
 """Checkpoints that need not be kept any more, in the folder of the others."""
@@ -194,12 +200,12 @@ class Checkpoints:
 
     def _check_belongs(self, step, record, run_identity):
         for name, expected in run_identity.items():
-            if name == TEXT_TOWER and name not in record:
+            if name in _NOTED_LATER and name not in record:
                 continue
             if record.get(name) == expected:
                 continue
             values = f"{name}={record.get(name)!r}, this run has {name}={expected!r}"
-            what, mend = _DIGESTS.get(name, (None, "restore that setting"))
+            what, mend = _IN_WORDS.get(name, (None, "restore that setting"))
             raise ValueError(
                 f"{self._directory / str(step)} was made with "
                 f"{values if what is None else f'{what} ({values})'}; {mend} to resume, or use "

@@ -23,6 +23,7 @@ from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.checkpointing import TEXT_TOWER
 from maft_jax.state.restored_run import TUNED_WEIGHTS
 from maft_jax.state.train_state import overlay
+from maft_jax.training.masking_identity import masking_identity
 from maft_jax.training.step_setup import StepSetup, make_step_setup
 from maft_jax.training.task import PeriodicEvaluation
 from maft_jax.training.teacher import teacher_fields
@@ -83,6 +84,7 @@ class ClipTask:
             "pretrained": fingerprint(self.parameters),
             TEXT_TOWER: text_tower_identity(self.clip.text, self.towers["text"]),
             "architecture": repr(self.clip.vision),
+            **masking_identity(self.config.masking, self.clip.vision.default_masking),
             "synonyms": describe_synonyms(self.config.data, source),
         }
 

@@ -48,6 +48,17 @@ def test_open_clips_file_comes_back_bit_for_bit(official, tmp_path):
     assert again.config == official.config
 
 
+def test_heads_are_read_beside_the_file(official, tmp_path):
+    path = tmp_path / "eva.safetensors"
+    values = {name: tensor.read() for name, tensor in open_state_dict(OFFICIAL)[0].items()}
+    write_state_dict(in_memory(values), path)
+    (tmp_path / "config.json").write_text('{"num_heads": 3, "text_num_heads": 2}')
+    assert read_weights(path).config == official.config
+    (tmp_path / "config.json").write_text('{"num_heads": 4, "text_num_heads": 4}')
+    config = read_weights(path).config
+    assert (config.vision.head_width, config.text.head_width) == (12, 6)
+
+
 def test_authors_file_is_the_same_weights_under_other_names(official, tmp_path):
     theirs = json.loads((FOLDER / "eva_clip_names.json").read_text())
     path = tmp_path / "eva.safetensors"
@@ -71,9 +82,10 @@ def test_a_folder_of_open_clip_tells_heads(official, tmp_path):
     assert read_weights(tmp_path / "folder").config == official.config
 
 
-def test_heads_that_nobody_tells_are_asked_for():
+def test_heads_that_nobody_tells_are_asked_for(tmp_path):
+    shutil.copyfile(OFFICIAL, tmp_path / "alone.safetensors")
     with pytest.raises(ValueError, match=r"width 48.*state a divisor \(head_width\)"):
-        read_weights(OFFICIAL)
+        read_weights(tmp_path / "alone.safetensors")
     with pytest.raises(ValueError, match="SwiGLU"):
         read_weights(OFFICIAL, head_width=16, activation="quick_gelu")
 

@@ -90,6 +90,23 @@ def test_bfloat16_of_big_vision_is_read(first, tmp_path):
     assert (difference <= bound).all() and difference.any()
 
 
+def test_big_vision_is_read_without_params_and_with_second_positions(first, tmp_path):
+    for name in ("big_vision", "big_vision_stacked"):
+        arrays = dict(np.load(GOLDEN / f"{name}.npz"))
+        bare = {key.removeprefix("params/"): value for key, value in arrays.items()}
+        np.savez(tmp_path / "bare.npz", **bare)
+        weights = read_weights(tmp_path / "bare.npz")
+        assert weights.format_name == name and not weights.ignored
+        assert_equal_parameters(weights, first)
+        positions = arrays["params/txt/pos_embedding"]
+        arrays["params/txt/Encoder_0/pos_embedding"] = np.arange(positions.size, dtype=np.float32)
+        arrays["params/txt/Encoder_0/pos_embedding"].shape = positions.shape
+        np.savez(tmp_path / "two.npz", **arrays)
+        found = read_weights(tmp_path / "two.npz").parameters()["text"]["position_embedding"]
+        expected = np.float32(positions[0]) + arrays["params/txt/Encoder_0/pos_embedding"][0]
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_settings_are_those_of_the_libraries(first, tmp_path):
     """But for what is nominal, or a default."""
     for name, file in (("transformers", "config.json"), ("open_clip", "open_clip_config.json")):
@@ -128,7 +145,7 @@ def test_naflex_is_refused_with_the_reason(tmp_path):
         ({"text_config": {"projection_size": 40}}, "text embeddings of 40 numbers; expected 48"),
         ({"vision_config": {"num_attention_heads": 7}}, "7 does not divide hidden_size 48"),
         ({"vision_config": {"hidden_act": "relu"}}, "hidden_act is 'relu'"),
-        ({"model_type": "siglip_vision_model"}, "expected 'siglip' .SiglipModel, with both"),
+        ({"model_type": "clip"}, "expected 'siglip' .SiglipModel, with both"),
     ],
 )
 def test_settings_of_other_models_are_refused(change, message, tmp_path):
@@ -167,7 +184,7 @@ def test_formats_that_would_compute_something_else_are_refused(tmp_path):
     b16 = ClipWeights(CLIP_SIZES["siglip2-base-patch16-512"], {})
     alone = ClipWeights(dataclasses.replace(b16.config, text=None), {})
     with pytest.raises(ValueError, match="there is no text tower"):
-        write_weights(alone, tmp_path / "x", "transformers")
+        write_weights(alone, tmp_path / "x", "open_clip")
     exact = dataclasses.replace(b16.config.vision, activation="gelu")
     exact = ClipWeights(dataclasses.replace(b16.config, vision=exact), {})
     with pytest.raises(ValueError, match="it computes gelu_tanh and LayerNorms"):

@@ -161,6 +161,25 @@ def test_stated_heads_are_the_image_towers(weights, tmp_path):
     assert (config.vision.head_width, config.text.head_width) == (16, 8)
 
 
+def test_heads_are_read_beside_the_files_and_names_with_params(weights, tmp_path):
+    for layout, name in (("torch", "tips_torch"), ("scenic", "tips")):
+        for part in PARTS:
+            tensors = values(FOLDER / f"{layout}_{part}.npz")
+            tensors = {f"params/{key}": value for key, value in tensors.items()}
+            write_state_dict(in_memory(tensors), tmp_path / f"{layout}_{part}.npz")
+        (tmp_path / "config.json").write_text('{"num_heads": 2, "text_num_heads": 2}')
+        found = read_weights(tmp_path / f"{layout}_text.npz")
+        assert found.config == weights[name].config and not found.ignored
+        expected = {key: x.read() for key, x in weights[name].tensors.items()}
+        assert_equal({key: x.read() for key, x in found.tensors.items()}, expected)
+    (tmp_path / "config.json").write_text('{"num_heads": 2, "text_num_heads": 4}')
+    config = read_weights(tmp_path / "torch_vision.npz").config
+    assert (config.vision.head_width, config.text.head_width) == (16, 8)
+    (tmp_path / "config.json").write_text('{"num_heads": 5}')
+    with pytest.raises(ValueError, match="num_heads: expected a divisor of the width, 32, got 5"):
+        read_weights(tmp_path / "torch_vision.npz")
+
+
 def test_weights_of_flax_go_to_pytorch_where_that_is_stated(tmp_path):
     as_torch = read_weights(FOLDER / "scenic_vision.npz", activation="gelu")
     write_weights(as_torch, tmp_path / "folder", "tips_hub")

@@ -80,6 +80,7 @@ def predicted(photos, tmp_path_factory) -> tuple[pathlib.Path, str]:
             f"--classes_file={out.parent.parent / 'names.txt'}",
             *("--background=wall, floor", "--template={}", "--template=a {}"),
             *("--num_proposals=16", "--image_size=96", "--picture_size=300"),
+            *("--mask_rule=shared_patches", "--image_aspect=keep"),
             f"--cache_dir={out.parent.parent}",
         )
     )
@@ -113,6 +114,8 @@ def test_json_says_what_was_found_and_how(photos, predicted):
     assert content["settings"]["templates"] == ["{}", "a {}"]
     assert content["settings"]["image_size"] == 96
     assert content["settings"]["mask_start_layer"] == 2
+    assert content["settings"]["mask_rule"] == "shared_patches"
+    assert content["settings"]["image_aspect"] == "keep"
     assert content["settings"]["compute_dtype"] == "float32"
     assert content["class_names"] == list(NAMES) and content["background"] == ["wall", "floor"]
     assert content["versions"]["maft_jax"] and content["versions"]["devices"]
@@ -147,6 +150,8 @@ def test_broken_command_lines_exit_with_2_before_anything_is_written(photos, tmp
         ({"weights": "no.pt"}, "no.pt"),
         ({"image_size": 3}, "expected at least one patch"),
         ({"mask_start_layer": 9}, "mask_start_layer=9"),
+        ({"class_token": 1}, "class_token=1: expected a number below 1"),
+        ({"mask_pooling": "soft"}, "mask_pooling=soft: for image towers that pool"),
         ({"classes": "cat " * 90 + ", dog"}, "shorten it"),
         ({"colour": 3}, "Unknown command line flag 'colour'"),
     ]

@@ -255,6 +255,13 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
         ({"batch_size": 16}, "batch_size=8, this run has batch_size=16"),
         ({"proposals__num_proposals": 9}, "proposals='superpixels, at most 8', this run has"),
         ({"optimizer__trainable": ("/ln_1/",)}, "made with trainable="),
+        ({"model__mask_start_layer": 3}, "mask_start_layer=2, this run has mask_start_layer=3"),
+        ({"model__image_size": 96}, "image_size=64, this run has image_size=96"),
+        (
+            {"model__mask_rule": "shared_patches"},
+            r"another way to read masks \(mask_rule=None, this run has mask_rule='shared_patches'\)"
+            r"; restore config\.model\.mask_rule",
+        ),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
@@ -267,7 +274,10 @@ def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
 def test_what_is_told_by_digests_is_said_in_words(tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path), CheckpointingConfig())
     record = {"seed": 0, "text_tower": "1a", "synonyms": None}
-    checkpoints._check_belongs(3, {"seed": 0}, {"seed": 0, "text_tower": "2b", "synonyms": None})
+    noted_later = {"text_tower": "2b", "mask_start_layer": 2, "image_size": 64, "mask_rule": None}
+    checkpoints._check_belongs(3, {"seed": 0}, {"seed": 0, "synonyms": None} | noted_later)
+    with pytest.raises(ValueError, match="mask_rule=None, this run has mask_rule='shared_patches'"):
+        checkpoints._check_belongs(3, {"seed": 0}, {"seed": 0, "mask_rule": "shared_patches"})
     for changed, words in {
         "text_tower": r"another text tower .* \(text_tower='1a', this run has text_tower='2b'\)",
         "synonyms": r"other further names of the classes .*; restore the class list",

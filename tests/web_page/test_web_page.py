@@ -250,6 +250,7 @@ def test_page_refuses_what_its_fields_cannot_hold(clip, tmp_path, given):
     [
         ([], "expected --weights=tuned.safetensors"),
         (["--weights=random:tiny", "--port=70000"], "port"),
+        (["--weights=random:tiny", "--class_token=1"], "class_token=1: expected a number below 1"),
         (["--weights=random:tiny", "cat"], r"unexpected \['cat'\]"),
     ],
 )
