@@ -173,6 +173,33 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class MapEncoder(Protocol):
+    """What encoders have besides that pool proposals from one map of an image.
+
+    Methods whose modules read the map ask for it.
+    """
+
+    def feature_map(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b grid_h grid_w d"]:
+        """The map that proposals are pooled from."""
+
+    def embed(
+        self, parameters: Parameters, pooled: Float[Array, "*rows d"]
+    ) -> Float[Array, "*rows e"]:
+        """Of pooled values, or of single cells; not normalised."""
+
+    def pool_proposals(
+        self,
+        parameters: Parameters,
+        maps: Float[Array, "b grid_h grid_w d"],
+        size: tuple[int, int],
+        masks: Masks,
+    ) -> Float[Array, "b n e"]:
+        """What encode_proposals gives of pixels of this height and width, whose map is known."""
+
+
+@runtime_checkable
 class TextArchitecture(Protocol):
     """What a text tower is, without its weights, and how it reads text."""
 
