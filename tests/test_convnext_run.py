@@ -17,7 +17,7 @@ from maft_jax.runtime import sharding, tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import init_train_state
 from maft_jax.training import train_step
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, small_config
 from tests.tiny_models import tiny_batch
@@ -98,7 +98,7 @@ def step_on(mesh, settings: OptimizerConfig, **encoder):
     encoder = VISION.make_encoder(EncoderSettings(masking, mesh, **encoder))
     visual = VISION.init(jax.random.key(0))
     tx = optimizer.make_optimizer(settings, 10)
-    spec = StepSpec(encoder, LossConfig(), (64, 64), settings.accumulation_steps)
+    spec = ClipObjective(encoder, LossConfig(), (64, 64), settings.accumulation_steps)
     state = init_train_state(visual, VISION.default_trainable, tx)
     text = jax.random.normal(jax.random.key(7), (5, VISION.embed_dim))
     text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)

@@ -8,7 +8,7 @@ from maft_jax.config.sections import LossConfig
 from maft_jax.models.array_types import Batch
 from maft_jax.models.towers.clip_vit import VisionConfig, VisionTransformer
 from maft_jax.models.towers.ip_clip import IPClip
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
 
 VISION = VisionConfig(width=128, layers=3, patch_size=16, image_size=64, embed_dim=32)
 NUM_CLASSES = 5
@@ -27,7 +27,7 @@ def tiny_spec(loss: LossConfig | None = None, accumulation_steps: int = 1, **enc
     loss = loss or LossConfig()
     scale = loss.logit_scale or VISION.default_logit_scale
     encoder = ip_clip(VISION, **{"mask_start_layer": 1, **encoder}, logit_scale=scale)
-    return StepSpec(encoder, loss, (64, 64), accumulation_steps)
+    return ClipObjective(encoder, loss, (64, 64), accumulation_steps)
 
 
 def tiny_visual() -> dict:

@@ -13,7 +13,7 @@ from maft_jax.runtime import sharding
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import init_train_state
 from maft_jax.training import train_step
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
 from tests.tiny_models import tiny_batch
 
 
@@ -27,7 +27,7 @@ def step_on(vision: ImageArchitecture, mesh, settings: OptimizerConfig):
     encoder = vision.make_encoder(EncoderSettings(masking, mesh, logit_scale=10.0))
     visual = vision.init(jax.random.key(0))
     tx = optimizer.make_optimizer(settings, 10)
-    spec = StepSpec(encoder, LossConfig(), (64, 64), settings.accumulation_steps)
+    spec = ClipObjective(encoder, LossConfig(), (64, 64), settings.accumulation_steps)
     state = init_train_state(visual, vision.default_trainable, tx)
     text = jax.random.normal(jax.random.key(7), (5, vision.embed_dim))
     text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
@@ -44,7 +44,7 @@ def lowered_step(vision: ImageArchitecture, image_size: int, teacher: bool):
     visual = jax.eval_shape(lambda: vision.init(jax.random.key(0)))
     masking = dataclasses.replace(vision.default_masking, image_size=image_size)
     encoder = vision.make_encoder(EncoderSettings(masking, mesh))
-    spec = StepSpec(encoder, LossConfig(), (image_size, image_size))
+    spec = ClipObjective(encoder, LossConfig(), (image_size, image_size))
     tx = optimizer.make_optimizer(OptimizerConfig(), 1000)
     state = jax.eval_shape(lambda v: init_train_state(v, vision.default_trainable, tx), visual)
 

@@ -1,37 +1,16 @@
-"""What a step minimises: named loss terms of the student, weighted and summed."""
+"""What a step minimises, as it sees it: named loss terms, weighted and summed."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from maft_jax.config.sections import LossConfig
-from maft_jax.losses.distillation import distillation_terms
-from maft_jax.losses.mask_aware import (
-    class_masks,
-    mask_aware_terms,
-    normalise_over_proposals,
-    soft_iou,
-)
 from maft_jax.models.array_types import Batch
-from maft_jax.models.encoder import ImageEncoder, class_logits
-from maft_jax.models.preprocess import coarse_masks_on_grid, patch_mask
-from maft_jax.state.train_state import overlay
+from maft_jax.runtime.mesh_axes import ShardingRule
 
 Metrics = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class StepSpec:
-    """What the step computes, apart from its array arguments."""
-
-    encoder: ImageEncoder
-    loss: LossConfig
-    image_size: tuple[int, int]
-    """Height and width at which the encoder reads the images."""
-    accumulation_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,78 +29,45 @@ class LossTerm:
         return self.weight * jnp.sum(self.examples) / self.count
 
 
-def loss_fn(
-    spec: StepSpec,
-    trainable: Mapping,
-    pretrained: Mapping,
-    text: Float[Array, "c *names e"],
-    batch: Batch,
-    num_terms: Float[Array, ""],
-    num_images: int,
-) -> tuple[Float[Array, ""], Metrics]:
-    """The microbatch's loss, normalised by counts of the full batch, and what it is made of.
+@runtime_checkable
+class Objective(Protocol):
+    """A loss as a static, hashable object, which gets parameters and batches with every call.
 
-    `num_terms` and `num_images` count the full batch of a step, of which this may be a part: so
-    losses and gradients of the parts add up to those of the whole.
+    The step that minimises it knows nothing else of what is trained. `pretrained` is the whole tree
+    as it was before the first step, `trainable` the leaves in place of some of its own, and
+    `context` what the loss reads beside them: of CLIP the class embeddings.
     """
-    encoder = spec.encoder
-    pretrained = encoder.in_compute_dtype(pretrained)
-    student = overlay(pretrained, encoder.in_compute_dtype(trainable))
-    pixels = encoder.prepare(batch.image, spec.image_size)
-    masks = _masks_on_grid(spec, batch)
-    terms: dict[str, LossTerm] = {}
-    if spec.loss.distillation_weight:
-        proposals, whole = encoder.encode_both(student, pixels, masks)
-        teacher = batch.teacher_probabilities
-        if teacher is None:
-            teacher = teacher_probabilities(encoder, pretrained, text, pixels)
-        answer = encoder.probabilities(class_logits(encoder, whole, text))
-        distillation = distillation_terms(answer, teacher)
-    else:
-        proposals = encoder.encode_proposals(student, pixels, masks)
-    probabilities = encoder.probabilities(class_logits(encoder, proposals, text))
-    mask_aware = mask_aware_terms(
-        probabilities,
-        _iou_target(batch),
-        batch.present_classes,
-        batch.proposal_valid,
-        kind=spec.loss.mask_aware,
-    )
-    terms["mask_aware"] = LossTerm(spec.loss.mask_aware_weight, mask_aware, num_terms)
-    if spec.loss.distillation_weight:
-        terms["distillation"] = LossTerm(spec.loss.distillation_weight, distillation, num_images)
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Parts into which a batch is split."""
+
+    @property
+    def sharding_rules(self) -> Sequence[ShardingRule]:
+        """How the parameters are split over a mesh."""
+
+    def in_compute_dtype(self, parameters: Mapping) -> Mapping:
+        """Weights that products read, rounded to their dtype; all else as it is."""
+
+    def counts(self, batch: Batch) -> Any:
+        """What sums over the full batch of a step are divided by, of which parts are given after.
+
+        So losses and gradients of the parts add up to those of the whole.
+        """
+
+    def loss_and_metrics(
+        self, trainable: Mapping, pretrained: Mapping, context: Any, batch: Batch, counts: Any
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The part's loss, and its metrics, which add up over the parts like it.
+
+        Of these "terms" has the weighted loss terms by name, and "example_finite" [b] whether all
+        of an image's are finite.
+        """
+
+
+def summed(terms: Mapping[str, LossTerm], **metrics: Array) -> tuple[Float[Array, ""], Metrics]:
+    """What `loss_and_metrics` gives for these terms, with further metrics."""
     values = {name: term.value for name, term in terms.items()}
     finite = [jnp.isfinite(term.examples) for term in terms.values()]
-    metrics = {
-        "terms": values,
-        "example_finite": jnp.all(jnp.stack(finite), axis=0),
-        "num_empty": _count_empty(masks, batch.proposal_valid),
-    }
-    return sum(values.values()), metrics
-
-
-def teacher_probabilities(
-    encoder: ImageEncoder,
-    pretrained: Mapping,
-    text: Float[Array, "c *names e"],
-    pixels: Float[Array, "b h w 3"],
-) -> Float[Array, "b c"]:
-    """How the frozen CLIP classifies whole images, given as `encoder.prepare` makes them."""
-    features = encoder.encode_images(pretrained, pixels)
-    return encoder.probabilities(class_logits(encoder, features, text))
-
-
-def _iou_target(batch: Batch):
-    truth = class_masks(batch.label_map, batch.present_classes)
-    return normalise_over_proposals(soft_iou(batch.proposals, truth), batch.proposal_valid)
-
-
-def _masks_on_grid(spec: StepSpec, batch: Batch):
-    grid = spec.encoder.grid(spec.image_size)
-    return coarse_masks_on_grid(batch.proposals, batch.label_map.shape[1:], grid)
-
-
-def _count_empty(masks_on_grid, valid):
-    """How many valid proposals allow no patch at all."""
-    allowed = patch_mask(masks_on_grid, masks_on_grid.shape[2:])
-    return jnp.sum(valid & ~jnp.any(allowed, axis=-1)).astype(jnp.float32)
+    example_finite = jnp.all(jnp.stack(finite), axis=0)
+    return sum(values.values()), {"terms": values, "example_finite": example_finite, **metrics}

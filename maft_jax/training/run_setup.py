@@ -6,7 +6,7 @@ Of several processes each reads weights and data by itself; if one cannot, none 
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,20 +16,18 @@ from jax.sharding import Mesh
 
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
-from maft_jax.models.clip import ClipConfig
-from maft_jax.models.text_classifier import cached_class_embeddings, text_tower_identity
 from maft_jax.proposals.precompute_job import cache_dir
-from maft_jax.proposals.record_sets import synonyms
-from maft_jax.resolved_config import ResolvedConfig, resolve
+from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, metric_logging, sharding
-from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
-from maft_jax.state.checkpointing import TEXT_TOWER, Checkpoints
+from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.train_state import TrainState
-from maft_jax.training.step_setup import StepSetup, make_step_setup
-from maft_jax.training.teacher import teacher_fields
-from maft_jax.training.training_data import describe_data, describe_synonyms, open_training_data
-from maft_jax.weights import open_weights
+from maft_jax.training.clip_task import open_clip_task
+from maft_jax.training.task import PeriodicEvaluation, Task
+from maft_jax.training.training_data import describe_data, open_training_data
+
+TASKS: dict[str, Callable[[Config, Mesh], Task]] = {"train": open_clip_task}
+"""What trains, by config.task; raises ValueError where weights do not suit the configuration."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +36,20 @@ logger = logging.getLogger(__name__)
 class HostState:
     """What a process has on its host, before any collective."""
 
-    config: ResolvedConfig
     mesh: Mesh
-    clip: ClipConfig
-    parameters: dict
-    """The whole pretrained CLIP."""
-    setup: StepSetup
+    task: Task
     abstract_state: TrainState
     """Shapes and dtypes of the state."""
     source: RecordSource
     per_example: dict[str, np.ndarray]
     """Further fields of a Batch, one row for each example of the source."""
-    evaluation: Any
-    """A TrainingEvaluation, or None where there is no data set to evaluate."""
-    host_text: np.ndarray
-    """Class embeddings [c, e] or [c, names, e], as this process computed them."""
+    evaluation: PeriodicEvaluation | None
+    host_context: Any
+    """What the objective reads beside parameters and batch, as this process computed it."""
+
+    @property
+    def config(self) -> ResolvedConfig:
+        return self.task.config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +58,9 @@ class Run(HostState):
 
     workdir: epath.Path
     pretrained: dict
-    """The pretrained image tower on the mesh: frozen, and the teacher."""
-    text: jax.Array
-    """The first process's class embeddings, on the mesh."""
+    """The task's parameters on the mesh, as the step reads them: frozen; of CLIP the teacher."""
+    context: Any
+    """The first process's, on the mesh."""
     step: Callable
     checkpoints: Checkpoints
     run_identity: dict[str, Any]
@@ -78,15 +75,11 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     """
     with consensus.fail_together():
         loaded = _load(config, workdir)
-    config, visual, mesh = loaded.config, loaded.parameters["visual"], loaded.mesh
-    rules = loaded.clip.vision.sharding_rules
-    frozen = loaded.setup.frozen(visual)
+    task, config, mesh = loaded.task, loaded.config, loaded.mesh
+    frozen = task.setup.frozen(task.parameters)
     run_identity = {
-        "pretrained": fingerprint(visual),
-        TEXT_TOWER: text_tower_identity(loaded.clip.text, loaded.parameters["text"]),
-        "architecture": repr(loaded.clip.vision),
+        **task.identity(loaded.source),
         **describe_data(loaded.source),
-        "synonyms": describe_synonyms(config.data, loaded.source),
         "seed": config.seed,
         "batch_size": config.batch_size,
         "trainable": list(config.optimizer.trainable),
@@ -97,13 +90,16 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
     run = Run(
         **on_host,
         workdir=workdir,
-        pretrained=sharding.place(frozen, mesh, rules),
-        text=sharding.place_whole(consensus.broadcast_from_first(loaded.host_text), mesh),
-        step=loaded.setup.jitted(loaded.abstract_state, frozen),
+        pretrained=sharding.place(frozen, mesh, task.setup.objective.sharding_rules),
+        context=jax.tree.map(
+            lambda array: sharding.place_whole(consensus.broadcast_from_first(array), mesh),
+            loaded.host_context,
+        ),
+        step=task.setup.jitted(loaded.abstract_state, frozen),
         checkpoints=Checkpoints(workdir, config.checkpointing),
         run_identity=run_identity,
     )
-    return run, loaded.setup.place_state(visual)
+    return run, task.setup.place_state(task.parameters)
 
 
 def _load(config: Config, workdir: epath.Path) -> HostState:
@@ -111,31 +107,15 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     _warn_of_sums_in_bfloat16(config.model.compute_dtype, mesh)
-    logger.info("reading %s", config.model.pretrained)
-    weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
-    clip, parameters = weights.config, weights.parameters()
-    config = resolve(config, clip, weights.masking, mesh)
-    visual = parameters["visual"]
-    setup = make_step_setup(config, clip.vision, mesh)
-    state = jax.eval_shape(setup.init_state, visual)
-    num_kept = config.checkpointing.keep_newest + config.checkpointing.keep_best + 1
-    check_free_space(workdir, num_kept * _num_bytes(state) + _num_bytes(parameters))
-    logger.info(metric_logging.describe_parameters(state.trainable, visual))
-
-    source = open_training_data(config)
-    per_example = teacher_fields(config, clip, parameters, source, mesh)
-    evaluation = _set_up_evaluation(config, clip, parameters, mesh)
-    text = cached_class_embeddings(
-        clip.text,
-        parameters["text"],
-        source.class_names,
-        config.data.templates,
-        cache_dir(config.data),
-        synonyms(config.data, source.description),
-    )
-    return HostState(
-        config, mesh, clip, parameters, setup, state, source, per_example, evaluation, text
-    )
+    task = TASKS[config.task](config, mesh)
+    state = jax.eval_shape(task.setup.init_state, task.parameters)
+    kept = task.config.checkpointing
+    num_kept = kept.keep_newest + kept.keep_best + 1
+    check_free_space(workdir, num_kept * _num_bytes(state) + task.num_bytes())
+    logger.info(metric_logging.describe_parameters(state.trainable, task.parameters))
+    source = open_training_data(task.config)
+    per_example, evaluation = task.per_example(source), task.make_evaluation()
+    return HostState(mesh, task, state, source, per_example, evaluation, task.context(source))
 
 
 def _warn_of_sums_in_bfloat16(compute_dtype: str, mesh: Mesh) -> None:
@@ -152,16 +132,6 @@ def _warn_of_sums_in_bfloat16(compute_dtype: str, mesh: Mesh) -> None:
             "bfloat16, 2e-2 of their norm off; set XLA_FLAGS=%s, or use float32",
             flag,
         )
-
-
-def _set_up_evaluation(config: ResolvedConfig, clip: ClipConfig, parameters: Mapping, mesh: Mesh):
-    if not config.evaluation.has_data_sets:
-        return None
-    from maft_jax.evaluators.during_training import (
-        TrainingEvaluation,  # not needed for training alone
-    )
-
-    return TrainingEvaluation(config, clip, parameters, mesh)
 
 
 def _num_bytes(tree) -> int:

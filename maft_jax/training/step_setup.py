@@ -16,27 +16,28 @@ from maft_jax.runtime import sharding, tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import TrainState, init_train_state, state_of
 from maft_jax.training import train_step
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
+from maft_jax.training.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSetup:
     """All of a step but its weights, which may be arrays or, to plan with, their shapes."""
 
-    spec: StepSpec
+    objective: Objective
     optimizer: optax.GradientTransformation
     mesh: Mesh
     trainable: tuple[str, ...]
 
-    def init_state(self, visual: Mapping) -> TrainState:
-        """Step 0 of tuning this image tower, or its shapes under jax.eval_shape."""
-        return init_train_state(visual, self.trainable, self.optimizer)
+    def init_state(self, parameters: Mapping) -> TrainState:
+        """Step 0 of tuning these, or its shapes under jax.eval_shape."""
+        return init_train_state(parameters, self.trainable, self.optimizer)
 
-    def place_state(self, visual: Mapping) -> TrainState:
+    def place_state(self, parameters: Mapping) -> TrainState:
         """The same from leaves on the host, on the mesh: each device makes its part of it."""
-        rules = self.spec.encoder.architecture.sharding_rules
-        shapes = jax.eval_shape(self.init_state, visual)
-        leaves, chosen = tree_rules.flatten(visual), tree_rules.flatten(shapes.trainable)
+        rules = self.objective.sharding_rules
+        shapes = jax.eval_shape(self.init_state, parameters)
+        leaves, chosen = tree_rules.flatten(parameters), tree_rules.flatten(shapes.trainable)
         trained = tree_rules.unflatten({path: np.float32(leaves[path]) for path in chosen})
         make = jax.jit(
             functools.partial(state_of, optimizer=self.optimizer),
@@ -44,13 +45,13 @@ class StepSetup:
         )
         return make(sharding.place(trained, self.mesh, rules))
 
-    def frozen(self, visual: Mapping) -> Mapping:
-        """The tower as the step reads it: rounded once, not in every step."""
-        return self.spec.encoder.in_compute_dtype(visual)
+    def frozen(self, parameters: Mapping) -> Mapping:
+        """Those as the step reads them: rounded once, not in every step."""
+        return self.objective.in_compute_dtype(parameters)
 
     def jitted(self, state: TrainState, frozen: Mapping) -> Callable:
         """The step, sharded over the mesh; both arguments give shapes alone."""
-        return train_step.make_train_step(self.spec, self.optimizer, self.mesh, state, frozen)
+        return train_step.make_train_step(self.objective, self.optimizer, self.mesh, state, frozen)
 
 
 def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mesh) -> StepSetup:
@@ -60,11 +61,11 @@ def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mes
         ValueError: the start layer or the image size does not suit the weights.
     """
     size, loss = config.model.image_size, config.loss
-    spec = StepSpec(
+    objective = ClipObjective(
         make_encoder(config.model, vision, mesh, loss.logit_scale, loss.probabilities),
         loss,
         (size, size),
         config.optimizer.accumulation_steps,
     )
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    return StepSetup(spec, tx, mesh, config.optimizer.trainable)
+    return StepSetup(objective, tx, mesh, config.optimizer.trainable)

@@ -31,7 +31,7 @@ from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding, stop_requests
 from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.tree_rules import fingerprint
-from maft_jax.training.objective import StepSpec, teacher_probabilities
+from maft_jax.training.clip_objective import ClipObjective, teacher_probabilities
 from maft_jax.training.step_setup import make_step_setup
 from maft_jax.training.teacher_cache import TeacherCache
 from maft_jax.training.training_data import open_records, train_geometry
@@ -58,9 +58,9 @@ class Teacher:
     mesh: Mesh
 
     @functools.cached_property
-    def spec(self) -> StepSpec:
+    def objective(self) -> ClipObjective:
         """Of the step that would ask it."""
-        return make_step_setup(self.config, self.clip.vision, self.mesh).spec
+        return make_step_setup(self.config, self.clip.vision, self.mesh).objective
 
     @functools.cached_property
     def cache(self) -> TeacherCache:
@@ -84,7 +84,7 @@ class Teacher:
             "temperature": config.loss.logit_scale,  # its name in version 0.1, whose caches stay
             "crop_size": config.data.crop_size,
             "image_size": config.model.image_size,
-            "compute_dtype": np.dtype(self.spec.encoder.dtype).name,
+            "compute_dtype": np.dtype(self.objective.encoder.dtype).name,
             **several,
         }
         return TeacherCache(records_folder(config), description)
@@ -92,7 +92,7 @@ class Teacher:
     def make_teacher_fn(self) -> Callable[[np.ndarray], jax.Array]:
         """From images [b, h, w, 3] uint8, spread over the mesh, to probabilities [b, c]."""
         visual, text = self.parameters["visual"], self._text()
-        program = teacher_program(self.spec, visual, self.mesh)
+        program = teacher_program(self.objective, visual, self.mesh)
         shardings = sharding.tree_shardings(visual, self.mesh, self.clip.vision.sharding_rules)
         replicated = sharding.replicated(self.mesh)
         visual, text = jax.device_put((visual, text), (shardings, replicated))
@@ -115,7 +115,7 @@ class Teacher:
 
 
 def teacher_program(
-    spec: StepSpec, visual: Mapping, mesh: Mesh
+    objective: ClipObjective, visual: Mapping, mesh: Mesh
 ) -> Callable[[Mapping, Array, Array], Array]:
     """From parameters, class embeddings and images [b, h, w, 3] uint8 to probabilities [b, c].
 
@@ -123,14 +123,14 @@ def teacher_program(
     """
 
     def answer(visual, text, images):
-        pixels = spec.encoder.prepare(images, spec.image_size)
-        return teacher_probabilities(spec.encoder, visual, text, pixels)
+        pixels = objective.encoder.prepare(images, objective.image_size)
+        return teacher_probabilities(objective.encoder, visual, text, pixels)
 
     replicated = sharding.replicated(mesh)
     return jax.jit(
         answer,
         in_shardings=(
-            sharding.tree_shardings(visual, mesh, spec.encoder.architecture.sharding_rules),
+            sharding.tree_shardings(visual, mesh, objective.sharding_rules),
             replicated,
             sharding.batch_sharding(mesh),
         ),

@@ -135,7 +135,7 @@ def _take_steps(
     with StepProfile(run.workdir, config.profile_at_step) as profile:
         for done in range(int(state.step) + 1, config.num_steps + 1):
             with profile.before(done):
-                state, metrics = step(state, run.pretrained, run.text, batch)
+                state, metrics = step(state, run.pretrained, run.context, batch)
             window.add(done, metrics)
             last = done == config.num_steps or signals.agreed() is not None
             profile.after(done, last, metrics)
@@ -181,7 +181,7 @@ def _compile(run: Run, state: TrainState, batch: Batch) -> Callable:
     """Compiles ahead of the first step, to say how long it took and what memory it needs."""
     logger.info("compiling the train step for %d devices", run.mesh.size)
     started = time.monotonic()
-    compiled = run.step.lower(state, run.pretrained, run.text, batch).compile()
+    compiled = run.step.lower(state, run.pretrained, run.context, batch).compile()
     memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     logger.info("compiled in %.0f s; %.0f MiB per device", time.monotonic() - started, used / 2**20)

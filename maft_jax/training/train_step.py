@@ -1,65 +1,56 @@
-"""One training step: gradients of the objective for the trainable leaves, AdamW, shardings."""
+"""One training step: gradients of an objective for the trainable leaves, AdamW, shardings."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from maft_jax.losses.mask_aware import count_terms
 from maft_jax.models.array_types import Batch
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
 from maft_jax.state.train_state import TrainState
-from maft_jax.training.objective import Metrics, StepSpec, loss_fn
+from maft_jax.training.objective import Metrics, Objective
 
 
 def gradients(
-    spec: StepSpec,
-    trainable: Mapping,
-    pretrained: Mapping,
-    text: Float[Array, "c *names e"],
-    batch: Batch,
+    objective: Objective, trainable: Mapping, pretrained: Mapping, context: Any, batch: Batch
 ) -> tuple[Mapping, Metrics]:
     """Gradients of the batch's loss with respect to `trainable`, and the metrics.
 
     With accumulation_steps > 1 the batch is split into strided parts, so that every part is
     spread over all devices; gradients and losses of the parts add up to those of the batch.
     """
-    num_images, parts = len(batch.image), spec.accumulation_steps
-    num_terms = count_terms(batch.present_classes, batch.proposal_valid)
+    counts = objective.counts(batch)
 
     def gradients_of(part):
-        value_and_grad = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-        (_, metrics), gradient = value_and_grad(
-            spec, trainable, pretrained, text, part, num_terms, num_images
-        )
+        value_and_grad = jax.value_and_grad(objective.loss_and_metrics, has_aux=True)
+        (_, metrics), gradient = value_and_grad(trainable, pretrained, context, part, counts)
         return gradient, metrics
 
-    if parts == 1:
+    if objective.accumulation_steps == 1:
         gradient, metrics = gradients_of(batch)
     else:
-        gradient, metrics = _accumulated(gradients_of, batch, parts)
+        gradient, metrics = _accumulated(gradients_of, batch, objective.accumulation_steps)
     terms = metrics.pop("terms")
     metrics |= {f"{name}_loss": value for name, value in terms.items()}
     metrics["loss"] = sum(terms.values())
-    num_valid = jnp.maximum(jnp.sum(batch.proposal_valid), 1)
-    metrics["empty_proposals"] = metrics.pop("num_empty") / num_valid
     return gradient, metrics
 
 
 def train_step(
-    spec: StepSpec,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     state: TrainState,
     pretrained: Mapping,
-    text: Float[Array, "c *names e"],
+    context: Any,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step; `grad_norm` is the norm before clipping, losses are weighted."""
-    gradient, metrics = gradients(spec, state.trainable, pretrained, text, batch)
+    gradient, metrics = gradients(objective, state.trainable, pretrained, context, batch)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     metrics["grad_norm"] = optax.tree.norm(gradient)
@@ -67,7 +58,7 @@ def train_step(
 
 
 def make_train_step(
-    spec: StepSpec,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     state: TrainState,
@@ -75,10 +66,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Mapping, Array, Batch], tuple[TrainState, Metrics]]:
     """The step, jitted with its shardings; `state` (donated) and `pretrained` give the shapes."""
 
-    def step(state, pretrained, text, batch):
-        return train_step(spec, optimizer, state, pretrained, text, batch)
+    def step(state, pretrained, context, batch):
+        return train_step(objective, optimizer, state, pretrained, context, batch)
 
-    rules = spec.encoder.architecture.sharding_rules
+    rules = objective.sharding_rules
     state_shardings = tree_shardings(state, mesh, rules)
     return jax.jit(
         step,

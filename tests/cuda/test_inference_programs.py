@@ -115,7 +115,7 @@ def test_facade(monkeypatch):
 def test_teacher_of_precompute():
     config, clip = small_step("ViT-B-16", 16)
     mesh = gpu_mesh("h100", 8)
-    spec = make_step_setup(config, clip.vision, mesh).spec
+    spec = make_step_setup(config, clip.vision, mesh).objective
     visual, text = tower_and_text(clip, mesh)
     images = jax.ShapeDtypeStruct((16, 640, 640, 3), jnp.uint8)
     program = compile_program(teacher_program(spec, visual, mesh).lower(visual, text, images))

@@ -14,7 +14,7 @@ from maft_jax.runtime import sharding
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import init_train_state
 from maft_jax.training import train_step
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
 
 
 def test_formula_by_literal_numbers():
@@ -44,7 +44,7 @@ def lowered_step(vision, image_size, teacher):
     mesh = sharding.make_mesh(MeshConfig(), devices)
     visual = jax.eval_shape(lambda: vision.init(jax.random.key(0)))
     encoder = vision.make_encoder(EncoderSettings(MaskingSpec(0, image_size), mesh))
-    spec = StepSpec(encoder, LossConfig(), (image_size, image_size))
+    spec = ClipObjective(encoder, LossConfig(), (image_size, image_size))
     tx = optimizer.make_optimizer(OptimizerConfig(), 1000)
     state = jax.eval_shape(lambda v: init_train_state(v, vision.default_trainable, tx), visual)
 

@@ -17,7 +17,7 @@ from maft_jax.runtime import sharding
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import init_train_state
 from maft_jax.training import train_step
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
 from tests.tiny_models import CLIP_TRAINABLE, ip_clip
 
 B16 = EncoderSize(width=768, layers=12, mask_start_layer=8, num_patches=900, num_proposals=100)
@@ -27,7 +27,7 @@ TERA = 1e12
 def lowered_step(batch_size=1, teacher=True):
     clip = CLIP_SIZES["ViT-B-16"]
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
-    spec = StepSpec(ip_clip(clip.vision, 8), LossConfig(), (480, 480))
+    spec = ClipObjective(ip_clip(clip.vision, 8), LossConfig(), (480, 480))
     tx = optimizer.make_optimizer(OptimizerConfig(), 1000)
     state = jax.eval_shape(lambda v: init_train_state(v, CLIP_TRAINABLE, tx), visual)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])

@@ -16,7 +16,7 @@ from maft_jax.runtime import tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import TrainState, overlay
 from maft_jax.training import train_step
-from maft_jax.training.objective import StepSpec
+from maft_jax.training.clip_objective import ClipObjective
 from tests.golden_files import MASK_START_LAYER, golden, maft_small
 from tests.tiny_models import CLIP_TRAINABLE, ip_clip
 
@@ -41,10 +41,10 @@ def golden_batch() -> Batch:
     return jax.tree.map(jnp.asarray, batch)
 
 
-def golden_spec(**changes) -> StepSpec:
+def golden_spec(**changes) -> ClipObjective:
     vision = maft_small()[0].vision
     encoder = ip_clip(vision, MASK_START_LAYER, **changes)
-    return StepSpec(encoder, LossConfig(), (160, 160))
+    return ClipObjective(encoder, LossConfig(), (160, 160))
 
 
 def golden_trainable() -> dict:

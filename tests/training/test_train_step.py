@@ -13,7 +13,7 @@ from maft_jax.models.layers import in_compute_dtype
 from maft_jax.models.preprocess import clip_input
 from maft_jax.runtime import tree_rules
 from maft_jax.training import train_step
-from maft_jax.training.objective import teacher_probabilities
+from maft_jax.training.clip_objective import teacher_probabilities
 from tests.tiny_models import (
     CLIP_TRAINABLE,
     NUM_CLASSES,
