@@ -30,6 +30,9 @@ class Config:
     task: str = setting(
         "train", "train (and evaluate on the way), or only evaluate", choices=("train", "evaluate")
     )
+    method: str = setting(
+        "maft", "how CLIP is taught masks: maft, maskclippp; docs/methods.md tells them apart"
+    )
     checkpoint: str = setting(
         "",
         "task=evaluate: workdir of a run, or weights; empty = config.model.pretrained as it is",
@@ -234,6 +237,10 @@ def _validate_training(config: Config) -> None:
             "config.loss.cached_teacher: expected config.data.augment=False, where an image always "
             "looks the same to the teacher, and a config.loss.distillation_weight above 0; got "
             f"{config.data.augment} and {config.loss.distillation_weight}"
+        )
+    if config.loss.cached_teacher and config.method != "maft":
+        raise ValueError(
+            f"config.loss.cached_teacher: config.method={config.method} has no teacher"
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")

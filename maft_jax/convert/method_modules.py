@@ -3,8 +3,13 @@
 Names are those below the module's own prefix, such as `cdt.` in MAFT+'s files.
 """
 
+import os
+from collections.abc import Mapping, Sequence
+
 from maft_jax.convert.generator_rules import convolution, dense, norm, packed_attention
-from maft_jax.convert.rules import Rule
+from maft_jax.convert.rules import Rule, materialised, stored_as_ours, to_foreign
+from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
+from maft_jax.convert.stored_tensor import in_memory
 
 
 def _pointwise(foreign: str, ours: str) -> list[Rule]:
@@ -26,6 +31,24 @@ def _convnext_block(foreign: str, ours: str) -> list[Rule]:
         *dense(f"{foreign}.pwconv1", f"{ours}/mlp/c_fc"),
         *dense(f"{foreign}.pwconv2", f"{ours}/mlp/c_proj"),
     ]
+
+
+def read_modules(path: str | os.PathLike, table: Sequence[Rule], expected: Mapping) -> dict:
+    """The modules of a file, float32.
+
+    Args:
+        expected: nested tree whose leaves have `.shape`.
+
+    Raises:
+        ValueError: it is absent, corrupt, or holds other modules, or of another size.
+    """
+    tensors, _ = open_state_dict(path)
+    return materialised(stored_as_ours(tensors, expected, table, source=os.fspath(path)))
+
+
+def write_modules(path: str | os.PathLike, table: Sequence[Rule], modules: Mapping) -> None:
+    """The file that `read_modules` reads; written aside, then renamed."""
+    write_state_dict(in_memory(to_foreign(modules, table)), path)
 
 
 CONTENT_DEPENDENT_TRANSFER = (

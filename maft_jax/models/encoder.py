@@ -226,7 +226,16 @@ def class_logits(
     if text.ndim == 2:
         return encoder.logits(features, text)
     of_names = encoder.logits(features, text.reshape(-1, text.shape[-1]))
-    return jnp.max(of_names.reshape(*of_names.shape[:-1], *text.shape[:-1]), axis=-1)
+    return best_of_names(of_names, text.shape[:-1])
+
+
+def best_of_names(
+    scores: Float[Array, "*rows all_names"], shape: tuple[int, ...]
+) -> Float[Array, "*rows c"]:
+    """Of every class the maximum over its names, by the shape [c] or [c, names] of the rows."""
+    if len(shape) == 1:
+        return scores
+    return jnp.max(scores.reshape(*scores.shape[:-1], *shape), axis=-1)
 
 
 def refuse_mask_pooling(masking: MaskingSpec) -> None:

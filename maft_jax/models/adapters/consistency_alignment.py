@@ -17,14 +17,19 @@ HEADS = 8
 
 
 class LinearAlignment(nn.Module):
-    """One affine map of the logits of a class's prompts, the same for all classes and masks."""
+    """One affine map of the logits of a class's prompts, the same for all classes and masks.
+
+    It begins as their mean, where the authors' begins at random, perhaps with another sign.
+    """
 
     hidden_width: int = HIDDEN_WIDTH
 
     @nn.compact
     def __call__(self, logits: Float[Array, "*rows c prompts"]) -> Float[Array, "*rows c"]:
-        hidden = linear(self.hidden_width, jnp.float32, name="proj_in")(logits)
-        return linear(1, jnp.float32, name="proj_out")(hidden)[..., 0]
+        mean = nn.initializers.constant(1 / logits.shape[-1])
+        hidden = linear(self.hidden_width, jnp.float32, name="proj_in", kernel_init=mean)(logits)
+        mean = nn.initializers.constant(1 / self.hidden_width)
+        return linear(1, jnp.float32, name="proj_out", kernel_init=mean)(hidden)[..., 0]
 
 
 class PseudoTextAlignment(nn.Module):

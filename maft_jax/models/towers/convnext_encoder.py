@@ -84,7 +84,9 @@ class ConvNextEncoder:
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
     ) -> Float[Array, "b n e"]:
         """Masks cover the image; those as large as its grid lie on the cells of the padded one."""
-        return self.pool_proposals(parameters, self.feature_map(parameters, pixels), pixels.shape[1:3], masks)
+        return self.pool_proposals(
+            parameters, self.feature_map(parameters, pixels), pixels.shape[1:3], masks
+        )
 
     def encode_both(
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
