@@ -5,6 +5,8 @@ import dataclasses
 from jax.sharding import Mesh
 
 from maft_jax.config import Config
+from maft_jax.methods.registry import make_method
+from maft_jax.models.adapters.low_rank import KERNELS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageArchitecture, MaskingSpec, resolve_masking
 from maft_jax.models.encoder_setup import compute_dtype, model_masking, platform_of
@@ -53,5 +55,13 @@ def resolve(
 
 
 def trainable_rules(config: Config, vision: ImageArchitecture) -> tuple[str, ...]:
-    """Which parameters are tuned: those of the settings, else the architecture's own."""
-    return tuple(config.optimizer.trainable or vision.default_trainable)
+    """Which parameters of the tower are tuned, or, with LoRA, which have factors that are.
+
+    Those of the settings, else the method's or the architecture's own.
+    """
+    if config.optimizer.trainable:
+        return config.optimizer.trainable
+    if config.optimizer.lora_rank:
+        return KERNELS
+    method = make_method(config)
+    return tuple(vision.default_trainable if method is None else method.default_trainable(vision))

@@ -22,6 +22,7 @@ LEFT_TO_OTHERS = Config(
 UNUSED = {
     "checkpoint",
     "model.activation",
+    "model.modules",
     "model.tokenizer",
     "proposals.path",
     "generator.weights",

@@ -27,7 +27,7 @@ from maft_jax.models.flops import model_flops_utilization
 from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.runtime import sharding
-from maft_jax.training.step_setup import make_step_setup
+from maft_jax.training.step_setup import make_step_setup, tuned_tree
 from maft_jax.training.teacher import teacher_fields
 from maft_jax.training.training_data import open_training_data, train_geometry
 
@@ -46,9 +46,10 @@ class StepProgram:
     """The compiled step with its state, which every call moves one step on."""
 
     def __init__(self, model: BenchmarkModel, data: StepData):
-        visual = model.parameters["visual"]
         setup = make_step_setup(model.config, model.clip.vision, model.mesh)
-        state, frozen = setup.place_state(visual), setup.frozen(visual)
+        tree = tuned_tree(model.config)
+        begun = tree.begin(model.clip.vision, model.parameters["visual"])
+        state, frozen = setup.place_state(begun), setup.frozen(begun)
         step = setup.jitted(state, frozen)
         self._state = state
         self._fixed = (
@@ -211,8 +212,10 @@ def _arithmetic(
     """By formula; null where it does not count the step that is configured."""
     config, device = model.config, model.device
     peak = given_peak or peak_flops(device.device_kind, config.model.compute_dtype)
-    if not config.loss.distillation_weight or (
-        config.optimizer.trainable != model.clip.vision.default_trainable
+    if (
+        config.method != "maft"
+        or not config.loss.distillation_weight
+        or (config.optimizer.trainable != model.clip.vision.default_trainable)
     ):
         flops = None
     else:

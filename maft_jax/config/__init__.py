@@ -33,6 +33,9 @@ class Config:
         "train CLIP or a generator of proposals (and evaluate on the way), or only evaluate CLIP",
         choices=("train", "train_generator", "evaluate"),
     )
+    method: str = setting(
+        "maft", "how CLIP is taught masks: maft, maskclippp; docs/methods.md tells them apart"
+    )
     checkpoint: str = setting(
         "",
         "task=evaluate: workdir of a run, or weights; empty = config.model.pretrained as it is",
@@ -271,6 +274,10 @@ def _validate_training(config: Config) -> None:
             "config.loss.cached_teacher: expected config.data.augment=False, where an image always "
             "looks the same to the teacher, and a config.loss.distillation_weight above 0; got "
             f"{config.data.augment} and {config.loss.distillation_weight}"
+        )
+    if config.loss.cached_teacher and config.method != "maft":
+        raise ValueError(
+            f"config.loss.cached_teacher: config.method={config.method} has no teacher"
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")

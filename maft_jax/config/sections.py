@@ -75,6 +75,12 @@ class ModelConfig:
         "the weights",
         path=FROM_HERE,
     )
+    modules: str = setting(
+        "",
+        "file of the method's own modules to begin with, such as modules.safetensors of a run; "
+        "empty = new ones",
+        path=FROM_HERE,
+    )
     compute_dtype: str = setting(
         "auto",
         "of matrix products; auto = bfloat16, on a CPU float32",
@@ -253,6 +259,12 @@ class LossConfig:
     cached_teacher: bool = setting(
         False, "compute distillation's teacher once, not in every step; for data.augment=False"
     )
+    alignment: str = setting(
+        "linear",
+        "method=maskclippp: the module between logits and loss; pseudo_text is for towers that "
+        "pool proposals from a map",
+        choices=("linear", "pseudo_text", "none"),
+    )
 
 
 @dataclass(frozen=True)
@@ -275,6 +287,13 @@ class OptimizerConfig:
         "the tower's own, of CLIP attention and its LayerNorms",
     )
     no_weight_decay: tuple[str, ...] = setting(("ln_",), "paths without weight decay")
+    tower_rate: float = setting(
+        1.0, "of a method with modules of its own: the tower's learning rate, times theirs", low=0
+    )
+    lora_rank: int = setting(
+        0, "tune kernels of attention by products of two matrices of this rank; 0 = whole", low=0
+    )
+    lora_alpha: float = setting(16.0, "the product counts alpha / rank times", low=0)
     accumulation_steps: int = setting(1, "parts into which a batch is split to fit", low=1)
 
 

@@ -22,6 +22,7 @@ from maft_jax.runtime.metric_logging import MetricWriter, read_metrics
 from maft_jax.runtime.stop_signals import StopSignals
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.train_state import TrainState, overlay
+from maft_jax.state.tuned_tree import TunedTree
 
 RESULTS_FOLDER = "evaluation"
 PREFIX = "evaluation"
@@ -42,6 +43,8 @@ class TrainingEvaluation:
         self._config = config
         self._evaluation = Evaluation(config, clip, parameters["text"], mesh)
         self._host_visual = parameters["visual"]
+        self._tree = TunedTree.of(config, config.optimizer.trainable)
+        self._begun = self._tree.begin(clip.vision, self._host_visual)
         self._frozen: list[EvaluationResult] = []
         self._frozen_maps: dict[str, list[np.ndarray]] = {}
 
@@ -61,7 +64,7 @@ class TrainingEvaluation:
         What is there already is not computed again.
 
         Args:
-            pretrained: the image tower that the run began with, on the mesh, as the step reads it.
+            pretrained: the tree that the run began with, on the mesh, as the step reads it.
 
         Raises:
             EvaluationInterrupted: a signal came; what was counted is kept.
@@ -69,13 +72,15 @@ class TrainingEvaluation:
         step = int(state.step)
         if jax.process_index() == 0:
             clear_leftovers(workdir / RESULTS_FOLDER)
+        encoder, begun = self._evaluation.encoder, pretrained
+        pretrained = encoder.in_compute_dtype(self._tree.visual(begun))
         if not self._frozen:
             self._frozen = self._results(workdir, 0, pretrained, self._host_visual, signals)
         results, student = self._frozen, pretrained
         if step > 0:
-            rounded = self._evaluation.encoder.in_compute_dtype(state.trainable)
-            student = overlay(pretrained, rounded)
-            on_host = overlay(self._host_visual, consensus.to_host(state.trainable))
+            student, _ = self._tree.student(encoder, begun, state.trainable)
+            trainable = consensus.to_host(state.trainable)
+            on_host = self._tree.visual(overlay(self._begun, trainable))
             results = self._results(workdir, step, student, on_host, signals)
         if step == 0:
             logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))

@@ -25,17 +25,22 @@ def class_masks(
     return ((label_map[:, None] == classes) & (classes >= 0)).astype(jnp.float32)
 
 
-def soft_iou(proposals: Masks, ground_truth: Float[Array, "b g h2 w2"]) -> Float[Array, "b g n"]:
+def soft_iou(
+    proposals: Masks, ground_truth: Float[Array, "b g h2 w2"], *, align_corners: bool = True
+) -> Float[Array, "b g n"]:
     """sum(g m) / (sum g + sum m - sum g m + 1e-7), pixel sums at the ground truth's resolution.
 
-    Proposals of another resolution count as resampled to it, bilinearly with align_corners=True.
+    Proposals of another resolution count as resampled to it, bilinearly with `align_corners`: True
+    in MAFT, False (half-pixel) in MAFT+.
     Resampling is linear, m' = U m, and sum(g (U m)) = sum((U^T g) m): so the few ground-truth
     masks are brought to the proposals' grid instead of the many proposals to theirs. The sums
     are the same, and no proposal is ever copied at full resolution.
     """
     masks = mask_probability(proposals)
-    rows = bilinear_matrix(masks.shape[2], ground_truth.shape[2], align_corners=True)
-    columns = bilinear_matrix(masks.shape[3], ground_truth.shape[3], align_corners=True)
+    rows, columns = (
+        bilinear_matrix(masks.shape[axis], ground_truth.shape[axis], align_corners=align_corners)
+        for axis in (2, 3)
+    )
     adjoint = ground_truth
     if ground_truth.shape[2:] != masks.shape[2:]:
         adjoint = jnp.einsum("bgHw,Hh->bghw", ground_truth, rows, precision=_EXACT)

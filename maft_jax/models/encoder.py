@@ -173,6 +173,33 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class MapEncoder(Protocol):
+    """What encoders have besides that pool proposals from one map of an image.
+
+    Methods whose modules read the map ask for it.
+    """
+
+    def feature_map(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b grid_h grid_w d"]:
+        """The map that proposals are pooled from."""
+
+    def embed(
+        self, parameters: Parameters, pooled: Float[Array, "*rows d"]
+    ) -> Float[Array, "*rows e"]:
+        """Of pooled values, or of single cells; not normalised."""
+
+    def pool_proposals(
+        self,
+        parameters: Parameters,
+        maps: Float[Array, "b grid_h grid_w d"],
+        size: tuple[int, int],
+        masks: Masks,
+    ) -> Float[Array, "b n e"]:
+        """What encode_proposals gives of pixels of this height and width, whose map is known."""
+
+
+@runtime_checkable
 class TextArchitecture(Protocol):
     """What a text tower is, without its weights, and how it reads text."""
 
@@ -199,7 +226,16 @@ def class_logits(
     if text.ndim == 2:
         return encoder.logits(features, text)
     of_names = encoder.logits(features, text.reshape(-1, text.shape[-1]))
-    return jnp.max(of_names.reshape(*of_names.shape[:-1], *text.shape[:-1]), axis=-1)
+    return best_of_names(of_names, text.shape[:-1])
+
+
+def best_of_names(
+    scores: Float[Array, "*rows all_names"], shape: tuple[int, ...]
+) -> Float[Array, "*rows c"]:
+    """Of every class the maximum over its names, by the shape [c] or [c, names] of the rows."""
+    if len(shape) == 1:
+        return scores
+    return jnp.max(scores.reshape(*scores.shape[:-1], *shape), axis=-1)
 
 
 def refuse_mask_pooling(masking: MaskingSpec) -> None:

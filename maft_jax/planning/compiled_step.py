@@ -21,7 +21,7 @@ from maft_jax.planning.loop_costs import cost_of_program, cost_of_repetitions
 from maft_jax.planning.traffic import Traffic, sum_traffic
 from maft_jax.runtime.mesh_axes import ShardingRule
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
-from maft_jax.training.step_setup import make_step_setup
+from maft_jax.training.step_setup import make_step_setup, tuned_tree
 from maft_jax.training.training_data import batch_shapes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -121,8 +121,9 @@ def lower_step(
     """
     visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
     setup = make_step_setup(config, clip.vision, mesh)
-    state = jax.eval_shape(setup.init_state, visual)
-    frozen = jax.eval_shape(setup.frozen, visual)
+    begun = jax.eval_shape(lambda: tuned_tree(config).begin(clip.vision, visual))
+    state = jax.eval_shape(setup.init_state, begun)
+    frozen = jax.eval_shape(setup.frozen, begun)
     batch = batch_shapes(config, classes_per_image, num_classes)
     rows = (num_classes,) if names_per_class == 1 else (num_classes, names_per_class)
     text = jax.ShapeDtypeStruct((*rows, clip.vision.embed_dim), np.float32)

@@ -25,14 +25,30 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam moments, decoupled weight decay, learning rate, in this order."""
+    """Clipping, Adam moments, decoupled weight decay, learning rate, in this order.
+
+    Leaves below the root "visual", which a tree with modules has, learn at `tower_rate` times it.
+    """
+    of_tower = [] if config.tower_rate == 1 else [_scale_below_visual(config.tower_rate)]
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(config.weight_decay, mask=_decays(config.no_weight_decay)),
         *([] if config.backbone_factor == 1 else [_scale_backbone(config.backbone_factor)]),
         optax.scale_by_learning_rate(make_schedule(config, num_steps)),
+        *of_tower,
     )
+
+
+def _scale_below_visual(factor: float) -> optax.GradientTransformation:
+    def update(updates, params=None):
+        del params
+        return {
+            root: jax.tree.map(lambda x: factor * x, part) if root == "visual" else part
+            for root, part in updates.items()
+        }
+
+    return optax.stateless(update)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

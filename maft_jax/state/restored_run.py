@@ -20,10 +20,13 @@ from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import read_checkpoint
 from maft_jax.state.train_state import init_train_state, overlay
+from maft_jax.state.tuned_tree import TunedTree
 
 _CONFIG_FILE = "config.json"
 TUNED_WEIGHTS = "tuned.safetensors"
 """The file beside a run's checkpoints with the CLIP as it was tuned."""
+MODULES = "modules.safetensors"
+"""Beside it: what the method trained besides, under the names of the authors' checkpoints."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +76,10 @@ def read_student(
     visual = parameters["visual"]
     trainable = trainable_rules(config, weights.config.vision)
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    abstract = jax.eval_shape(lambda: init_train_state(visual, trainable, tx))
+    tree = TunedTree.of(config, trainable)
+    begun = tree.begin(weights.config.vision, visual)
+    rules = tree.rules(trainable)
+    abstract = jax.eval_shape(lambda: init_train_state(begun, rules, tx))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
@@ -81,7 +87,8 @@ def read_student(
     text_tower = text_tower_identity(weights.config.text, parameters["text"])
     state = read_checkpoint(workdir, abstract, fingerprint(visual), step, text_tower)
     tuned = jax.tree.map(np.asarray, state.trainable)
-    student = parameters | {"visual": overlay(visual, tuned)}
+    tuned = jax.tree.map(np.asarray, tree.visual(overlay(begun, tuned)))
+    student = parameters | {"visual": tuned}
     return ClipWeights.of(weights.config, student, weights.masking), int(state.step)
 
 

@@ -20,7 +20,7 @@ from maft_jax.models.array_types import Batch
 from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.preprocess import coarse_masks_on_grid, patch_mask
 from maft_jax.runtime.mesh_axes import ShardingRule
-from maft_jax.state.train_state import overlay
+from maft_jax.state.tuned_tree import THE_TOWER, TunedTree
 from maft_jax.training.objective import LossTerm, Metrics, summed
 
 
@@ -42,13 +42,14 @@ class ClipObjective:
     image_size: tuple[int, int]
     """Height and width at which the encoder reads the images."""
     accumulation_steps: int = 1
+    tree: TunedTree = THE_TOWER
 
     @property
     def sharding_rules(self) -> Sequence[ShardingRule]:
         return self.encoder.architecture.sharding_rules
 
     def in_compute_dtype(self, parameters: Mapping) -> Mapping:
-        return self.encoder.in_compute_dtype(parameters)
+        return self.tree.in_compute_dtype(self.encoder, parameters)
 
     def counts(self, batch: Batch) -> Counts:
         num_terms = count_terms(batch.present_classes, batch.proposal_valid)
@@ -64,8 +65,8 @@ class ClipObjective:
         counts: Counts,
     ) -> tuple[Float[Array, ""], Metrics]:
         encoder, text = self.encoder, context
-        pretrained = encoder.in_compute_dtype(pretrained)
-        student = overlay(pretrained, encoder.in_compute_dtype(trainable))
+        student, _ = self.tree.student(encoder, pretrained, trainable)
+        pretrained = encoder.in_compute_dtype(self.tree.visual(pretrained))
         pixels = encoder.prepare(batch.image, self.image_size)
         grid = encoder.grid(self.image_size)
         masks = coarse_masks_on_grid(batch.proposals, batch.label_map.shape[1:], grid)

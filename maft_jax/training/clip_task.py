@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights, default_format, why_not, write_weights
+from maft_jax.convert.method_modules import read_modules, write_modules
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, text_tower_identity
 from maft_jax.proposals.precompute_job import cache_dir
@@ -21,10 +22,11 @@ from maft_jax.proposals.record_sets import synonyms
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.checkpointing import TEXT_TOWER
-from maft_jax.state.restored_run import TUNED_WEIGHTS
+from maft_jax.state.restored_run import MODULES, TUNED_WEIGHTS
 from maft_jax.state.train_state import overlay
+from maft_jax.state.tuned_tree import EXTRA, TunedTree
 from maft_jax.training.masking_identity import masking_identity
-from maft_jax.training.step_setup import StepSetup, make_step_setup
+from maft_jax.training.step_setup import StepSetup, make_step_setup, tuned_tree
 from maft_jax.training.task import PeriodicEvaluation
 from maft_jax.training.teacher import teacher_fields
 from maft_jax.training.training_data import describe_synonyms
@@ -45,9 +47,24 @@ class ClipTask:
     weights_file: str = TUNED_WEIGHTS
     reads_positions: bool = False
 
-    @property
+    @functools.cached_property
+    def tree(self) -> TunedTree:
+        """How the parameters lie."""
+        return tuned_tree(self.config)
+
+    @functools.cached_property
     def parameters(self) -> Mapping:
-        return self.towers["visual"]
+        begun = self.tree.begin(self.clip.vision, self.towers["visual"])
+        path = self.config.model.modules
+        if not path:
+            return begun
+        if not self.tree.has_modules:
+            raise ValueError(
+                f"config.model.modules={path}: nothing but the tower is trained by "
+                f"config.method={self.config.method} as it is configured; leave it empty"
+            )
+        rules = self.tree.method.module_rules
+        return {**begun, EXTRA: read_modules(path, rules, begun[EXTRA])}
 
     @functools.cached_property
     def setup(self) -> StepSetup:
@@ -81,15 +98,21 @@ class ClipTask:
 
     def identity(self, source: RecordSource) -> dict[str, Any]:
         return {
-            "pretrained": fingerprint(self.parameters),
+            "pretrained": fingerprint(self.towers["visual"]),
             TEXT_TOWER: text_tower_identity(self.clip.text, self.towers["text"]),
             "architecture": repr(self.clip.vision),
             **masking_identity(self.config.masking, self.clip.vision.default_masking),
             "synonyms": describe_synonyms(self.config.data, source),
+            "tree": self.tree.describe(),
         }
 
     def write(self, path: epath.Path, trainable: Mapping) -> str | None:
-        tuned = self.towers | {"visual": overlay(self.parameters, trainable)}
+        tree = overlay(self.parameters, trainable)
+        visual = jax.tree.map(np.asarray, self.tree.visual(tree))
+        tuned = self.towers | {"visual": visual}
+        if self.tree.has_modules:
+            rules = self.tree.method.module_rules
+            write_modules(path.parent / MODULES, rules, self.tree.modules(tree))
         name = default_format(path, self.clip)
         if reason := why_not(name, self.clip):
             return f"the format {name} {reason}"

@@ -15,8 +15,10 @@ from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import sharding, tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import TrainState, init_train_state, state_of
+from maft_jax.state.tuned_tree import TunedTree
 from maft_jax.training import train_step
 from maft_jax.training.clip_objective import ClipObjective
+from maft_jax.training.method_objective import MethodObjective
 from maft_jax.training.objective import Objective
 
 
@@ -28,6 +30,7 @@ class StepSetup:
     optimizer: optax.GradientTransformation
     mesh: Mesh
     trainable: tuple[str, ...]
+    """Rules over the paths of the parameters."""
 
     def init_state(self, parameters: Mapping) -> TrainState:
         """Step 0 of tuning these, or its shapes under jax.eval_shape."""
@@ -61,11 +64,23 @@ def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mes
         ValueError: the start layer or the image size does not suit the weights.
     """
     size, loss = config.model.image_size, config.loss
-    objective = ClipObjective(
-        make_encoder(config.model, vision, mesh, loss.logit_scale, loss.probabilities),
-        loss,
-        (size, size),
-        config.optimizer.accumulation_steps,
-    )
+    encoder = make_encoder(config.model, vision, mesh, loss.logit_scale, loss.probabilities)
+    tree = tuned_tree(config)
+    parts = config.optimizer.accumulation_steps
+    if config.optimizer.tower_rate != 1 and not tree.has_modules:
+        raise ValueError(
+            f"config.optimizer.tower_rate={config.optimizer.tower_rate}: expected 1 where nothing "
+            "but the tower is trained; set config.optimizer.learning_rate"
+        )
+    if tree.method is None:
+        objective = ClipObjective(encoder, loss, (size, size), parts, tree)
+    else:
+        tree.method.check(encoder)
+        objective = MethodObjective(encoder, tree, (size, size), parts)
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    return StepSetup(objective, tx, mesh, config.optimizer.trainable)
+    return StepSetup(objective, tx, mesh, tree.rules(config.optimizer.trainable))
+
+
+def tuned_tree(config: ResolvedConfig) -> TunedTree:
+    """How the parameters of a run lie."""
+    return TunedTree.of(config, config.optimizer.trainable)

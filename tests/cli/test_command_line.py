@@ -113,6 +113,8 @@ OTHER_VALUES = {
     "model.mask_pooling": "soft",
     "model.mask_rule": "shared_patches",
     "loss.probabilities": "sigmoid",
+    "loss.alignment": "none",
+    "method": "maskclippp",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,

@@ -84,17 +84,19 @@ class ConvNextEncoder:
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
     ) -> Float[Array, "b n e"]:
         """Masks cover the image; those as large as its grid lie on the cells of the padded one."""
-        return self._pooled(parameters, self._map(parameters, pixels), pixels.shape[1:3], masks)
+        return self.pool_proposals(
+            parameters, self.feature_map(parameters, pixels), pixels.shape[1:3], masks
+        )
 
     def encode_both(
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"], masks: Masks
     ) -> tuple[Float[Array, "b n e"], Float[Array, "b e"]]:
-        maps, size = self._map(parameters, pixels), pixels.shape[1:3]
-        proposals = self._pooled(parameters, maps, size, masks)
+        maps, size = self.feature_map(parameters, pixels), pixels.shape[1:3]
+        proposals = self.pool_proposals(parameters, maps, size, masks)
         if size[0] % CELL or size[1] % CELL:  # where padding changes the map of the whole image
             return proposals, self.encode_images(parameters, pixels)
         mean = jnp.mean(maps.astype(jnp.float32), axis=(1, 2))
-        return proposals, _unit(self._embed(parameters, mean))
+        return proposals, _unit(self.embed(parameters, mean))
 
     def encode_drawn(
         self,
@@ -104,11 +106,11 @@ class ConvNextEncoder:
         draw: DrawsMasks,
     ) -> Float[Array, "b n e"]:
         """Proposals under a learned rule: the mean of the embeddings of the maps that it draws."""
-        maps = self._map(parameters, pixels)
-        weights = draw(self._embed(parameters, maps), masks)
+        maps = self.feature_map(parameters, pixels)
+        weights = draw(self.embed(parameters, maps), masks)
         batch, num_proposals, num_maps, num_cells = weights.shape
         flat = weights.reshape(batch, num_proposals * num_maps, num_cells)
-        embeddings = self._embed(parameters, pool(_cells(maps), flat))
+        embeddings = self.embed(parameters, pool(_cells(maps), flat))
         embeddings = embeddings.reshape(batch, num_proposals, num_maps, -1)
         return _unit(jnp.mean(embeddings, axis=2))
 
@@ -120,23 +122,33 @@ class ConvNextEncoder:
     def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
         return jax.nn.softmax(logits, axis=-1)
 
-    def _map(self, parameters, pixels):
-        """Of the padded images."""
+    def feature_map(
+        self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b grid_h grid_w d"]:
+        """See models.encoder.MapEncoder: of the padded images, before any norm."""
         size = pixels.shape[1:3]
         rows, columns = self.grid(size)
         padding = (0, rows * CELL - size[0]), (0, columns * CELL - size[1])
         pixels = jnp.pad(pixels, ((0, 0), *padding, (0, 0)))
         return self.tower.apply({"params": parameters}, pixels, method="feature_map")
 
-    def _embed(self, parameters, pooled):
+    def embed(
+        self, parameters: Parameters, pooled: Float[Array, "*rows d"]
+    ) -> Float[Array, "*rows e"]:
         return self.tower.apply({"params": parameters}, pooled, method="embed")
 
-    def _pooled(self, parameters, maps, size: tuple[int, int], masks):
+    def pool_proposals(
+        self,
+        parameters: Parameters,
+        maps: Float[Array, "b grid_h grid_w d"],
+        size: tuple[int, int],
+        masks: Masks,
+    ) -> Float[Array, "b n e"]:
         grid = maps.shape[1:3]
         weights = RULES[self.mask_pooling](_of_padded(masks, size, grid), grid)
         epsilon = SOFT_EPSILON if self.mask_pooling == "soft" else 0.0
         pooled = pool(_cells(maps), weights, epsilon=epsilon)
-        return _unit(self._embed(parameters, pooled))
+        return _unit(self.embed(parameters, pooled))
 
 
 def _cells(maps):

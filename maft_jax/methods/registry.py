@@ -1,0 +1,26 @@
+"""The methods of config.method, by name."""
+
+from collections.abc import Callable
+
+from maft_jax.config import Config
+from maft_jax.methods.maskclippp import MaskClipPlusPlus
+from maft_jax.methods.method import Method
+
+METHODS: dict[str, Callable[[Config], Method]] = {
+    "maskclippp": lambda config: MaskClipPlusPlus.of(config.loss),
+}
+"""Beside maft, which is no Method: its objective has a teacher and proposals, as it always had."""
+
+
+def make_method(config: Config) -> Method | None:
+    """What config.method names; None is maft.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if config.method == "maft":
+        return None
+    if config.method not in METHODS:
+        known = ["maft", *METHODS]
+        raise ValueError(f"config.method: expected one of {known}, got {config.method!r}")
+    return METHODS[config.method](config)

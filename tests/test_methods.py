@@ -1,0 +1,277 @@
+"""Runs of methods other than MAFT's, and of LoRA, from weights and labels to a loaded CLIP."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import maft_jax
+from maft_jax.config.sections import MeshConfig, OptimizerConfig
+from maft_jax.convert.method_modules import LINEAR_ALIGNMENT
+from maft_jax.convert.rules import stored_as_ours
+from maft_jax.convert.state_dict_io import open_state_dict
+from maft_jax.methods.maskclippp import MaskClipPlusPlus
+from maft_jax.models.adapters import low_rank
+from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.layers import OutProjection, QkvProjection
+from maft_jax.runtime import sharding, tree_rules
+from maft_jax.state import optimizer
+from maft_jax.state.train_state import init_train_state
+from maft_jax.state.tuned_tree import TunedTree
+from maft_jax.training import train_step
+from maft_jax.training.clip_task import open_clip_task
+from maft_jax.training.method_objective import MethodObjective
+from maft_jax.training.train_loop import train_and_evaluate
+from tests.runs import make_data, read_metrics, small_config
+from tests.tiny_models import CLIP_TRAINABLE, VISION, ip_clip, tiny_batch, tiny_text, tiny_visual
+
+MASKCLIPPP = {
+    "method": "maskclippp",
+    "proposals__generator": "ground_truth",
+    "optimizer__tower_rate": 0.1,
+}
+LORA = {"optimizer__lora_rank": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("methods"))
+
+
+SLOW_LORA = pytest.param(LORA, id="lora", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(MASKCLIPPP, id="maskclippp"), SLOW_LORA])
+def run(request, data, tmp_path_factory):
+    """Settings, state, and workdir of a run that evaluates before its first step and at its end."""
+    workdir = tmp_path_factory.mktemp("run")
+    settings = request.param | {"evaluation__roots__folder": data["data.root"]}
+    config = small_config(data, **settings)
+    return request.param, train_and_evaluate(config, workdir), workdir
+
+
+def test_its_own_parameters_are_trained(run):
+    settings, state, workdir = run
+    trained = tree_rules.flatten(state.trainable)
+    metrics = [record for record in read_metrics(workdir) if "loss" in record]
+    assert [record["step"] for record in metrics] == [2, 4, 6]
+    if settings is LORA:
+        assert {path.rpartition("/")[2] for path in trained} == set(low_rank.FACTORS)
+        assert len(trained) == 4 * 2 * 2, "both kernels of four layers"
+        assert all(np.abs(x).max() > 1e-5 for x in trained.values())
+        return
+    assert set(state.trainable) == {"visual", "extra"}
+    assert {path for path in trained if path.startswith("extra/")} == {
+        f"extra/proj_{part}/{name}" for part in ("in", "out") for name in ("kernel", "bias")
+    }
+    losses = [record["mask_classification_loss"] for record in metrics]
+    assert losses == [record["loss"] for record in metrics]
+
+
+@pytest.mark.parametrize("run", [MASKCLIPPP], indirect=True, ids=["maskclippp"])
+def test_the_tower_learns_at_its_own_rate(run):
+    _, state, _ = run
+    begun = maft_jax.load("random:tiny").parameters["visual"]["ln_post"]["scale"]
+    moved = np.abs(state.trainable["visual"]["ln_post"]["scale"] - begun).max()
+    of_module = np.abs(state.trainable["extra"]["proj_in"]["kernel"] - 1).max()
+    assert 3e-5 < moved < 2e-4 < of_module < 2e-3
+
+
+def test_its_run_loads_as_a_tower_like_any_other(run):
+    settings, state, workdir = run
+    visual = tree_rules.flatten(maft_jax.load(workdir).parameters["visual"])
+    begun = tree_rules.flatten(maft_jax.load("random:tiny").parameters["visual"])
+    assert visual.keys() == begun.keys()
+    exported = tree_rules.flatten(maft_jax.load(workdir / "tuned.safetensors").parameters["visual"])
+    jax.tree.map(np.testing.assert_array_equal, exported, visual)
+    if settings is MASKCLIPPP:
+        trained = tree_rules.flatten(state.trainable["visual"])
+        expected = {path: trained.get(path, leaf) for path, leaf in begun.items()}
+    else:
+        scale = 16 / 2
+        expected = dict(begun)
+        for layer in range(4):
+            for name in ("in_proj", "out_proj"):
+                down, up = (
+                    state.trainable[f"blocks_{layer}"]["attn"][name][factor]
+                    for factor in low_rank.FACTORS
+                )
+                change = scale * np.asarray(down) @ np.asarray(up)
+                path = f"blocks_{layer}/attn/{name}/kernel"
+                if name == "in_proj":
+                    change = change.transpose(1, 0, 2)
+                expected[path] = begun[path] + change.reshape(begun[path].shape)
+                assert np.abs(change).max() > 1e-5
+    for path, leaf in visual.items():
+        np.testing.assert_allclose(leaf, expected[path], atol=1e-7, rtol=0, err_msg=path)
+
+
+@pytest.mark.parametrize("run", [MASKCLIPPP], indirect=True, ids=["maskclippp"])
+def test_its_modules_are_exported_under_the_authors_names(run):
+    _, state, workdir = run
+    tensors, _ = open_state_dict(workdir / "modules.safetensors")
+    assert "corr_proj_in.0.weight" in tensors
+    stored = stored_as_ours(tensors, state.trainable["extra"], LINEAR_ALIGNMENT, source="file")
+    for path, leaf in tree_rules.flatten(state.trainable["extra"]).items():
+        np.testing.assert_array_equal(stored[path].read(), leaf)
+
+
+@pytest.mark.parametrize("run", [MASKCLIPPP], indirect=True, ids=["maskclippp"])
+def test_another_run_begins_with_them(run, data):
+    _, state, workdir = run
+    file = str(workdir / "modules.safetensors")
+    mesh = sharding.one_device_mesh()
+    task = open_clip_task(small_config(data, **MASKCLIPPP, model__modules=file), mesh)
+    jax.tree.map(
+        np.testing.assert_array_equal, task.parameters["extra"], dict(state.trainable["extra"])
+    )
+    with pytest.raises(ValueError, match="nothing but the tower is trained"):
+        _ = open_clip_task(small_config(data, model__modules=file), mesh).parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "model__pretrained": "random:convnext_tiny-random",
+            "model__mask_pooling": "soft",
+            "loss__alignment": "pseudo_text",
+        },
+        {"model__pretrained": "random:eva02_tiny-random", "model__mask_rule": "maskclippp"},
+    ],
+    ids=["convnext", "eva02"],
+)
+def test_other_towers_learn_by_their_own_rules(data, tmp_path, changes):
+    changes = MASKCLIPPP | changes | {"model__mask_start_layer": -1, "num_steps": 2}
+    state = train_and_evaluate(small_config(data, **changes), tmp_path)
+    begun = maft_jax.load(changes["model__pretrained"]).parameters["visual"]
+    tuned = maft_jax.load(tmp_path).parameters["visual"]
+    moved = tree_rules.flatten(jax.tree.map(lambda a, b: np.abs(a - b).max(), tuned, begun))
+    trained = {path for path, change in moved.items() if change > 0}
+    assert all(np.isfinite(change) for change in moved.values())
+    if "convnext" in changes["model__pretrained"]:
+        assert trained == set(moved) and "cross_attn" in state.trainable["extra"]
+    else:
+        assert any(path.endswith("in_proj/kernel") for path in trained)
+
+
+@pytest.mark.slow
+def test_it_resumes_with_the_same_bits(run, data, tmp_path):
+    settings, straight, _ = run
+    config = small_config(data, **settings)
+    train_and_evaluate(config, tmp_path / "resumed")
+    for step in (tmp_path / "resumed/checkpoints").iterdir():
+        if step.name == "6":
+            step.rename(tmp_path / "forgotten")
+    again = train_and_evaluate(config, tmp_path / "resumed")
+    jax.tree.map(np.testing.assert_array_equal, again, straight)
+    other = dataclasses.replace(config, method="maft", optimizer=OptimizerConfig())
+    with pytest.raises(ValueError, match="restore that setting"):
+        train_and_evaluate(other, tmp_path / "resumed")
+
+
+def step_on(mesh, tree: TunedTree, parts: int = 1):
+    """Metrics and what is trained after a step of MaskCLIP++ on eight images."""
+    objective = MethodObjective(ip_clip(VISION, 1, logit_scale=10.0), tree, (64, 64), parts)
+    tx = optimizer.make_optimizer(OptimizerConfig(tower_rate=0.1), 10)
+    begun = tree.begin(VISION, tiny_visual())
+    state = init_train_state(begun, tree.rules(CLIP_TRAINABLE), tx)
+    step = train_step.make_train_step(objective, tx, mesh, state, begun)
+    shardings = sharding.tree_shardings((state, begun), mesh, objective.sharding_rules)
+    state, begun = jax.device_put((state, begun), shardings)
+    state, metrics = step(state, begun, tiny_text(), tiny_batch(8))
+    return jax.tree.map(np.asarray, (metrics, state.trainable))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_a_step_on_eight_devices_and_in_parts_is_that_of_one(lora_rank):
+    rules = low_rank.KERNELS if lora_rank else ()
+    tree = TunedTree(MaskClipPlusPlus("linear"), lora_rank, 8.0, rules)
+    expected = step_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), tree)
+    meshes = {"fsdp": MeshConfig(fsdp=2, model=2), "parts": MeshConfig()}
+    for name, mesh in meshes.items():
+        parts = 2 if name == "parts" else 1
+        devices = jax.devices()[:4] if parts == 2 else jax.devices()
+        metrics, trained = step_on(sharding.make_mesh(mesh, devices), tree, parts)
+        np.testing.assert_allclose(metrics["loss"], expected[0]["loss"], rtol=1e-4)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=0), trained, expected[1]
+        )
+
+
+def test_merged_factors_give_what_a_path_beside_the_kernel_gives():
+    visual, encoder = tiny_visual(), ip_clip(VISION, 1)
+    tree = TunedTree(lora_rank=4, lora_alpha=8.0, tuned_kernels=low_rank.KERNELS)
+    begun = tree.begin(VISION, visual)
+    drawn = np.random.default_rng(0)
+    begun = tree_rules.map_with_path(
+        lambda path, x: (
+            drawn.normal(0, 0.05, x.shape).astype(np.float32)
+            if path.endswith(low_rank.FACTORS)
+            else x
+        ),
+        begun,
+    )
+
+    def beside(next_function, arguments, keywords, context):
+        """What merging replaces: a second, thin path through the factors."""
+        module, result = context.module, next_function(*arguments, **keywords)
+        if (
+            not isinstance(module, (QkvProjection, OutProjection))
+            or context.method_name != "__call__"
+        ):
+            return result
+        leaves = begun
+        for name in module.path:
+            leaves = leaves[name]
+        down, up = (2.0 * leaves[low_rank.FACTORS[0]], leaves[low_rank.FACTORS[1]])
+        (x, *parts) = arguments
+        if isinstance(module, OutProjection):
+            return result + x.reshape(*x.shape[:2], -1) @ down @ up
+        first = "qkv".index(parts[0])
+        added = [
+            (x @ down[part] @ up[part]).reshape(*x.shape[:2], module.heads, -1)
+            for part in range(first, first + len(parts[0]))
+        ]
+        return result + jnp.stack(added, axis=2).reshape(result.shape)
+
+    images = encoder.normalise(tiny_batch(2).image)
+    with nn.intercept_methods(beside):
+        unmerged = encoder.encode_images(visual, images)
+    merged = encoder.encode_images(tree.visual(begun), images)
+    np.testing.assert_allclose(merged, unmerged, atol=1e-6, rtol=0)
+    assert np.abs(merged - encoder.encode_images(visual, images)).max() > 1e-3
+
+
+def test_lora_of_vit_b16_is_as_small_as_documented():
+    shapes = jax.eval_shape(lambda: random_parameters(CLIP_SIZES["ViT-B-16"])["visual"])
+    tree = TunedTree(lora_rank=16, lora_alpha=16.0, tuned_kernels=low_rank.KERNELS)
+    begun = jax.eval_shape(lambda: tree.begin(CLIP_SIZES["ViT-B-16"].vision, shapes))
+    trained = tree_rules.select(tree.rules(()), begun, where="rules")
+    assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == 1_179_648
+
+
+def test_step_zero_of_lora_is_the_pretrained_tower_itself():
+    visual = tiny_visual()
+    tree = TunedTree(lora_rank=4, lora_alpha=8.0, tuned_kernels=low_rank.KERNELS)
+    begun = tree.visual(tree.begin(VISION, visual))
+    jax.tree.map(np.testing.assert_array_equal, begun, visual)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "maskclipp"}, "config.method: expected one of .*'maskclippp'"),
+        ({"optimizer__tower_rate": 0.1}, "expected 1 where nothing but the tower is trained"),
+        (MASKCLIPPP | {"loss__alignment": "pseudo_text"}, "reads the map that proposals"),
+        (LORA | {"optimizer__trainable": ("/ln_1/",)}, "tunes kernels of attention alone"),
+    ],
+)
+def test_what_cannot_be_taught_so_is_refused(data, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train_and_evaluate(small_config(data, **changes), tmp_path)
