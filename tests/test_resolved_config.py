@@ -25,6 +25,7 @@ UNUSED = {
     "model.tokenizer",
     "proposals.path",
     "evaluation.records",
+    "evaluation.trained_classes",
     *field_names(EvaluationRoots, "evaluation.roots."),
 }
 """Empty, since the weights tell it or nobody asked for it."""
