@@ -227,6 +227,7 @@ def test_home_and_variables_are_resolved_in_every_path(monkeypatch):
         "model.pretrained", "checkpoint", "data.root", "data.images", "data.annotations",
         "data.classes", "data.records", "data.cache_dir", "proposals.path", "evaluation.records",
             "model.tokenizer", "model.modules", "generator.weights", "generator.backbone_weights",
+            "evaluation.trained_classes",
     }  # fmt: skip
     places |= {name for name, _ in all_fields() if name.startswith("evaluation.roots.")}
     assert {name for name, field in all_fields() if field.metadata["path"]} == places

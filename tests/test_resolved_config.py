@@ -28,6 +28,7 @@ UNUSED = {
     "generator.weights",
     "generator.backbone_weights",
     "evaluation.records",
+    "evaluation.trained_classes",
     *field_names(EvaluationRoots, "evaluation.roots."),
 }
 """Empty, since the weights tell it or nobody asked for it."""

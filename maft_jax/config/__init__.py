@@ -204,6 +204,22 @@ def _validate_evaluation(evaluation: EvaluationConfig) -> None:
             f"config.evaluation.scales: expected at least one positive factor, got "
             f"{evaluation.scales}"
         )
+    exponents = evaluation.ensemble_exponents
+    if len(exponents) not in (0, 2):
+        raise ValueError(
+            "config.evaluation.ensemble_exponents: expected two numbers, for seen and for other "
+            f"classes, or none, got {exponents}"
+        )
+    if exponents and evaluation.ensemble_weight:
+        raise ValueError(
+            f"config.evaluation.ensemble_exponents={exponents}: FC-CLIP's ensemble, and "
+            f"ensemble_weight={evaluation.ensemble_weight} is MAFT's; expected one of the two"
+        )
+    if evaluation.trained_classes and not (exponents or evaluation.ensemble_weight):
+        raise ValueError(
+            f"config.evaluation.trained_classes={evaluation.trained_classes}: only for an "
+            "ensemble; set ensemble_exponents or ensemble_weight, or leave it out"
+        )
     if evaluation.short_side > evaluation.max_long_side:
         raise ValueError(
             f"config.evaluation.max_long_side={evaluation.max_long_side}: expected at least "

@@ -353,6 +353,19 @@ class EvaluationConfig:
     ensemble_weight: float = setting(
         0.0, "exponent of the generator's own class probabilities; 0 = CLIP alone", low=0, high=1
     )
+    ensemble_exponents: tuple[float, ...] = setting(
+        (),
+        "instead, FC-CLIP's: exponents of the tower's probabilities for classes that the generator "
+        "was trained on and for others, such as (0.4,0.8); (1,1) is MAFT+'s; empty = CLIP alone",
+        low=0,
+        high=1,
+    )
+    trained_classes: str = setting(
+        "",
+        "of both ensembles: class list (a file or a built-in name) that the generator was trained "
+        "on; a class that shares a name with it is seen; empty = as the zero-shot split says",
+        path=BELOW_ROOT,
+    )
     filter_invalid: bool = setting(False, "leave out proposals that are nowhere above 0.5")
     scales: tuple[float, ...] = setting(
         (1.0,), "test-time augmentation: sizes at which CLIP reads, times config.model.image_size"

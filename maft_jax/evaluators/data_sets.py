@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 from etils import epath
+from jaxtyping import Bool
 
+from input_pipeline.class_lists import load_class_list
 from input_pipeline.example_range import ExampleRange, FirstExamples
 from input_pipeline.examples import PreparedSource
 from input_pipeline.records.label_counts import list_names
@@ -15,6 +18,8 @@ from input_pipeline.records.record_shards import DATASET_FILE, read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
 from maft_jax.config.sections import EvaluationRoots
+from maft_jax.evaluators.zero_shot import unseen_mask
+from maft_jax.inference.geometric_ensemble import seen_by_name
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.proposals.precompute_shards import PrecomputeJob
@@ -45,6 +50,17 @@ class EvaluationSet:
     """Of the records."""
     synonyms: Mapping[str, Sequence[str]]
     """Further names of the classes that have some, by name."""
+
+    def seen(self, trained: Sequence[Sequence[str]] | None) -> Bool[np.ndarray, " c"]:
+        """Which classes an ensemble takes for those of the generator's training.
+
+        Those that share a name with one of its classes, whose names `trained` are; None where the
+        zero-shot split says it.
+        """
+        names = self.source.class_names
+        if trained is None:
+            return ~unseen_mask(self.unseen_classes, len(names))
+        return seen_by_name([(name, *self.synonyms.get(name, ())) for name in names], trained)
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,18 @@ class FoundSet:
             self.folder,
             self.synonyms,
         )
+
+
+def read_trained_classes(path: str) -> list[tuple[str, ...]] | None:
+    """The names of each class of config.evaluation.trained_classes; None where it is empty.
+
+    Raises:
+        ValueError: there is no such list, or it cannot be read.
+    """
+    if not path:
+        return None
+    classes = load_class_list(path, ignore_labels=())
+    return [(name, *classes.further_names.get(name, ())) for name in classes.names]
 
 
 def check_roots(config: Config) -> None:

@@ -20,8 +20,14 @@ from input_pipeline.eval_pipeline import make_eval_dataset
 from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
 from input_pipeline.numpy_dataset import NumpyBatches
-from maft_jax.evaluators.confusion import ConfusionTotal, confusion_matrix
-from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
+from maft_jax.evaluators.confusion import confusion_matrix
+from maft_jax.evaluators.data_sets import (
+    EvaluationSet,
+    find_evaluation_data,
+    read_trained_classes,
+)
+from maft_jax.evaluators.evaluation_counts import EvaluationCounts
+from maft_jax.evaluators.mask_accuracy import classes_shown, count_masks
 from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
@@ -60,6 +66,7 @@ class Evaluation:
     def __init__(self, config: ResolvedConfig, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
         self.protocol = EvaluationProtocol.of(config)
         self._mesh = mesh
+        self._trained = read_trained_classes(config.evaluation.trained_classes)
         self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = text_tower_identity(clip.text, text_tower)
@@ -74,9 +81,7 @@ class Evaluation:
         self._texts: dict[str, jax.Array] = {}
         self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
         self._check_ensemble()
-        self._count = jax.jit(
-            _count_pixels, static_argnums=3, out_shardings=sharding.replicated(mesh)
-        )
+        self._count = jax.jit(_count, static_argnums=5, out_shardings=sharding.replicated(mesh))
 
     def evaluate(
         self,
@@ -119,27 +124,26 @@ class Evaluation:
         order = np.argsort(sharding.positions_of_rows(self._mesh, self._batch_size))
         with self.batches(data, first) as batches:
             for batch in batches:
-                predicted = self._predict(data, visual, batch)
+                predicted, *_ = self._predict(data, visual, batch)
                 maps += list(np.asarray(consensus.to_host(predicted))[order])
         sizes = first.image_sizes.tolist()
         return [maps[i][:height, :width] for i, (height, width) in enumerate(sizes)]
 
     def _evaluate_set(self, data, visual, origin, folder, signals) -> EvaluationResult:
         key, unfinished = self._key(data, origin), self._unfinished(data, origin, folder)
-        num_batches, counts = 0, ConfusionTotal(len(data.source.class_names))
+        num_batches, counts = 0, EvaluationCounts(len(data.source.class_names))
         finished = _finished_result(folder / f"{data.name}.json", key)
         if consensus.broadcast_from_first(finished is not None):
             logger.info("%s: evaluated before, with the same weights and protocol", data.name)
-            confusion = counts.confusion if finished is None else finished.confusion
-            confusion = consensus.broadcast_from_first(confusion)
-            return finished or self._result(data, key, origin, confusion)
+            found = _broadcast_result(finished, counts)
+            return finished or self._result(data, key, origin, *found)
         if jax.process_index() == 0:
             num_batches, counts = unfinished.load()
         num_batches, counts = _broadcast_from_first(num_batches, counts)
         counts = self._counts(data, visual, num_batches, counts, unfinished, signals)
-        return self._result(data, key, origin, counts.confusion)
+        return self._result(data, key, origin, counts.confusion, counts.masks)
 
-    def _result(self, data, key: str, origin, confusion: np.ndarray) -> EvaluationResult:
+    def _result(self, data, key: str, origin, confusion, masks) -> EvaluationResult:
         provenance = {
             "key": key,
             "weights": dict(origin),
@@ -156,6 +160,7 @@ class Evaluation:
             len(data.source),
             confusion,
             provenance,
+            masks,
         )
 
     def _counts(
@@ -163,10 +168,10 @@ class Evaluation:
         data: EvaluationSet,
         visual: Mapping,
         num_batches: int,
-        counts: ConfusionTotal,
+        counts: EvaluationCounts,
         unfinished: UnfinishedCounts,
         signals: StopSignals | None,
-    ) -> ConfusionTotal:
+    ) -> EvaluationCounts:
         """Adds all batches from number `num_batches` on to the counts."""
         num_images = len(data.source)
         first = min(num_batches * self._batch_size, num_images)
@@ -178,10 +183,10 @@ class Evaluation:
             contextlib.ExitStack() as patience,
         ):
             computed = _fetched_later(self._count_batch(data, visual, batch) for batch in batches)
-            for done, (matrix, num_pixels) in enumerate(computed, start=num_batches + 1):
+            for done, counted in enumerate(computed, start=num_batches + 1):
                 if done == num_batches + 1:  # before it, there is nothing to save
                     patience.enter_context(stop_requests.saving())
-                counts.add(matrix, num_pixels)
+                counts.add(*counted)
                 num_done = min(done * self._batch_size, num_images)
                 progress.show(num_done)
                 stopped = None if signals is None else signals.agreed()
@@ -192,21 +197,24 @@ class Evaluation:
                     raise EvaluationInterrupted(stopped, data.name, num_done, num_images)
         return counts
 
-    def _count_batch(self, data, visual, batch) -> tuple[Array, int]:
-        predicted = self._predict(data, visual, batch)
-        labels = batch["label_map"]
+    def _count_batch(self, data, visual, batch) -> tuple[Array, int, Array]:
+        predicted, *regions = self._predict(data, visual, batch)
+        labels, valid = batch["label_map"], batch["example_valid"]
         num_classes = len(data.source.class_names)
-        return self._count(predicted, labels, batch["example_valid"], num_classes), labels.size
+        pixels, masks = self._count(predicted, labels, *regions, valid, num_classes)
+        return pixels, labels.size, masks
 
     def class_probabilities(
         self, data: EvaluationSet, visual: Mapping, batch: Mapping[str, Array]
     ) -> Float[Array, "b n c"]:
         """Of the proposals of one of `batches`; zeros for those that do not count."""
-        seen = np.ones(len(data.source.class_names), bool)
-        seen[list(data.unseen_classes)] = False
         return self._segmenter.class_probabilities(
-            visual, self._text(data), batch, sharding.place_whole(seen, self._mesh)
+            visual, self._text(data), batch, self._seen(data)
         )
+
+    def _seen(self, data: EvaluationSet) -> Bool[Array, " c"]:
+        """On the mesh: which classes count as those of the generator's training."""
+        return sharding.place_whole(data.seen(self._trained), self._mesh)
 
     def _text(self, data: EvaluationSet) -> Float[Array, "c *names e"]:
         """Class embeddings on the mesh, which are those of the first process."""
@@ -215,14 +223,21 @@ class Evaluation:
             self._texts[data.name] = sharding.place_whole(text, self._mesh)
         return self._texts[data.name]
 
-    def _predict(self, data, visual, batch) -> Int32[Array, "b h w"]:
-        probabilities = self.class_probabilities(data, visual, batch)
-        return self._segmenter.label_maps(probabilities, batch).label_map
+    def _predict(
+        self, data, visual, batch
+    ) -> tuple[Int32[Array, "b h w"], Float[Array, "b r c"], Int32[Array, "b r"]]:
+        """Label maps; of ground-truth masks the class probabilities and the classes."""
+        num_classes, most = len(data.source.class_names), data.source.max_classes_per_image
+        classes = classes_shown(batch["label_map"], num_classes, most)
+        probabilities, of_masks = self._segmenter.proposals_and_regions(
+            visual, self._text(data), batch, classes, self._seen(data)
+        )
+        return self._segmenter.label_maps(probabilities, batch).label_map, of_masks, classes
 
     @contextlib.contextmanager
     def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:
         """Batches of a part of a data set on the devices, closed in the end."""
-        ensemble = self.protocol.ensemble_weight > 0
+        ensemble = self._segmenter.spec.ensemble is not None
         share = sharding.share_of_process(self._mesh, jax.process_index(), self._batch_size)
         dataset = make_eval_dataset(
             source,
@@ -239,7 +254,8 @@ class Evaluation:
             batches.close()
 
     def _unfinished(self, data, origin, folder) -> UnfinishedCounts:
-        key = key_of({"result": self._key(data, origin), "batch_size": self._batch_size})
+        counted = {"batch_size": self._batch_size, "masks": True}  # which version 0.1 did not count
+        key = key_of({"result": self._key(data, origin), **counted})
         return UnfinishedCounts(folder, data.name, key, len(data.source.class_names))
 
     def _key(self, data: EvaluationSet, origin: Mapping) -> str:
@@ -260,6 +276,7 @@ class Evaluation:
     def depends_on(self, data: EvaluationSet) -> dict:
         """Beside the weights; what two evaluations must share to be compared."""
         names = data.source.class_names
+        trained = self._trained and [names[i] for i in np.flatnonzero(data.seen(self._trained))]
         return {
             "images": {"num_images": len(data.source), "split": data.description["split"]},
             "proposals": data.description["recipe"] | {"records": data.digest},
@@ -267,21 +284,24 @@ class Evaluation:
                 "names_sha256": sha256_of_text("".join(f"{name}\n" for name in names)),
                 "unseen": [names[i] for i in data.unseen_classes],
                 **({"synonyms": dict(data.synonyms)} if data.synonyms else {}),
+                **({} if trained is None else {"trained": trained}),
             },
             "protocol": self.protocol.describe(self.encoder),
         }
 
     def _check_ensemble(self) -> None:
-        if not self.protocol.ensemble_weight:
+        if (asked := self._segmenter.spec.ensemble) is None:
             return
         for data in self.data_sets:
             num_classes = len(data.source.class_names)
-            if data.num_generator_classes not in (num_classes, num_classes + 1):
+            widths = self._segmenter.spec.class_logit_widths(num_classes)
+            if data.num_generator_classes not in widths:
                 raise ValueError(
-                    f"config.evaluation.ensemble_weight: expected proposals of {data.name} with "
-                    f"class logits over its {num_classes} classes, those in {data.folder} have "
+                    f"config.evaluation.{asked}: expected proposals of {data.name} with "
+                    f"class logits over its {num_classes} classes ({' or '.join(map(str, widths))} "
+                    f'with "no object"), those in {data.folder} have '
                     f"{data.num_generator_classes or 'none'}; use a generator that classifies, or "
-                    "ensemble_weight=0"
+                    "leave the ensemble out"
                 )
 
 
@@ -292,24 +312,27 @@ def make_segmenter(config: ResolvedConfig, clip: ClipConfig, mesh: Mesh) -> Segm
     return Segmenter(protocol.inference_spec(encoder), mesh)
 
 
-def _count_pixels(
+def _count(
     predicted: Int32[Array, "b h w"],
     labels: Int32[Array, "b h w"],
+    of_masks: Float[Array, "b r c"],
+    classes: Int32[Array, "b r"],
     valid: Bool[Array, " b"],
     num_classes: int,
-) -> Int32[Array, "c1 c1"]:
+) -> tuple[Int32[Array, "c1 c1"], Int32[Array, "c 2"]]:
     """Rows that only fill the batch have neither labels nor predictions."""
     predicted = jnp.where(valid[:, None, None], predicted, IGNORE)
-    return confusion_matrix(predicted, labels, num_classes)
+    pixels = confusion_matrix(predicted, labels, num_classes)
+    return pixels, count_masks(of_masks, classes, valid)
 
 
-def _fetched_later(computed: Iterator[tuple[Array, int]]) -> Iterator[tuple[np.ndarray, int]]:
+def _fetched_later(computed: Iterator[tuple[Array, int, Array]]) -> Iterator[tuple]:
     """Brings results to the host while the devices compute the next ones."""
     pending: deque = deque(itertools.islice(computed, _RUN_AHEAD))
     while pending:
-        matrix, num_pixels = pending.popleft()
+        matrix, num_pixels, masks = pending.popleft()
         pending.extend(itertools.islice(computed, 1))
-        yield np.asarray(matrix), num_pixels
+        yield np.asarray(matrix), num_pixels, np.asarray(masks)
 
 
 def _finished_result(path: epath.Path, key: str) -> EvaluationResult | None:
@@ -326,10 +349,22 @@ def _finished_result(path: epath.Path, key: str) -> EvaluationResult | None:
     return result
 
 
-def _broadcast_from_first(num_batches: int, counts: ConfusionTotal) -> tuple[int, ConfusionTotal]:
+def _broadcast_result(finished: EvaluationResult | None, counts: EvaluationCounts):
+    """Pixels and masks of the first process's finished result; of the same shapes as `counts`."""
+    confusion, masks = counts.confusion, counts.masks
+    if finished is not None:
+        confusion = finished.confusion
+        masks = np.full_like(masks, -1) if finished.mask_counts is None else finished.mask_counts
+    confusion, masks = map(consensus.broadcast_from_first, (confusion, masks))
+    return confusion, None if (masks < 0).any() else masks
+
+
+def _broadcast_from_first(
+    num_batches: int, counts: EvaluationCounts
+) -> tuple[int, EvaluationCounts]:
     """So that all processes go on from the same batch, whether or not they share a disk."""
     if jax.process_count() == 1:
         return num_batches, counts
     first = int(consensus.broadcast_from_first(num_batches))
-    confusion = consensus.broadcast_from_first(counts.confusion)
-    return first, ConfusionTotal.from_state({"confusion": confusion}, counts.num_classes)
+    state = {key: consensus.broadcast_from_first(x) for key, x in counts.state().items()}
+    return first, EvaluationCounts.from_state(state, counts.num_classes)

@@ -28,6 +28,7 @@ class EvaluationProtocol:
     flip: bool
     ensemble_weight: float
     filter_invalid: bool
+    ensemble_exponents: tuple[float, float] | None
 
     @classmethod
     def of(cls, config: ResolvedConfig) -> "EvaluationProtocol":
@@ -43,6 +44,7 @@ class EvaluationProtocol:
             settings.flip,
             settings.ensemble_weight,
             settings.filter_invalid,
+            settings.ensemble_exponents or None,
         )
 
     def inference_spec(self, encoder: ImageEncoder) -> InferenceSpec:
@@ -55,6 +57,7 @@ class EvaluationProtocol:
             flip=self.flip,
             ensemble_weight=self.ensemble_weight,
             filter_invalid=self.filter_invalid,
+            ensemble_exponents=self.ensemble_exponents,
         )
 
     def describe(self, encoder: ImageEncoder) -> dict:
@@ -62,6 +65,8 @@ class EvaluationProtocol:
         rules = self.masking.as_json()
         later = {name: rules[name] for name in MASK_SETTINGS if name in rules}
         later |= {} if self.image_aspect == "squash" else {"image_aspect": self.image_aspect}
+        exponents = self.ensemble_exponents
+        later |= {} if exponents is None else {"ensemble_exponents": list(exponents)}
         prompts = "".join(f"{template}\n" for template in self.templates)
         return {
             "short_side": self.geometry.short_side,

@@ -17,6 +17,12 @@ from jaxtyping import Int64
 
 from maft_jax.config.fields import build
 from maft_jax.convert.numpy_archive import open_numpy_archive
+from maft_jax.evaluators.mask_accuracy import (
+    MaskAccuracy,
+    MaskCounts,
+    checked_mask_counts,
+    mask_accuracy,
+)
 from maft_jax.evaluators.semantic import SemanticMetrics, semantic_metrics
 from maft_jax.evaluators.zero_shot import ZeroShotMetrics, unseen_mask, zero_shot_metrics
 from maft_jax.runtime.atomic_files import atomic_write_bytes
@@ -25,6 +31,7 @@ from maft_jax.runtime.sealed_files import SEAL, json_digest
 
 SUMMARY_FILE = "summary.csv"
 FORMAT = "maft_jax evaluation 2"
+_MASK_COUNTS = ("ground_truth_masks", "correct_masks")
 _UNSEALED_FORMAT = "maft_jax evaluation 1"
 """Of version 0.1. Files of this format that have a seal were written before it had a number."""
 
@@ -41,6 +48,11 @@ DEFINITIONS = {
     "seen_miou_gt_only": "miou_gt_only of the seen classes",
     "unseen_miou_gt_only": "miou_gt_only of the unseen classes",
     "hiou_gt_only": "2 / (1 / seen_miou_gt_only + 1 / unseen_miou_gt_only)",
+    "mask_accuracy": "share of ground-truth masks, one for each class that an image shows, which "
+    "the tower gives their class",
+    "mean_mask_accuracy": "mean over classes of the share of their masks",
+    "seen_mask_accuracy": "mean_mask_accuracy of the seen classes",
+    "unseen_mask_accuracy": "mean_mask_accuracy of the unseen classes",
 }
 """The numbers of an evaluation; see docs/metrics.md."""
 
@@ -53,8 +65,12 @@ SCALARS = (
     "fwiou",
     "macc",
     "pacc",
+    "mask_accuracy",
+    "mean_mask_accuracy",
+    "seen_mask_accuracy",
+    "unseen_mask_accuracy",
 )
-"""Those that tables and TensorBoard show, in the order of columns."""
+"""Those that TensorBoard shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +94,8 @@ class EvaluationResult:
     num_images: int
     confusion: Int64[np.ndarray, "c1 c1"]
     provenance: Mapping = field(default_factory=dict)
+    mask_counts: MaskCounts | None = None
+    """None in results from before masks were counted."""
 
     def __post_init__(self):
         size = len(self.class_names) + 1
@@ -92,6 +110,8 @@ class EvaluationResult:
                 f"expected a data set's name that can name a file, got {self.dataset!r}"
             )
         unseen_mask(self.unseen_classes, len(self.class_names))
+        if self.mask_counts is not None:
+            checked_mask_counts(self.mask_counts, len(self.class_names), self.dataset)
         provenance = _plain(self.provenance, f"{self.dataset}: provenance")
         object.__setattr__(self, "provenance", provenance)
 
@@ -105,6 +125,13 @@ class EvaluationResult:
         if not self.unseen_classes:
             return None
         return zero_shot_metrics(self.metrics, self.unseen_classes)
+
+    @functools.cached_property
+    def masks(self) -> MaskAccuracy | None:
+        """None where masks were not counted."""
+        if self.mask_counts is None:
+            return None
+        return mask_accuracy(self.mask_counts, self.unseen_classes)
 
     @property
     def tells_classes_apart(self) -> bool:
@@ -132,9 +159,10 @@ class EvaluationResult:
         """
         if not self.tells_classes_apart:
             return dict.fromkeys(DEFINITIONS, float("nan"))
-        zero_shot = dataclasses.asdict(self.zero_shot) if self.zero_shot else {}
-        semantic = {name: getattr(self.metrics, name, float("nan")) for name in DEFINITIONS}
-        return semantic | zero_shot
+        numbers = dict.fromkeys(DEFINITIONS, float("nan"))
+        for part in (self.metrics, self.zero_shot, self.masks):
+            numbers |= {name: getattr(part, name) for name in numbers if hasattr(part, name)}
+        return numbers
 
     def scalars(self) -> dict[str, float]:
         """SCALARS, as fractions; undefined ones are left out."""
@@ -143,10 +171,13 @@ class EvaluationResult:
 
 
 def class_rows(result: EvaluationResult) -> list[dict]:
-    """One row per class: id, name, group, IoU, accuracy and pixels; nan where undefined."""
+    """One row per class: id, name, group, IoU, accuracies, pixels and masks; nan where undefined.
+
+    Without masks where they were not counted.
+    """
     unseen = unseen_mask(result.unseen_classes, len(result.class_names))
     groups = np.where(unseen, "unseen", "seen") if result.unseen_classes else [""] * len(unseen)
-    metrics = result.metrics
+    metrics, masks, counts = result.metrics, result.masks, result.mask_counts
     return [
         {
             "id": i,
@@ -157,9 +188,15 @@ def class_rows(result: EvaluationResult) -> list[dict]:
             "ground_truth_pixels": int(metrics.ground_truth_pixels[i]),
             "predicted_pixels": int(metrics.predicted_pixels[i]),
             "correct_pixels": int(metrics.correct_pixels[i]),
+            **({} if masks is None else _mask_row(masks.accuracy[i], counts[i])),
         }
         for i, name in enumerate(result.class_names)
     ]
+
+
+def _mask_row(accuracy: float, counts: Int64[np.ndarray, " 2"]) -> dict:
+    names = ("mask_accuracy", *_MASK_COUNTS)
+    return dict(zip(names, (float(accuracy), *counts.tolist()), strict=True))
 
 
 def write_results(results: Sequence[EvaluationResult], folder: str | os.PathLike) -> None:
@@ -208,6 +245,7 @@ def read_result(path: str | os.PathLike) -> EvaluationResult:
     values = {name: value for name, value in content.items() if name in known}
     rows = values.get("classes")
     if isinstance(rows, list):
+        values["mask_counts"] = _counts_in_rows(rows)
         values["classes"] = [row.get("name") if isinstance(row, dict) else row for row in rows]
     stored = build(_Stored, values, str(path), complete=False)
     confusion = _read_counts(path, stored)
@@ -220,8 +258,9 @@ def read_result(path: str | os.PathLike) -> EvaluationResult:
             num_images=stored.num_images,
             confusion=confusion,
             provenance=content.get("provenance", {}),
+            mask_counts=np.array(stored.mask_counts, np.int64) if stored.mask_counts else None,
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -236,6 +275,13 @@ class _Stored:
     confusion_file: str
     confusion_sha256: str
     classes: tuple[str, ...]
+    mask_counts: tuple[tuple[int, ...], ...] = ()
+
+
+def _counts_in_rows(rows: list) -> list[list]:
+    """The numbers of masks in rows of classes; empty where they were not counted."""
+    there = all(isinstance(row, dict) and _MASK_COUNTS[0] in row for row in rows)
+    return [[row.get(name) for name in _MASK_COUNTS] for row in rows] if there else []
 
 
 def _read_counts(path: epath.Path, stored: _Stored) -> Int64[np.ndarray, "c1 c1"]:

@@ -8,18 +8,20 @@ import numpy as np
 
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.records.label_counts import list_names
-from maft_jax.evaluators.results import SCALARS, EvaluationResult
+from maft_jax.evaluators.results import EvaluationResult
 
-HEADINGS = (
-    "mIoU (gt_or_pred)",
-    "mIoU (gt_only)",
-    "seen",
-    "unseen",
-    "hIoU",
-    "fwIoU",
-    "mACC",
-    "pACC",
-)
+COLUMNS = {
+    "mIoU (gt_or_pred)": "miou_gt_or_pred",
+    "mIoU (gt_only)": "miou_gt_only",
+    "seen": "seen_miou",
+    "unseen": "unseen_miou",
+    "hIoU": "hiou",
+    "fwIoU": "fwiou",
+    "mACC": "macc",
+    "pACC": "pacc",
+    "maskACC": "mask_accuracy",
+    "mMaskACC": "mean_mask_accuracy",
+}
 
 COMPARED = ("images", "proposals", "protocol")
 """Provenance that must be equal in two results whose difference is called a gain."""
@@ -45,7 +47,7 @@ def format_table(
     if baseline is None:
         groups = [[_line(key, None, tuned[key])] for key in keys]
         notes = [note for key in keys for note in _absent_classes(key, tuned[key])]
-        return "\n".join(_as_text(_Table(["data set", "images", *HEADINGS], 1, groups, notes)))
+        return "\n".join(_as_text(_Table(["data set", "images", *COLUMNS], 1, groups, notes)))
     notes = [note for key in keys for note in _absent_classes(key, tuned.get(key) or frozen[key])]
     warnings, groups = [], []
     for key in keys:
@@ -66,7 +68,7 @@ def format_table(
         else:
             group.append(_gain_line(*pair))
         groups.append(group)
-    headings = ["data set", "weights", "images", *HEADINGS]
+    headings = ["data set", "weights", "images", *COLUMNS]
     return "\n".join(_as_text(_Table(headings, 2, groups, notes + warnings)))
 
 
@@ -153,14 +155,15 @@ def _title(key: tuple[str, str]) -> str:
 
 def _line(key, weights: str | None, result: EvaluationResult) -> list[str]:
     numbers = result.numbers()
-    cells = [_UNDEFINED if math.isnan(numbers[k]) else f"{100 * numbers[k]:.2f}" for k in SCALARS]
+    shown = [100 * numbers[name] for name in COLUMNS.values()]
+    cells = [_UNDEFINED if math.isnan(number) else f"{number:.2f}" for number in shown]
     names = [_title(key)] if weights is None else [_title(key), weights]
     return [*names, f"{result.num_images:,}", *cells]
 
 
 def _gain_line(frozen: EvaluationResult, tuned: EvaluationResult) -> list[str]:
     was, now = frozen.numbers(), tuned.numbers()
-    gains = [100 * (now[name] - was[name]) for name in SCALARS]
+    gains = [100 * (now[name] - was[name]) for name in COLUMNS.values()]
     return ["", "gain", "", *(_UNDEFINED if math.isnan(x) else f"{x:+.2f}" for x in gains)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from maft_jax.evaluators.confusion import ConfusionTotal
+from maft_jax.evaluators.evaluation_counts import EvaluationCounts
 from maft_jax.runtime.metric_logging import format_seconds
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 
@@ -34,9 +34,9 @@ class UnfinishedCounts:
         self._num_classes = num_classes
         self._saved = time.monotonic()
 
-    def load(self) -> tuple[int, ConfusionTotal]:
+    def load(self) -> tuple[int, EvaluationCounts]:
         """Number of batches that are counted, and their counts; none if the file is of others."""
-        nothing = 0, ConfusionTotal(self._num_classes)
+        nothing = 0, EvaluationCounts(self._num_classes)
         content = read_sealed(self._path)
         if content is None:
             return nothing
@@ -44,10 +44,10 @@ class UnfinishedCounts:
             if str(stored["key"]) != self._key:
                 logger.info("%s is of another evaluation; starting anew", self._path)
                 return nothing
-            counts = ConfusionTotal.from_state(stored, self._num_classes)
+            counts = EvaluationCounts.from_state(stored, self._num_classes)
             return int(stored["num_batches"]), counts
 
-    def save(self, num_batches: int, counts: ConfusionTotal) -> None:
+    def save(self, num_batches: int, counts: EvaluationCounts) -> None:
         """Replaces the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
@@ -55,7 +55,7 @@ class UnfinishedCounts:
         write_sealed(self._path, file.getvalue())
         self._saved = time.monotonic()
 
-    def save_now_and_then(self, num_batches: int, counts: ConfusionTotal) -> None:
+    def save_now_and_then(self, num_batches: int, counts: EvaluationCounts) -> None:
         """Saves if the last time is long enough ago."""
         if time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
             self.save(num_batches, counts)

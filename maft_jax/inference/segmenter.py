@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
 from input_pipeline.eval_pipeline import EvalGeometry
+from maft_jax.inference import geometric_ensemble
 from maft_jax.models.encoder import ImageEncoder, class_logits
-from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks
+from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks, patch_grid_regions
 from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
@@ -42,6 +43,8 @@ class InferenceSpec:
     """Also reads every view mirrored."""
     ensemble_weight: float = 0.0
     """Exponent of the generator's probabilities for seen classes; 0 is CLIP alone."""
+    ensemble_exponents: tuple[float, float] | None = None
+    """FC-CLIP's ensemble instead: of the tower's probabilities for seen classes, and for others."""
     filter_invalid: bool = False
     """Leaves out proposals that are nowhere above 0.5."""
 
@@ -51,6 +54,23 @@ class InferenceSpec:
             raise ValueError(f"scales: expected at least one positive number, got {self.scales}")
         if not 0 <= self.ensemble_weight <= 1:
             raise ValueError(f"ensemble_weight: expected 0 to 1, got {self.ensemble_weight}")
+        if self.ensemble_weight and self.ensemble_exponents is not None:
+            raise ValueError(
+                f"ensemble_weight={self.ensemble_weight} and ensemble_exponents="
+                f"{self.ensemble_exponents}: expected one ensemble, MAFT's or FC-CLIP's"
+            )
+
+    @property
+    def ensemble(self) -> str | None:
+        """The setting that asks for the generator's own classes; None is CLIP alone."""
+        if self.ensemble_exponents is not None:
+            return f"ensemble_exponents={self.ensemble_exponents}"
+        return f"ensemble_weight={self.ensemble_weight}" if self.ensemble_weight else None
+
+    def class_logit_widths(self, num_classes: int) -> tuple[int, ...]:
+        """Numbers of class logits that an ensemble can use: FC-CLIP's needs "no object"."""
+        with_nothing = num_classes + 1
+        return (with_nothing,) if self.ensemble_exponents else (num_classes, with_nothing)
 
     def view_sizes(self, arrays: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Height and width of every scale, for arrays of this height and width.
@@ -100,6 +120,24 @@ class Segmenter:
         Raises:
             ValueError: text of another width, or an ensemble without what it needs.
         """
+        return self._classified(visual, text, batch, seen, None)[0]
+
+    def proposals_and_regions(
+        self,
+        visual: Mapping,
+        text: Float[Array, "c *names e"],
+        batch: Mapping[str, Array],
+        classes: Int32[Array, "b r"],
+        seen: Bool[Array, " seen_classes"] | None = None,
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b r c"]]:
+        """As `class_probabilities`, and what the tower alone says of regions of the label map.
+
+        A region is the pixels that `label_map` gives one of `classes`; below 0 is none, whose row
+        says nothing. The tower reads regions with the proposals, in one pass over the image.
+        """
+        return self._classified(visual, text, batch, seen, classes)
+
+    def _classified(self, visual, text, batch, seen, classes):
         self._check(text, batch, seen)
         if self.mesh is not None:
             visual = _put(
@@ -107,7 +145,7 @@ class Segmenter:
                 tree_shardings(visual, self.mesh, self.spec.encoder.architecture.sharding_rules),
             )
             text, seen = _put((text, seen), replicated(self.mesh))
-        batch = self._spread(dict(batch))
+        batch, classes = self._spread((dict(batch), classes))
         valid = batch["proposal_valid"]
         covers = None
         if self.spec.filter_invalid or self.spec.ensemble_weight:
@@ -116,12 +154,15 @@ class Segmenter:
             valid = valid & covers
         encoder = self.spec.encoder
         views = [
-            _classify(encoder, _encode(encoder, visual, *view), text) for view in self._views(batch)
+            _classify(encoder, _encode(encoder, visual, *view), text)
+            for view in self._views(batch, classes)
         ]
         generator = None
-        if self.spec.ensemble_weight:
+        if self.spec.ensemble:
             generator = (batch["class_logits"], covers, seen)
-        return _combine(self.spec.ensemble_weight, views, valid, generator)
+        return _combine(
+            self.spec.ensemble_weight, self.spec.ensemble_exponents, views, valid, generator
+        )
 
     def label_maps(
         self, probabilities: Float[Array, "b n c"], batch: Mapping[str, Array]
@@ -150,8 +191,11 @@ class Segmenter:
         probabilities, batch, first_rows = self._spread((probabilities, dict(batch), first_rows))
         return _label(self.mesh, size, probabilities, *_arrays(batch, *_LABEL_KEYS), first_rows)
 
-    def _views(self, batch):
-        """Images and masks on the patch grid for every scale, as they are and mirrored."""
+    def _views(self, batch, classes):
+        """Images and masks on the patch grid for every scale, as they are and mirrored.
+
+        Behind the proposals' masks come those of regions, of the classes that are given.
+        """
         arrays = batch["image"].shape[1:3]
         if self.spec.short_side is not None:  # all of the array is read, padding included
             padded = jnp.zeros_like(batch["padded_size"]) + jnp.array(arrays, jnp.int32)
@@ -161,6 +205,9 @@ class Segmenter:
         read = *_arrays(batch, *_PREPARE_KEYS), *covered
         for size in self.spec.view_sizes(arrays):
             view = _prepare(self.mesh, self.spec.encoder, size, *read)
+            if classes is not None:
+                arrays_of_labels = (classes, *_arrays(batch, *_REGION_KEYS))
+                view = _with_regions(self.mesh, self.spec.encoder, size, view, arrays_of_labels)
             yield view
             if self.spec.flip:
                 yield _mirror(*view)
@@ -176,26 +223,28 @@ class Segmenter:
                 f"text: expected class embeddings [classes, {width}] of the text tower that "
                 f"belongs to the image tower, got {text.shape}; embed the names with its weights"
             )
-        if not self.spec.ensemble_weight:
+        if (asked := self.spec.ensemble) is None:
             return
+        off = "ensemble_weight=0" if self.spec.ensemble_weight else "no ensemble_exponents"
         if seen is None or len(seen) != len(text):
             raise ValueError(
-                f"ensemble_weight={self.spec.ensemble_weight}: expected `seen`, one bool for each "
+                f"{asked}: expected `seen`, one bool for each "
                 f"of {len(text)} classes, got {seen if seen is None else len(seen)}; pass which "
-                "classes the generator was trained on, or set ensemble_weight=0"
+                f"classes the generator was trained on, or set {off}"
             )
         logits = batch.get("class_logits")
         if logits is None:
             raise ValueError(
-                f"ensemble_weight={self.spec.ensemble_weight}: expected the generator's "
+                f"{asked}: expected the generator's "
                 "`class_logits` in the batch, which has none; compute the records with a "
-                "generator that classifies, or set ensemble_weight=0"
+                f"generator that classifies, or set {off}"
             )
-        if logits.shape[2] - len(text) not in (0, 1):
+        if logits.shape[2] not in (widths := self.spec.class_logit_widths(len(text))):
             raise ValueError(
-                f"class_logits: expected {len(text)} classes, or {len(text) + 1} with the "
-                f"generator's no-object last, got {logits.shape[2]}; compute the records with a "
-                "generator of the same class list, or set ensemble_weight=0"
+                f"class_logits: expected {' or '.join(map(str, widths))} of {len(text)} classes, "
+                f"{len(text) + 1} being those with the generator's no-object last, got "
+                f"{logits.shape[2]}; compute the records with a generator of the same class list, "
+                f"or set {off}"
             )
 
 
@@ -229,6 +278,7 @@ _SIZES = ("proposal_grid", "image_size")
 _PREPARE_KEYS = ("image", "proposals", "image_size", "padded_size")
 _COVERS_KEYS = ("image", "proposals", *_SIZES)
 _LABEL_KEYS = ("proposals", *_SIZES, "label_size")
+_REGION_KEYS = ("label_map", "label_size", "image_size", "padded_size")
 
 
 def _arrays(batch, *keys):
@@ -262,6 +312,16 @@ def _prepare(mesh, encoder, size, *arrays):
     return _map_images(mesh, prepare, *arrays)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _with_regions(mesh, encoder, size, view, arrays):
+    pixels, masks = view
+
+    def regions(classes, label_map, *sizes):
+        return patch_grid_regions(label_map, classes, *sizes, encoder.grid(size))
+
+    return pixels, jnp.concatenate([masks, _map_images(mesh, regions, *arrays)], axis=1)
+
+
 @jax.jit
 def _mirror(images, masks):
     return images[:, :, ::-1], masks[..., ::-1]
@@ -277,12 +337,17 @@ def _classify(encoder, features, text):
     return encoder.probabilities(class_logits(encoder, features, text))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _combine(weight, views, valid, generator):
-    probabilities = sum(views) / len(views)
-    if generator is not None:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _combine(weight, exponents, views, valid, generator):
+    """Of proposals, and of the regions behind them."""
+    means = sum(views) / len(views)
+    probabilities, regions = means[:, : valid.shape[1]], means[:, valid.shape[1] :]
+    if exponents is not None:
+        logits, _, seen = generator
+        probabilities = geometric_ensemble.probabilities(probabilities, logits, seen, exponents)
+    elif generator is not None:
         probabilities = ensemble(probabilities, *generator, weight)
-    return jnp.where(valid[..., None], probabilities, 0.0)
+    return jnp.where(valid[..., None], probabilities, 0.0), regions
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -5,7 +5,7 @@ fit the arrays. The functions take one image; `jax.lax.map` or `jax.vmap` makes 
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from maft_jax.models.dynamic_resize import Taps, composed_taps, dynamic_taps, resample
 from maft_jax.models.preprocess import mask_probability
@@ -43,6 +43,34 @@ def patch_grid_masks(
         taps = composed_taps(taps, mask_size[axis], covered_size[axis], align_corners=True)
         x = resample(x, taps, axis + 1)
     return x
+
+
+def patch_grid_regions(
+    label_map: Int32[Array, "h w"],
+    classes: Int32[Array, " r"],
+    label_size: Size,
+    image_size: Size,
+    padded_size: Size,
+    grid: tuple[int, int],
+) -> Float[Array, "r grid_h grid_w"]:
+    """The pixels of classes as masks on the patches; empty for what is no class, below 0.
+
+    Resized as the image was (bilinear, half-pixel) from a label map of `label_size`; the padding is
+    outside of all.
+    """
+    rows, columns = (
+        composed_taps(
+            _padded_taps(grid[axis], image_size[axis], padded_size[axis]),
+            label_size[axis],
+            image_size[axis],
+            align_corners=False,
+        )
+        for axis in (0, 1)
+    )
+    labels = label_map[rows.indices[:, :, None, None], columns.indices]
+    is_class = (labels == classes[:, None, None, None, None]) & (labels >= 0)
+    weights = rows.weights[:, :, None, None] * columns.weights
+    return jnp.sum(jnp.where(is_class, weights, 0), axis=(2, 4))
 
 
 def _padded_taps(target: int, image_size, padded_size) -> Taps:

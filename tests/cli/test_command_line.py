@@ -127,6 +127,7 @@ OTHER_VALUES = {
     "task": "evaluate",
     "evaluation.scales": (0.75, 1.0),
     "evaluation.ensemble_weight": 0.8,
+    "evaluation.ensemble_exponents": (0.4, 0.8),
     "data.max_long_side": 3000,
     "checkpointing.keep_every_steps": 400,
     "checkpointing.every_steps": 400,
@@ -154,6 +155,8 @@ def test_every_field_can_be_set_on_the_command_line(name, field):
         more = {"data.augment": False}
     if name in ("task", "checkpoint", "evaluation.every_steps", "evaluation.frozen"):
         more = {"task": "evaluate", "evaluation.roots.folder": "photos"}
+    if name == "evaluation.trained_classes":
+        more = {"evaluation.ensemble_exponents": (0.4, 0.8)}
     check_override(f"--config.{name}={value}")
     config = from_config_dict(parse("folder.py", **(more | {name: value})))
     for key in name.split("."):

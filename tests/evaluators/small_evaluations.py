@@ -113,9 +113,7 @@ def slow_confusion(
     synonyms: Mapping[str, Sequence[str]] | None = None,
 ) -> np.ndarray:
     """Counts of images whose short side is config.evaluation.short_side, pixel by pixel."""
-    clip = clip_from_state_dict(
-        {name: torch.tensor(value) for name, value in to_openai(parameters).items()}
-    )
+    clip = _in_torch(parameters)
     names, side = records.class_names, config.model.image_size
     groups = [(name, *(synonyms or {}).get(name, ())) for name in names]
     texts = [
@@ -125,10 +123,7 @@ def slow_confusion(
     confusion = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     for example in (records[i] for i in range(len(records))):
         height, width = example.image.shape[:2]
-        padding = (0, -width % 32, 0, -height % 32)
-        image = torch.tensor((example.image - PIXEL_MEAN) / PIXEL_STD)
-        image = F.pad(image.permute(2, 0, 1)[None], padding)
-        image = F.interpolate(image, (side, side), mode="bilinear", align_corners=False)
+        image, padding = _padded_and_resized(example.image, side)
         masks = torch.tensor(example.proposals / np.float32(255))[None]
         masks = F.interpolate(masks, (height, width), mode="bilinear", align_corners=True)
         features = proposal_features(clip.visual, image, F.pad(masks, padding), start_layer)[0]
@@ -139,6 +134,38 @@ def slow_confusion(
         for row, column in zip(predicted.ravel(), example.label_map.ravel(), strict=True):
             confusion[row, column] += 1  # -1, unlabelled, is the last column
     return confusion
+
+
+@torch.no_grad()
+def slow_mask_counts(
+    parameters: dict, records: RecordSource, config: Config, start_layer: int
+) -> np.ndarray:
+    """Ground-truth masks of each class, and those of them that are given it."""
+    clip, names = _in_torch(parameters), records.class_names
+    text = torch.stack([_class_embedding(clip, name, config.data.templates) for name in names])
+    counts = np.zeros((len(names), 2), np.int64)
+    for example in (records[i] for i in range(len(records))):
+        image, padding = _padded_and_resized(example.image, config.model.image_size)
+        shown = np.unique(example.label_map[example.label_map >= 0])
+        masks = torch.tensor((example.label_map == shown[:, None, None]).astype(np.float32))[None]
+        features = proposal_features(clip.visual, image, F.pad(masks, padding), start_layer)[0]
+        for label, feature in zip(shown, features, strict=True):
+            counts[label] += 1, int((feature @ text.T).argmax()) == label
+    return counts
+
+
+def _in_torch(parameters: dict):
+    return clip_from_state_dict(
+        {name: torch.tensor(value) for name, value in to_openai(parameters).items()}
+    )
+
+
+def _padded_and_resized(image: np.ndarray, side: int):
+    """As CLIP reads it, and the padding that its masks get, too."""
+    padding = (0, -image.shape[1] % 32, 0, -image.shape[0] % 32)
+    x = torch.tensor((image - PIXEL_MEAN) / PIXEL_STD)
+    x = F.pad(x.permute(2, 0, 1)[None], padding)
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False), padding
 
 
 def _class_embedding(clip, name, templates):

@@ -279,10 +279,19 @@ def test_class_name_that_does_not_fit_is_refused_before_proposals_are_computed(d
     assert not (epath.Path(find_evaluation_data(config)[0].folder)).exists()
 
 
-def test_ensemble_without_the_generators_classes_is_refused(data):
-    message = r"ensemble_weight: expected proposals of folder with class logits over its 8 classes"
-    with pytest.raises(ValueError, match=message):
-        set_up(evaluation_config(data, evaluation__ensemble_weight=0.7))
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"evaluation__ensemble_weight": 0.7}, r"ensemble_weight=0\.7: .* its 8 classes \(8 or 9"),
+        (
+            {"evaluation__ensemble_exponents": (0.4, 0.8)},
+            r"ensemble_exponents=\(0\.4, 0\.8\): expected .* its 8 classes \(9 with \"no object",
+        ),
+    ],
+)
+def test_ensemble_without_the_generators_classes_is_refused(data, asked, expected):
+    with pytest.raises(ValueError, match=expected):
+        set_up(evaluation_config(data, **asked))
 
 
 def test_folder_without_images_is_refused(data, tmp_path):

@@ -19,6 +19,7 @@ from tests.evaluators.small_evaluations import (
     make_evaluation_data,
     set_up,
     slow_confusion,
+    slow_mask_counts,
 )
 
 
@@ -63,6 +64,17 @@ def test_counts_are_those_of_a_slow_evaluation_in_pytorch(evaluation, config, fi
     assert (confusion.sum(axis=1) > 0).sum() >= 3, "several classes are predicted"
 
 
+def test_ground_truth_masks_are_classified_as_a_slow_evaluation_in_pytorch_does(
+    evaluation, config, finished
+):
+    ours, weights = evaluation
+    records = RecordSource(ours.data_sets[0].folder, drop_empty=False)
+    expected = slow_mask_counts(weights.parameters, records, config, start_layer=2)
+    np.testing.assert_array_equal(finished[0].mask_counts, expected)
+    masks, correct = expected.sum(axis=0)
+    assert 0 < correct < masks
+
+
 @pytest.mark.slow
 def test_classes_of_several_names_score_the_maximum_over_them(data, finished, tmp_path):
     folder = tmp_path / "several"
@@ -94,8 +106,9 @@ def test_batch_size_and_mesh_change_no_integer(
     data, finished, tmp_path, num_devices, mesh, images_per_device
 ):
     config = evaluation_config(data, evaluation__images_per_device=images_per_device)
-    confusion = confusion_of(config, tmp_path, num_devices, **mesh)
-    np.testing.assert_array_equal(confusion, finished[0].confusion)
+    [result] = evaluate(set_up(config, num_devices, **mesh), tmp_path)
+    np.testing.assert_array_equal(result.confusion, finished[0].confusion)
+    np.testing.assert_array_equal(result.mask_counts, finished[0].mask_counts)
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
@@ -111,6 +124,7 @@ def test_interrupted_evaluation_continues_and_ends_with_the_same_counts(
         [result] = evaluate(evaluation, tmp_path)
     assert f"going on after {2 * stop_after} of 7 images" in caplog.text
     np.testing.assert_array_equal(result.confusion, finished[0].confusion)
+    np.testing.assert_array_equal(result.mask_counts, finished[0].mask_counts)
     assert not (tmp_path / "folder.unfinished.npz").exists()
 
 

@@ -21,6 +21,7 @@ from tests.evaluators.label_maps import golden_maps
 from tests.golden_files import golden
 
 NAMES = ("cat, or kitten", 'the "dog"', "小猫", "d", "e", "f", "building-other | x", "h")
+MASK_COUNTS = np.array([[4, 1], [2, 2], [3, 0], [0, 0], [5, 4], [1, 1], [2, 1], [3, 3]])
 PROVENANCE = {"checkpoint": "runs/a", "proposals": {"generator": "superpixels", "number": 100}}
 
 
@@ -33,8 +34,12 @@ def golden_result(**changes):
         num_images=3,
         confusion=golden_maps()[2],
         provenance=PROVENANCE,
+        mask_counts=MASK_COUNTS,
     )
     return dataclasses.replace(result, **changes)
+
+
+NOTHING = golden_result(confusion=np.zeros((9, 9), np.int64), mask_counts=0 * MASK_COUNTS)
 
 
 def strict_json(path):
@@ -55,6 +60,10 @@ def test_scalars_are_the_golden_fractions():
         "fwiou": arrays["eval_fwIoU"],
         "macc": arrays["eval_mACC"],
         "pacc": arrays["eval_pACC"],
+        "mask_accuracy": 60.0,  # 12 of 20
+        "mean_mask_accuracy": 100 * (1 / 4 + 1 + 0 + 4 / 5 + 1 + 1 / 2 + 1) / 7,
+        "seen_mask_accuracy": 100 * (1 / 4 + 1 + 4 / 5 + 1 / 2 + 1) / 5,
+        "unseen_mask_accuracy": 50.0,  # of classes 2 and 5: none of 3, 1 of 1
     }
     scalars = golden_result().scalars()
     assert tuple(scalars) == SCALARS == tuple(expected)
@@ -64,8 +73,11 @@ def test_scalars_are_the_golden_fractions():
 
 def test_undefined_scalars_are_left_out():
     without_split = golden_result(unseen_classes=())
-    assert {*SCALARS} - {*without_split.scalars()} == {"seen_miou", "unseen_miou", "hiou"}
-    assert golden_result(confusion=np.zeros((9, 9), np.int64)).scalars() == {}
+    of_groups = {"seen_miou", "unseen_miou", "hiou", "seen_mask_accuracy", "unseen_mask_accuracy"}
+    assert {*SCALARS} - {*without_split.scalars()} == of_groups
+    before = {name for name in golden_result(mask_counts=None).scalars()}
+    assert {*SCALARS} - before == {name for name in SCALARS if "mask" in name}
+    assert NOTHING.scalars() == {}
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -73,9 +85,22 @@ def test_what_is_written_is_read(tmp_path):
     write_results([result], tmp_path)
     back = read_result(tmp_path / "voc2012.json")
     np.testing.assert_array_equal(back.confusion, result.confusion)
+    np.testing.assert_array_equal(back.mask_counts, MASK_COUNTS)
     for name in ("dataset", "split", "class_names", "unseen_classes", "num_images", "provenance"):
         assert getattr(back, name) == getattr(result, name)
     assert back.numbers() == result.numbers()
+
+
+def test_result_from_before_masks_were_counted_is_read_and_says_nothing_of_them(tmp_path):
+    write_results([golden_result(mask_counts=None)], tmp_path)
+    assert "ground_truth_masks" not in (tmp_path / "voc2012_classes.csv").read_text()
+    assert read_result(tmp_path / "voc2012.json").mask_counts is None
+
+
+@pytest.mark.parametrize("counts", [MASK_COUNTS[:7], MASK_COUNTS[:, ::-1]])
+def test_impossible_counts_of_masks_are_refused(counts):
+    with pytest.raises(ValueError, match=r"voc2012: expected .*masks"):
+        golden_result(mask_counts=counts)
 
 
 def test_result_without_its_seal_passes_as_one_of_version_0_1_alone(tmp_path):
@@ -111,10 +136,13 @@ def test_json_is_self_contained_and_strict(tmp_path):
     expected = golden("pipeline_ops")["eval_iou"]
     np.testing.assert_allclose(ious, expected[~np.isnan(expected)], rtol=1e-12)
     assert [row["predicted_pixels"] for row in rows] == counts[:-1, :-1].sum(axis=1).tolist()
+    of_masks = [(row["ground_truth_masks"], row["correct_masks"]) for row in rows]
+    np.testing.assert_array_equal(of_masks, MASK_COUNTS)
+    assert rows[3]["mask_accuracy"] is None and rows[4]["mask_accuracy"] == 4 / 5
 
 
 def test_data_set_without_a_label_gives_null(tmp_path):
-    write_results([golden_result(confusion=np.zeros((9, 9), np.int64))], tmp_path)
+    write_results([NOTHING], tmp_path)
     assert set(strict_json(tmp_path / "voc2012.json")["metrics"].values()) == {None}
     assert read_result(tmp_path / "voc2012.json").scalars() == {}
 

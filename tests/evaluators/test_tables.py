@@ -21,6 +21,7 @@ def result(dataset, confusion=FROZEN, class_names=("cat", "dog"), **changes):
         num_images=1449,
         confusion=confusion,
         provenance={"checkpoint": str(confusion[0, 0]), "proposals": "superpixels 8f3a"},
+        mask_counts=np.array([[3, 3], *[[1, 0]] * (len(class_names) - 1)]),
     )
     return dataclasses.replace(whole, **changes)
 
@@ -39,13 +40,13 @@ def test_one_line_per_data_set_aligned_in_percent():
     split = result("voc2012", unseen_classes=(1,))
     assert format_table([split, result("pascal_context_59", num_images=7)]) == (
         "data set         images  mIoU (gt_or_pred)  mIoU (gt_only)   seen  unseen   hIoU  "
-        "fwIoU   mACC   pACC\n"
+        "fwIoU   mACC   pACC  maskACC  mMaskACC\n"
         "---------------  ------  -----------------  --------------  -----  ------  -----  "
-        "-----  -----  -----\n"
+        "-----  -----  -----  -------  --------\n"
         "PC-59                 7              60.00           60.00      -       -      -  "
-        "60.00  75.00  75.00\n"
+        "60.00  75.00  75.00    75.00     50.00\n"
         "VOC-20 (PAS-20)   1,449              60.00           60.00  60.00   60.00  60.00  "
-        "60.00  75.00  75.00"
+        "60.00  75.00  75.00    75.00     50.00"
     )
 
 
@@ -58,11 +59,11 @@ def test_both_conventions_in_a_row_where_they_differ():
 def test_baseline_gives_frozen_tuned_and_gain():
     table = format_table([result("a", TUNED)], [result("a")])
     rows = [line.split() for line in table.splitlines()[2:]]
-    undefined = ["-", "-", "-"]
+    undefined, masks = ["-", "-", "-"], ["75.00", "50.00"]
     assert rows == [
-        ["a", "frozen", "1,449", "60.00", "60.00", *undefined, "60.00", "75.00", "75.00"],
-        ["a", "tuned", "1,449", "77.78", "77.78", *undefined, "77.78", "87.50", "87.50"],
-        ["gain", "+17.78", "+17.78", *undefined, "+17.78", "+12.50", "+12.50"],
+        ["a", "frozen", "1,449", "60.00", "60.00", *undefined, "60.00", "75.00", "75.00", *masks],
+        ["a", "tuned", "1,449", "77.78", "77.78", *undefined, "77.78", "87.50", "87.50", *masks],
+        ["gain", "+17.78", "+17.78", *undefined, "+17.78", "+12.50", "+12.50", "+0.00", "+0.00"],
     ]
 
 
@@ -166,7 +167,7 @@ def test_one_class_is_never_called_100_percent():
     alone, other = result("skin", of_one), np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
     table = format_table([alone], [result("skin", other)])
     lines = table.splitlines()
-    assert lines[3].split() == ["skin", "tuned", "1,449", *["-"] * 8]
+    assert lines[3].split() == ["skin", "tuned", "1,449", *["-"] * 10]
     assert "100.00" not in table and "+" not in table
     assert "WARNING: skin: the labels show fewer than two classes" in table
     assert alone.scalars() == {}

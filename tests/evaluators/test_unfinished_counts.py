@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from maft_jax.evaluators import unfinished_counts
-from maft_jax.evaluators.confusion import ConfusionTotal
+from maft_jax.evaluators.evaluation_counts import EvaluationCounts
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
 
 
@@ -47,9 +47,9 @@ def test_images_of_an_earlier_start_are_not_of_this_speed(caplog, clock):
     assert lines == ["voc2012 1020/2000 images | 1 images/s | ETA 16:20"]
 
 
-def counts(number: int) -> ConfusionTotal:
-    total = ConfusionTotal(2)
-    total.add(np.full((3, 3), number))
+def counts(number: int) -> EvaluationCounts:
+    total = EvaluationCounts(2)
+    total.add(np.full((3, 3), number), 9 * number, np.array([[number, 0], [number, number]]))
     return total
 
 
@@ -62,6 +62,7 @@ def test_counts_are_saved_every_half_minute_and_read_back(tmp_path, clock):
     num_batches, found = UnfinishedCounts(epath.Path(tmp_path / "new"), "voc2012", "key", 2).load()
     assert num_batches == 7
     np.testing.assert_array_equal(found.confusion, counts(2**40).confusion)
+    np.testing.assert_array_equal(found.masks, counts(2**40).masks)
     other = UnfinishedCounts(epath.Path(tmp_path / "new"), "voc2012", "other", 2)
     num_batches, found = other.load()
     assert num_batches == 0 and found.confusion.sum() == 0

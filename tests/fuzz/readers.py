@@ -32,7 +32,7 @@ from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
 from maft_jax.convert.generators import open_generator
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.weights_source import OWN_METADATA
-from maft_jax.evaluators.confusion import ConfusionTotal
+from maft_jax.evaluators.evaluation_counts import EvaluationCounts
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import UnfinishedCounts
 from maft_jax.models.clip import ClipConfig, random_parameters
@@ -176,7 +176,8 @@ def run(folder: pathlib.Path) -> pathlib.Path:
 def result(name: str) -> Make:
     def make(folder: pathlib.Path) -> pathlib.Path:
         counts = np.arange(16, dtype=np.int64).reshape(4, 4)
-        made = EvaluationResult("voc", "val", ("cat", "dog", "sky"), (1,), 3, counts, {"a": 1})
+        names, masks = ("cat", "dog", "sky"), np.array([[3, 1], [2, 2], [0, 0]])
+        made = EvaluationResult("voc", "val", names, (1,), 3, counts, {"a": 1}, masks)
         write_results([made], folder)
         return folder / name
 
@@ -211,15 +212,15 @@ def unfinished(path: pathlib.Path) -> UnfinishedCounts:
 
 
 def counts_so_far(folder: pathlib.Path) -> pathlib.Path:
-    total = ConfusionTotal(2)
-    total.add(np.full((3, 3), 7))
+    total = EvaluationCounts(2)
+    total.add(np.full((3, 3), 7), 63, np.array([[3, 1], [2, 2]]))
     unfinished(folder).save(5, total)
     return folder / "voc.unfinished.npz"
 
 
 def found_counts(path: pathlib.Path) -> Any:
     number, total = unfinished(path.parent).load()
-    return [number, total.confusion] if number else None
+    return [number, total.confusion, total.masks] if number else None
 
 
 def archive(name: str) -> Make:

@@ -237,6 +237,22 @@ def test_ensemble_is_the_weighted_geometric_mean(num_generator_classes):
     np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-7)
 
 
+def test_fc_clips_ensemble_has_an_exponent_for_seen_classes_and_one_for_others():
+    logits = random_logits(NUM_CLASSES + 1)
+    batch = full_batch(class_logits=logits)
+    clip = probabilities_of(segmenter(), batch)
+    mixed = probabilities_of(segmenter(ensemble_exponents=(0.4, 0.8)), batch, seen=SEEN)
+    generator = torch.tensor(logits[..., :-1]).softmax(-1).numpy()
+    powers = np.where(SEEN, generator**0.6 * clip**0.4, generator**0.2 * clip**0.8)
+    nothing = torch.tensor(logits).softmax(-1).numpy()[..., -1:]
+    expected = powers / np.maximum(powers.sum(-1, keepdims=True), 1e-30) * (1 - nothing)
+    expected *= np.asarray(batch["proposal_valid"])[..., None]
+    np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="class_logits: expected 6 of 5 classes"):
+        batch = full_batch(class_logits=random_logits(NUM_CLASSES))
+        probabilities_of(segmenter(ensemble_exponents=(0.4, 0.8)), batch, seen=SEEN)
+
+
 def test_ensemble_takes_the_generators_word_where_clip_saw_nothing():
     logits = random_logits(NUM_CLASSES)
     batch = full_batch(class_logits=logits)
@@ -300,7 +316,9 @@ def test_what_cannot_work_is_refused():
         run(ensemble_weight=0.5, seen=SEEN)
     for width in (NUM_CLASSES - 1, NUM_CLASSES + 2):
         logits = {"class_logits": jnp.asarray(random_logits(width))}
-        with pytest.raises(ValueError, match=rf"5 classes, or 6 with .*, got {width}; compute"):
+        with pytest.raises(
+            ValueError, match=rf"expected 5 or 6 of 5 classes, .*, got {width}; compute"
+        ):
             run(ensemble_weight=0.5, seen=SEEN, arrays=logits)
     for seen, got in ((None, "None"), (SEEN[:3], "3")):
         with pytest.raises(ValueError, match=rf"one bool for each of 5 classes, got {got}"):
