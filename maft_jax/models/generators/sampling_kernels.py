@@ -32,6 +32,8 @@ LANES = 128
 TILE = 2 * LANES
 """Queries of a program."""
 _SUBLANES = 8
+_FEWEST_PIXELS = 256
+"""Of a block of rows; it has at most 1024, so that VMEM has room for those of any level."""
 _VMEM_BYTES = 64 * 2**20
 
 
@@ -46,11 +48,14 @@ class PaddedLevel:
 
     @property
     def columns(self) -> int:
-        return -(-self.width // _SUBLANES) * _SUBLANES
+        """At most eight steps of a power of two, so that few rows make whole lines of lanes."""
+        step = max(_SUBLANES, (1 << (self.width - 1).bit_length()) // 8)
+        return -(-self.width // step) * step
 
     @property
     def block_rows(self) -> int:
-        return max(_SUBLANES, LANES // math.gcd(self.columns, LANES))
+        whole = LANES // math.gcd(self.columns, LANES)
+        return -(-_FEWEST_PIXELS // (whole * self.columns)) * whole
 
     @property
     def block_pixels(self) -> int:

@@ -98,6 +98,14 @@ def test_several_tiles_and_blocks_give_what_the_gather_gives(dtype, tolerance):
         close(one, other, tolerance)
 
 
+def test_blocks_of_rows_are_whole_registers_and_never_large():
+    for width in range(1, 400):
+        (level,) = padded_levels(((7, width),))
+        assert level.columns % 8 == 0 and width <= level.columns <= max(8, width * 5 / 4 + 8)
+        assert level.block_pixels % 128 == 0 and 256 <= level.block_pixels <= 1024
+        assert level.num_blocks * level.block_rows >= 7
+
+
 def test_rows_that_no_point_lies_in_are_left_out():
     """Where points begin, at full size: a third of all products of queries and pixels."""
     offsets = compass_bias(8, 3, 4).reshape(8, 3, 4, 2)
@@ -152,6 +160,5 @@ TOPOLOGIES = ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_network_on_several_tpus_has_the_kernels(topology):
-    """A kernel for each of its two layers; in training, whose loss needs no samples but to have
-    gradients, one more for each."""
+    """One for each of its two layers, and in training one more for the gradients of each."""
     assert compiled("network", topology) == {("each",): [2], ("train",): [4]}
