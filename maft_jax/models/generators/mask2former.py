@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -59,9 +60,15 @@ class Mask2FormerConfig:
         """None: nothing is split over `model`, and fsdp splits what is large enough."""
         return ()
 
-    def make_module(self, dtype: DTypeLike = jnp.float32) -> "Mask2Former":
-        """The network, whose products are computed in `dtype`."""
-        return Mask2Former(self, jnp.dtype(dtype))
+    def make_module(
+        self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+    ) -> "Mask2Former":
+        """The network, whose products are computed in `dtype`.
+
+        Args:
+            mesh: over which jit spreads the images; needed on several TPUs, but within shard_map.
+        """
+        return Mask2Former(self, jnp.dtype(dtype), mesh)
 
     def init(self, key: jax.Array) -> Parameters:
         """Random parameters."""
@@ -80,11 +87,12 @@ class Mask2Former(nn.Module):
 
     config: Mask2FormerConfig
     dtype: DTypeLike = jnp.float32
+    mesh: Mesh | None = None
 
     def setup(self):
         config = self.config
         self.backbone = config.backbone.make_module(self.dtype)
-        self.pixel_decoder = DeformablePixelDecoder(config.pixel_decoder, self.dtype)
+        self.pixel_decoder = DeformablePixelDecoder(config.pixel_decoder, self.dtype, self.mesh)
         self.decoder = MaskedAttentionDecoder(
             config.decoder, config.pixel_decoder.mask_width, self.dtype
         )

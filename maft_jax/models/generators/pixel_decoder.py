@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -49,6 +50,7 @@ class DeformableEncoderLayer(nn.Module):
 
     config: PixelDecoderConfig
     dtype: DTypeLike
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -59,7 +61,9 @@ class DeformableEncoderLayer(nn.Module):
         level_sizes: LevelSizes,
     ) -> Float[Array, "b t d"]:
         config = self.config
-        attention = DeformableAttention(config.heads, config.points, self.dtype, name="self_attn")
+        attention = DeformableAttention(
+            config.heads, config.points, self.dtype, self.mesh, name="self_attn"
+        )
         attended = attention(x + positions, references, x, level_sizes)
         x = LayerNorm(self.dtype, name="norm1")(x + attended)
         hidden = jax.nn.relu(linear(config.mlp_width, self.dtype, name="linear1")(x))
@@ -73,6 +77,7 @@ class DeformablePixelDecoder(nn.Module):
 
     config: PixelDecoderConfig
     dtype: DTypeLike
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -96,7 +101,9 @@ class DeformablePixelDecoder(nn.Module):
         x = jnp.concatenate([level.reshape(len(level), -1, width) for level in levels], axis=1)
         references = cell_centres(level_sizes)
         for index in range(self.config.layers):
-            layer = DeformableEncoderLayer(self.config, self.dtype, name=f"layers_{index}")
+            layer = DeformableEncoderLayer(
+                self.config, self.dtype, self.mesh, name=f"layers_{index}"
+            )
             x = layer(x, positions, references, level_sizes)
         ends = np.cumsum([height * columns for height, columns in level_sizes])[:-1]
         levels = [

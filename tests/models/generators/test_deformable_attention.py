@@ -108,6 +108,10 @@ def test_an_encoder_layer_is_the_official_one(arrays):
     for image in range(len(source)):
         output = run(source[image : image + 1], positions[image])
         close(output, arrays["layer_output"][image : image + 1])
+    rounded = DeformableEncoderLayer(layer.config, jnp.bfloat16)
+    output = rounded.apply({"params": params}, source[:1], positions[0], references, sizes)
+    assert output.dtype == jnp.bfloat16
+    close(output, arrays["layer_output"][:1], 2e-2)
 
 
 @pytest.mark.parametrize(("height", "width", "features"), [(3, 4, 32), (11, 15, 32), (7, 10, 256)])
