@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from input_pipeline.records.record_shards import read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
+from maft_jax.convert.formats import why_not
 from maft_jax.convert.generator_backbones import read_backbone
 from maft_jax.convert.generator_files import WEIGHTS, preparation_as_written, write_generator
 from maft_jax.convert.generators import open_generator
@@ -25,7 +26,6 @@ from maft_jax.models.generators.image_preparation import ImagePreparation
 from maft_jax.models.generators.initialisation import initial_parameters
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, text_tower_identity
-from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.proposals.device_generator import DeviceGenerator
 from maft_jax.proposals.mask2former_family import FamilyNetwork, images_per_device
 from maft_jax.proposals.precompute_job import cache_dir, job_from_config, records_folder
@@ -201,11 +201,10 @@ def _resolved(config: Config, mesh: Mesh) -> ResolvedConfig:
 
 def _open_clip(config: Config) -> tuple[ClipConfig, Mapping]:
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
-    if not isinstance(weights.config.vision, VisionConfig):
+    if reason := why_not("openai", weights.config):
         raise ValueError(
-            f"config.model.pretrained={config.model.pretrained}: "
-            f"{weights.config.vision.describe()}; expected OpenAI's CLIP, with which FreeSeg's "
-            "checkpoints are written"
+            f"config.model.pretrained={config.model.pretrained}: expected a CLIP of OpenAI's "
+            f"layout, which goes into FreeSeg's checkpoints; that {reason}"
         )
     return weights.config, weights.parameters()
 

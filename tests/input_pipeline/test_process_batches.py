@@ -35,6 +35,7 @@ def _batches(num_processes, source=None, step=FIRST, **options):
         start_step=step,
         geometry=GEOMETRY,
         per_example={"number": np.arange(5, dtype=np.float32)},
+        with_positions=True,
         **options,
     )
 

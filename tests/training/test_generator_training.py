@@ -135,7 +135,7 @@ def test_constants_of_a_resnets_norms_are_not_trained():
     frozen = set(tree_rules.flatten(shapes)) - set(trained)
     assert {path.rsplit("/", 2)[1] for path in frozen} == {"norm"}
     assert all(path.startswith("backbone/") for path in frozen)
-    assert len(frozen) == 4 * (1 + 4 * 4), "those of the stem and of four stages"
+    assert len(frozen) == 4 * (1 + 3 + 3 * 4), "stem and stages, of which the first adds as it is"
     assert "pixel_decoder/fusion/norm/scale" in trained
 
 
