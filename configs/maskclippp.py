@@ -35,6 +35,7 @@ _VARIANTS = {
         "model.image_size": 640,
         "model.mask_pooling": "soft",
         "loss.alignment": "pseudo_text",
+        "optimizer.trainable": (".",),
         "optimizer.tower_rate": 1e-3,
     },
     "tiny": {

@@ -31,7 +31,8 @@ class Config:
         "train", "train (and evaluate on the way), or only evaluate", choices=("train", "evaluate")
     )
     method: str = setting(
-        "maft", "how CLIP is taught masks: maft, maskclippp; docs/methods.md tells them apart"
+        "maft",
+        "how CLIP is taught masks: maft, maft_plus, maskclippp (docs/methods.md)",
     )
     checkpoint: str = setting(
         "",

@@ -212,6 +212,9 @@ class LossConfig:
     cached_teacher: bool = setting(
         False, "compute distillation's teacher once, not in every step; for data.augment=False"
     )
+    compensation_weight: float = setting(
+        0.1, "method=maft_plus: of the sums of the last map, which are to stay", low=0
+    )
     alignment: str = setting(
         "linear",
         "method=maskclippp: the module between logits and loss; pseudo_text is for towers that "

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from maft_jax.cli import command_line
 from maft_jax.cli.config_flags import check_override
 from maft_jax.config import Config, from_config_dict
+from maft_jax.methods.registry import make_method
 from tests.command_lines import answers
 from tests.test_config import GIVEN, all_fields
 
@@ -26,6 +27,8 @@ VARIANTS = ["folder.py", "folder.py:tiny", "shapes_world.py", "coco.py"]
 VARIANTS += [
     f"coco.py:{name}" for name in ("paper", "l14", "l14,paper", "b16,official", "zero_shot")
 ]
+METHODS = ["maft_plus.py", "maft_plus.py:base", "maskclippp.py"]
+METHODS += [f"maskclippp.py:{name}" for name in ("vit", "eva02", "convnext", "tiny")]
 
 
 def parse(variant: str, **overrides) -> ml_collections.ConfigDict:
@@ -55,7 +58,14 @@ def test_every_config_file_is_valid(variant):
 
 def test_every_config_file_is_tested():
     files = {path.name for path in CONFIGS.glob("*.py")} - {"__init__.py"}
-    assert files == {v.split(":")[0] for v in [*VARIANTS, "eval_only.py"]}
+    assert files == {v.split(":")[0] for v in [*VARIANTS, *METHODS, "eval_only.py"]}
+
+
+@pytest.mark.parametrize("variant", METHODS)
+def test_recipes_of_methods_are_valid(variant):
+    config = from_config_dict(parse(variant))
+    assert config.method == variant.split(".")[0]
+    assert make_method(config) is not None
 
 
 def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
