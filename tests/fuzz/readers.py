@@ -30,13 +30,11 @@ from launch.secrets_file import check_secrets_file
 from maft_jax.config import preset
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
 from maft_jax.convert.generators import open_generator
-from maft_jax.convert.method_modules import LINEAR_ALIGNMENT, read_modules, write_modules
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.weights_source import OWN_METADATA
 from maft_jax.evaluators.confusion import ConfusionTotal
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import UnfinishedCounts
-from maft_jax.models.adapters.consistency_alignment import LinearAlignment
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.text.clip_text import TextConfig
@@ -52,6 +50,7 @@ from maft_jax.runtime.sealed_files import (
 )
 from maft_jax.state.restored_run import read_run_config
 from tests.fuzz.label_map_readers import LABEL_MAP_READERS
+from tests.fuzz.modules_reader import MODULES_READER
 from tests.fuzz.mutations import (
     damage,
     damage_json,
@@ -272,15 +271,6 @@ def weights(path: pathlib.Path) -> Any:
     return jax.tree.leaves(read_weights(path).parameters())
 
 
-def modules(folder: pathlib.Path) -> pathlib.Path:
-    write_modules(folder / "modules.safetensors", LINEAR_ALIGNMENT, ALIGNMENT)
-    return folder / "modules.safetensors"
-
-
-def opened_modules(path: pathlib.Path) -> Any:
-    return jax.tree.leaves(read_modules(path, LINEAR_ALIGNMENT, ALIGNMENT))
-
-
 def generator(folder: pathlib.Path) -> pathlib.Path:
     name = "generators/mask2former_tiny_resnet"
     shutil.copy(GOLDEN / f"{name}.safetensors", folder / "model.safetensors")
@@ -300,7 +290,6 @@ def weights_folder(path: pathlib.Path) -> Any:
     return weights(path.parent)
 
 
-ALIGNMENT = LinearAlignment(4).init(jax.random.key(0), np.zeros((1, 2)))["params"]
 COCO = json.dumps([ANNOTATION])
 COCO_WITH_IMAGES = json.dumps(
     {
@@ -341,7 +330,7 @@ READERS = [
         Reader(name, clip("c", name, f"c/{settings}"), weights_folder, damage_json, cost=4)
         for name, settings in FOLDERS.items()
     ),
-    Reader("modules", modules, opened_modules, inside_header, True),
+    MODULES_READER,
     Reader("generator settings", generator, opened_generator, damage_json, cost=20),
     *(
         Reader(
