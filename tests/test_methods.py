@@ -343,6 +343,7 @@ def test_step_zero_of_lora_is_the_pretrained_tower_itself():
         ({"method": "maskclipp"}, "config.method: expected one of .*'maskclippp'"),
         ({"optimizer__tower_rate": 0.1}, "expected 1 where nothing but the tower is trained"),
         (MASKCLIPPP | {"loss__alignment": "pseudo_text"}, "reads the map that proposals"),
+        (MASKCLIPPP | {"loss__cached_teacher": True, "data__augment": False}, "has no teacher"),
         (LORA | CONVNEXT, "this tower has none"),
         ({"method": "maft_plus"}, "use maft, or a ConvNeXt"),
         (LORA | {"optimizer__trainable": ("/ln_1/",)}, "tunes kernels of attention alone"),

@@ -241,7 +241,8 @@ def _validate_training(config: Config) -> None:
         )
     if config.loss.cached_teacher and config.method != "maft":
         raise ValueError(
-            f"config.loss.cached_teacher: config.method={config.method} has no teacher"
+            f"config.loss.cached_teacher: config.method={config.method} has no teacher, of whom "
+            "answers could be kept; leave it False"
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")

@@ -226,8 +226,14 @@ class LossConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = setting(1e-5, "at step 0", low=0)
+    schedule: str = setting(
+        "polynomial",
+        "how the rate falls from learning_rate to final_learning_rate",
+        choices=("polynomial", "cosine"),
+    )
+    final_learning_rate: float = setting(0.0, "which it would have at step num_steps", low=0)
     learning_rate_power: float = setting(
-        0.9, "learning_rate * (1 - step / num_steps) ** power", low=0
+        0.9, "schedule=polynomial: as (1 - step / num_steps) ** power", low=0
     )
     weight_decay: float = setting(1e-4, "1e-4 in the official code, 1e-5 in the paper", low=0)
     clip_norm: float = setting(0.01, "largest norm of the trainable gradient", low=1e-12)

@@ -103,6 +103,7 @@ OTHER_VALUES = {
     "loss.probabilities": "sigmoid",
     "loss.alignment": "none",
     "method": "maskclippp",
+    "optimizer.schedule": "cosine",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,

@@ -138,3 +138,11 @@ def test_broken_decay_rule_is_named():
     message = r"config\.optimizer\.no_weight_decay: '\(ln' is not a regular expression"
     with pytest.raises(ValueError, match=message):
         make_optimizer(OptimizerConfig(no_weight_decay=("(ln",)), 10)
+
+
+def test_cosine_falls_to_the_final_rate_by_literal_numbers():
+    config = OptimizerConfig(learning_rate=3e-4, schedule="cosine", final_learning_rate=1e-4)
+    schedule = make_schedule(config, 100)
+    rates = [float(schedule(step)) for step in (0, 25, 50, 100)]
+    expected = [3e-4, 2e-4 + 1e-4 * 0.5**0.5, 2e-4, 1e-4]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
