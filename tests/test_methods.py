@@ -57,10 +57,10 @@ SLOW_LORA = pytest.param(LORA, id="lora", marks=pytest.mark.slow)
 
 @pytest.fixture(scope="module", params=[pytest.param(MASKCLIPPP, id="maskclippp"), SLOW_LORA])
 def run(request, data, tmp_path_factory):
-    """Settings, state, and workdir of a run that evaluates before its first step and at its end."""
+    """Settings, state, and workdir; with LoRA it evaluates before its first step and at its end."""
     workdir = tmp_path_factory.mktemp("run")
-    settings = request.param | {"evaluation__roots__folder": data["data.root"]}
-    config = small_config(data, **settings)
+    evaluated = {"evaluation__roots__folder": data["data.root"]} if request.param is LORA else {}
+    config = small_config(data, **request.param, **evaluated)
     return request.param, train_and_evaluate(config, workdir), workdir
 
 
@@ -160,6 +160,7 @@ def test_another_run_begins_with_them(run, data):
 )
 def test_other_towers_learn_by_their_own_rules(data, tmp_path, changes):
     changes = MASKCLIPPP | changes | {"model__mask_start_layer": -1, "num_steps": 2}
+    changes |= {"evaluation__roots__folder": data["data.root"]}
     state = train_and_evaluate(small_config(data, **changes), tmp_path)
     begun = maft_jax.load(changes["model__pretrained"]).parameters["visual"]
     tuned = maft_jax.load(tmp_path).parameters["visual"]
@@ -167,6 +168,8 @@ def test_other_towers_learn_by_their_own_rules(data, tmp_path, changes):
     trained = set(tree_rules.flatten(state.trainable.get("visual", state.trainable)))
     assert {path for path, change in moved.items() if change > 0} <= trained
     assert all(np.isfinite(change) for change in moved.values())
+    for step in (0, 2):
+        assert (tmp_path / f"evaluation/step_{step}/folder.json").is_file()
     if changes["method"] == "maft_plus":
         assert not any(path.startswith(("ln_post", "head", "proj")) for path in trained)
         assert any(path.startswith("stem/") for path in trained)
@@ -210,7 +213,11 @@ def gradients_on(case: str, settings: MeshConfig, num_devices: int, parts: int =
     encoder = vision.make_encoder(EncoderSettings(masking, mesh, logit_scale=10.0))
     tree = TunedTree(method, rank, 8.0, low_rank.KERNELS if rank else ())
     objective = MethodObjective(encoder, tree, (64, 64), parts)
-    begun = tree.begin(vision, vision.init(jax.random.key(0)))
+    visual = tree_rules.map_with_path(  # which begins so small that gradients are rounding
+        lambda path, x: 0.3 + 0 * x if path.endswith("layer_scale") else x,
+        vision.init(jax.random.key(0)),
+    )
+    begun = tree.begin(vision, visual)
     rules = tree.rules(tree.tuned_kernels or method.default_trainable(vision))
     trained = tree_rules.select(rules, begun, where="rules")
     shardings = sharding.tree_shardings((trained, begun), mesh, objective.sharding_rules)
@@ -229,13 +236,15 @@ def test_a_step_on_eight_devices_and_in_parts_is_that_of_one(case):
     gradient, metrics = gradients_on(case, MeshConfig(), 1)
     expected = tree_rules.flatten(gradient)
     scale = {path: np.abs(leaf).max() for path, leaf in expected.items()}
-    assert sum(size > 1e-6 for size in scale.values()) > len(scale) / 3
-    for mesh, num_devices, parts in ((MeshConfig(fsdp=2, model=2), 8, 1), (MeshConfig(), 2, 2)):
+    rounding = 1e-7 * max(scale.values())  # of biases whose gradient is zero
+    assert sum(size > 100 * rounding for size in scale.values()) > len(scale) / 3
+    split = MeshConfig(fsdp=2, model=2 if CASES[case][0] == "tiny" else 1)
+    for mesh, num_devices, parts in ((split, 8, 1), (MeshConfig(), 2, 2)):
         gradient, other = gradients_on(case, mesh, num_devices, parts)
         np.testing.assert_allclose(other["loss"], metrics["loss"], rtol=1e-5)
         for path, leaf in tree_rules.flatten(gradient).items():
             error = np.abs(leaf - expected[path]).max()
-            assert error <= 2e-5 * scale[path] + 1e-9, path
+            assert error <= 2e-5 * scale[path] + rounding, path
 
 
 @pytest.mark.slow
@@ -263,10 +272,10 @@ def test_maft_pluss_first_step_ranks_as_maft_and_compensates_nothing():
 
     of_maft, of_plus = terms(trained)
     np.testing.assert_allclose(of_plus["ranking"], of_maft["mask_aware"], rtol=1e-6)
-    assert of_plus["compensation"] == 0
+    assert of_plus["compensation"] < 1e-12
     of_maft, of_plus = terms(changed)
     np.testing.assert_allclose(of_plus["ranking"], of_maft["mask_aware"], rtol=1e-6)
-    assert of_plus["compensation"] > 0
+    assert of_plus["compensation"] > 1e-6
 
 
 def test_merged_factors_give_what_a_path_beside_the_kernel_gives():
