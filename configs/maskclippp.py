@@ -21,9 +21,9 @@ records' masks are those of the label maps (proposals.generator=ground_truth), w
 the way reads, and training does not.
 
 The authors train on COCO-Stuff or COCO panoptic for 20,000 steps of 4 images (crops of 1024 for
-ConvNeXt, 448 for EVA-02), with a learning rate that falls as a cosine to 1e-5; here it falls as a
-polynomial, to 0. Rates, decay and clipping are theirs. Hardware: anything; there is no teacher. No
-result has been measured with it; docs/methods.md has the published ones.
+ConvNeXt, 448 for EVA-02). Rates, their fall as a cosine, decay and clipping are theirs of EVA-02
+and ConvNeXt-B. Hardware: anything; there is no teacher. No result has been measured with it;
+docs/methods.md has the published ones.
 """
 
 from maft_jax.config import preset
@@ -35,6 +35,7 @@ _VARIANTS = {
         "model.image_size": 640,
         "model.mask_pooling": "soft",
         "loss.alignment": "pseudo_text",
+        "optimizer.trainable": (".",),
         "optimizer.tower_rate": 1e-3,
     },
     "tiny": {
@@ -64,6 +65,8 @@ def get_config(variant: str = "vit"):
             "proposals.generator": "ground_truth",
             "proposals.num_proposals": 32,
             "optimizer.learning_rate": 2e-4,
+            "optimizer.schedule": "cosine",
+            "optimizer.final_learning_rate": 1e-5,
             "optimizer.tower_rate": 1e-2,
             "optimizer.weight_decay": 0.05,
             "loss.distillation_weight": 0.0,

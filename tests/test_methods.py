@@ -1,38 +1,49 @@
 """Runs of methods other than MAFT's, and of LoRA, from weights and labels to a loaded CLIP."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
 from flax import linen as nn
 
 import maft_jax
-from maft_jax.config.sections import MeshConfig, OptimizerConfig
+from maft_jax.config.sections import LossConfig, MeshConfig, OptimizerConfig
 from maft_jax.convert.method_modules import LINEAR_ALIGNMENT
 from maft_jax.convert.rules import stored_as_ours
 from maft_jax.convert.state_dict_io import open_state_dict
+from maft_jax.methods.maft_plus import MaftPlus
 from maft_jax.methods.maskclippp import MaskClipPlusPlus
 from maft_jax.models.adapters import low_rank
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
+from maft_jax.models.encoder import EncoderSettings, MaskingSpec
 from maft_jax.models.layers import OutProjection, QkvProjection
 from maft_jax.runtime import sharding, tree_rules
 from maft_jax.state import optimizer
 from maft_jax.state.train_state import init_train_state
 from maft_jax.state.tuned_tree import TunedTree
 from maft_jax.training import train_step
+from maft_jax.training.clip_objective import ClipObjective
 from maft_jax.training.clip_task import open_clip_task
 from maft_jax.training.method_objective import MethodObjective
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
-from tests.tiny_models import CLIP_TRAINABLE, VISION, ip_clip, tiny_batch, tiny_text, tiny_visual
+from tests.tiny_models import NUM_CLASSES, VISION, ip_clip, tiny_batch, tiny_visual
 
 MASKCLIPPP = {
     "method": "maskclippp",
     "proposals__generator": "ground_truth",
     "optimizer__tower_rate": 0.1,
 }
+MAFT_PLUS = {
+    "method": "maft_plus",
+    "proposals__generator": "superpixels",
+    "optimizer__tower_rate": 1.0,
+}
+CONVNEXT = {"model__pretrained": "random:convnext_tiny-random", "model__mask_start_layer": -1}
 LORA = {"optimizer__lora_rank": 2}
 
 
@@ -46,10 +57,10 @@ SLOW_LORA = pytest.param(LORA, id="lora", marks=pytest.mark.slow)
 
 @pytest.fixture(scope="module", params=[pytest.param(MASKCLIPPP, id="maskclippp"), SLOW_LORA])
 def run(request, data, tmp_path_factory):
-    """Settings, state, and workdir of a run that evaluates before its first step and at its end."""
+    """Settings, state, and workdir; with LoRA it evaluates before its first step and at its end."""
     workdir = tmp_path_factory.mktemp("run")
-    settings = request.param | {"evaluation__roots__folder": data["data.root"]}
-    config = small_config(data, **settings)
+    evaluated = {"evaluation__roots__folder": data["data.root"]} if request.param is LORA else {}
+    config = small_config(data, **request.param, **evaluated)
     return request.param, train_and_evaluate(config, workdir), workdir
 
 
@@ -140,21 +151,31 @@ def test_another_run_begins_with_them(run, data):
             "model__pretrained": "random:convnext_tiny-random",
             "model__mask_pooling": "soft",
             "loss__alignment": "pseudo_text",
+            "optimizer__trainable": (".",),
         },
         {"model__pretrained": "random:eva02_tiny-random", "model__mask_rule": "maskclippp"},
+        {"model__pretrained": "random:convnext_tiny-random"} | MAFT_PLUS,
     ],
-    ids=["convnext", "eva02"],
+    ids=["convnext", "eva02", "maft_plus"],
 )
 def test_other_towers_learn_by_their_own_rules(data, tmp_path, changes):
     changes = MASKCLIPPP | changes | {"model__mask_start_layer": -1, "num_steps": 2}
+    changes |= {"evaluation__roots__folder": data["data.root"]}
     state = train_and_evaluate(small_config(data, **changes), tmp_path)
     begun = maft_jax.load(changes["model__pretrained"]).parameters["visual"]
     tuned = maft_jax.load(tmp_path).parameters["visual"]
     moved = tree_rules.flatten(jax.tree.map(lambda a, b: np.abs(a - b).max(), tuned, begun))
-    trained = {path for path, change in moved.items() if change > 0}
+    trained = set(tree_rules.flatten(state.trainable.get("visual", state.trainable)))
+    assert {path for path, change in moved.items() if change > 0} <= trained
     assert all(np.isfinite(change) for change in moved.values())
-    if "convnext" in changes["model__pretrained"]:
-        assert trained == set(moved) and "cross_attn" in state.trainable["extra"]
+    for step in (0, 2):
+        assert (tmp_path / f"evaluation/step_{step}/folder.json").is_file()
+    if changes["method"] == "maft_plus":
+        assert not any(path.startswith(("ln_post", "head", "proj")) for path in trained)
+        assert any(path.startswith("stem/") for path in trained)
+    elif "convnext" in changes["model__pretrained"]:
+        assert trained == set(moved), "the head too"
+        assert "cross_attn" in state.trainable["extra"]
     else:
         assert any(path.endswith("in_proj/kernel") for path in trained)
 
@@ -174,34 +195,87 @@ def test_it_resumes_with_the_same_bits(run, data, tmp_path):
         train_and_evaluate(other, tmp_path / "resumed")
 
 
-def step_on(mesh, tree: TunedTree, parts: int = 1):
-    """Metrics and what is trained after a step of MaskCLIP++ on eight images."""
-    objective = MethodObjective(ip_clip(VISION, 1, logit_scale=10.0), tree, (64, 64), parts)
-    tx = optimizer.make_optimizer(OptimizerConfig(tower_rate=0.1), 10)
-    begun = tree.begin(VISION, tiny_visual())
-    state = init_train_state(begun, tree.rules(CLIP_TRAINABLE), tx)
-    step = train_step.make_train_step(objective, tx, mesh, state, begun)
-    shardings = sharding.tree_shardings((state, begun), mesh, objective.sharding_rules)
-    state, begun = jax.device_put((state, begun), shardings)
-    state, metrics = step(state, begun, tiny_text(), tiny_batch(8))
-    return jax.tree.map(np.asarray, (metrics, state.trainable))
+CASES = {
+    "maskclippp": ("tiny", MaskClipPlusPlus("linear"), 0),
+    "maskclippp with lora": ("tiny", MaskClipPlusPlus("linear"), 4),
+    "pseudo text": ("convnext_tiny-random", MaskClipPlusPlus("pseudo_text"), 0),
+    "maft_plus": ("convnext_tiny-random", MaftPlus.of(LossConfig()), 0),
+}
+
+
+def gradients_on(case: str, settings: MeshConfig, num_devices: int, parts: int = 1):
+    """Gradients and metrics of eight images, on a mesh, in parts."""
+    size, method, rank = CASES[case]
+    vision = CLIP_SIZES[size].vision
+    mesh = sharding.make_mesh(settings, jax.devices()[:num_devices])
+    pooling = "soft" if case == "pseudo text" else "hard"
+    masking = MaskingSpec(2 if size == "tiny" else 0, 64, pooling)
+    encoder = vision.make_encoder(EncoderSettings(masking, mesh, logit_scale=10.0))
+    tree = TunedTree(method, rank, 8.0, low_rank.KERNELS if rank else ())
+    objective = MethodObjective(encoder, tree, (64, 64), parts)
+    visual = tree_rules.map_with_path(  # which begins so small that gradients are rounding
+        lambda path, x: 0.3 + 0 * x if path.endswith("layer_scale") else x,
+        vision.init(jax.random.key(0)),
+    )
+    begun = tree.begin(vision, visual)
+    rules = tree.rules(tree.tuned_kernels or method.default_trainable(vision))
+    trained = tree_rules.select(rules, begun, where="rules")
+    shardings = sharding.tree_shardings((trained, begun), mesh, objective.sharding_rules)
+    trained, begun = jax.device_put((trained, begun), shardings)
+    text = jax.random.normal(jax.random.key(7), (NUM_CLASSES, vision.embed_dim))
+    text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
+    text = jax.device_put(text, sharding.replicated(mesh))
+    batch = jax.device_put(tiny_batch(8), sharding.batch_sharding(mesh))
+    step = jax.jit(functools.partial(train_step.gradients, objective))
+    return jax.tree.map(np.asarray, step(trained, begun, text, batch))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora_rank", [0, 4])
-def test_a_step_on_eight_devices_and_in_parts_is_that_of_one(lora_rank):
-    rules = low_rank.KERNELS if lora_rank else ()
-    tree = TunedTree(MaskClipPlusPlus("linear"), lora_rank, 8.0, rules)
-    expected = step_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), tree)
-    meshes = {"fsdp": MeshConfig(fsdp=2, model=2), "parts": MeshConfig()}
-    for name, mesh in meshes.items():
-        parts = 2 if name == "parts" else 1
-        devices = jax.devices()[:4] if parts == 2 else jax.devices()
-        metrics, trained = step_on(sharding.make_mesh(mesh, devices), tree, parts)
-        np.testing.assert_allclose(metrics["loss"], expected[0]["loss"], rtol=1e-4)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=0), trained, expected[1]
-        )
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_on_eight_devices_and_in_parts_is_that_of_one(case):
+    gradient, metrics = gradients_on(case, MeshConfig(), 1)
+    expected = tree_rules.flatten(gradient)
+    scale = {path: np.abs(leaf).max() for path, leaf in expected.items()}
+    rounding = 1e-7 * max(scale.values())  # of biases whose gradient is zero
+    assert sum(size > 100 * rounding for size in scale.values()) > len(scale) / 3
+    split = MeshConfig(fsdp=2, model=2 if CASES[case][0] == "tiny" else 1)
+    for mesh, num_devices, parts in ((split, 8, 1), (MeshConfig(), 2, 2)):
+        gradient, other = gradients_on(case, mesh, num_devices, parts)
+        np.testing.assert_allclose(other["loss"], metrics["loss"], rtol=1e-5)
+        for path, leaf in tree_rules.flatten(gradient).items():
+            error = np.abs(leaf - expected[path]).max()
+            assert error <= 2e-5 * scale[path] + rounding, path
+
+
+@pytest.mark.slow
+def test_maft_pluss_first_step_ranks_as_maft_and_compensates_nothing():
+    vision = CLIP_SIZES["convnext_tiny-random"].vision
+    settings = EncoderSettings(MaskingSpec(0, 64), sharding.one_device_mesh(), logit_scale=10.0)
+    encoder, visual = vision.make_encoder(settings), vision.init(jax.random.key(0))
+    batch, loss = tiny_batch(4), LossConfig(distillation_weight=0.0)
+    text = jax.random.normal(jax.random.key(1), (5, vision.embed_dim))
+    trained = init_train_state(
+        visual, vision.default_trainable, optimizer.make_optimizer(OptimizerConfig(), 10)
+    ).trainable
+    changed = jax.tree.map(lambda x: x + 0.1, trained)
+    maft = ClipObjective(encoder, loss, (64, 64))
+    plus = MethodObjective(encoder, TunedTree(MaftPlus.of(loss)), (64, 64))
+
+    @jax.jit
+    def terms(trained):
+        return [
+            objective.loss_and_metrics(trained, visual, text, batch, objective.counts(batch))[1][
+                "terms"
+            ]
+            for objective in (maft, plus)
+        ]
+
+    of_maft, of_plus = terms(trained)
+    np.testing.assert_allclose(of_plus["ranking"], of_maft["mask_aware"], rtol=1e-6)
+    assert of_plus["compensation"] < 1e-12
+    of_maft, of_plus = terms(changed)
+    np.testing.assert_allclose(of_plus["ranking"], of_maft["mask_aware"], rtol=1e-6)
+    assert of_plus["compensation"] > 1e-6
 
 
 def test_merged_factors_give_what_a_path_beside_the_kernel_gives():
@@ -230,15 +304,14 @@ def test_merged_factors_give_what_a_path_beside_the_kernel_gives():
         for name in module.path:
             leaves = leaves[name]
         down, up = (2.0 * leaves[low_rank.FACTORS[0]], leaves[low_rank.FACTORS[1]])
-        (x, *parts) = arguments
+        x, *parts = arguments
         if isinstance(module, OutProjection):
-            return result + x.reshape(*x.shape[:2], -1) @ down @ up
-        first = "qkv".index(parts[0])
-        added = [
-            (x @ down[part] @ up[part]).reshape(*x.shape[:2], module.heads, -1)
-            for part in range(first, first + len(parts[0]))
+            return result + rearrange(x, "b a t h -> b t (a h)") @ down @ up
+        places = ["qkv".index(part) for part in parts[0]]
+        return [
+            of_part + rearrange(x @ down[i] @ up[i], "b t (a h) -> b a t h", a=module.heads)
+            for i, of_part in zip(places, result, strict=True)
         ]
-        return result + jnp.stack(added, axis=2).reshape(result.shape)
 
     images = encoder.normalise(tiny_batch(2).image)
     with nn.intercept_methods(beside):
@@ -256,6 +329,16 @@ def test_lora_of_vit_b16_is_as_small_as_documented():
     assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == 1_179_648
 
 
+@pytest.mark.parametrize("size", ["siglip_tiny-random", "eva02_tiny-random", "tips_tiny-random"])
+def test_every_tower_with_attention_has_factors(size):
+    vision = CLIP_SIZES[size].vision
+    tree = TunedTree(lora_rank=2, lora_alpha=2.0, tuned_kernels=low_rank.KERNELS)
+    visual = jax.eval_shape(lambda: vision.init(jax.random.key(0)))
+    begun = jax.eval_shape(lambda: tree.begin(vision, visual))
+    assert len(tree_rules.flatten(begun)) >= len(tree_rules.flatten(visual)) + 2 * vision.layers * 2
+    assert jax.eval_shape(tree.visual, begun) == visual
+
+
 def test_step_zero_of_lora_is_the_pretrained_tower_itself():
     visual = tiny_visual()
     tree = TunedTree(lora_rank=4, lora_alpha=8.0, tuned_kernels=low_rank.KERNELS)
@@ -269,6 +352,9 @@ def test_step_zero_of_lora_is_the_pretrained_tower_itself():
         ({"method": "maskclipp"}, "config.method: expected one of .*'maskclippp'"),
         ({"optimizer__tower_rate": 0.1}, "expected 1 where nothing but the tower is trained"),
         (MASKCLIPPP | {"loss__alignment": "pseudo_text"}, "reads the map that proposals"),
+        (MASKCLIPPP | {"loss__cached_teacher": True, "data__augment": False}, "has no teacher"),
+        (LORA | CONVNEXT, "this tower has none"),
+        ({"method": "maft_plus"}, "use maft, or a ConvNeXt"),
         (LORA | {"optimizer__trainable": ("/ln_1/",)}, "tunes kernels of attention alone"),
     ],
 )

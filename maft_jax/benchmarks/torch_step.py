@@ -10,7 +10,15 @@ from maft_jax.convert.openai import to_openai
 from maft_jax.models.array_types import Batch
 
 _FIXED_LOSS = ("mask_aware", "mask_aware_weight", "logit_scale", "probabilities")
-_FIXED_OPTIMIZER = ("learning_rate_power", "clip_norm", "trainable", "no_weight_decay")
+_FIXED_OPTIMIZER = (
+    "schedule",
+    "final_learning_rate",
+    "learning_rate_power",
+    "clip_norm",
+    "lora_rank",
+    "trainable",
+    "no_weight_decay",
+)
 
 
 def check_comparable(model: BenchmarkModel) -> None:
@@ -33,6 +41,11 @@ def check_comparable(model: BenchmarkModel) -> None:
                     f"official step has {getattr(theirs, name)!r}; benchmark that, or leave "
                     "--compare away"
                 )
+    if config.method != "maft":
+        raise ValueError(
+            f"--compare=torch: config.method={config.method!r}, but the official step is maft's; "
+            "benchmark that, or leave --compare away"
+        )
     if not config.loss.distillation_weight:
         raise ValueError(
             "--compare=torch: config.loss.distillation_weight=0, but the official step distils; "

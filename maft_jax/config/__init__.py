@@ -34,7 +34,8 @@ class Config:
         choices=("train", "train_generator", "evaluate"),
     )
     method: str = setting(
-        "maft", "how CLIP is taught masks: maft, maskclippp; docs/methods.md tells them apart"
+        "maft",
+        "how CLIP is taught masks: maft, maft_plus, maskclippp (docs/methods.md)",
     )
     checkpoint: str = setting(
         "",
@@ -293,7 +294,8 @@ def _validate_training(config: Config) -> None:
         )
     if config.loss.cached_teacher and config.method != "maft":
         raise ValueError(
-            f"config.loss.cached_teacher: config.method={config.method} has no teacher"
+            f"config.loss.cached_teacher: config.method={config.method} has no teacher, of whom "
+            "answers could be kept; leave it False"
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")

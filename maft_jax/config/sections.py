@@ -259,6 +259,9 @@ class LossConfig:
     cached_teacher: bool = setting(
         False, "compute distillation's teacher once, not in every step; for data.augment=False"
     )
+    compensation_weight: float = setting(
+        0.1, "method=maft_plus: of the sums of the last map, which are to stay", low=0
+    )
     alignment: str = setting(
         "linear",
         "method=maskclippp: the module between logits and loss; pseudo_text is for towers that "
@@ -270,8 +273,14 @@ class LossConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = setting(1e-5, "at step 0", low=0)
+    schedule: str = setting(
+        "polynomial",
+        "how the rate falls from learning_rate to final_learning_rate",
+        choices=("polynomial", "cosine"),
+    )
+    final_learning_rate: float = setting(0.0, "which it would have at step num_steps", low=0)
     learning_rate_power: float = setting(
-        0.9, "learning_rate * (1 - step / num_steps) ** power", low=0
+        0.9, "schedule=polynomial: as (1 - step / num_steps) ** power", low=0
     )
     learning_rate_drops: tuple[int, ...] = setting(
         (), "steps from which on the rate is a tenth of what it was, instead of the power", low=1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from maft_jax.models.array_types import Masks
+from maft_jax.models.array_types import Batch, Masks
 from maft_jax.models.preprocess import mask_probability
 from maft_jax.models.resize import bilinear_matrix
 
@@ -61,6 +61,12 @@ def normalise_over_proposals(
     low = jnp.min(iou, axis=-1, keepdims=True, where=valid, initial=jnp.inf)
     high = jnp.max(iou, axis=-1, keepdims=True, where=valid, initial=-jnp.inf)
     return jnp.where(valid, (iou - low) / (high - low + 1e-8), 0.0)
+
+
+def iou_target(batch: Batch) -> Float[Array, "b g n"]:
+    """What probabilities should be: normalised IoU of the batch's proposals with its classes."""
+    truth = class_masks(batch.label_map, batch.present_classes)
+    return normalise_over_proposals(soft_iou(batch.proposals, truth), batch.proposal_valid)
 
 
 def smooth_l1(p: Float[Array, "..."], q: Float[Array, "..."]) -> Float[Array, "..."]:

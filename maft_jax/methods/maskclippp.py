@@ -22,7 +22,6 @@ from maft_jax.models.encoder import (
     best_of_names,
     class_logits,
 )
-from maft_jax.models.towers.convnext import ConvNextConfig
 from maft_jax.training.objective import LossTerm
 
 _MODULES = {"linear": LinearAlignment(), "pseudo_text": PseudoTextAlignment()}
@@ -49,8 +48,7 @@ class MaskClipPlusPlus:
         return self.alignment != "none"
 
     def default_trainable(self, vision: ImageArchitecture) -> tuple[str, ...]:
-        """All of a ConvNeXt, with its head; of other towers what they tune by default."""
-        return (".",) if isinstance(vision, ConvNextConfig) else tuple(vision.default_trainable)
+        return tuple(vision.default_trainable)
 
     def check(self, encoder: ImageEncoder) -> None:
         if self.alignment == "pseudo_text" and not isinstance(encoder, MapEncoder):

@@ -120,6 +120,8 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
     config, batch_per_device, changed = fit_batch(config, mesh, batch_per_device)
     classes, assumed = num_classes(config.data)
     assumptions += [text for text in (changed, assumed) if text]
+    if config.method != "maft":
+        assumptions.append(f"arithmetic by formula is that of maft, not of {config.method}")
     assumptions.append(f"at most {CLASSES_PER_IMAGE} classes in an image")
     logger.info("compiling for %s, %d images per device", topology.name, batch_per_device)
     costs = compile_step(

@@ -12,13 +12,16 @@ from maft_jax.runtime import tree_rules
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """learning_rate * (1 - step / num_steps) ** power, or a tenth at each drop; steps from 0."""
+    """The rate of a 0-based step; MAFT's is learning_rate * (1 - step / num_steps) ** power."""
     if config.learning_rate_drops:
         tenths = dict.fromkeys(config.learning_rate_drops, 0.1)
         return optax.piecewise_constant_schedule(config.learning_rate, tenths)
+    if config.schedule == "cosine":
+        falling, final = optax.cosine_decay_schedule(1.0, num_steps), config.final_learning_rate
+        return lambda step: final + (config.learning_rate - final) * falling(step)
     return optax.polynomial_schedule(
         init_value=config.learning_rate,
-        end_value=0.0,
+        end_value=config.final_learning_rate,
         power=config.learning_rate_power,
         transition_steps=num_steps,
     )

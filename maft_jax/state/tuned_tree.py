@@ -57,10 +57,11 @@ class TunedTree:
         """The tree before the first step, of pretrained weights or their shapes.
 
         Raises:
-            ValueError: a rule chooses what LoRA cannot tune.
+            ValueError: there is nothing that LoRA can tune, or a rule chooses something else.
         """
         of_modules, of_factors = jax.random.split(jax.random.key(self.seed))
         if self.lora_rank:
+            low_rank.check_has_kernels(visual)
             chosen = tree_rules.select(
                 self.tuned_kernels, visual, where="config.optimizer.trainable"
             )
@@ -96,7 +97,7 @@ class TunedTree:
 
         Modules are not; nor is what LoRA adds to, before it is added.
         """
-        visual = tree.get(VISUAL, {}) if self.has_modules else tree
+        visual = tree[VISUAL] if self.has_modules else tree
         if self.lora_rank:
             rounded = tree_rules.flatten(encoder.in_compute_dtype(visual))
             leaves = tree_rules.flatten(visual)

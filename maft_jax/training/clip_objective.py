@@ -9,13 +9,7 @@ from jaxtyping import Array, Float
 
 from maft_jax.config.sections import LossConfig
 from maft_jax.losses.distillation import distillation_terms
-from maft_jax.losses.mask_aware import (
-    class_masks,
-    count_terms,
-    mask_aware_terms,
-    normalise_over_proposals,
-    soft_iou,
-)
+from maft_jax.losses.mask_aware import count_terms, iou_target, mask_aware_terms
 from maft_jax.models.array_types import Batch
 from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.preprocess import coarse_masks_on_grid, patch_mask
@@ -83,7 +77,7 @@ class ClipObjective:
         probabilities = encoder.probabilities(class_logits(encoder, proposals, text))
         mask_aware = mask_aware_terms(
             probabilities,
-            _iou_target(batch),
+            iou_target(batch),
             batch.present_classes,
             batch.proposal_valid,
             kind=self.loss.mask_aware,
@@ -107,11 +101,6 @@ def teacher_probabilities(
     """How the frozen CLIP classifies whole images, given as `encoder.prepare` makes them."""
     features = encoder.encode_images(pretrained, pixels)
     return encoder.probabilities(class_logits(encoder, features, text))
-
-
-def _iou_target(batch: Batch):
-    truth = class_masks(batch.label_map, batch.present_classes)
-    return normalise_over_proposals(soft_iou(batch.proposals, truth), batch.proposal_valid)
 
 
 def _count_empty(masks_on_grid, valid):

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from maft_jax.cli import command_line
 from maft_jax.cli.config_flags import check_override
 from maft_jax.config import Config, from_config_dict
+from maft_jax.methods.registry import make_method
 from tests.command_lines import answers
 from tests.test_config import GIVEN, all_fields
 
@@ -30,6 +31,8 @@ GENERATOR_VARIANTS = [
     "generator_shapes_world.py",
     *(f"generator_coco.py:{name}" for name in ("mask2former", "agnostic", "freeseg")),
 ]
+METHODS = ["maft_plus.py", "maft_plus.py:base", "maskclippp.py"]
+METHODS += [f"maskclippp.py:{name}" for name in ("vit", "eva02", "convnext", "tiny")]
 
 
 def parse(variant: str, **overrides) -> ml_collections.ConfigDict:
@@ -75,7 +78,15 @@ def test_generators_are_trained_by_official_numbers(variant):
 
 def test_every_config_file_is_tested():
     files = {path.name for path in CONFIGS.glob("*.py")} - {"__init__.py"}
-    assert files == {v.split(":")[0] for v in [*VARIANTS, *GENERATOR_VARIANTS, "eval_only.py"]}
+    variants = [*VARIANTS, *METHODS, *GENERATOR_VARIANTS, "eval_only.py"]
+    assert files == {variant.split(":")[0] for variant in variants}
+
+
+@pytest.mark.parametrize("variant", METHODS)
+def test_recipes_of_methods_are_valid(variant):
+    config = from_config_dict(parse(variant))
+    assert config.method == variant.split(".")[0]
+    assert make_method(config) is not None
 
 
 def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
@@ -115,6 +126,7 @@ OTHER_VALUES = {
     "loss.probabilities": "sigmoid",
     "loss.alignment": "none",
     "method": "maskclippp",
+    "optimizer.schedule": "cosine",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,

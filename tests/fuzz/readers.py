@@ -50,6 +50,7 @@ from maft_jax.runtime.sealed_files import (
 )
 from maft_jax.state.restored_run import read_run_config
 from tests.fuzz.label_map_readers import LABEL_MAP_READERS
+from tests.fuzz.modules_reader import MODULES_READER
 from tests.fuzz.mutations import (
     damage,
     damage_json,
@@ -330,6 +331,7 @@ READERS = [
         Reader(name, clip("c", name, f"c/{settings}"), weights_folder, damage_json, cost=4)
         for name, settings in FOLDERS.items()
     ),
+    MODULES_READER,
     Reader("generator settings", generator, opened_generator, damage_json, cost=20),
     *(
         Reader(

@@ -193,3 +193,11 @@ def test_parameter_groups_of_freeseg_are_the_official_ones():
         assert factor == multiplier, path
         decayed = not tree_rules.matches_any(config.no_weight_decay, path)
         assert decayed * config.weight_decay == decay, path
+
+
+def test_cosine_falls_to_the_final_rate_by_literal_numbers():
+    config = OptimizerConfig(learning_rate=3e-4, schedule="cosine", final_learning_rate=1e-4)
+    schedule = make_schedule(config, 100)
+    rates = [float(schedule(step)) for step in (0, 25, 50, 100)]
+    expected = [3e-4, 2e-4 + 1e-4 * 0.5**0.5, 2e-4, 1e-4]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)

@@ -20,6 +20,14 @@ FACTORS = ("lora_down", "lora_up")
 """Beside the kernel's own name."""
 
 
+def check_has_kernels(tower: Mapping) -> None:
+    """Raises ValueError for a tower without attention of ours."""
+    if not any(tree_rules.matches_any(KERNELS, path) for path in tree_rules.flatten(tower)):
+        raise ValueError(
+            "config.optimizer.lora_rank: tunes kernels of attention, and this tower has none; use 0"
+        )
+
+
 def init_factors(kernels: Mapping[str, Leaf], rank: int, key: jax.Array) -> dict[str, Array]:
     """Factors by path of the kernels of these paths, whose product is 0.
 
