@@ -3,24 +3,18 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import maft_jax
-from maft_jax.config.sections import LossConfig, MeshConfig, OptimizerConfig
+from maft_jax.config.sections import MeshConfig, OptimizerConfig
 from maft_jax.convert.formats import read_weights
 from maft_jax.convert.verification import verify
 from maft_jax.models.clip import CLIP_SIZES
-from maft_jax.models.encoder import EncoderSettings
 from maft_jax.runtime import sharding, tree_rules
-from maft_jax.state import optimizer
-from maft_jax.state.train_state import init_train_state
-from maft_jax.training import train_step
-from maft_jax.training.clip_objective import ClipObjective
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, small_config
-from tests.tiny_models import tiny_batch
+from tests.tower_steps import step_on
 
 pytestmark = pytest.mark.slow
 
@@ -95,29 +89,11 @@ def test_it_resumes_with_the_same_bits(finished, tmp_path):
         train_and_evaluate(dataclasses.replace(config, model=hard), resumed)
 
 
-def step_on(mesh, settings: OptimizerConfig, **encoder):
-    """Metrics and state of one step on a batch of 8."""
-    masking = dataclasses.replace(VISION.default_masking, image_size=64)
-    encoder = VISION.make_encoder(EncoderSettings(masking, mesh, **encoder))
-    visual = VISION.init(jax.random.key(0))
-    tx = optimizer.make_optimizer(settings, 10)
-    spec = ClipObjective(encoder, LossConfig(), (64, 64), settings.accumulation_steps)
-    state = init_train_state(visual, VISION.default_trainable, tx)
-    text = jax.random.normal(jax.random.key(7), (5, VISION.embed_dim))
-    text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
-    step = train_step.make_train_step(spec, tx, mesh, state, visual)
-    rules = VISION.sharding_rules
-    shardings = sharding.tree_shardings((state, visual), mesh, rules)
-    state, visual = jax.device_put((state, visual), shardings)
-    state, metrics = step(state, visual, text, tiny_batch(8))
-    return jax.tree.map(np.asarray, (metrics, state.trainable))
-
-
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "model": 2}, {"data": 8}])
 def test_eight_devices_compute_what_one_does(mesh):
-    settings = OptimizerConfig()
-    metrics, trained = step_on(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), settings)
-    other_metrics, other = step_on(sharding.make_mesh(MeshConfig(**mesh)), settings)
+    settings, one = OptimizerConfig(), sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    metrics, trained = step_on(VISION, one, settings)
+    other_metrics, other = step_on(VISION, sharding.make_mesh(MeshConfig(**mesh)), settings)
     for name in ("loss", "mask_aware_loss", "distillation_loss"):
         np.testing.assert_allclose(other_metrics[name], metrics[name], rtol=1e-4, atol=1e-8)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), other, trained)

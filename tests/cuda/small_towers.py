@@ -13,8 +13,18 @@ LAYERS, START = 5, 2
 """Two plain layers, two masked ones, and the last."""
 WIDTH, HEADS = 256, 4
 
-IMAGE_SIZES = {"ViT-B-16": 480, "ViT-B-32": 480, "ViT-L-14": 480, "ViT-L-14-336": 336}
+IMAGE_SIZES = {
+    **{"ViT-B-16": 480, "ViT-B-32": 480, "ViT-L-14": 480, "ViT-L-14-336": 336},
+    **{"EVA02-L-14-336": 336, "tipsv2_b14": 448},
+    **{"siglip2-base-patch16-512": 512, "convnext_large_d_320": 320},
+}
 """900, 225, 1156 and 576 patches: with the class token one number is odd, without it the other."""
+_NARROW = {
+    "EVA02-L-14-336": {"mlp_width": 682},
+    "tipsv2_b14": {"mlp_width": 512},
+    "convnext_large_d_320": {"depths": (1, 1, 1, 1), "dims": (32, 64, 96, 128)},
+}
+"""What makes towers of other kinds as small."""
 
 
 def small_step(tower: str, batch_size: int, **changes) -> tuple[Config, ClipConfig]:
@@ -25,7 +35,10 @@ def small_step(tower: str, batch_size: int, **changes) -> tuple[Config, ClipConf
         "model__mask_start_layer": START,
     }
     config, clip = coco_config(batch_size, **(settings | changes))
-    vision = dataclasses.replace(clip.vision, width=WIDTH, layers=LAYERS)
+    sizes = {"width": WIDTH, "layers": LAYERS} | _NARROW.get(tower, {})
+    own = {field.name for field in dataclasses.fields(clip.vision)}
+    sizes = {name: value for name, value in sizes.items() if name in own}
+    vision = dataclasses.replace(clip.vision, **sizes)
     return config, dataclasses.replace(clip, vision=vision)
 
 

@@ -1,10 +1,18 @@
 """Small steps with other towers, settings and cards: all compile, and attend through cuDNN."""
 
+from collections import Counter
+
 import pytest
 
 from maft_jax.training.step_setup import make_step_setup
-from tests.cuda.gpu_programs import compile_program, gpu_mesh, lower_training
-from tests.cuda.small_towers import calls_of_step, small_step
+from tests.cuda.gpu_programs import (
+    BACKWARD,
+    FORWARD,
+    compile_program,
+    gpu_mesh,
+    lower_training,
+)
+from tests.cuda.small_towers import LAYERS, START, calls_of_step, small_step
 
 pytestmark = pytest.mark.cuda
 
@@ -19,6 +27,20 @@ def compile_small(tower: str = "ViT-B-16", mesh=None, **changes):
 @pytest.mark.parametrize("tower", ["ViT-B-32", "ViT-L-14", "ViT-L-14-336"])
 def test_towers(tower):
     assert compile_small(tower).cudnn_calls == calls_of_step()
+
+
+@pytest.mark.parametrize(
+    ("tower", "start", "in_student", "in_teacher"),
+    [
+        ("convnext_large_d_320", 0, 0, 0),
+        ("siglip2-base-patch16-512", 0, LAYERS, LAYERS),  # its head pools without a kernel
+        ("tipsv2_b14", START, LAYERS - 1, LAYERS - 1),  # one sequence has patches and proposals
+        ("EVA02-L-14-336", START, START + 2 * (LAYERS - 1 - START), LAYERS - 1),
+    ],
+)
+def test_other_kinds_of_towers(tower, start, in_student, in_teacher):
+    calls = compile_small(tower, model__mask_start_layer=start).cudnn_calls
+    assert calls == Counter({FORWARD: 2 * in_student + in_teacher, BACKWARD: in_student})
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,21 @@ class TextConfig:
         return _encode(self, parameters, _without_padding(tokens))
 
 
+def make_embedding_tables(module: nn.Module) -> tuple[Array, Array]:
+    """Of tokens and of positions: parameters of a text tower that is being set up."""
+    config = module.config
+    return (
+        module.param(
+            "token_embedding", nn.initializers.normal(0.02), (config.vocab_size, config.width)
+        ),
+        module.param(
+            "position_embedding",
+            nn.initializers.normal(0.01),
+            (config.context_length, config.width),
+        ),
+    )
+
+
 class TextTransformer(nn.Module):
     """Causal transformer whose output is read at the end-of-text token."""
 
@@ -58,14 +73,7 @@ class TextTransformer(nn.Module):
 
     def setup(self):
         config = self.config
-        self.token_embedding = self.param(
-            "token_embedding", nn.initializers.normal(0.02), (config.vocab_size, config.width)
-        )
-        self.position_embedding = self.param(
-            "position_embedding",
-            nn.initializers.normal(0.01),
-            (config.context_length, config.width),
-        )
+        self.token_embedding, self.position_embedding = make_embedding_tables(self)
         self.blocks = make_blocks(config.layers, config.block, self.dtype, XlaAttention())
         self.ln_final = LayerNorm(jnp.float32)
         self.proj = self.param("proj", fan_in_init(config.width), (config.width, config.embed_dim))

@@ -17,6 +17,7 @@ from maft_jax.models.attention_pattern import full_attention
 from maft_jax.models.layers import HEAD_WIDTH, BlockConfig, LayerNorm, fan_in_init, make_blocks
 from maft_jax.models.precision import matmul_precision
 from maft_jax.models.text import tokenizer as clip_tokenizer
+from maft_jax.models.text.clip_text import make_embedding_tables
 from maft_jax.models.text.sentencepiece_tokenizer import TokenizerFile, as_rows, canonical
 
 _T5_UNKNOWN, _GEMMA_UNKNOWN = 2, 3
@@ -156,14 +157,7 @@ class SigLipTextTransformer(nn.Module):
 
     def setup(self):
         config = self.config
-        self.token_embedding = self.param(
-            "token_embedding", nn.initializers.normal(0.02), (config.vocab_size, config.width)
-        )
-        self.position_embedding = self.param(
-            "position_embedding",
-            nn.initializers.normal(0.01),
-            (config.context_length, config.width),
-        )
+        self.token_embedding, self.position_embedding = make_embedding_tables(self)
         self.blocks = make_blocks(config.layers, config.block, self.dtype, XlaAttention())
         self.ln_final = LayerNorm(jnp.float32, config.norm_epsilon)
         if config.has_head:

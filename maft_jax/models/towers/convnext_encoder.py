@@ -3,25 +3,23 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models import layers
 from maft_jax.models.array_types import Images, Masks
-from maft_jax.models.encoder import ImageArchitecture, Parameters, scaled_similarities
+from maft_jax.models.encoder import Parameters
 from maft_jax.models.mask_pooling import RULES, SOFT_EPSILON, DrawsMasks, pool
-from maft_jax.models.preprocess import clip_input, mask_probability, normalised
+from maft_jax.models.preprocess import mask_probability, normalised
 from maft_jax.models.resize import bilinear_matrix
+from maft_jax.models.towers.tower_encoder import PoolingEncoder
 
 CELL = 32
 """Pixels per side of a cell of the last map."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvNextEncoder:
+class ConvNextEncoder(PoolingEncoder):
     """The models.encoder.ImageEncoder of a ConvNeXt.
 
     A proposal is the mean of the map over its mask, which then goes where the mean over the whole
@@ -36,27 +34,12 @@ class ConvNextEncoder:
     """A key of mask_pooling.RULES."""
     logit_scale: float = 100.0
 
-    def __post_init__(self):
-        if self.mask_pooling not in RULES:
-            raise ValueError(
-                f"mask_pooling: expected one of {list(RULES)}, got {self.mask_pooling!r}"
-            )
-        if self.logit_scale <= 0:
-            raise ValueError(f"logit_scale: expected a positive number, got {self.logit_scale}")
-
     @property
-    def architecture(self) -> ImageArchitecture:
-        return self.tower.config
-
-    @property
-    def dtype(self) -> DTypeLike:
-        return self.tower.dtype
+    def cell(self) -> int:
+        return CELL
 
     def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
         return normalised(images)
-
-    def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
-        return clip_input(images, size, self.dtype)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Of the image padded to whole cells."""
@@ -66,13 +49,6 @@ class ConvNextEncoder:
                 f"{CELL}x{CELL}; resize the image first"
             )
         return -(-size[0] // CELL), -(-size[1] // CELL)
-
-    def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        height, width = (max(1, round(side * scale / CELL)) * CELL for side in size)
-        return height, width
-
-    def in_compute_dtype(self, parameters: Parameters) -> Parameters:
-        return layers.in_compute_dtype(parameters, self.dtype)
 
     def encode_images(
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
@@ -113,14 +89,6 @@ class ConvNextEncoder:
         embeddings = self.embed(parameters, pool(_cells(maps), flat))
         embeddings = embeddings.reshape(batch, num_proposals, num_maps, -1)
         return _unit(jnp.mean(embeddings, axis=2))
-
-    def logits(
-        self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
-    ) -> Float[Array, "*rows c"]:
-        return scaled_similarities(features, text, self.logit_scale, self.dtype)
-
-    def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-        return jax.nn.softmax(logits, axis=-1)
 
     def feature_map(
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"]

@@ -4,23 +4,19 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models import layers
 from maft_jax.models.array_types import Images, Masks
 from maft_jax.models.attention_pattern import ProposalSequence
 from maft_jax.models.block_stack import through_blocks
-from maft_jax.models.encoder import ImageArchitecture, Parameters, scaled_similarities
-from maft_jax.models.precision import tpu_precision
+from maft_jax.models.encoder import Parameters
 from maft_jax.models.preprocess import patch_mask, soft_patch_mask
-from maft_jax.models.resize import resize
+from maft_jax.models.towers.tower_encoder import TowerEncoder
 
 
 @dataclasses.dataclass(frozen=True)
-class IPClip:
+class IPClip(TowerEncoder):
     """The models.encoder.ImageEncoder of a tower whose proposals are copies of its class token.
 
     Below `mask_start_layer` the class token is an ordinary one and masks play no part: a trunk
@@ -37,39 +33,18 @@ class IPClip:
     """One of attention_pattern.MASK_RULES."""
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.mask_start_layer <= self.tower.config.layers:
             raise ValueError(
                 f"mask_start_layer={self.mask_start_layer}: expected 0 to "
                 f"{self.tower.config.layers}, the number of layers of these weights"
             )
-        if self.logit_scale <= 0:
-            raise ValueError(f"logit_scale: expected a positive number, got {self.logit_scale}")
-
-    @property
-    def architecture(self) -> ImageArchitecture:
-        return self.tower.config
-
-    @property
-    def dtype(self) -> DTypeLike:
-        return self.tower.dtype
 
     def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
         return self.architecture.normalise(images)
 
-    def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
-        precision = tpu_precision(self.dtype)
-        return resize(self.normalise(images), size, axes=(1, 2), precision=precision)
-
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         return self.tower.config.proposal_grid(*size)
-
-    def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        patch = self.tower.config.patch_size
-        height, width = (max(1, round(side * scale / patch)) * patch for side in size)
-        return height, width
-
-    def in_compute_dtype(self, parameters: Parameters) -> Parameters:
-        return layers.in_compute_dtype(parameters, self.dtype)
 
     def encode_images(
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
@@ -91,14 +66,6 @@ class IPClip:
             return _repeated(whole, masks), whole
         features = self._masked(parameters, pixels, masks, has_whole=True)
         return features[:, 1:], features[:, 0]
-
-    def logits(
-        self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
-    ) -> Float[Array, "*rows c"]:
-        return scaled_similarities(features, text, self.logit_scale, self.dtype)
-
-    def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-        return jax.nn.softmax(logits, axis=-1)
 
     def _masked(self, parameters, pixels, masks, has_whole: bool):
         layers_above = functools.partial(

@@ -5,19 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maft_jax.models import layers
 from maft_jax.models.array_types import Images, Masks
-from maft_jax.models.encoder import ImageArchitecture, Parameters, scaled_similarities
+from maft_jax.models.encoder import Parameters
 from maft_jax.models.mask_pooling import RULES
-from maft_jax.models.precision import tpu_precision
-from maft_jax.models.resize import resize
+from maft_jax.models.towers.tower_encoder import PoolingEncoder
 
 
 @dataclasses.dataclass(frozen=True)
-class SigLipEncoder:
+class SigLipEncoder(PoolingEncoder):
     """The models.encoder.ImageEncoder of a tower that pools its patches once for each proposal."""
 
     tower: Any
@@ -29,41 +26,13 @@ class SigLipEncoder:
     """Classes are told apart each by itself, with the bias of the weights, as SigLIP was trained;
     else they share a softmax."""
 
-    def __post_init__(self):
-        if self.mask_pooling not in RULES:
-            raise ValueError(
-                f"mask_pooling: expected one of {list(RULES)}, got {self.mask_pooling!r}"
-            )
-        if self.logit_scale <= 0:
-            raise ValueError(f"logit_scale: expected a positive number, got {self.logit_scale}")
-
-    @property
-    def architecture(self) -> ImageArchitecture:
-        return self.tower.config
-
-    @property
-    def dtype(self) -> DTypeLike:
-        return self.tower.dtype
-
     def normalise(self, images: Images) -> Float[Array, "b h w 3"]:
         if images.dtype == jnp.uint8:
             return images.astype(jnp.float32) / 127.5 - 1
         return images.astype(jnp.float32)
 
-    def prepare(self, images: Images, size: tuple[int, int]) -> Float[Array, "b h2 w2 3"]:
-        precision = tpu_precision(self.dtype)
-        return resize(self.normalise(images), size, axes=(1, 2), precision=precision)
-
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         return self.tower.config.grid(*size)
-
-    def scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        patch = self.tower.config.patch_size
-        height, width = (max(1, round(side * scale / patch)) * patch for side in size)
-        return height, width
-
-    def in_compute_dtype(self, parameters: Parameters) -> Parameters:
-        return layers.in_compute_dtype(parameters, self.dtype)
 
     def encode_images(
         self, parameters: Parameters, pixels: Float[Array, "b h w 3"]
@@ -86,13 +55,12 @@ class SigLipEncoder:
         self, features: Float[Array, "*rows e"], text: Float[Array, "c e"]
     ) -> Float[Array, "*rows c"]:
         """As SigLIP's: with the bias, which a softmax does not see."""
-        similarities = scaled_similarities(features, text, self.logit_scale, self.dtype)
-        return similarities + self.tower.config.logit_bias
+        return super().logits(features, text) + self.tower.config.logit_bias
 
     def probabilities(self, logits: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
         if self.is_sigmoid:
             return jax.nn.sigmoid(logits)
-        return jax.nn.softmax(logits, axis=-1)
+        return super().probabilities(logits)
 
     def _read(self, parameters, pixels, weights):
         return self.tower.apply({"params": parameters}, pixels, weights)
