@@ -1,4 +1,4 @@
-"""Proposals of Mask2Former, MaskFormer and SAM checkpoints in the format of `transformers`.
+"""Proposals of Mask2Former, MaskFormer, EoMT and SAM checkpoints in the format of `transformers`.
 
 PyTorch and transformers are imported when the first image comes, never before.
 """
@@ -52,6 +52,7 @@ class TransformersProposals:
             )
         self.path = Path(path)
         self.model_type = _read_model_type(self.path)
+        _refuse_split_images(self.path)
         weights = sorted(self.path.glob("*.safetensors"))
         if not weights:
             raise ValueError(
@@ -105,6 +106,17 @@ def _read_model_type(folder: Path) -> str:
     return model_type
 
 
+def _refuse_split_images(folder: Path) -> None:
+    """Of EoMT for semantic segmentation, which reads an image piece by piece."""
+    for name in _PROCESSOR_FILES:
+        if (folder / name).exists() and read_json(folder / name).get("do_split_image"):
+            raise ValueError(
+                f"{folder / name}: do_split_image: expected false, got true: of the pieces of an "
+                "image that this model reads, none has masks of the whole image; use one of "
+                "panoptic or instance segmentation"
+            )
+
+
 @functools.lru_cache(maxsize=1)
 def _load(folder: Path, model_type: str, fingerprint: str) -> _Loaded:
     """`fingerprint` stands for the content of the folder."""
@@ -130,20 +142,29 @@ def _load(folder: Path, model_type: str, fingerprint: str) -> _Loaded:
         processor = getattr(transformers, kind.processor_class)(
             size={"longest_edge": side}, pad_size={"height": side, "width": side}
         )
+    elif model_type == "eomt":
+        side = model.config.image_size
+        processor = getattr(transformers, kind.processor_class)(
+            size={"shortest_edge": side, "longest_edge": side}, do_pad=True
+        )
     else:
         processor = getattr(transformers, kind.processor_class)()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return _Loaded(model.to(device).eval(), processor, device)
 
 
-def _preprocess(loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"]) -> dict[str, "torch.Tensor"]:
-    return loaded.processor(image, input_data_format="channels_last", return_tensors="pt")
+def _preprocess(
+    loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], **options
+) -> dict[str, "torch.Tensor"]:
+    return loaded.processor(
+        image, input_data_format="channels_last", return_tensors="pt", **options
+    )
 
 
 def _propose_queries(
     loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], num_proposals: int
 ) -> Proposals:
-    """Every query of Mask2Former or MaskFormer; the void column of the classes is left out.
+    """Every query of Mask2Former, MaskFormer or EoMT; the void column of the classes is left out.
 
     The score is the highest probability of a class times the mean probability inside the mask
     (above 1/2), 0 for a mask that has no inside: that of the official instance inference.
@@ -152,12 +173,16 @@ def _propose_queries(
 
     inputs = _preprocess(loaded, image)
     pixels = inputs["pixel_values"]
-    valid = inputs["pixel_mask"][0] if "pixel_mask" in inputs else torch.ones(pixels.shape[-2:])
-    input_size = int(valid.any(dim=1).sum()), int(valid.any(dim=0).sum())
+    given = {"pixel_values": pixels.to(loaded.device)}
+    if "pixel_mask" in inputs:
+        valid = inputs["pixel_mask"][0]
+        given["pixel_mask"] = valid[None].to(loaded.device)
+        input_size = int(valid.any(dim=1).sum()), int(valid.any(dim=0).sum())
+    else:  # EoMT's processor does not say what it padded
+        height, width = _preprocess(loaded, image, do_pad=False)["pixel_values"].shape[-2:]
+        input_size = height, width
     with torch.inference_mode():
-        outputs = loaded.model(
-            pixel_values=pixels.to(loaded.device), pixel_mask=valid[None].to(loaded.device)
-        )
+        outputs = loaded.model(**given)
         masks = _crop_padding(outputs.masks_queries_logits[0], pixels.shape[-2:], input_size)
         masks = masks.float().sigmoid()
         class_logits = outputs.class_queries_logits[0].float()
@@ -263,5 +288,6 @@ MODEL_TYPES = {
     "maskformer": _ModelType(
         "MaskFormerForInstanceSegmentation", "MaskFormerImageProcessorPil", _propose_queries
     ),
+    "eomt": _ModelType("EomtForUniversalSegmentation", "EomtImageProcessorPil", _propose_queries),
     "sam": _ModelType("SamModel", "SamImageProcessorPil", _propose_points),
 }

@@ -11,6 +11,9 @@ import torch
 import transformers
 from transformers import (
     DetrConfig,
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    EomtImageProcessorPil,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     Mask2FormerImageProcessorPil,
@@ -162,6 +165,54 @@ def test_maskformer_scores_and_masks_are_those_of_the_instance_post_processing(t
         np.sort((proposals.masks[occupied] > 0.5).sum(axis=(1, 2))),
         np.sort(reference["segmentation"].sum((1, 2)).numpy()),
     )
+
+
+def _eomt():
+    torch.manual_seed(0)
+    config = EomtConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        num_blocks=1,
+        num_queries=5,
+        num_upscale_blocks=2,
+        num_register_tokens=0,
+        num_labels=1,
+    )
+    return EomtForUniversalSegmentation(config).eval()
+
+
+def test_eomts_queries_are_those_of_the_model_without_its_padding(tmp_path):
+    """40 x 64 of 64 x 64 pixels, of which the logits are a quarter."""
+    model = _eomt()
+    processor = EomtImageProcessorPil(
+        size={"shortest_edge": 64, "longest_edge": 64}, do_pad=True, do_split_image=False
+    )
+    proposals = TransformersProposals(_save(tmp_path, model, processor))(_example(40, 64), 5)
+    with torch.inference_mode():
+        outputs = model(processor(_example(40, 64).image, return_tensors="pt")["pixel_values"])
+    masks = outputs.masks_queries_logits[0].sigmoid().numpy()
+    assert proposals.input_size == (40, 64) and masks.shape == (5, 16, 16)
+    np.testing.assert_allclose(proposals.masks, masks[:, :10], atol=1e-6)
+    logits = outputs.class_queries_logits[0]
+    np.testing.assert_allclose(proposals.class_logits, logits[:, :-1], atol=1e-6)
+    inside = masks[:, :10] > 0.5
+    mean = (masks[:, :10] * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
+    best = logits.softmax(-1)[:, :-1].amax(-1).numpy()
+    np.testing.assert_allclose(proposals.scores, best * mean, rtol=1e-5)
+
+
+def test_eomt_without_a_processor_is_padded_to_its_square(tmp_path):
+    proposals = TransformersProposals(_save(tmp_path, _eomt()))(_example(40, 64), 5)
+    assert proposals.input_size == (40, 64)
+
+
+def test_eomt_that_reads_pieces_of_an_image_is_refused(tmp_path):
+    path = _save(tmp_path, _eomt(), EomtImageProcessorPil(do_split_image=True))
+    with pytest.raises(ValueError, match=r"do_split_image: expected false, got true"):
+        TransformersProposals(path)
 
 
 def test_padding_of_the_processor_is_cropped_away(tmp_path):
