@@ -1,4 +1,4 @@
-"""Proposals of Mask2Former, MaskFormer, EoMT and SAM checkpoints in the format of `transformers`.
+"""Proposals of Mask2Former, MaskFormer, EoMT, SAM and SAM 2 in the format of `transformers`.
 
 PyTorch and transformers are imported when the first image comes, never before.
 """
@@ -21,7 +21,7 @@ from maft_jax.runtime.json_files import read_json
 if TYPE_CHECKING:
     import torch
 
-_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers)"
+_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers), for SAM 2 torchvision"
 _POINTS_PER_SIDE = 32
 """SAM: a grid of 32 x 32 points over the image, as in its automatic mask generator."""
 _POINTS_AT_ONCE = 64
@@ -59,8 +59,8 @@ class TransformersProposals:
                 f"{self.path}: expected weights as *.safetensors, got none; load the model where "
                 "you trust its files and call save_pretrained, which writes them"
             )
-        missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-        if missing:
+        needed = "torch", "transformers", *MODEL_TYPES[self.model_type].also_needs
+        if missing := [name for name in needed if not importlib.util.find_spec(name)]:
             raise ValueError(f"generator=transformers needs {' and '.join(missing)}: {_INSTALL}")
         digest = hashlib.sha256()
         for file in [*sorted(self.path.glob("*.json")), *weights]:
@@ -88,6 +88,10 @@ class _ModelType:
     model_class: str
     processor_class: str
     propose: Callable[[_Loaded, UInt8[np.ndarray, "h w 3"], int], Proposals]
+    default_size: Callable[[Any], dict] = lambda config: {}
+    """Settings of the processor by the model's, where the folder has none."""
+    also_needs: tuple[str, ...] = ()
+    """Packages of its processor, beside torch and transformers."""
 
 
 def _read_model_type(folder: Path) -> str:
@@ -137,18 +141,8 @@ def _load(folder: Path, model_type: str, fingerprint: str) -> _Loaded:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, backend="pil"
         )
-    elif model_type == "sam":
-        side = model.config.vision_config.image_size
-        processor = getattr(transformers, kind.processor_class)(
-            size={"longest_edge": side}, pad_size={"height": side, "width": side}
-        )
-    elif model_type == "eomt":
-        side = model.config.image_size
-        processor = getattr(transformers, kind.processor_class)(
-            size={"shortest_edge": side, "longest_edge": side}, do_pad=True
-        )
     else:
-        processor = getattr(transformers, kind.processor_class)()
+        processor = getattr(transformers, kind.processor_class)(**kind.default_size(model.config))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return _Loaded(model.to(device).eval(), processor, device)
 
@@ -197,12 +191,16 @@ def _propose_queries(
 def _propose_points(
     loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], num_proposals: int
 ) -> Proposals:
-    """The best masks of SAM for a grid of points, three masks a point; scores: predicted IoU."""
+    """The best masks of SAM for a grid of points, three masks a point; scores: predicted IoU.
+
+    SAM pads images, SAM 2 stretches them.
+    """
     import torch
 
     inputs = _preprocess(loaded, image)
     pixels = inputs["pixel_values"].to(loaded.device)
-    input_size = tuple(int(side) for side in inputs["reshaped_input_sizes"][0])
+    (input_size,) = inputs.get("reshaped_input_sizes", [pixels.shape[-2:]])
+    input_size = tuple(int(side) for side in input_size)
     points = _point_grid(input_size)
     logits, scores = [], []
     with torch.inference_mode():
@@ -281,6 +279,25 @@ def _crop_padding(
     )[0]
 
 
+def _padded_square(side: int) -> dict:
+    return {"size": {"shortest_edge": side, "longest_edge": side}, "do_pad": True}
+
+
+def _padded_square_of_sam(side: int) -> dict:
+    return {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
+
+
+def _stretched_square(side: int) -> dict:
+    return {"size": {"height": side, "width": side}}
+
+
+_SAM_2 = _ModelType(
+    "Sam2Model",
+    "Sam2ImageProcessor",
+    _propose_points,
+    lambda config: _stretched_square(config.prompt_encoder_config.image_size),
+    also_needs=("torchvision",),
+)
 MODEL_TYPES = {
     "mask2former": _ModelType(
         "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessorPil", _propose_queries
@@ -288,6 +305,18 @@ MODEL_TYPES = {
     "maskformer": _ModelType(
         "MaskFormerForInstanceSegmentation", "MaskFormerImageProcessorPil", _propose_queries
     ),
-    "eomt": _ModelType("EomtForUniversalSegmentation", "EomtImageProcessorPil", _propose_queries),
-    "sam": _ModelType("SamModel", "SamImageProcessorPil", _propose_points),
+    "eomt": _ModelType(
+        "EomtForUniversalSegmentation",
+        "EomtImageProcessorPil",
+        _propose_queries,
+        lambda config: _padded_square(config.image_size),
+    ),
+    "sam": _ModelType(
+        "SamModel",
+        "SamImageProcessorPil",
+        _propose_points,
+        lambda config: _padded_square_of_sam(config.vision_config.image_size),
+    ),
+    "sam2": _SAM_2,
+    "sam2_video": _SAM_2,
 }
