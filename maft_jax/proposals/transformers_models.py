@@ -1,4 +1,4 @@
-"""Proposals of Mask2Former, MaskFormer, EoMT, SAM and SAM 2 in the format of `transformers`.
+"""Proposals of Mask2Former, MaskFormer, EoMT and SAM (1, 2, 3) in the format of `transformers`.
 
 PyTorch and transformers are imported when the first image comes, never before.
 """
@@ -6,7 +6,7 @@ PyTorch and transformers are imported when the first image comes, never before.
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from maft_jax.runtime.json_files import read_json
 if TYPE_CHECKING:
     import torch
 
-_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers), for SAM 2 torchvision"
+_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers), for SAM 2 and 3 torchvision"
 _POINTS_PER_SIDE = 32
 """SAM: a grid of 32 x 32 points over the image, as in its automatic mask generator."""
 _POINTS_AT_ONCE = 64
 _NMS_IOU = 0.7
 """SAM: a mask whose IoU with a better one is above this is left out."""
+_PROMPT_LENGTH = 32
+"""SAM 3: tokens of a name, as its processor pads them."""
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -44,13 +46,14 @@ class TransformersProposals:
 
     name = "transformers"
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, class_names: Sequence[str] = ()):
         if not path:
             raise ValueError(
                 "config.proposals.path: generator=transformers needs the folder of a model "
                 "(--config.proposals.path=mask2former-swin-large)"
             )
         self.path = Path(path)
+        self.class_names = tuple(class_names)
         self.model_type = _read_model_type(self.path)
         _refuse_split_images(self.path)
         weights = sorted(self.path.glob("*.safetensors"))
@@ -73,7 +76,13 @@ class TransformersProposals:
     def __call__(self, example: Example, num_proposals: int) -> Proposals:
         """Soft masks at the resolution of the model's mask logits."""
         loaded = _load(self.path, self.model_type, self.fingerprint)
-        return MODEL_TYPES[self.model_type].propose(loaded, example.image, num_proposals)
+        names = (self.class_names,) if self.reads_names else ()
+        return MODEL_TYPES[self.model_type].propose(loaded, example.image, num_proposals, *names)
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether the class names, which are part of a record's key, are prompts of the model."""
+        return MODEL_TYPES[self.model_type].reads_names
 
 
 @dataclass(frozen=True)
@@ -81,17 +90,20 @@ class _Loaded:
     model: Any
     processor: Any
     device: str
+    tokenizer: Any = None
 
 
 @dataclass(frozen=True)
 class _ModelType:
     model_class: str
     processor_class: str
-    propose: Callable[[_Loaded, UInt8[np.ndarray, "h w 3"], int], Proposals]
+    propose: Callable[..., Proposals]
+    """Of what is loaded, an image, the number of proposals and, if it reads them, class names."""
     default_size: Callable[[Any], dict] = lambda config: {}
     """Settings of the processor by the model's, where the folder has none."""
     also_needs: tuple[str, ...] = ()
     """Packages of its processor, beside torch and transformers."""
+    reads_names: bool = False
 
 
 def _read_model_type(folder: Path) -> str:
@@ -144,7 +156,12 @@ def _load(folder: Path, model_type: str, fingerprint: str) -> _Loaded:
     else:
         processor = getattr(transformers, kind.processor_class)(**kind.default_size(model.config))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _Loaded(model.to(device).eval(), processor, device)
+    tokenizer = None
+    if kind.reads_names:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    return _Loaded(model.to(device).eval(), processor, device, tokenizer)
 
 
 def _preprocess(
@@ -225,6 +242,46 @@ def _propose_points(
     )
 
 
+def _propose_concepts(
+    loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], num_proposals: int, names: tuple[str, ...]
+) -> Proposals:
+    """The best masks of SAM 3 of all names, each a prompt; scores as in its post-processing."""
+    import torch
+
+    pixels = _preprocess(loaded, image)["pixel_values"].to(loaded.device)
+    masks, scores = [], []
+    with torch.inference_mode():
+        vision = loaded.model.get_vision_features(pixels)
+        for text, attended in _embedded(loaded, names):
+            outputs = loaded.model(vision_embeds=vision, text_embeds=text, attention_mask=attended)
+            of_name = outputs.pred_logits[0].sigmoid() * outputs.presence_logits[0].sigmoid()
+            best = torch.argsort(-of_name, stable=True)[:num_proposals]
+            masks.append(outputs.pred_masks[0][best].half())
+            scores.append(of_name[best].float())
+        all_logits, all_scores = torch.cat(masks), torch.cat(scores)
+        kept = _suppress_overlaps(all_logits > 0, all_scores, num_proposals)
+        found = all_logits[kept].float().sigmoid()
+    height, width = pixels.shape[-2:]
+    return Proposals(found.cpu().numpy(), all_scores[kept].cpu().numpy(), None, (height, width))
+
+
+@functools.lru_cache(maxsize=1)
+def _embedded(loaded: _Loaded, names: tuple[str, ...]) -> list[tuple[Any, "torch.Tensor"]]:
+    """What SAM 3 reads of every name, which all images share."""
+    texts = []
+    for name in names:
+        tokens = loaded.tokenizer(
+            [name], padding="max_length", max_length=_PROMPT_LENGTH, return_tensors="pt"
+        ).to(loaded.device)
+        if tokens["input_ids"].shape[1] > _PROMPT_LENGTH:
+            raise ValueError(
+                f"class {name!r}: expected at most {_PROMPT_LENGTH} tokens, which SAM 3 reads of a "
+                f"prompt, got {tokens['input_ids'].shape[1]}; shorten the name"
+            )
+        texts.append((loaded.model.get_text_features(**tokens), tokens["attention_mask"]))
+    return texts
+
+
 def _point_grid(input_size: tuple[int, ...]) -> np.ndarray:
     """(x, y) of the points in pixels of the model's input."""
     steps = (np.arange(_POINTS_PER_SIDE) + 0.5) / _POINTS_PER_SIDE
@@ -298,6 +355,14 @@ _SAM_2 = _ModelType(
     lambda config: _stretched_square(config.prompt_encoder_config.image_size),
     also_needs=("torchvision",),
 )
+_SAM_3 = _ModelType(
+    "Sam3Model",
+    "Sam3ImageProcessor",
+    _propose_concepts,
+    lambda config: _stretched_square(config.vision_config.backbone_config.image_size),
+    also_needs=("torchvision",),
+    reads_names=True,
+)
 MODEL_TYPES = {
     "mask2former": _ModelType(
         "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessorPil", _propose_queries
@@ -317,6 +382,8 @@ MODEL_TYPES = {
         _propose_points,
         lambda config: _padded_square_of_sam(config.vision_config.image_size),
     ),
+    "sam3": _SAM_3,
+    "sam3_video": _SAM_3,
     "sam2": _SAM_2,
     "sam2_video": _SAM_2,
 }
