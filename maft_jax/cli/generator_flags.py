@@ -58,7 +58,8 @@ class GeneratorFlags:
             ValueError: as `make`, now.
         """
         generator = self.make(["a name"])
-        return self.make if generator.name == "freeseg" else lambda names: generator
+        reads_names = generator.name == "freeseg" or getattr(generator, "reads_names", False)
+        return self.make if reads_names else lambda names: generator
 
 
 def define(

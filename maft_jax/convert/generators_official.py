@@ -5,6 +5,7 @@ which `maft.py` reads.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from maft_jax.convert import generator_rules as of
@@ -15,12 +16,14 @@ from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
 from maft_jax.models.generators.resnet import ResNetConfig
+from maft_jax.models.generators.swin import SwinConfig
 from maft_jax.models.generators.text_interaction import TextConfig
 
 _PIXEL = "sem_seg_head.pixel_decoder."
 _PREDICTOR = "sem_seg_head.predictor."
 _INTERACTION = "sem_seg_head.interaction."
 _NON_OBJECT = "clip_adapter.non_object_embedding"
+_SWIN_STAGES = 4
 _HEADS, _LEVELS = 8, 3
 """Of every published model; shapes do not tell them."""
 
@@ -29,6 +32,7 @@ IGNORED = [
     Ignored(r"(IPCLIP|T)\..*", "CLIP's tuned image tower, which weights.open_weights reads"),
     Ignored(r"criterion\..*", "settings of the losses"),
     Ignored(r"pixel_(mean|std)", "the constants of the normalisation"),
+    Ignored(r".*\.relative_position_index", "positions in a window, which its size implies"),
 ]
 
 
@@ -80,7 +84,7 @@ def infer_config(source: WeightsSource) -> Mask2FormerConfig:
         hidden = shapes.size(f"{_PREDICTOR}class_embed.layers.0.weight", 0)
         text = TextConfig(text_width, inner, hidden, _HEADS)
     return Mask2FormerConfig(
-        backbone=_infer_resnet(shapes),
+        backbone=_infer_backbone(shapes),
         pixel_decoder=pixel_decoder,
         decoder=decoder,
         num_classes=None if text else shapes.size(f"{_PREDICTOR}class_embed.weight", 0) - 1,
@@ -100,7 +104,7 @@ class _Shapes:
             found = f"its shape is {shape}" if shape else "it is absent"
             raise ValueError(
                 f"{self._path}: tensor {name!r}: {found}; expected a Mask2Former or FreeSeg in "
-                "the official layout, with a ResNet as its backbone"
+                "the official layout, with a ResNet or Swin as its backbone"
             )
         return shape[axis]
 
@@ -113,6 +117,25 @@ class _Shapes:
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
+
+
+def _infer_backbone(shapes: _Shapes) -> ResNetConfig | SwinConfig:
+    swin = "backbone.patch_embed.proj.weight" in shapes
+    return _infer_swin(shapes) if swin else _infer_resnet(shapes)
+
+
+def _infer_swin(shapes: _Shapes) -> SwinConfig:
+    width = shapes.size("backbone.patch_embed.proj.weight", 0)
+    stages = [f"backbone.layers.{stage}.blocks." for stage in range(_SWIN_STAGES)]
+    table = "0.attn.relative_position_bias_table"
+    positions = shapes.size(f"{stages[0]}{table}", 0)
+    return SwinConfig(
+        width=width,
+        blocks=tuple(shapes.count(f"{stage}{{}}.norm1.weight") for stage in stages),
+        heads=tuple(shapes.size(f"{stage}{table}", 1) for stage in stages),
+        window=(math.isqrt(positions) + 1) // 2,
+        mlp_ratio=shapes.size(f"{stages[0]}0.mlp.fc1.weight", 0) / width,
+    )
 
 
 def _infer_resnet(shapes: _Shapes) -> ResNetConfig:
@@ -135,11 +158,37 @@ def preparation_of(config: Mask2FormerConfig) -> ImagePreparation:
 def rules_of(config: Mask2FormerConfig) -> list[Rule]:
     """The table of a generator, in both directions."""
     return [
-        *resnet_rules(config.backbone),
+        *_backbone_rules(config.backbone),
         *_pixel_decoder_rules(),
         *_predictor_rules(),
         *(_text_rules() if config.text else of.dense(f"{_PREDICTOR}class_embed", "class_embed")),
     ]
+
+
+def _backbone_rules(config: ResNetConfig | SwinConfig) -> list[Rule]:
+    return _swin_rules() if isinstance(config, SwinConfig) else resnet_rules(config)
+
+
+def _swin_rules() -> list[Rule]:
+    rules = [
+        *of.patch_embedding("backbone.patch_embed.proj", "backbone/patch"),
+        *of.norm("backbone.patch_embed.norm", "backbone/patch_norm"),
+    ]
+    parts = {"attn.qkv": "attn/qkv", "attn.proj": "attn/proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+    for stage in range(_SWIN_STAGES):
+        block, ours = f"backbone.layers.{stage}.blocks.{{}}.", f"backbone/stage{stage}_block{{}}/"
+        rules += [
+            *of.norm(f"{block}norm1", f"{ours}norm1"),
+            *of.norm(f"{block}norm2", f"{ours}norm2"),
+            Rule(f"{block}attn.relative_position_bias_table", f"{ours}attn/bias_table"),
+            *(rule for t, o in parts.items() for rule in of.dense(f"{block}{t}", f"{ours}{o}")),
+            *of.norm(f"backbone.norm{stage}", f"backbone/norm_{stage}"),
+        ]
+        if stage:
+            merge = f"backbone.layers.{stage - 1}.downsample."
+            rules += of.norm(f"{merge}norm", f"backbone/merge_norm_{stage}")
+            rules += of.dense(f"{merge}reduction", f"backbone/merge_{stage}", bias=False)
+    return rules
 
 
 def resnet_rules(config: ResNetConfig) -> list[Rule]:

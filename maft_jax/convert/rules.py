@@ -9,12 +9,14 @@ import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from maft_jax.convert.stored_tensor import CONVERTIBLE_DTYPES, StoredTensor, in_memory
 from maft_jax.runtime import tree_rules
+
+_NUMBER = re.compile(r"(?:\{\}|\d)+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,8 @@ def stored_as_ours(
     wanted = {path: tuple(leaf.shape) for path, leaf in tree_rules.flatten(expected).items()}
     leaves, consumed, missing = {}, set(), []
     wrong_shape, wrong_dtype = {}, {}
-    matches = {path: _rule_for(path, rules) for path in wanted}
+    index = _by_our_names(rules)
+    matches = {path: _rule_for(path, index) for path in wanted}
     layers = collections.Counter(rule for rule, _ in matches.values())
     kept = {}
     for path, shape in wanted.items():
@@ -126,9 +129,10 @@ def stored_as_foreign(
             granted.
     """
     tensors, layers, unknown, unfit = {}, {}, [], []
+    index = _by_our_names(rules)
     for path, leaf in leaves.items():
         try:
-            rule, numbers = _rule_for(path, rules)
+            rule, numbers = _rule_for(path, index)
         except KeyError:
             unknown.append(path)
             continue
@@ -177,9 +181,33 @@ def _zeros(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def _rule_for(path: str, rules: Sequence[Rule]) -> tuple[Rule, tuple[str, ...]]:
+class _Index:
+    """Rules by one of their names, so that a name is compared with those alone that may match.
+
+    These are the ones that differ from it in numbers only.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, Rule]]):
+        self._alike = collections.defaultdict(list)
+        for name, rule in named:
+            self._alike[_without_numbers(name)].append((name, rule))
+
+    def find(self, name: str) -> list[tuple[Rule, re.Match]]:
+        alike = self._alike.get(_without_numbers(name), ())
+        return [(rule, match) for n, rule in alike if (match := _pattern(n).fullmatch(name))]
+
+
+def _by_our_names(rules: Sequence[Rule]) -> _Index:
+    return _Index((rule.ours, rule) for rule in rules)
+
+
+def _without_numbers(name: str) -> str:
+    return _NUMBER.sub("{}", name)
+
+
+def _rule_for(path: str, index: _Index) -> tuple[Rule, tuple[str, ...]]:
     """The rule of one of our parameters and the layer numbers in its path."""
-    found = [(rule, match) for rule in rules if (match := _pattern(rule.ours).fullmatch(path))]
+    found = index.find(path)
     if not found:
         raise KeyError(path)
     if len(found) > 1:
@@ -193,8 +221,9 @@ def _rule_for(path: str, rules: Sequence[Rule]) -> tuple[Rule, tuple[str, ...]]:
 def _unknown(tensors, consumed, rules, ignored) -> list[str]:
     """Names that belong nowhere; a name that belongs to two places is an error of the table."""
     unknown = []
+    index = _Index((name, rule) for rule in rules for name in rule.names)
     for name in tensors:
-        found = [rule.ours for rule in rules for f in rule.names if _pattern(f).fullmatch(name)]
+        found = [rule.ours for rule, _ in index.find(name)]
         skipped = [rule.foreign for rule in ignored if _pattern_of(rule.foreign).fullmatch(name)]
         if len(found) + len(skipped) > 1:
             raise ValueError(

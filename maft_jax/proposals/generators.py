@@ -13,7 +13,7 @@ GENERATORS: dict[str, Callable[[ProposalsConfig, tuple[str, ...]], ProposalGener
     "superpixels": lambda config, class_names: SuperpixelProposals(),
     "ground_truth": lambda config, class_names: GroundTruthProposals(config.kinds),
     "external": lambda config, class_names: ExternalProposals(config.path),
-    "transformers": lambda config, class_names: TransformersProposals(config.path),
+    "transformers": lambda config, class_names: TransformersProposals(config.path, class_names),
     "mask2former": lambda config, class_names: _of_family(config, class_names),
     "maskformer": lambda config, class_names: _of_family(config, class_names),
     "freeseg": lambda config, class_names: _of_family(config, class_names),

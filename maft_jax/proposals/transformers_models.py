@@ -1,4 +1,4 @@
-"""Proposals of Mask2Former, MaskFormer and SAM checkpoints in the format of `transformers`.
+"""Proposals of Mask2Former, MaskFormer, EoMT and SAM (1, 2, 3) in the format of `transformers`.
 
 PyTorch and transformers are imported when the first image comes, never before.
 """
@@ -6,7 +6,7 @@ PyTorch and transformers are imported when the first image comes, never before.
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from maft_jax.runtime.json_files import read_json
 if TYPE_CHECKING:
     import torch
 
-_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers)"
+_INSTALL = "pip install 'maft_jax[torch]' (or torch and transformers), for SAM 2 and 3 torchvision"
 _POINTS_PER_SIDE = 32
 """SAM: a grid of 32 x 32 points over the image, as in its automatic mask generator."""
 _POINTS_AT_ONCE = 64
 _NMS_IOU = 0.7
 """SAM: a mask whose IoU with a better one is above this is left out."""
+_PROMPT_LENGTH = 32
+"""SAM 3: tokens of a name, as its processor pads them."""
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -44,22 +46,24 @@ class TransformersProposals:
 
     name = "transformers"
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, class_names: Sequence[str] = ()):
         if not path:
             raise ValueError(
                 "config.proposals.path: generator=transformers needs the folder of a model "
                 "(--config.proposals.path=mask2former-swin-large)"
             )
         self.path = Path(path)
+        self.class_names = tuple(class_names)
         self.model_type = _read_model_type(self.path)
+        _refuse_split_images(self.path)
         weights = sorted(self.path.glob("*.safetensors"))
         if not weights:
             raise ValueError(
                 f"{self.path}: expected weights as *.safetensors, got none; load the model where "
                 "you trust its files and call save_pretrained, which writes them"
             )
-        missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-        if missing:
+        needed = "torch", "transformers", *MODEL_TYPES[self.model_type].also_needs
+        if missing := [name for name in needed if not importlib.util.find_spec(name)]:
             raise ValueError(f"generator=transformers needs {' and '.join(missing)}: {_INSTALL}")
         digest = hashlib.sha256()
         for file in [*sorted(self.path.glob("*.json")), *weights]:
@@ -72,7 +76,13 @@ class TransformersProposals:
     def __call__(self, example: Example, num_proposals: int) -> Proposals:
         """Soft masks at the resolution of the model's mask logits."""
         loaded = _load(self.path, self.model_type, self.fingerprint)
-        return MODEL_TYPES[self.model_type].propose(loaded, example.image, num_proposals)
+        names = (self.class_names,) if self.reads_names else ()
+        return MODEL_TYPES[self.model_type].propose(loaded, example.image, num_proposals, *names)
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether the class names, which are part of a record's key, are prompts of the model."""
+        return MODEL_TYPES[self.model_type].reads_names
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,20 @@ class _Loaded:
     model: Any
     processor: Any
     device: str
+    tokenizer: Any = None
 
 
 @dataclass(frozen=True)
 class _ModelType:
     model_class: str
     processor_class: str
-    propose: Callable[[_Loaded, UInt8[np.ndarray, "h w 3"], int], Proposals]
+    propose: Callable[..., Proposals]
+    """Of what is loaded, an image, the number of proposals and, if it reads them, class names."""
+    default_size: Callable[[Any], dict] = lambda config: {}
+    """Settings of the processor by the model's, where the folder has none."""
+    also_needs: tuple[str, ...] = ()
+    """Packages of its processor, beside torch and transformers."""
+    reads_names: bool = False
 
 
 def _read_model_type(folder: Path) -> str:
@@ -103,6 +120,17 @@ def _read_model_type(folder: Path) -> str:
             f"{model_type!r:.80}"
         )
     return model_type
+
+
+def _refuse_split_images(folder: Path) -> None:
+    """Of EoMT for semantic segmentation, which reads an image piece by piece."""
+    for name in _PROCESSOR_FILES:
+        if (folder / name).exists() and read_json(folder / name).get("do_split_image"):
+            raise ValueError(
+                f"{folder / name}: do_split_image: expected false, got true: of the pieces of an "
+                "image that this model reads, none has masks of the whole image; use one of "
+                "panoptic or instance segmentation"
+            )
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,25 +153,29 @@ def _load(folder: Path, model_type: str, fingerprint: str) -> _Loaded:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, backend="pil"
         )
-    elif model_type == "sam":
-        side = model.config.vision_config.image_size
-        processor = getattr(transformers, kind.processor_class)(
-            size={"longest_edge": side}, pad_size={"height": side, "width": side}
-        )
     else:
-        processor = getattr(transformers, kind.processor_class)()
+        processor = getattr(transformers, kind.processor_class)(**kind.default_size(model.config))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _Loaded(model.to(device).eval(), processor, device)
+    tokenizer = None
+    if kind.reads_names:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    return _Loaded(model.to(device).eval(), processor, device, tokenizer)
 
 
-def _preprocess(loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"]) -> dict[str, "torch.Tensor"]:
-    return loaded.processor(image, input_data_format="channels_last", return_tensors="pt")
+def _preprocess(
+    loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], **options
+) -> dict[str, "torch.Tensor"]:
+    return loaded.processor(
+        image, input_data_format="channels_last", return_tensors="pt", **options
+    )
 
 
 def _propose_queries(
     loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], num_proposals: int
 ) -> Proposals:
-    """Every query of Mask2Former or MaskFormer; the void column of the classes is left out.
+    """Every query of Mask2Former, MaskFormer or EoMT; the void column of the classes is left out.
 
     The score is the highest probability of a class times the mean probability inside the mask
     (above 1/2), 0 for a mask that has no inside: that of the official instance inference.
@@ -152,12 +184,16 @@ def _propose_queries(
 
     inputs = _preprocess(loaded, image)
     pixels = inputs["pixel_values"]
-    valid = inputs["pixel_mask"][0] if "pixel_mask" in inputs else torch.ones(pixels.shape[-2:])
-    input_size = int(valid.any(dim=1).sum()), int(valid.any(dim=0).sum())
+    given = {"pixel_values": pixels.to(loaded.device)}
+    if "pixel_mask" in inputs:
+        valid = inputs["pixel_mask"][0]
+        given["pixel_mask"] = valid[None].to(loaded.device)
+        input_size = int(valid.any(dim=1).sum()), int(valid.any(dim=0).sum())
+    else:  # EoMT's processor does not say what it padded
+        height, width = _preprocess(loaded, image, do_pad=False)["pixel_values"].shape[-2:]
+        input_size = height, width
     with torch.inference_mode():
-        outputs = loaded.model(
-            pixel_values=pixels.to(loaded.device), pixel_mask=valid[None].to(loaded.device)
-        )
+        outputs = loaded.model(**given)
         masks = _crop_padding(outputs.masks_queries_logits[0], pixels.shape[-2:], input_size)
         masks = masks.float().sigmoid()
         class_logits = outputs.class_queries_logits[0].float()
@@ -172,12 +208,16 @@ def _propose_queries(
 def _propose_points(
     loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], num_proposals: int
 ) -> Proposals:
-    """The best masks of SAM for a grid of points, three masks a point; scores: predicted IoU."""
+    """The best masks of SAM for a grid of points, three masks a point; scores: predicted IoU.
+
+    SAM pads images, SAM 2 stretches them.
+    """
     import torch
 
     inputs = _preprocess(loaded, image)
     pixels = inputs["pixel_values"].to(loaded.device)
-    input_size = tuple(int(side) for side in inputs["reshaped_input_sizes"][0])
+    (input_size,) = inputs.get("reshaped_input_sizes", [pixels.shape[-2:]])
+    input_size = tuple(int(side) for side in input_size)
     points = _point_grid(input_size)
     logits, scores = [], []
     with torch.inference_mode():
@@ -200,6 +240,46 @@ def _propose_points(
     return Proposals(
         masks.cpu().numpy(), all_scores[kept].cpu().numpy(), None, (input_size[0], input_size[1])
     )
+
+
+def _propose_concepts(
+    loaded: _Loaded, image: UInt8[np.ndarray, "h w 3"], num_proposals: int, names: tuple[str, ...]
+) -> Proposals:
+    """The best masks of SAM 3 of all names, each a prompt; scores as in its post-processing."""
+    import torch
+
+    pixels = _preprocess(loaded, image)["pixel_values"].to(loaded.device)
+    masks, scores = [], []
+    with torch.inference_mode():
+        vision = loaded.model.get_vision_features(pixels)
+        for text, attended in _embedded(loaded, names):
+            outputs = loaded.model(vision_embeds=vision, text_embeds=text, attention_mask=attended)
+            of_name = outputs.pred_logits[0].sigmoid() * outputs.presence_logits[0].sigmoid()
+            best = torch.argsort(-of_name, stable=True)[:num_proposals]
+            masks.append(outputs.pred_masks[0][best].half())
+            scores.append(of_name[best].float())
+        all_logits, all_scores = torch.cat(masks), torch.cat(scores)
+        kept = _suppress_overlaps(all_logits > 0, all_scores, num_proposals)
+        found = all_logits[kept].float().sigmoid()
+    height, width = pixels.shape[-2:]
+    return Proposals(found.cpu().numpy(), all_scores[kept].cpu().numpy(), None, (height, width))
+
+
+@functools.lru_cache(maxsize=1)
+def _embedded(loaded: _Loaded, names: tuple[str, ...]) -> list[tuple[Any, "torch.Tensor"]]:
+    """What SAM 3 reads of every name, which all images share."""
+    texts = []
+    for name in names:
+        tokens = loaded.tokenizer(
+            [name], padding="max_length", max_length=_PROMPT_LENGTH, return_tensors="pt"
+        ).to(loaded.device)
+        if tokens["input_ids"].shape[1] > _PROMPT_LENGTH:
+            raise ValueError(
+                f"class {name!r}: expected at most {_PROMPT_LENGTH} tokens, which SAM 3 reads of a "
+                f"prompt, got {tokens['input_ids'].shape[1]}; shorten the name"
+            )
+        texts.append((loaded.model.get_text_features(**tokens), tokens["attention_mask"]))
+    return texts
 
 
 def _point_grid(input_size: tuple[int, ...]) -> np.ndarray:
@@ -256,6 +336,33 @@ def _crop_padding(
     )[0]
 
 
+def _padded_square(side: int) -> dict:
+    return {"size": {"shortest_edge": side, "longest_edge": side}, "do_pad": True}
+
+
+def _padded_square_of_sam(side: int) -> dict:
+    return {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
+
+
+def _stretched_square(side: int) -> dict:
+    return {"size": {"height": side, "width": side}}
+
+
+_SAM_2 = _ModelType(
+    "Sam2Model",
+    "Sam2ImageProcessor",
+    _propose_points,
+    lambda config: _stretched_square(config.prompt_encoder_config.image_size),
+    also_needs=("torchvision",),
+)
+_SAM_3 = _ModelType(
+    "Sam3Model",
+    "Sam3ImageProcessor",
+    _propose_concepts,
+    lambda config: _stretched_square(config.vision_config.backbone_config.image_size),
+    also_needs=("torchvision",),
+    reads_names=True,
+)
 MODEL_TYPES = {
     "mask2former": _ModelType(
         "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessorPil", _propose_queries
@@ -263,5 +370,20 @@ MODEL_TYPES = {
     "maskformer": _ModelType(
         "MaskFormerForInstanceSegmentation", "MaskFormerImageProcessorPil", _propose_queries
     ),
-    "sam": _ModelType("SamModel", "SamImageProcessorPil", _propose_points),
+    "eomt": _ModelType(
+        "EomtForUniversalSegmentation",
+        "EomtImageProcessorPil",
+        _propose_queries,
+        lambda config: _padded_square(config.image_size),
+    ),
+    "sam": _ModelType(
+        "SamModel",
+        "SamImageProcessorPil",
+        _propose_points,
+        lambda config: _padded_square_of_sam(config.vision_config.image_size),
+    ),
+    "sam3": _SAM_3,
+    "sam3_video": _SAM_3,
+    "sam2": _SAM_2,
+    "sam2_video": _SAM_2,
 }

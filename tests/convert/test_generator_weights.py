@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -62,6 +63,7 @@ def official(name: str) -> dict[str, np.ndarray]:
         ("maskformer-swin", generators_transformers),
         pytest.param("maskformer-same-width", generators_transformers, marks=pytest.mark.slow),
         pytest.param("mask2former", generators_official, marks=pytest.mark.slow),
+        ("swin", generators_official),
         ("freeseg", generators_official),
     ],
 )
@@ -83,6 +85,55 @@ def test_the_architecture_follows_from_the_shapes_of_an_official_checkpoint(tmp_
     assert opened.layout == "official"
     assert opened.preparation.align_corners
     jax.tree.map(np.testing.assert_array_equal, opened.parameters(), dict(random_parameters(name)))
+
+
+def test_the_sizes_of_a_swin_follow_from_an_official_checkpoint(tmp_path):
+    index = np.zeros((9, 9), np.int64)  # which official files hold, too
+    buffer = {"backbone.layers.0.blocks.1.attn.relative_position_index": index}
+    safetensors.numpy.save_file(official("swin") | buffer, tmp_path / "swin.safetensors")
+    opened = open_generator(tmp_path / "swin.safetensors")
+    assert opened.config == GENERATORS["swin"]
+    assert not opened.preparation.align_corners
+    jax.tree.map(
+        np.testing.assert_array_equal, opened.parameters(), dict(random_parameters("swin"))
+    )
+
+
+@pytest.mark.slow
+def test_an_official_swin_computes_what_timms_of_the_same_names_does():
+    """timm numbers a stage's merging with the stage behind it, and has no norms of the maps."""
+    import timm.models.swin_transformer as timm
+
+    sizes = {"embed_dim": 8, "depths": (2, 2, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 2}
+    torch.manual_seed(0)
+    theirs = timm.SwinTransformer(img_size=64, num_classes=0, **sizes).eval()
+    tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        tensor.copy_(tensor + 0.3 * torch.randn(tensor.shape))
+        stage = re.match(r"layers\.(\d)\.downsample", name)
+        if stage:
+            name = name.replace(stage[0], f"layers.{int(stage[1]) - 1}.downsample")
+        tensors[f"backbone.{name}"] = tensor.numpy()
+    del tensors["backbone.norm.weight"], tensors["backbone.norm.bias"]
+    config = SwinConfig(8, sizes["depths"], sizes["num_heads"], 2)
+    norms = {}
+    for stage, width in enumerate(config.widths):
+        norms[f"backbone.norm{stage}.weight"] = np.ones(width, np.float32)
+        norms[f"backbone.norm{stage}.bias"] = np.zeros(width, np.float32)
+    module = config.make_module(np.float32)
+    image = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    table = generators_official.rules_of(GENERATORS["swin"])
+    table = [rule for rule in table if rule.ours.startswith("backbone/")]
+    ours = rules.stored_as_ours(
+        rules.in_memory(tensors | norms), {"backbone": expected}, table, source="timm"
+    )
+    maps = jax.jit(module.apply)({"params": rules.materialised(ours)["backbone"]}, image)
+    x = theirs.patch_embed(torch.from_numpy(image).permute(0, 3, 1, 2))
+    for layer, found in zip(theirs.layers, maps, strict=True):
+        x = layer(x)
+        normal = torch.nn.functional.layer_norm(x, x.shape[-1:])
+        np.testing.assert_allclose(found, normal.detach(), rtol=0, atol=2e-5)
 
 
 def test_names_of_older_official_files_are_known(tmp_path):

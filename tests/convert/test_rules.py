@@ -147,3 +147,27 @@ def test_no_two_rules_of_a_format_lead_to_one_place(layout):
     table = layout.rules
     for side in ([rule.ours for rule in table], [n for rule in table for n in rule.names]):
         assert len(set(side)) == len(side)
+
+
+def test_comparisons_grow_with_the_names_and_not_with_names_times_rules(monkeypatch):
+    """A file of twice as many kinds of tensors, in each direction; no clock."""
+    pattern, compared = rules._pattern, []
+    monkeypatch.setattr(rules, "_pattern", lambda name: compared.append(name) or pattern(name))
+
+    def comparisons(kinds):
+        letters = [chr(ord("a") + kind // 26) + chr(ord("a") + kind % 26) for kind in range(kinds)]
+        table = [Rule(f"{name}.{{}}.w", f"{name}_{{}}/kernel") for name in letters]
+        expected = shaped(**{f"{name}_3__kernel": (2,) for name in letters})
+        compared.clear()
+        there_and_back({f"{name}.3.w": array(2) for name in letters}, expected, table)
+        return len(compared)
+
+    assert comparisons(60) == 2 * comparisons(30) > 0
+
+
+def test_numbers_beside_a_layer_number_are_part_of_the_name():
+    table = [Rule("a1.{}.w", "a1_{}/w"), Rule("a2.{}.w", "a2_{}/w"), Rule("b1{}.w", "b{}/w")]
+    expected = shaped(a1_0__w=(2,), a2_0__w=(2,), b5__w=(2,))
+    tensors = {"a1.0.w": array(2), "a2.0.w": array(2) + 2, "b15.w": array(2) + 4}
+    ours = there_and_back(tensors, expected, table)
+    assert [ours[path][0] for path in ("a1_0/w", "a2_0/w", "b5/w")] == [0, 2, 4]

@@ -34,7 +34,7 @@ from maft_jax.proposals.transformers_models import TransformersProposals
 _SIZE = {"shortest_edge": 64, "longest_edge": 128}
 
 
-def _example(height=37, width=61):
+def make_example(height=37, width=61):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     return Example("a", image, np.full((height, width), IGNORE, np.int32))
 
@@ -116,7 +116,7 @@ def _sam():
     return model.eval()
 
 
-def _save(folder, model, processor=None):
+def save(folder, model, processor=None):
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -132,8 +132,8 @@ def _save(folder, model, processor=None):
     ids=["mask2former", "maskformer"],
 )
 def test_queries_are_those_of_the_model(model, processor, tmp_path):
-    proposals = TransformersProposals(_save(tmp_path, model, processor))(_example(), 5)
-    inputs = processor(_example().image, return_tensors="pt")
+    proposals = TransformersProposals(save(tmp_path, model, processor))(make_example(), 5)
+    inputs = processor(make_example().image, return_tensors="pt")
     with torch.inference_mode():
         outputs = model(**inputs)
     assert proposals.input_size == tuple(inputs["pixel_values"].shape[-2:])
@@ -149,9 +149,9 @@ def test_queries_are_those_of_the_model(model, processor, tmp_path):
 def test_maskformer_scores_and_masks_are_those_of_the_instance_post_processing(tmp_path):
     # With one class, the library ranks every query once, as we do.
     model, processor = _maskformer(num_labels=1), MaskFormerImageProcessorPil(size=_SIZE)
-    proposals = TransformersProposals(_save(tmp_path, model, processor))(_example(), 5)
+    proposals = TransformersProposals(save(tmp_path, model, processor))(make_example(), 5)
     with torch.inference_mode():
-        outputs = model(**processor(_example().image, return_tensors="pt"))
+        outputs = model(**processor(make_example().image, return_tensors="pt"))
     (reference,) = processor.post_process_instance_segmentation(
         outputs, threshold=0.0, return_binary_maps=True
     )
@@ -172,8 +172,8 @@ def test_padding_of_the_processor_is_cropped_away(tmp_path):
         pad_size={"height": 128, "width": 128},
     )
     model = _mask2former()
-    proposals = TransformersProposals(_save(tmp_path, model, processor))(_example(), 5)
-    inputs = processor(_example().image, return_tensors="pt")
+    proposals = TransformersProposals(save(tmp_path, model, processor))(make_example(), 5)
+    inputs = processor(make_example().image, return_tensors="pt")
     valid = inputs["pixel_mask"][0].numpy()
     assert valid.shape == (128, 128)
     height, width = valid.any(axis=1).sum(), valid.any(axis=0).sum()
@@ -205,13 +205,13 @@ def test_logits_keep_their_place_when_padding_ends_inside_a_pixel():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (150, 100)])
 def test_images_of_any_size_have_proposals(size, tmp_path):
-    path = _save(tmp_path, _mask2former(), Mask2FormerImageProcessorPil(size=_SIZE))
-    proposals = TransformersProposals(path)(_example(*size), 5)
+    path = save(tmp_path, _mask2former(), Mask2FormerImageProcessorPil(size=_SIZE))
+    proposals = TransformersProposals(path)(make_example(*size), 5)
     assert len(proposals.masks) == 5 and np.isfinite(proposals.scores).all()
 
 
 def test_folder_without_processor_gets_the_defaults_of_its_model(tmp_path):
-    proposals = TransformersProposals(_save(tmp_path, _sam()))(_example(), 3)
+    proposals = TransformersProposals(save(tmp_path, _sam()))(make_example(), 3)
     assert proposals.input_size == (39, 64)
 
 
@@ -227,11 +227,11 @@ def test_sam_masks_are_those_of_the_library_for_the_same_points(tmp_path, monkey
     processor = SamImageProcessorPil(
         size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}
     )
-    proposals = TransformersProposals(_save(tmp_path, model, processor))(_example(40, 64), 100)
+    proposals = TransformersProposals(save(tmp_path, model, processor))(make_example(40, 64), 100)
     # Centres of a 3 x 3 grid of cells over 64 x 40 pixels, (x, y).
     steps = [1 / 6, 1 / 2, 5 / 6]
     points = torch.tensor([[[64 * x, 40 * y]] for y in steps for x in steps])
-    inputs = processor(_example(40, 64).image, return_tensors="pt")
+    inputs = processor(make_example(40, 64).image, return_tensors="pt")
     with torch.inference_mode():
         outputs = model(pixel_values=inputs["pixel_values"], input_points=points[None])
     (masks,) = processor.post_process_masks(
@@ -271,23 +271,23 @@ def test_overlapping_masks_lose_against_the_better_one():
 
 
 def test_generator_is_pickled_without_its_model(tmp_path):
-    path = _save(tmp_path, _maskformer(), MaskFormerImageProcessorPil(size=_SIZE))
+    path = save(tmp_path, _maskformer(), MaskFormerImageProcessorPil(size=_SIZE))
     generator = TransformersProposals(path)
     assert isinstance(generator, ProposalGenerator)
-    first = generator(_example(), 5)
+    first = generator(make_example(), 5)
     data = pickle.dumps(generator)
     assert len(data) < 2000
-    np.testing.assert_array_equal(pickle.loads(data)(_example(), 5).masks, first.masks)
+    np.testing.assert_array_equal(pickle.loads(data)(make_example(), 5).masks, first.masks)
 
 
 def test_fingerprint_changes_with_weights_and_processor(tmp_path):
     model = _maskformer()
-    path = _save(tmp_path, model)
+    path = save(tmp_path, model)
     fingerprints = [TransformersProposals(path).fingerprint]
     assert TransformersProposals(path).fingerprint == fingerprints[0]
     with torch.no_grad():
         model.class_predictor.bias[0] += 1e-6
-    fingerprints.append(TransformersProposals(_save(tmp_path, model)).fingerprint)
+    fingerprints.append(TransformersProposals(save(tmp_path, model)).fingerprint)
     MaskFormerImageProcessorPil(size=_SIZE).save_pretrained(tmp_path)
     fingerprints.append(TransformersProposals(path).fingerprint)
     assert len(set(fingerprints)) == 3
@@ -298,7 +298,7 @@ def test_weights_that_lack_tensors_are_refused(tmp_path):
     state = {k: v for k, v in model.state_dict().items() if "class_predictor" not in k}
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match=r"missing or of another shape: \['class_predictor"):
-        TransformersProposals(str(tmp_path))(_example(), 5)
+        TransformersProposals(str(tmp_path))(make_example(), 5)
 
 
 def test_pickled_weights_are_refused(tmp_path):
@@ -318,7 +318,7 @@ def test_other_models_and_folders_are_refused(tmp_path):
 
 
 def test_missing_packages_are_named_with_the_command(tmp_path, monkeypatch):
-    path = _save(tmp_path, _maskformer())
+    path = save(tmp_path, _maskformer())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs torch and transformers: pip install"):
         TransformersProposals(path)
