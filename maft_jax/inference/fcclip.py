@@ -1,0 +1,199 @@
+"""FC-CLIP as a whole, from its checkpoint: one pass of CLIP's ConvNeXt, masks, classes, labels."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from input_pipeline.examples import IGNORE
+from maft_jax.config.prompts import PROMPT_TEMPLATES
+from maft_jax.convert.formats import ClipWeights
+from maft_jax.convert.generators import OpenedGenerator, open_generator
+from maft_jax.inference import geometric_ensemble
+from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
+from maft_jax.inference.result import Segmentation
+from maft_jax.inference.segmentation import ImageLike, load_image
+from maft_jax.inference.vocabulary import check_apart, check_names
+from maft_jax.models.generators.fcclip import FcClip, FcClipConfig
+from maft_jax.models.generators.image_preparation import normalised
+from maft_jax.models.mask_pooling import mask_of_logits, pool
+from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
+from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.models.towers.convnext import ConvNext
+from maft_jax.weights import open_weights
+
+EXPONENTS = (0.4, 0.8)
+"""FC-CLIP's, of the tower's probabilities for classes of training and for others."""
+
+
+@dataclass(frozen=True)
+class FcClipNetwork:
+    """The tower and the generator as static objects that get their parameters with every call."""
+
+    tower: ConvNext
+    generator: FcClip
+    logit_scale: float
+    """Factor of the tower's own similarities."""
+
+    def __call__(
+        self,
+        parameters: Mapping,
+        pixels: UInt8[Array, "b h w 3"],
+        sizes: Int[Array, "b 2"],
+        text: Float[Array, "c *names e"],
+    ) -> tuple[Float[Array, "b n h w"], Float[Array, "b n c1"], Float[Array, "b n c"]]:
+        """Mask logits at stride 4; the generator's class logits, "no object" last; and the tower's.
+
+        Args:
+            parameters: {"visual", "generator"}.
+            pixels: sides are multiples of 32; images of `sizes` lie in the upper left corners.
+            text: unit rows of the class names.
+        """
+        visual = {"params": parameters["visual"]}
+        images = normalised(pixels, sizes, PIXEL_MEAN, PIXEL_STD)
+        maps = self.tower.apply(visual, images, method="feature_maps")[1:]
+        predicted = self.generator.apply({"params": parameters["generator"]}, maps, text)
+        last = maps[-1]
+        inside = mask_of_logits(predicted.mask_logits, last.shape[1:3])
+        pooled = pool(
+            last.reshape(len(last), -1, last.shape[-1]),
+            inside.reshape(*inside.shape[:2], -1).astype(jnp.float32),
+        )
+        embeddings = self.tower.apply(visual, pooled, method="embed")
+        logits = _cosines(embeddings, text) * self.logit_scale
+        return predicted.mask_logits, predicted.class_logits, logits
+
+
+def _cosines(embeddings: Float[Array, "b n e"], text: Float[Array, "c *names e"]):
+    """Of a class with several names the largest."""
+    unit = embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+    rows = text.reshape(-1, text.shape[-1])
+    cosines = jnp.einsum("bne,re->bnr", unit, rows, precision=jax.lax.Precision.HIGHEST)
+    return cosines.reshape(*cosines.shape[:-1], len(text), -1).max(axis=-1)
+
+
+class FcClipSegmenter:
+    """Segments images with a vocabulary, by one checkpoint of FC-CLIP.
+
+    Args:
+        path: the checkpoint, whose tower, text tower and generator are used.
+        classes, background, synonyms, templates: as of `maft_jax.segment`.
+        trained: names of each class that the generator was trained on, which decide which of the
+            classes are seen; none: all are unseen.
+        exponents: of the tower's probabilities for seen classes, and for others.
+        order: what is resized to the image's own size, logits or scores.
+        compute_dtype: of matrix products.
+        cache_dir: folder in which the text embeddings are kept.
+
+    Raises:
+        ValueError: it is no such checkpoint, or names cannot work.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str],
+        *,
+        cache_dir: str | os.PathLike,
+        background: Sequence[str] = (),
+        synonyms: Mapping[str, Sequence[str]] | None = None,
+        templates: Sequence[str] = PROMPT_TEMPLATES,
+        trained: Sequence[Sequence[str]] = (),
+        exponents: tuple[float, float] = EXPONENTS,
+        order: Order = "logits",
+        compute_dtype: str = "float32",
+    ):
+        synonyms = synonyms or {}
+        self.class_names = check_names(classes, "classes")
+        self.background = check_names(background, "background") if background else ()
+        check_apart(self.class_names, self.background, synonyms)
+        clip, self.opened = open_fcclip(path)
+        names = (*self.class_names, *self.background)
+        self._text = jnp.asarray(
+            cached_class_embeddings(
+                clip.config.text, clip.parameters()["text"], names, templates, cache_dir, synonyms
+            )
+        )
+        of_classes = [(name, *synonyms.get(name, ())) for name in names]
+        self._seen = jnp.asarray(geometric_ensemble.seen_by_name(of_classes, trained))
+        self._network = make_network(clip, self.opened, compute_dtype)
+        self._parameters = jax.tree.map(jnp.asarray, read_parameters(clip, self.opened))
+        self._exponents, self._order = exponents, order
+
+    def __call__(self, image: ImageLike, example_id: str | None = None) -> Segmentation:
+        """Segments one image; `example_id` says nothing here."""
+        pixels = load_image(image)
+        preparation = self.opened.preparation
+        prepared = preparation.prepare(pixels)
+        size, padded = prepared.shape[:2], preparation.padded_size(*pixels.shape[:2])
+        batch = np.zeros((1, *padded, 3), np.uint8)
+        batch[0, : size[0], : size[1]] = prepared
+        sizes = jnp.array([size], jnp.int32)
+        masks, probabilities = _classified(
+            self._network, self._exponents, self._parameters, batch, sizes, self._text, self._seen
+        )
+        read = {"padded_size": padded, "image_size": size}
+        found = label_logits(
+            masks[0], probabilities[0], **read, size=pixels.shape[:2], order=self._order
+        )
+        nothing = np.zeros_like(found.score)
+        share = np.divide(found.score, found.total, out=nothing, where=found.total > 0)
+        is_class = found.label_map < len(self.class_names)
+        return Segmentation(
+            image=pixels,
+            class_names=self.class_names,
+            label_map=np.where(is_class, found.label_map, np.int32(IGNORE)),
+            score=np.minimum(share, 1),
+            proposals=stored_masks(masks[0], **read),
+            proposal_probabilities=np.asarray(probabilities[0][:, : len(self.class_names)]),
+            background=self.background,
+        )
+
+
+def open_fcclip(path: str | os.PathLike) -> tuple[ClipWeights, OpenedGenerator]:
+    """The CLIP and the generator of a checkpoint, whose values are read later.
+
+    Raises:
+        ValueError: it is of another kind, corrupt, or has tensors that nobody knows.
+    """
+    opened = open_generator(path)
+    if not isinstance(opened.config, FcClipConfig):
+        raise ValueError(
+            f"{path}: {opened.config.describe()}; expected a checkpoint of FC-CLIP, whose "
+            "generator reads the maps of its CLIP"
+        )
+    return open_weights(path, needs_text=True), opened
+
+
+def make_network(clip: ClipWeights, opened: OpenedGenerator, compute_dtype: str) -> FcClipNetwork:
+    """Both networks of a checkpoint, with products in a dtype."""
+    dtype = jnp.dtype(compute_dtype)
+    tower = ConvNext(clip.config.vision, dtype)
+    scale = clip.config.vision.default_logit_scale
+    return FcClipNetwork(tower, opened.config.make_module(dtype), scale)
+
+
+def read_parameters(clip: ClipWeights, opened: OpenedGenerator) -> dict:
+    """Those that FcClipNetwork takes, on the host."""
+    return {"visual": clip.parameters()["visual"], "generator": opened.parameters()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _classified(
+    network: FcClipNetwork,
+    exponents: tuple[float, float],
+    parameters,
+    pixels: UInt8[Array, "b h w 3"],
+    sizes: Int[Array, "b 2"],
+    text: Float[Array, "c *names e"],
+    seen: Bool[Array, " c"],
+) -> tuple[Float[Array, "b n h w"], Float[Array, "b n c"]]:
+    """Mask logits, and what label maps weigh masks with."""
+    masks, class_logits, tower_logits = network(parameters, pixels, sizes, text)
+    tower = jax.nn.softmax(tower_logits)
+    return masks, geometric_ensemble.probabilities(tower, class_logits, seen, exponents)

@@ -1,0 +1,94 @@
+"""FC-CLIP as a whole against its official code: classes of masks, the ensemble, label maps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maft_jax.inference.fcclip import FcClipSegmenter
+from maft_jax.inference.logit_labels import label_logits
+from maft_jax.models.generators.image_preparation import ImagePreparation
+from tests.fcclip_files import class_names, write_checkpoint
+from tests.golden_files import golden
+
+READ = {"padded_size": (128, 160), "image_size": (118, 150)}
+
+
+def expected():
+    return golden("fcclip/expected")
+
+
+@pytest.fixture(scope="module")
+def segmentation(tmp_path_factory):
+    """Of the golden image, read as it is."""
+    folder, names = tmp_path_factory.mktemp("fcclip"), class_names()
+    as_it_is = ImagePreparation(stretch=False, shortest_edge=118, rounds=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("maft_jax.convert.generators.FCCLIP_PREPARATION", as_it_is)
+        segmenter = FcClipSegmenter(
+            write_checkpoint(folder / "fcclip.pth"),
+            [first for first, *_ in names],
+            synonyms={first: further for first, *further in names},
+            trained=[text.split(",") for text in expected()["train_classes"].tolist()],
+            cache_dir=folder,
+        )
+    np.testing.assert_array_equal(segmenter._seen, expected()["seen"])
+    return segmenter(expected()["image_uint8"])
+
+
+def weights_of_masks():
+    return jax.nn.softmax(expected()["ensemble_log_probabilities"][0])[:, :-1]
+
+
+def test_masks_are_weighed_as_the_official_code_does_from_one_file_and_a_picture(segmentation):
+    theirs = np.asarray(weights_of_masks())
+    logs = np.log(segmentation.proposal_probabilities + 1e-9)
+    largest = np.abs(expected()["ensemble_log_probabilities"]).max()
+    np.testing.assert_allclose(logs, np.log(theirs + 1e-9), rtol=0, atol=5e-5 * largest)
+
+
+def test_label_map_at_the_size_that_was_read_is_that_of_the_golden_masks(segmentation):
+    masks = torch.tensor(expected()["pred_masks"])
+    masks = F.interpolate(masks, READ["padded_size"], mode="bilinear")[0, :, :118, :150].sigmoid()
+    scores = torch.einsum("nc,nhw->chw", torch.tensor(np.array(weights_of_masks())), masks)
+    best = scores.topk(2, dim=0).values
+    decided = ((best[0] - best[1]) > 1e-5).numpy()
+    same = segmentation.label_map == scores.argmax(dim=0).numpy()
+    assert same[decided].all() and decided.mean() > 0.99
+    assert len(np.unique(segmentation.label_map)) >= 3
+    share = (best[0] / scores.sum(dim=0)).numpy()
+    np.testing.assert_allclose(segmentation.score, share, atol=1e-5)
+    rows, columns = (torch.linspace(0, side - 1, -(-side // 4)) for side in (118, 150))
+    assert segmentation.proposals.shape == (20, len(rows), len(columns))
+    corners = segmentation.proposals[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    expected_corners = masks[:, [0, 0, -1, -1], [0, -1, 0, -1]].numpy()
+    np.testing.assert_allclose(corners / 255, expected_corners, atol=0.5 / 255 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("order", "name"), [("logits", "semantic_argmax"), ("scores", "semantic_argmax_late")]
+)
+@pytest.mark.parametrize("values_at_a_time", [2**26, 20 * 180 * 48])
+def test_label_map_at_native_size_follows_the_order_of_the_configuration(
+    monkeypatch, order, name, values_at_a_time
+):
+    monkeypatch.setattr("maft_jax.inference.logit_labels._VALUES_AT_A_TIME", values_at_a_time)
+    arrays = expected()
+    size = tuple(arrays["original_size"].tolist())
+    masks = jnp.asarray(arrays["pred_masks"][0])
+    found = label_logits(masks, weights_of_masks(), **READ, size=size, order=order)
+    decided = arrays[f"{name}_margin_f16"] > 1e-5
+    assert (found.label_map == arrays[name])[decided].all()
+    if order == "scores":
+        best = arrays["semantic_scores_late_every_9th_row"].max(axis=0)
+        np.testing.assert_allclose(found.score[::9], best, atol=1e-5)
+    else:
+        best = arrays["semantic_scores_every_9th_row_f16"].astype(np.float32).max(axis=0)
+        np.testing.assert_allclose(found.score[::9], best, rtol=2**-10)
+
+
+def test_two_orders_differ_at_borders():
+    arrays = expected()
+    assert (arrays["semantic_argmax"] != arrays["semantic_argmax_late"]).any()
