@@ -21,9 +21,18 @@ def checkpoint_tensors() -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_checkpoint(path: pathlib.Path) -> pathlib.Path:
+def maft_plus_tensors() -> dict[str, np.ndarray]:
+    """Those of MAFT+'s: FC-CLIP's as what it was tuned from, and what differs."""
+    tensors = checkpoint_tensors()
+    clip = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
+    teacher = {f"backbone_t.{name.removeprefix('backbone.')}": clip[name] for name in clip}
+    return tensors | teacher | load_file(GOLDEN / "fcclip" / "maft_plus_changed.safetensors")
+
+
+def write_checkpoint(path: pathlib.Path, tensors: dict | None = None) -> pathlib.Path:
     """As detectron2 saves it."""
-    tensors = {name: torch.from_numpy(value) for name, value in checkpoint_tensors().items()}
+    tensors = checkpoint_tensors() if tensors is None else tensors
+    tensors = {name: torch.from_numpy(value) for name, value in tensors.items()}
     torch.save({"model": tensors, "iteration": 7}, path)
     return path
 

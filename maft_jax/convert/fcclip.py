@@ -5,7 +5,11 @@ content-dependent transfer.
 """
 
 import dataclasses
+import os
 from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
 
 from maft_jax.convert import generator_rules as of
 from maft_jax.convert.convnext import FIRST_CONVOLUTION, hidden_rules, transposed, trunk_rules
@@ -17,22 +21,28 @@ from maft_jax.convert.generators_official import (
     pixel_decoder_rules,
     predictor_rules,
 )
+from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER
 from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
 from maft_jax.convert.openai import text_rules
-from maft_jax.convert.rules import Ignored, Rule
+from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
+from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours
+from maft_jax.convert.weights_source import open_tensors
+from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFER_HEADS
+from maft_jax.models.adapters.content_dependent_transfer import ContentDependentTransfer
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.towers.convnext import HEADS, ConvNextConfig
 
 CLIP = "backbone.clip_model."
 _PREDICTOR = "sem_seg_head.predictor."
+_TRANSFER = "cdt."
 _VOID = "void_embedding.weight"
 _OWN_PART = f"{_PREDICTOR}_mask_pooling_proj.1.weight"
 
 _TRAINING = [
     Ignored(r"criterion\..*", "settings of the losses"),
     Ignored(r"backbone_t\..*", "the CLIP that MAFT+ was tuned from"),
-    Ignored(r"cdt\..*", "MAFT+'s content-dependent transfer"),
+    Ignored(r"cdt\..*", "MAFT+'s content-dependent transfer, which read_transfer reads"),
 ]
 GENERATOR_IGNORED = [
     Ignored(r"backbone\..*", "CLIP, which weights.open_weights reads"),
@@ -65,6 +75,33 @@ def infer_generator(source: WeightsSource) -> FcClipConfig:
         infer_pixel_decoder(shapes),
         infer_decoder(shapes),
     )
+
+
+def read_transfer(path: str | os.PathLike) -> dict:
+    """{"transfer": parameters of MAFT+'s content-dependent transfer}; nothing if there is none.
+
+    Raises:
+        ValueError: its tensors are unknown, missing or misshapen.
+    """
+    tensors = without_torch_wrappers(open_tensors(path).tensors)
+    ((names,),) = (find_prefixes(tensors, is_fcclip).values(),)
+    found = {
+        name.removeprefix(_TRANSFER): tensors[whole]
+        for name, whole in names.items()
+        if name.startswith(_TRANSFER)
+    }
+    if not found:
+        return {}
+    width = (
+        found["cross_atten.MLP.bias"].shape[0]
+        if "cross_atten.MLP.bias" in found
+        else TRANSFER_HEADS
+    )
+    text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
+    expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
+    table = CONTENT_DEPENDENT_TRANSFER
+    leaves = stored_as_ours(found, expected["params"], table, source=os.fspath(path))
+    return {"transfer": materialised(leaves)}
 
 
 GENERATOR_RULES = [

@@ -21,16 +21,13 @@ from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
 from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax.evaluators.confusion import confusion_matrix
-from maft_jax.evaluators.data_sets import (
-    EvaluationSet,
-    find_evaluation_data,
-    read_trained_classes,
-)
+from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
 from maft_jax.evaluators.evaluation_counts import EvaluationCounts
 from maft_jax.evaluators.mask_accuracy import classes_shown, count_masks
 from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
+from maft_jax.inference.geometric_ensemble import read_trained_classes
 from maft_jax.inference.segmenter import Segmenter
 from maft_jax.models.clip import ClipConfig, untold_architecture
 from maft_jax.models.encoder import ImageEncoder
@@ -66,7 +63,8 @@ class Evaluation:
     def __init__(self, config: ResolvedConfig, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
         self.protocol = EvaluationProtocol.of(config)
         self._mesh = mesh
-        self._trained = read_trained_classes(config.evaluation.trained_classes)
+        trained = config.evaluation.trained_classes
+        self._trained = read_trained_classes(trained) if trained else None
         self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = text_tower_identity(clip.text, text_tower)

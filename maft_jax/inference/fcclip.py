@@ -1,4 +1,7 @@
-"""FC-CLIP as a whole, from its checkpoint: one pass of CLIP's ConvNeXt, masks, classes, labels."""
+"""FC-CLIP and MAFT+ as a whole, from their checkpoint: one pass of CLIP's ConvNeXt for all.
+
+MAFT+ adapts the rows of class names to each image before its CLIP compares masks with them.
+"""
 
 import functools
 import os
@@ -12,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from input_pipeline.examples import IGNORE
 from maft_jax.config.prompts import PROMPT_TEMPLATES
+from maft_jax.convert.fcclip import read_transfer
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.generators import OpenedGenerator, open_generator
 from maft_jax.inference import geometric_ensemble
@@ -19,16 +23,22 @@ from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
 from maft_jax.inference.result import Segmentation
 from maft_jax.inference.segmentation import ImageLike, load_image
 from maft_jax.inference.vocabulary import check_apart, check_names
+from maft_jax.models.adapters.content_dependent_transfer import (
+    ContentDependentTransfer,
+    Kind,
+    scrambled_cells,
+)
 from maft_jax.models.generators.fcclip import FcClip, FcClipConfig
 from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.mask_pooling import mask_of_logits, pool
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.models.towers.convnext import ConvNext
+from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 
-EXPONENTS = (0.4, 0.8)
-"""FC-CLIP's, of the tower's probabilities for classes of training and for others."""
+EXPONENTS, MAFT_PLUS_EXPONENTS = (0.4, 0.8), (1.0, 1.0)
+"""Of the tower's probabilities for classes of training and for others."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +49,20 @@ class FcClipNetwork:
     generator: FcClip
     logit_scale: float
     """Factor of the tower's own similarities."""
+    transfer: ContentDependentTransfer | None = None
+    """MAFT+'s."""
 
     def __call__(
         self,
         parameters: Mapping,
-        pixels: UInt8[Array, "b h w 3"],
+        pixels: UInt8[Array, "b input_h input_w 3"],
         sizes: Int[Array, "b 2"],
         text: Float[Array, "c *names e"],
     ) -> tuple[Float[Array, "b n h w"], Float[Array, "b n c1"], Float[Array, "b n c"]]:
         """Mask logits at stride 4; the generator's class logits, "no object" last; and the tower's.
 
         Args:
-            parameters: {"visual", "generator"}.
+            parameters: {"visual", "generator"}, and "transfer" where there is one.
             pixels: sides are multiples of 32; images of `sizes` lie in the upper left corners.
             text: unit rows of the class names.
         """
@@ -65,28 +77,38 @@ class FcClipNetwork:
             inside.reshape(*inside.shape[:2], -1).astype(jnp.float32),
         )
         embeddings = self.tower.apply(visual, pooled, method="embed")
-        logits = _cosines(embeddings, text) * self.logit_scale
+        rows = text[None]
+        if self.transfer is not None:
+            cells = self.tower.apply(visual, scrambled_cells(last), method="embed")
+            flat = text.reshape(-1, text.shape[-1])
+            adapted = self.transfer.apply({"params": parameters["transfer"]}, flat, cells)
+            rows = adapted.reshape(len(last), *text.shape)
+        logits = _cosines(embeddings, rows) * self.logit_scale
         return predicted.mask_logits, predicted.class_logits, logits
 
 
-def _cosines(embeddings: Float[Array, "b n e"], text: Float[Array, "c *names e"]):
-    """Of a class with several names the largest."""
+def _cosines(embeddings: Float[Array, "b n e"], text: Float[Array, "rows c *names e"]):
+    """Products with rows as they are; of a class with several names the largest."""
     unit = embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
-    rows = text.reshape(-1, text.shape[-1])
-    cosines = jnp.einsum("bne,re->bnr", unit, rows, precision=jax.lax.Precision.HIGHEST)
-    return cosines.reshape(*cosines.shape[:-1], len(text), -1).max(axis=-1)
+    rows = jnp.broadcast_to(text, (len(embeddings), *text.shape[1:]))
+    rows = rows.reshape(len(embeddings), -1, text.shape[-1])
+    products = jnp.einsum("bne,bre->bnr", unit, rows, precision=jax.lax.Precision.HIGHEST)
+    return products.reshape(*products.shape[:-1], text.shape[1], -1).max(axis=-1)
 
 
 class FcClipSegmenter:
-    """Segments images with a vocabulary, by one checkpoint of FC-CLIP.
+    """Segments images with a vocabulary, by one checkpoint of FC-CLIP or MAFT+.
 
     Args:
         path: the checkpoint, whose tower, text tower and generator are used.
         classes, background, synonyms, templates: as of `maft_jax.segment`.
         trained: names of each class that the generator was trained on, which decide which of the
             classes are seen; none: all are unseen.
-        exponents: of the tower's probabilities for seen classes, and for others.
+        exponents: of the tower's probabilities for seen classes, and for others; by default those
+            of the system.
         order: what is resized to the image's own size, logits or scores.
+        transfer: of MAFT+: whether its weights are of a semantic or a panoptic model, which they do
+            not tell.
         compute_dtype: of matrix products.
         cache_dir: folder in which the text embeddings are kept.
 
@@ -104,8 +126,9 @@ class FcClipSegmenter:
         synonyms: Mapping[str, Sequence[str]] | None = None,
         templates: Sequence[str] = PROMPT_TEMPLATES,
         trained: Sequence[Sequence[str]] = (),
-        exponents: tuple[float, float] = EXPONENTS,
+        exponents: tuple[float, float] | None = None,
         order: Order = "logits",
+        transfer: Kind = "semantic",
         compute_dtype: str = "float32",
     ):
         synonyms = synonyms or {}
@@ -121,9 +144,14 @@ class FcClipSegmenter:
         )
         of_classes = [(name, *synonyms.get(name, ())) for name in names]
         self._seen = jnp.asarray(geometric_ensemble.seen_by_name(of_classes, trained))
-        self._network = make_network(clip, self.opened, compute_dtype)
-        self._parameters = jax.tree.map(jnp.asarray, read_parameters(clip, self.opened))
-        self._exponents, self._order = exponents, order
+        on_host = read_parameters(clip, self.opened) | read_transfer(path)
+        self.is_maft_plus = "transfer" in on_host
+        self.exponents = exponents or (MAFT_PLUS_EXPONENTS if self.is_maft_plus else EXPONENTS)
+        self.fingerprint = fingerprint(on_host)
+        kind = transfer if self.is_maft_plus else None
+        self._network = make_network(clip, self.opened, compute_dtype, kind)
+        self._parameters = jax.tree.map(jnp.asarray, on_host)
+        self._order = order
 
     def __call__(self, image: ImageLike, example_id: str | None = None) -> Segmentation:
         """Segments one image; `example_id` says nothing here."""
@@ -135,7 +163,7 @@ class FcClipSegmenter:
         batch[0, : size[0], : size[1]] = prepared
         sizes = jnp.array([size], jnp.int32)
         masks, probabilities = _classified(
-            self._network, self._exponents, self._parameters, batch, sizes, self._text, self._seen
+            self._network, self.exponents, self._parameters, batch, sizes, self._text, self._seen
         )
         read = {"padded_size": padded, "image_size": size}
         found = label_logits(
@@ -170,12 +198,15 @@ def open_fcclip(path: str | os.PathLike) -> tuple[ClipWeights, OpenedGenerator]:
     return open_weights(path, needs_text=True), opened
 
 
-def make_network(clip: ClipWeights, opened: OpenedGenerator, compute_dtype: str) -> FcClipNetwork:
-    """Both networks of a checkpoint, with products in a dtype."""
+def make_network(
+    clip: ClipWeights, opened: OpenedGenerator, compute_dtype: str, kind: Kind | None
+) -> FcClipNetwork:
+    """The networks of a checkpoint, with products in a dtype; `kind` of MAFT+'s transfer."""
     dtype = jnp.dtype(compute_dtype)
     tower = ConvNext(clip.config.vision, dtype)
     scale = clip.config.vision.default_logit_scale
-    return FcClipNetwork(tower, opened.config.make_module(dtype), scale)
+    transfer = None if kind is None else ContentDependentTransfer(kind)
+    return FcClipNetwork(tower, opened.config.make_module(dtype), scale, transfer)
 
 
 def read_parameters(clip: ClipWeights, opened: OpenedGenerator) -> dict:
@@ -188,7 +219,7 @@ def _classified(
     network: FcClipNetwork,
     exponents: tuple[float, float],
     parameters,
-    pixels: UInt8[Array, "b h w 3"],
+    pixels: UInt8[Array, "b input_h input_w 3"],
     sizes: Int[Array, "b 2"],
     text: Float[Array, "c *names e"],
     seen: Bool[Array, " c"],

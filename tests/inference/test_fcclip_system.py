@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from maft_jax.inference.fcclip import FcClipSegmenter
 from maft_jax.inference.logit_labels import label_logits
 from maft_jax.models.generators.image_preparation import ImagePreparation
-from tests.fcclip_files import class_names, write_checkpoint
+from tests.fcclip_files import class_names, maft_plus_tensors, write_checkpoint
 from tests.golden_files import golden
 
 READ = {"padded_size": (128, 160), "image_size": (118, 150)}
@@ -20,20 +20,28 @@ def expected():
     return golden("fcclip/expected")
 
 
-@pytest.fixture(scope="module")
-def segmentation(tmp_path_factory):
-    """Of the golden image, read as it is."""
-    folder, names = tmp_path_factory.mktemp("fcclip"), class_names()
+def segmenter_of(checkpoint, **options):
+    """With the golden vocabulary; it reads the golden image as it is."""
+    names = class_names()
     as_it_is = ImagePreparation(stretch=False, shortest_edge=118, rounds=True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("maft_jax.convert.generators.FCCLIP_PREPARATION", as_it_is)
-        segmenter = FcClipSegmenter(
-            write_checkpoint(folder / "fcclip.pth"),
+        return FcClipSegmenter(
+            checkpoint,
             [first for first, *_ in names],
             synonyms={first: further for first, *further in names},
-            trained=[text.split(",") for text in expected()["train_classes"].tolist()],
-            cache_dir=folder,
+            cache_dir=checkpoint.parent,
+            **options,
         )
+
+
+@pytest.fixture(scope="module")
+def segmentation(tmp_path_factory):
+    """Of the golden image."""
+    segmenter = segmenter_of(
+        write_checkpoint(tmp_path_factory.mktemp("fcclip") / "fcclip.pth"),
+        trained=[text.split(",") for text in expected()["train_classes"].tolist()],
+    )
     np.testing.assert_array_equal(segmenter._seen, expected()["seen"])
     return segmenter(expected()["image_uint8"])
 
@@ -86,7 +94,25 @@ def test_label_map_at_native_size_follows_the_order_of_the_configuration(
         np.testing.assert_allclose(found.score[::9], best, atol=1e-5)
     else:
         best = arrays["semantic_scores_every_9th_row_f16"].astype(np.float32).max(axis=0)
-        np.testing.assert_allclose(found.score[::9], best, rtol=2**-10)
+        np.testing.assert_allclose(found.score[::9], best, rtol=2**-10, atol=2**-24)
+
+
+@pytest.mark.slow
+def test_maft_plus_adapts_rows_to_the_image_and_leaves_classes_to_its_tuned_tower(tmp_path):
+    arrays = golden("fcclip/maft_plus")
+    segmenter = segmenter_of(write_checkpoint(tmp_path / "maft.pth", maft_plus_tensors()))
+    assert segmenter.is_maft_plus and segmenter.exponents == (1.0, 1.0)
+    found = segmenter(expected()["image_uint8"])
+    theirs = np.asarray(jax.nn.softmax(arrays["log_probabilities"][0]))[:, :-1]
+    largest = np.abs(arrays["log_probabilities"]).max()
+    logs = np.log(found.proposal_probabilities + 1e-9)
+    np.testing.assert_allclose(logs, np.log(theirs + 1e-9), rtol=0, atol=5e-5 * largest)
+    size = tuple(expected()["original_size"].tolist())
+    weights = jnp.asarray(found.proposal_probabilities)
+    masks = jnp.asarray(arrays["pred_masks"][0])
+    labels = label_logits(masks, weights, **READ, size=size, order="scores").label_map
+    decided = arrays["semantic_argmax_late_margin_f16"] > 1e-5
+    assert (labels == arrays["semantic_argmax_late"])[decided].all()
 
 
 def test_two_orders_differ_at_borders():

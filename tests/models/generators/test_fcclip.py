@@ -95,10 +95,9 @@ def test_every_tensor_of_a_checkpoint_is_read_or_ignored_for_a_reason(checkpoint
     assert left == {"criterion.empty_weight"}
 
 
-def test_tensor_that_nobody_knows_is_refused(tmp_path, monkeypatch):
+def test_tensor_that_nobody_knows_is_refused(tmp_path):
     tensors = checkpoint_tensors() | {"sem_seg_head.predictor.adapter.weight": np.zeros(3)}
-    monkeypatch.setattr("tests.fcclip_files.checkpoint_tensors", lambda: tensors)
-    path = write_checkpoint(tmp_path / "other.pth")
+    path = write_checkpoint(tmp_path / "other.pth", tensors)
     with pytest.raises(ValueError, match=r"1 unknown: sem_seg_head\.predictor\.adapter\.weight"):
         open_generator(path)
 

@@ -1,0 +1,77 @@
+"""The modules that methods train beside a tower, under the names of their authors' checkpoints.
+
+Names are those below the module's own prefix, such as `cdt.` in MAFT+'s files.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from maft_jax.convert.generator_rules import convolution, dense, norm, packed_attention
+from maft_jax.convert.rules import Rule, materialised, stored_as_ours, to_foreign
+from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
+from maft_jax.convert.stored_tensor import in_memory
+
+
+def _pointwise(foreign: str, ours: str) -> list[Rule]:
+    """A convolution of one pixel, which is a linear map here."""
+    kernel = Rule(
+        f"{foreign}.weight",
+        f"{ours}/kernel",
+        lambda shape, x: x[:, :, 0, 0].T,
+        lambda x: x.T[:, :, None, None],
+    )
+    return [kernel, Rule(f"{foreign}.bias", f"{ours}/bias")]
+
+
+def _convnext_block(foreign: str, ours: str) -> list[Rule]:
+    return [
+        Rule(f"{foreign}.gamma", f"{ours}/layer_scale"),
+        *convolution(f"{foreign}.dwconv", f"{ours}/conv_dw"),
+        *norm(f"{foreign}.norm", f"{ours}/ln_mlp"),
+        *dense(f"{foreign}.pwconv1", f"{ours}/mlp/c_fc"),
+        *dense(f"{foreign}.pwconv2", f"{ours}/mlp/c_proj"),
+    ]
+
+
+def read_modules(path: str | os.PathLike, table: Sequence[Rule], expected: Mapping) -> dict:
+    """The modules of a file, float32.
+
+    Args:
+        expected: nested tree whose leaves have `.shape`.
+
+    Raises:
+        ValueError: it is absent, corrupt, or holds other modules, or of another size.
+    """
+    tensors, _ = open_state_dict(path)
+    return materialised(stored_as_ours(tensors, expected, table, source=os.fspath(path)))
+
+
+def write_modules(path: str | os.PathLike, table: Sequence[Rule], modules: Mapping) -> None:
+    """The file that `read_modules` reads; written aside, then renamed."""
+    write_state_dict(in_memory(to_foreign(modules, table)), path)
+
+
+CONTENT_DEPENDENT_TRANSFER = (
+    *packed_attention("cross_atten.multihead_attn", "cross_attn"),
+    *dense("cross_atten.MLP", "mlp"),
+    *norm("cross_atten.norm", "ln_text"),
+)
+"""Of MAFT+."""
+LINEAR_ALIGNMENT = (*dense("corr_proj_in.0", "proj_in"), *dense("corr_proj_out.0", "proj_out"))
+PSEUDO_TEXT_ALIGNMENT = (
+    *packed_attention("img2text", "cross_attn"),
+    *dense("img_proj", "proj_cells", bias=False),
+    *norm("ln_1", "ln_text"),
+)
+"""Both of MaskCLIP++."""
+MASK_ADAPTER = (
+    *convolution("mask_downscaling.0", "mask_conv_0"),
+    *norm("mask_downscaling.1", "ln_mask_0"),
+    *convolution("mask_downscaling.3", "mask_conv_1"),
+    *norm("mask_downscaling.4", "ln_mask_1"),
+    *_pointwise("mask_downscaling.6", "mask_proj"),
+    *_pointwise("fuse", "fuse"),
+    *(rule for i in range(3) for rule in _convnext_block(f"cnext{i + 1}", f"blocks_{i}")),
+    *norm("norm", "ln_maps"),
+    *_pointwise("final", "maps"),
+)

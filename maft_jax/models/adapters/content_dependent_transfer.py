@@ -1,0 +1,53 @@
+"""MAFT+'s content-dependent transfer: class rows that have looked at the image."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from maft_jax.models.generators.decoder_layers import MultiheadAttention
+from maft_jax.models.generators.projections import linear
+from maft_jax.models.generators.sine_positions import sine_positions
+from maft_jax.models.layers import LayerNorm
+
+Kind = Literal["semantic", "panoptic"]
+HEADS = 8
+
+
+class ContentDependentTransfer(nn.Module):
+    """One cross-attention of class rows to the embeddings of cells, in float32.
+
+    `semantic` models have the norm after the sum, LN(t + change); `panoptic` ones t + LN(change),
+    which begins as the identity. The rows that result are not of unit length, on purpose.
+    """
+
+    kind: Kind = "semantic"
+    heads: int = HEADS
+
+    @nn.compact
+    def __call__(
+        self, text: Float[Array, "rows e"], cells: Float[Array, "b grid_h grid_w e"]
+    ) -> Float[Array, "b rows e"]:
+        """Rows do not see each other, so any of them may be left out."""
+        batch, height, width, features = cells.shape
+        rows = jnp.broadcast_to(text, (batch, *text.shape))
+        memory = cells.reshape(batch, -1, features)
+        keys = memory + sine_positions(height, width, features).reshape(-1, features)
+        attended = MultiheadAttention(self.heads, jnp.float32, name="cross_attn")(
+            rows, keys, memory
+        )
+        init = nn.initializers.zeros if self.kind == "panoptic" else nn.initializers.lecun_normal()
+        change = linear(features, jnp.float32, name="mlp", kernel_init=init)(attended)
+        norm = LayerNorm(jnp.float32, name="ln_text")
+        return norm(rows + change) if self.kind == "semantic" else rows + norm(change)
+
+
+def scrambled_cells(maps: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+    """The map as MAFT+ reads it, and as its released weights need it.
+
+    Its channel-major array [d, h, w] is cut into h w pieces of d numbers, which are no cells.
+    """
+    size = maps.shape[1:]
+    return rearrange(maps, "b h w d -> b d h w").reshape(-1, *size)
