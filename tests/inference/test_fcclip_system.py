@@ -1,5 +1,8 @@
 """FC-CLIP as a whole against its official code: classes of masks, the ensemble, label maps."""
 
+import json
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from input_pipeline.image_files import read_label_map
+from input_pipeline.sample_folder import draw_scene
 from maft_jax.inference.fcclip import FcClipSegmenter
 from maft_jax.inference.logit_labels import label_logits
 from maft_jax.models.generators.image_preparation import ImagePreparation
+from tests import runs
 from tests.fcclip_files import class_names, maft_plus_tensors, write_checkpoint
 from tests.golden_files import golden
 
@@ -118,3 +124,22 @@ def test_maft_plus_adapts_rows_to_the_image_and_leaves_classes_to_its_tuned_towe
 def test_two_orders_differ_at_borders():
     arrays = expected()
     assert (arrays["semantic_argmax"] != arrays["semantic_argmax_late"]).any()
+
+
+@pytest.mark.slow
+def test_command_segments_a_photo_from_the_checkpoint_alone(tmp_path):
+    photo, names = tmp_path / "photo.jpg", tmp_path / "names.txt"
+    draw_scene(np.random.default_rng(0), (96, 72))[0].save(photo)
+    names.write_text("0:person,child\n1:sky\n")
+    checkpoint = write_checkpoint(tmp_path / "fcclip.pth")
+    command = [sys.executable, "-m", "maft_jax.cli.predict", f"--weights={checkpoint}"]
+    command += ["--generator=fcclip", f"--image={photo}", f"--cache_dir={tmp_path}"]
+    command += [f"--classes_file={names}", f"--trained_classes={names}", f"--out={tmp_path}/out"]
+    refused = runs.finish(runs.start([*command, "--flip"]), exit_code=2)
+    assert "--flip: has no meaning with --generator=fcclip" in refused
+    runs.finish(runs.start(command))
+    about = json.loads((tmp_path / "out" / "photo.json").read_text())
+    assert about["settings"]["ensemble_exponents"] == [0.4, 0.8]
+    assert about["num_proposals"] == 20
+    labels = read_label_map(tmp_path / "out" / "photo_labels.png")
+    assert labels.shape == (72, 96) and set(np.unique(labels)) <= {0, 1}
