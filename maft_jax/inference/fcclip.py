@@ -15,19 +15,16 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from input_pipeline.examples import IGNORE
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.fcclip import read_transfer
-from maft_jax.convert.formats import ClipWeights
-from maft_jax.convert.generators import OpenedGenerator, open_generator
 from maft_jax.inference import geometric_ensemble
 from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
 from maft_jax.inference.result import Segmentation
 from maft_jax.inference.segmentation import ImageLike, load_image
 from maft_jax.inference.vocabulary import check_apart, check_names
 from maft_jax.models.adapters.content_dependent_transfer import Kind
-from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.generators.fcclip_network import FcClipNetwork, make_network
 from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.proposals.fcclip import open_fcclip, read_parameters
 from maft_jax.runtime.tree_rules import fingerprint
-from maft_jax.weights import open_weights
 
 EXPONENTS, MAFT_PLUS_EXPONENTS = (0.4, 0.8), (1.0, 1.0)
 """Of the tower's probabilities for classes of training and for others."""
@@ -118,26 +115,6 @@ class FcClipSegmenter:
             proposal_probabilities=np.asarray(probabilities[0][:, : len(self.class_names)]),
             background=self.background,
         )
-
-
-def open_fcclip(path: str | os.PathLike) -> tuple[ClipWeights, OpenedGenerator]:
-    """The CLIP and the generator of a checkpoint, whose values are read later.
-
-    Raises:
-        ValueError: it is of another kind, corrupt, or has tensors that nobody knows.
-    """
-    opened = open_generator(path)
-    if not isinstance(opened.config, FcClipConfig):
-        raise ValueError(
-            f"{path}: {opened.config.describe()}; expected a checkpoint of FC-CLIP, whose "
-            "generator reads the maps of its CLIP"
-        )
-    return open_weights(path, needs_text=True), opened
-
-
-def read_parameters(clip: ClipWeights, opened: OpenedGenerator) -> dict:
-    """Those that FcClipNetwork takes, on the host."""
-    return {"visual": clip.parameters()["visual"], "generator": opened.parameters()}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
