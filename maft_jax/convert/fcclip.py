@@ -6,7 +6,8 @@ content-dependent transfer.
 
 import dataclasses
 import os
-from collections.abc import Collection
+import pathlib
+from collections.abc import Callable, Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER
 from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
 from maft_jax.convert.openai import text_rules
 from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
-from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours
+from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours, to_foreign
+from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
 from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFER_HEADS
 from maft_jax.models.adapters.content_dependent_transfer import ContentDependentTransfer
@@ -35,6 +37,7 @@ from maft_jax.models.towers.convnext import HEADS, ConvNextConfig
 
 CLIP = "backbone.clip_model."
 _PREDICTOR = "sem_seg_head.predictor."
+_HIDDEN = "visual.head.mlp.fc1"
 _TRANSFER = "cdt."
 _VOID = "void_embedding.weight"
 _OWN_PART = f"{_PREDICTOR}_mask_pooling_proj.1.weight"
@@ -130,11 +133,17 @@ def _infer_clip(source: WeightsSource, choices: Choices, head: str) -> ClipConfi
     return infer_open_clip(dataclasses.replace(source, tensors=tensors), choices, head)
 
 
-def _fcclip(head: str) -> Format:
-    hidden = f"{CLIP}visual.head.mlp.fc1"
+def _visual_rules(prefix: str, head: str) -> list[Rule]:
+    return [
+        *trunk_rules(f"{prefix}visual.trunk."),
+        *(hidden_rules(f"{prefix}{_HIDDEN}") if head == "mlp" else []),
+        transposed(f"{prefix}{PROJ[head]}", "visual/proj"),
+    ]
 
+
+def _fcclip(head: str) -> Format:
     def recognise(names: Collection[str]) -> bool:
-        return is_fcclip(names) and (f"{hidden}.weight" in names) == (head == "mlp")
+        return is_fcclip(names) and (f"{CLIP}{_HIDDEN}.weight" in names) == (head == "mlp")
 
     return Format(
         name="fcclip",
@@ -143,17 +152,57 @@ def _fcclip(head: str) -> Format:
         infer_config=lambda source, choices: _infer_clip(source, choices, head),
         rules=[
             Rule(f"{CLIP}logit_scale", "logit_scale"),
-            *trunk_rules(f"{CLIP}visual.trunk."),
-            *(hidden_rules(hidden) if head == "mlp" else []),
-            transposed(f"{CLIP}{PROJ[head]}", "visual/proj"),
+            *_visual_rules(CLIP, head),
             *text_rules(CLIP),
         ],
         ignored=_CLIP_IGNORED,
         suffixes=(),
-        why_not=lambda config: "such a file holds a whole segmentation system",
+        why_not=lambda config: (
+            "such a file holds a whole segmentation system; write the tower into an existing one "
+            "(--into=THEIRS.pth)"
+        ),
         tower=ConvNextConfig,
     )
 
 
 FCCLIP_FORMATS = tuple(_fcclip(head) for head in HEADS)
 """A layout for each head."""
+
+
+def holds_fcclip(template: pathlib.Path) -> bool:
+    """Whether a file, into which a tower is to be written, is a checkpoint of this kind."""
+    return bool(find_prefixes(tensor_places(template), is_fcclip))
+
+
+def write_into(
+    template: pathlib.Path,
+    destination: str | os.PathLike,
+    config: ConvNextConfig,
+    visual: Mapping,
+    progress: Callable[[int], object] = lambda num_bytes: None,
+) -> None:
+    """Copies a checkpoint of FC-CLIP or MAFT+ with our image tower in the place of its CLIP's.
+
+    Every byte that is not a value of `backbone.clip_model.visual.*` stays as it was: generator,
+    text tower, what MAFT+ was tuned from. Values are rounded to the dtypes that they have there.
+
+    Raises:
+        ValueError: the template is of another kind, or its tower of another size. Nothing is
+            written then.
+    """
+    places = tensor_places(template)
+    prefixes = list(find_prefixes(places, is_fcclip))
+    if len(prefixes) != 1 or not isinstance(config, ConvNextConfig):
+        raise ValueError(
+            f"{template}: expected one checkpoint of FC-CLIP or MAFT+ and a ConvNeXt to write into "
+            f"it, found {len(prefixes)} and {config!r}"
+        )
+    prefix = f"{prefixes[0]}{CLIP}"
+    tower = to_foreign({"visual": visual}, _visual_rules(prefix, config.head))
+    there = {name for name in places if name.startswith(f"{prefix}visual.")}
+    if there != set(tower):
+        raise ValueError(
+            f"{template}: its tower has {len(there)} tensors, ours {len(tower)}; not in both: "
+            f"{', '.join(sorted(there ^ set(tower))[:5])}. Expected a tower of as many blocks"
+        )
+    replace_tensors(template, destination, tower, progress)

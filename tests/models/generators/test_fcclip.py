@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert import fcclip, rules
@@ -108,3 +109,25 @@ def test_published_generator_has_parts_that_fit_together():
     assert shapes["pixel_decoder"]["input_proj_0"]["conv"]["kernel"].shape == (1, 1, 1536, 256)
     with pytest.raises(ValueError, match="expected the same"):
         FcClipConfig(pixel_decoder=PixelDecoderConfig(64, 64), decoder=DecoderConfig(32))
+
+
+def test_tuned_tower_goes_into_a_copy_of_the_checkpoint(checkpoint, clip, tmp_path):
+    tuned = jax.tree.map(lambda x: x + np.float32(0.5), clip.parameters()["visual"])
+    fcclip.write_into(checkpoint, tmp_path / "ours.pth", clip.config.vision, tuned)
+    ours = open_weights(tmp_path / "ours.pth")
+    jax.tree.map(
+        lambda there, here: np.testing.assert_allclose(there, here, rtol=2**-10),
+        ours.parameters()["visual"],
+        tuned,
+    )
+    before, after = (
+        torch.load(path, weights_only=True) for path in (checkpoint, tmp_path / "ours.pth")
+    )
+    assert after["iteration"] == 7
+    for name, value in before["model"].items():
+        is_tower = name.startswith("backbone.clip_model.visual.")
+        assert torch.equal(value, after["model"][name]) is not is_tower
+    shorter = tuned | {"stages_2": {k: x for k, x in tuned["stages_2"].items() if k != "blocks_2"}}
+    with pytest.raises(ValueError, match=r"not in both: .*stages\.2\.blocks\.2\..* as many blocks"):
+        fcclip.write_into(checkpoint, tmp_path / "no.pth", clip.config.vision, shorter)
+    assert not (tmp_path / "no.pth").exists()
