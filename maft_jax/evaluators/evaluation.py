@@ -80,6 +80,9 @@ class Evaluation:
         self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
         self._check_ensemble()
         self._count = jax.jit(_count, static_argnums=5, out_shardings=sharding.replicated(mesh))
+        self._classes_shown = jax.jit(
+            classes_shown, static_argnums=(1, 2), out_shardings=sharding.batch_sharding(mesh)
+        )
 
     def evaluate(
         self,
@@ -226,7 +229,7 @@ class Evaluation:
     ) -> tuple[Int32[Array, "b h w"], Float[Array, "b r c"], Int32[Array, "b r"]]:
         """Label maps; of ground-truth masks the class probabilities and the classes."""
         num_classes, most = len(data.source.class_names), data.source.max_classes_per_image
-        classes = classes_shown(batch["label_map"], num_classes, most)
+        classes = self._classes_shown(batch["label_map"], num_classes, most)
         probabilities, of_masks = self._segmenter.proposals_and_regions(
             visual, self._text(data), batch, classes, self._seen(data)
         )
