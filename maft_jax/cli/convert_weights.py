@@ -27,8 +27,8 @@ _FROM = flags.DEFINE_string("from", None, "format to read, if not the recognised
 _INTO = command_line.define_path(
     "into",
     None,
-    "checkpoint of the official MAFT code: DESTINATION becomes a copy of it with our image tower, "
-    "in its dtypes, and everything else as it was",
+    "checkpoint of the official code of MAFT, FC-CLIP or MAFT+: DESTINATION becomes a copy of it "
+    "with our image tower, in its dtypes, and everything else as it was",
 )
 _TEXT_FROM = command_line.define_path("text_from", None, "weights whose text tower to take instead")
 _IMAGE_ONLY = flags.DEFINE_bool("image_only", False, "leave the text tower out")
@@ -88,16 +88,19 @@ def _write(weights, destination: str) -> None:
 
 
 def _write_into(weights, destination: str) -> None:
+    from maft_jax.convert import fcclip, maft
     from maft_jax.convert.conversion import image_tower
     from maft_jax.convert.formats import read_weights
-    from maft_jax.convert.maft import write_into
 
     template = pathlib.Path(_INTO.value)
     if not template.is_file():
-        raise ValueError(f"--into={template}: no such file; expected a checkpoint of MAFT")
+        raise ValueError(
+            f"--into={template}: no such file; expected a checkpoint of MAFT, FC-CLIP or MAFT+"
+        )
+    system = fcclip if fcclip.holds_fcclip(template) else maft
     visual = image_tower(weights).parameters()["visual"]
     with _progress(template.stat().st_size) as progress:
-        write_into(template, destination, weights.config.vision, visual, progress.update)
+        system.write_into(template, destination, weights.config.vision, visual, progress.update)
     print(f"wrote {destination}: a copy of {template} with the image tower replaced")
     if _VERIFY.value:
         _print_verification(destination, read_weights(destination))

@@ -12,13 +12,14 @@ has recipes.
     ... --classes='"salt, pepper", cat' --background="wall, floor, sky"
     ... --classes_file=names.txt --proposals=masks
     ... --weights=maft.pth --generator=freeseg          # the official system, from one checkpoint
+    ... --weights=fcclip.pth --generator=fcclip        # FC-CLIP or MAFT+ as a whole
 
 Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted.
 """
 
 from absl import flags
 
-from maft_jax.cli import command_line, generator_flags
+from maft_jax.cli import command_line, fcclip_prediction, generator_flags
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
@@ -44,7 +45,7 @@ _TEMPLATE = flags.DEFINE_multi_string(
     f"prompt with {{}} for the name, may be given several times; default: {len(PROMPT_TEMPLATES)}",
 )
 _generator = generator_flags.define(
-    ["superpixels", "external", "transformers", "mask2former", "maskformer", "freeseg"],
+    ["superpixels", "external", "transformers", "mask2former", "maskformer", "freeseg", "fcclip"],
     "superpixels, external if --proposals is given",
     "external: masks made elsewhere; of the other generators: their weights, of freeseg by default "
     "those of --weights",
@@ -140,11 +141,15 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     from maft_jax.runtime.tree_rules import fingerprint
     from maft_jax.runtime.versions import versions
 
+    templates = tuple(_TEMPLATE.value) or PROMPT_TEMPLATES
+    cache = cache_dir(DataConfig(cache_dir=_CACHE_DIR.value))
+    if _generator.chosen.value == fcclip_prediction.NAME:
+        vocabulary = class_names, background, synonyms, templates
+        return fcclip_prediction.load(_WEIGHTS.value, *vocabulary, _COMPUTE_DTYPE.value, cache)
     generator = _generator.make((*class_names, *background))
     scales = _numbers(_SCALES.value)
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
     clip = maft_jax.load(_WEIGHTS.value, compute_dtype=dtype, **_masking(), **_stated())
-    templates = tuple(_TEMPLATE.value) or PROMPT_TEMPLATES
     segmenter = ImageSegmenter(
         clip,
         class_names,
@@ -155,7 +160,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
         num_proposals=_NUM_PROPOSALS.value,
         scales=scales,
         flip=_FLIP.value,
-        cache_dir=cache_dir(DataConfig(cache_dir=_CACHE_DIR.value)),
+        cache_dir=cache,
     )
     provenance = {
         "weights": {"path": _WEIGHTS.value, "fingerprint": fingerprint(clip.parameters)},

@@ -18,6 +18,7 @@ GENERATORS = (
     "mask2former",
     "maskformer",
     "freeseg",
+    "fcclip",
 )
 
 
@@ -182,8 +183,8 @@ class ProposalsConfig:
     path: str = setting(
         "",
         "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
-        "set's name; transformers: folder of the model; mask2former, maskformer, freeseg: file or "
-        "folder of the weights",
+        "set's name; transformers: folder of the model; mask2former, maskformer, freeseg, fcclip: "
+        "file or folder of the weights",
         path=FROM_HERE,
     )
     kinds: tuple[str, ...] = setting(

@@ -19,6 +19,7 @@ from maft_jax.convert.big_vision import BIG_VISION_FORMATS
 from maft_jax.convert.big_vision_siglip import BIG_VISION_SIGLIP_FORMATS
 from maft_jax.convert.convnext import TIMM_CONVNEXT_FORMATS
 from maft_jax.convert.eva02 import EVA02_FORMATS
+from maft_jax.convert.fcclip import FCCLIP_FORMATS
 from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
 from maft_jax.convert.maft import MAFT_FORMATS, MAFT_FROZEN_FORMATS
 from maft_jax.convert.open_clip import OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT
@@ -55,6 +56,7 @@ _LAYOUTS = (
     OPEN_CLIP_SIGLIP,
     *TIMM_CONVNEXT_FORMATS,
     *TIMM_VIT_FORMATS,
+    *FCCLIP_FORMATS,
     *MAFT_FORMATS,
     *MAFT_FROZEN_FORMATS,
     *BIG_VISION_FORMATS,

@@ -1,7 +1,8 @@
 """The one way in for weights of generators: a path to an architecture and its parameters.
 
 Read are folders of `transformers` (Mask2Former, MaskFormer) and checkpoints of the official
-repositories (Mask2Former, FreeSeg, and MAFT's, which hold FreeSeg's generator).
+repositories (Mask2Former; FreeSeg, and MAFT's, which hold FreeSeg's generator; FC-CLIP, and
+MAFT+'s, which hold FC-CLIP's).
 """
 
 import dataclasses
@@ -12,15 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from maft_jax.convert import fcclip, rules
 from maft_jax.convert import generators_official as official
 from maft_jax.convert import generators_transformers as transformers
-from maft_jax.convert import rules
 from maft_jax.convert.foreign_format import WeightsSource
 from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.weights_source import open_tensors
-from maft_jax.models.generators.image_preparation import ImagePreparation
+from maft_jax.models.generators.fcclip import FcClipConfig
+from maft_jax.models.generators.image_preparation import FCCLIP_PREPARATION, ImagePreparation
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.maskformer import MaskFormerConfig
 from maft_jax.runtime.json_files import read_json
@@ -29,7 +31,7 @@ SETTINGS = "config.json"
 PREPARATION = "preprocessor_config.json"
 """What a folder of `transformers` has beside the weights."""
 
-GeneratorConfig = Mask2FormerConfig | MaskFormerConfig
+GeneratorConfig = Mask2FormerConfig | MaskFormerConfig | FcClipConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,12 +78,17 @@ def open_generator(path: str | os.PathLike) -> OpenedGenerator:
         return _open_transformers(path, tensors, source.settings[SETTINGS]())
     raise ValueError(
         f"{path}: no generator: {len(tensors)} tensors, such as {sorted(tensors)[:3]}; expected a "
-        "checkpoint of Mask2Former, FreeSeg or MAFT, or the folder of a "
+        "checkpoint of Mask2Former, FreeSeg, MAFT, FC-CLIP or MAFT+, or the folder of a "
         "Mask2Former or MaskFormer of transformers, with its config.json"
     )
 
 
 def _open_official(path: pathlib.Path, tensors: Mapping[str, StoredTensor]) -> OpenedGenerator:
+    if fcclip.is_fcclip(tensors):
+        config = _infer(path, fcclip.infer_generator, WeightsSource(os.fspath(path), tensors))
+        table, ignored = fcclip.GENERATOR_RULES, fcclip.GENERATOR_IGNORED
+        leaves = _leaves(path, config, tensors, table, ignored)
+        return OpenedGenerator(config, leaves, FCCLIP_PREPARATION, "official")
     tensors = official.with_current_names(tensors)
     config = _infer(path, official.infer_config, WeightsSource(os.fspath(path), tensors))
     leaves = _leaves(path, config, tensors, official.rules_of(config), official.IGNORED)

@@ -59,25 +59,7 @@ def infer_config(source: WeightsSource) -> Mask2FormerConfig:
     Raises:
         ValueError: a tensor that says it is absent or has another number of dimensions.
     """
-    shapes = _Shapes(source)
-    width = shapes.size(f"{_PREDICTOR}query_feat.weight", 1)
-    encoder = f"{_PIXEL}transformer.encoder.layers."
-    decoder = DecoderConfig(
-        width=width,
-        queries=shapes.size(f"{_PREDICTOR}query_feat.weight", 0),
-        layers=shapes.count(f"{_PREDICTOR}transformer_ffn_layers.{{}}.linear1.weight"),
-        mlp_width=shapes.size(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 0),
-        heads=_HEADS,
-    )
-    pixel_decoder = PixelDecoderConfig(
-        width=shapes.size(f"{_PIXEL}input_proj.0.0.weight", 0),
-        mask_width=shapes.size(f"{_PIXEL}mask_features.weight", 0),
-        layers=shapes.count(f"{encoder}{{}}.linear1.weight"),
-        mlp_width=shapes.size(f"{encoder}0.linear1.weight", 0),
-        heads=_HEADS,
-        points=shapes.size(f"{encoder}0.self_attn.sampling_offsets.bias", 0)
-        // (2 * _HEADS * _LEVELS),
-    )
+    shapes = Shapes(source)
     text = None
     if f"{_INTERACTION}gamma" in shapes:
         inner, text_width = (shapes.size(f"{_INTERACTION}attn.k_proj.weight", i) for i in (0, 1))
@@ -85,14 +67,14 @@ def infer_config(source: WeightsSource) -> Mask2FormerConfig:
         text = TextConfig(text_width, inner, hidden, _HEADS)
     return Mask2FormerConfig(
         backbone=_infer_backbone(shapes),
-        pixel_decoder=pixel_decoder,
-        decoder=decoder,
+        pixel_decoder=infer_pixel_decoder(shapes),
+        decoder=infer_decoder(shapes),
         num_classes=None if text else shapes.size(f"{_PREDICTOR}class_embed.weight", 0) - 1,
         text=text,
     )
 
 
-class _Shapes:
+class Shapes:
     """Shapes by name; one that is absent is an error that names the file."""
 
     def __init__(self, source: WeightsSource):
@@ -119,12 +101,37 @@ class _Shapes:
         return name in self._shapes
 
 
-def _infer_backbone(shapes: _Shapes) -> ResNetConfig | SwinConfig:
+def infer_decoder(shapes: Shapes) -> DecoderConfig:
+    """Of the decoder."""
+    return DecoderConfig(
+        width=shapes.size(f"{_PREDICTOR}query_feat.weight", 1),
+        queries=shapes.size(f"{_PREDICTOR}query_feat.weight", 0),
+        layers=shapes.count(f"{_PREDICTOR}transformer_ffn_layers.{{}}.linear1.weight"),
+        mlp_width=shapes.size(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 0),
+        heads=_HEADS,
+    )
+
+
+def infer_pixel_decoder(shapes: Shapes) -> PixelDecoderConfig:
+    """Of the pixel decoder."""
+    encoder = f"{_PIXEL}transformer.encoder.layers."
+    return PixelDecoderConfig(
+        width=shapes.size(f"{_PIXEL}input_proj.0.0.weight", 0),
+        mask_width=shapes.size(f"{_PIXEL}mask_features.weight", 0),
+        layers=shapes.count(f"{encoder}{{}}.linear1.weight"),
+        mlp_width=shapes.size(f"{encoder}0.linear1.weight", 0),
+        heads=_HEADS,
+        points=shapes.size(f"{encoder}0.self_attn.sampling_offsets.bias", 0)
+        // (2 * _HEADS * _LEVELS),
+    )
+
+
+def _infer_backbone(shapes: Shapes) -> ResNetConfig | SwinConfig:
     swin = "backbone.patch_embed.proj.weight" in shapes
     return _infer_swin(shapes) if swin else _infer_resnet(shapes)
 
 
-def _infer_swin(shapes: _Shapes) -> SwinConfig:
+def _infer_swin(shapes: Shapes) -> SwinConfig:
     width = shapes.size("backbone.patch_embed.proj.weight", 0)
     stages = [f"backbone.layers.{stage}.blocks." for stage in range(_SWIN_STAGES)]
     table = "0.attn.relative_position_bias_table"
@@ -138,7 +145,7 @@ def _infer_swin(shapes: _Shapes) -> SwinConfig:
     )
 
 
-def _infer_resnet(shapes: _Shapes) -> ResNetConfig:
+def _infer_resnet(shapes: Shapes) -> ResNetConfig:
     stem_convolutions = 3 if "backbone.stem.conv2.weight" in shapes else 1
     stem = (shapes.size(f"backbone.stem.conv{i + 1}.weight", 0) for i in range(stem_convolutions))
     stages = [f"backbone.res{stage}." for stage in range(2, 6)]
@@ -159,8 +166,8 @@ def rules_of(config: Mask2FormerConfig) -> list[Rule]:
     """The table of a generator, in both directions."""
     return [
         *_backbone_rules(config.backbone),
-        *_pixel_decoder_rules(),
-        *_predictor_rules(),
+        *pixel_decoder_rules(),
+        *predictor_rules(),
         *(_text_rules() if config.text else of.dense(f"{_PREDICTOR}class_embed", "class_embed")),
     ]
 
@@ -212,7 +219,8 @@ def resnet_rules(config: ResNetConfig) -> list[Rule]:
     return stem + blocks
 
 
-def _pixel_decoder_rules() -> list[Rule]:
+def pixel_decoder_rules() -> list[Rule]:
+    """Of Mask2Former's pixel decoder."""
     encoder = f"{_PIXEL}transformer.encoder.layers.{{}}"
     names = ("norm1", "norm2", "linear1", "linear2")
     return [
@@ -232,7 +240,8 @@ def _pixel_decoder_rules() -> list[Rule]:
     ]
 
 
-def _predictor_rules() -> list[Rule]:
+def predictor_rules() -> list[Rule]:
+    """Of Mask2Former's decoder, without what makes classes of queries."""
     ours = "decoder/layers_{}/"
     cross = f"{_PREDICTOR}transformer_cross_attention_layers.{{}}."
     itself = f"{_PREDICTOR}transformer_self_attention_layers.{{}}."

@@ -42,12 +42,18 @@ _OPTIONS = {
     "image_size",
 }
 """Of a vision_cfg: read elsewhere, or of training only."""
-_PROJ = {"linear": "visual.head.proj.weight", "mlp": "visual.head.mlp.fc2.weight"}
+PROJ = {"linear": "visual.head.proj.weight", "mlp": "visual.head.mlp.fc2.weight"}
+"""The last matrix of each head."""
 
 
-def _infer(source: WeightsSource, choices: Choices, head: str) -> ClipConfig:
+def infer_open_clip(source: WeightsSource, choices: Choices, head: str) -> ClipConfig:
+    """The architecture of tensors under open_clip's names, with what settings beside them say.
+
+    Raises:
+        ValueError: a tensor is missing, settings contradict it, or choices have no meaning.
+    """
     refuse_choices(source, choices)
-    vision = infer_tower(source, "visual.trunk.", _PROJ[head], head)
+    vision = infer_tower(source, "visual.trunk.", PROJ[head], head)
     vision = dataclasses.replace(vision, logit_scale=capped_logit_scale(source))
     text = infer_text_tower(source.shapes, source=source.path, embed_dim=vision.embed_dim)
     text = dataclasses.replace(text, activation="gelu")
@@ -116,12 +122,12 @@ def _open_clip(head: str) -> Format:
         name="open_clip",
         description="open_clip's CLIP with a ConvNeXt of timm",
         recognise=recognise,
-        infer_config=lambda source, choices: _infer(source, choices, head),
+        infer_config=lambda source, choices: infer_open_clip(source, choices, head),
         rules=[
             Rule("logit_scale", "logit_scale"),
             *trunk_rules("visual.trunk."),
             *(hidden_rules(hidden) if head == "mlp" else []),
-            transposed(_PROJ[head], "visual/proj"),
+            transposed(PROJ[head], "visual/proj"),
             *text_rules(),
         ],
         ignored=IGNORED,

@@ -10,7 +10,6 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool
 
-from input_pipeline.class_lists import load_class_list
 from input_pipeline.example_range import ExampleRange, FirstExamples
 from input_pipeline.examples import PreparedSource
 from input_pipeline.records.label_counts import list_names
@@ -117,18 +116,6 @@ class FoundSet:
             self.folder,
             self.synonyms,
         )
-
-
-def read_trained_classes(path: str) -> list[tuple[str, ...]] | None:
-    """The names of each class of config.evaluation.trained_classes; None where it is empty.
-
-    Raises:
-        ValueError: there is no such list, or it cannot be read.
-    """
-    if not path:
-        return None
-    classes = load_class_list(path, ignore_labels=())
-    return [(name, *classes.further_names.get(name, ())) for name in classes.names]
 
 
 def check_roots(config: Config) -> None:

@@ -21,16 +21,13 @@ from input_pipeline.example_range import ExampleRange
 from input_pipeline.examples import IGNORE
 from input_pipeline.numpy_dataset import NumpyBatches
 from maft_jax.evaluators.confusion import confusion_matrix
-from maft_jax.evaluators.data_sets import (
-    EvaluationSet,
-    find_evaluation_data,
-    read_trained_classes,
-)
+from maft_jax.evaluators.data_sets import EvaluationSet, find_evaluation_data
 from maft_jax.evaluators.evaluation_counts import EvaluationCounts
 from maft_jax.evaluators.mask_accuracy import classes_shown, count_masks
 from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
 from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
+from maft_jax.inference.geometric_ensemble import read_trained_classes
 from maft_jax.inference.segmenter import Segmenter
 from maft_jax.models.clip import ClipConfig, untold_architecture
 from maft_jax.models.encoder import ImageEncoder
@@ -66,7 +63,8 @@ class Evaluation:
     def __init__(self, config: ResolvedConfig, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
         self.protocol = EvaluationProtocol.of(config)
         self._mesh = mesh
-        self._trained = read_trained_classes(config.evaluation.trained_classes)
+        trained = config.evaluation.trained_classes
+        self._trained = read_trained_classes(trained) if trained else None
         self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = text_tower_identity(clip.text, text_tower)
@@ -82,6 +80,9 @@ class Evaluation:
         self.data_sets: tuple[EvaluationSet, ...] = tuple(data.open() for data in found)
         self._check_ensemble()
         self._count = jax.jit(_count, static_argnums=5, out_shardings=sharding.replicated(mesh))
+        self._classes_shown = jax.jit(
+            classes_shown, static_argnums=(1, 2), out_shardings=sharding.batch_sharding(mesh)
+        )
 
     def evaluate(
         self,
@@ -228,7 +229,7 @@ class Evaluation:
     ) -> tuple[Int32[Array, "b h w"], Float[Array, "b r c"], Int32[Array, "b r"]]:
         """Label maps; of ground-truth masks the class probabilities and the classes."""
         num_classes, most = len(data.source.class_names), data.source.max_classes_per_image
-        classes = classes_shown(batch["label_map"], num_classes, most)
+        classes = self._classes_shown(batch["label_map"], num_classes, most)
         probabilities, of_masks = self._segmenter.proposals_and_regions(
             visual, self._text(data), batch, classes, self._seen(data)
         )

@@ -4,7 +4,6 @@ A mask is all that an image shows of one class. No generator takes part, so that
 masks are classified, and nothing of how good proposals are.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,6 @@ MaskCounts = Int64[np.ndarray, "c 2"]
 """Of each class: the masks that images show, and those of them that were given this class."""
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def classes_shown(
     label_map: Int32[Array, "b h w"], num_classes: int, most: int
 ) -> Int32[Array, "b r"]:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from input_pipeline.class_lists import load_class_list
+
 _EPSILON = 1e-8
 """FC-CLIP's, inside of its last logarithm."""
 
@@ -53,3 +55,13 @@ def seen_by_name(
     """
     known = {name for names in trained for name in names}
     return np.array([not known.isdisjoint(names) for names in classes], bool)
+
+
+def read_trained_classes(path: str) -> list[tuple[str, ...]]:
+    """The names of each class of a class list, a file or a built-in one.
+
+    Raises:
+        ValueError: there is no such list, or it cannot be read.
+    """
+    classes = load_class_list(path, ignore_labels=())
+    return [(name, *classes.further_names.get(name, ())) for name in classes.names]

@@ -1,6 +1,6 @@
 """The generators that `config.proposals.generator` chooses from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from maft_jax.config.sections import ProposalsConfig
 from maft_jax.proposals.external import ExternalProposals
@@ -9,14 +9,17 @@ from maft_jax.proposals.ground_truth import GroundTruthProposals
 from maft_jax.proposals.superpixels import SuperpixelProposals
 from maft_jax.proposals.transformers_models import TransformersProposals
 
-GENERATORS: dict[str, Callable[[ProposalsConfig, tuple[str, ...]], ProposalGenerator]] = {
-    "superpixels": lambda config, class_names: SuperpixelProposals(),
-    "ground_truth": lambda config, class_names: GroundTruthProposals(config.kinds),
-    "external": lambda config, class_names: ExternalProposals(config.path),
-    "transformers": lambda config, class_names: TransformersProposals(config.path, class_names),
-    "mask2former": lambda config, class_names: _of_family(config, class_names),
-    "maskformer": lambda config, class_names: _of_family(config, class_names),
-    "freeseg": lambda config, class_names: _of_family(config, class_names),
+Synonyms = Mapping[str, Sequence[str]]
+
+GENERATORS: dict[str, Callable[[ProposalsConfig, tuple[str, ...], Synonyms], ProposalGenerator]] = {
+    "superpixels": lambda config, names, synonyms: SuperpixelProposals(),
+    "ground_truth": lambda config, names, synonyms: GroundTruthProposals(config.kinds),
+    "external": lambda config, names, synonyms: ExternalProposals(config.path),
+    "transformers": lambda config, names, synonyms: TransformersProposals(config.path, names),
+    "mask2former": lambda config, names, synonyms: _of_family(config, names),
+    "maskformer": lambda config, names, synonyms: _of_family(config, names),
+    "freeseg": lambda config, names, synonyms: _of_family(config, names),
+    "fcclip": lambda config, names, synonyms: _fcclip(config, names, synonyms),
 }
 
 
@@ -27,8 +30,20 @@ def _of_family(config: ProposalsConfig, class_names: tuple[str, ...]) -> Proposa
     return open_family_generator(config.generator, config.path, class_names)
 
 
-def make_generator(config: ProposalsConfig, class_names: Sequence[str]) -> ProposalGenerator:
-    """The generator that the configuration names; `class_names` are for those that read text.
+def _fcclip(
+    config: ProposalsConfig, class_names: tuple[str, ...], synonyms: Synonyms
+) -> ProposalGenerator:
+    from maft_jax.proposals.fcclip import open_fcclip_generator  # late, likewise
+
+    return open_fcclip_generator(config.path, class_names, synonyms)
+
+
+def make_generator(
+    config: ProposalsConfig, class_names: Sequence[str], synonyms: Synonyms | None = None
+) -> ProposalGenerator:
+    """The generator that the configuration names; names of classes are for those that read text.
+
+    `synonyms` are further names of some classes, which fcclip alone reads.
 
     Raises:
         ValueError: there is no such generator, or it cannot work with these settings.
@@ -38,4 +53,4 @@ def make_generator(config: ProposalsConfig, class_names: Sequence[str]) -> Propo
             f"config.proposals.generator: expected one of {list(GENERATORS)}, got "
             f"{config.generator!r}"
         )
-    return GENERATORS[config.generator](config, tuple(class_names))
+    return GENERATORS[config.generator](config, tuple(class_names), synonyms or {})

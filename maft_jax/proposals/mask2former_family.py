@@ -9,6 +9,7 @@ import jax
 
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.generators import GeneratorConfig, OpenedGenerator, open_generator
+from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.text_classifier import embed_classes
@@ -85,6 +86,8 @@ def images_per_device() -> int:
 
 
 def _kind(config: GeneratorConfig) -> str:
+    if isinstance(config, FcClipConfig):
+        return "fcclip"
     if not isinstance(config, Mask2FormerConfig):
         return "maskformer"
     return "mask2former" if config.text is None else "freeseg"

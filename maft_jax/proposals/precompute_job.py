@@ -50,13 +50,14 @@ def job_from_config(config: Config, overwrite: bool = False) -> PrecomputeJob:
         ignore_labels=data.ignore_labels,
     )
     spec = SPECS.get(data.dataset)
+    further_names = source.synonyms if data.synonyms else {}
     path = config.proposals.path.replace("{dataset}", data.dataset)
     proposals = dataclasses.replace(config.proposals, path=path)
     return PrecomputeJob(
         source=source,
         dataset=data.dataset,
         split=data.split,
-        generator=make_generator(proposals, source.class_names),
+        generator=make_generator(proposals, source.class_names, further_names),
         num_proposals=config.proposals.num_proposals,
         folder=str(records_folder(config)),
         unseen_classes=spec.unseen_classes if spec else (),

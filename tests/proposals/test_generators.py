@@ -40,7 +40,7 @@ def test_kinds_reach_the_ground_truth_generator():
     assert mask.all()
 
 
-@pytest.mark.parametrize("name", ["external", "transformers"])
+@pytest.mark.parametrize("name", ["external", "transformers", "fcclip"])
 def test_generators_of_files_need_a_path(name):
     with pytest.raises(ValueError, match=rf"config\.proposals\.path: generator={name} needs"):
         make_generator(sections.ProposalsConfig(generator=name), ["sky"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, UInt8
 from PIL import Image
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -119,6 +119,10 @@ OFFICIAL_PREPARATION = ImagePreparation(
     stretch=False, shortest_edge=640, longest_edge=2560, rounds=True
 )
 """The official test geometry."""
+FCCLIP_PREPARATION = ImagePreparation(
+    stretch=False, shortest_edge=800, longest_edge=1333, rounds=True
+)
+"""That of FC-CLIP and MAFT+."""
 
 
 def _check_normalisation(settings: Mapping[str, Any], where: str) -> None:
@@ -140,11 +144,14 @@ def _check_normalisation(settings: Mapping[str, Any], where: str) -> None:
 
 
 def normalised(
-    pixels: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]
+    pixels: UInt8[Array, "b h w 3"],
+    sizes: Int[Array, "b 2"],
+    mean: Float32[np.ndarray, " 3"] = PIXEL_MEAN,
+    deviation: Float32[np.ndarray, " 3"] = PIXEL_STD,
 ) -> Float[Array, "b h w 3"]:
-    """What the network reads: ImageNet's normalisation, and 0 beyond each image's own size."""
+    """What the network reads: normalised as ImageNet is, or as given; 0 beyond an image's size."""
     rows, columns = (
         jnp.arange(side) < sizes[:, axis, None] for axis, side in enumerate(pixels.shape[1:3])
     )
     inside = rows[:, :, None, None] & columns[:, None, :, None]
-    return jnp.where(inside, (pixels.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD, 0)
+    return jnp.where(inside, (pixels.astype(jnp.float32) - mean) / deviation, 0)

@@ -1,0 +1,114 @@
+"""--generator=fcclip of `predict`: a released system, from the checkpoint that --weights names."""
+
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from maft_jax.cli import command_line
+
+NAME = "fcclip"
+
+_EXPONENTS = flags.DEFINE_list(
+    "ensemble_exponents",
+    None,
+    "generator=fcclip: exponents of CLIP's probabilities for classes that the generator was "
+    "trained on and for others; default: 0.4,0.8 of FC-CLIP, 1,1 of MAFT+",
+)
+_TRAINED = command_line.define_path(
+    "trained_classes",
+    "",
+    "generator=fcclip: class list (file or built-in) that it was trained on; a class that shares a "
+    "name with it is seen; default: none is",
+)
+_RESIZED = flags.DEFINE_enum(
+    "resized",
+    "logits",
+    ["logits", "scores"],
+    "generator=fcclip: what is resized to an image's own size; FC-CLIP does scores where it makes "
+    "nothing but semantic output",
+)
+_TRANSFER = flags.DEFINE_enum(
+    "transfer",
+    "semantic",
+    ["semantic", "panoptic"],
+    "generator=fcclip: of MAFT+'s weights, whether they are of a semantic or of a panoptic model; "
+    "they do not tell",
+)
+_MEANINGLESS = (
+    "proposals",
+    "num_proposals",
+    "mask_start_layer",
+    "image_size",
+    "image_aspect",
+    "scales",
+    "flip",
+)
+
+
+def load(
+    weights: str,
+    class_names: Sequence[str],
+    background: Sequence[str],
+    synonyms: Mapping[str, Sequence[str]],
+    templates: Sequence[str],
+    compute_dtype: str,
+    cache_dir: str,
+) -> tuple:
+    """The segmenter, and what the JSON files say of how it was made.
+
+    Raises:
+        ValueError: flags that mean nothing to such a system, or no checkpoint of one.
+    """
+    from maft_jax.inference.fcclip import FcClipSegmenter
+    from maft_jax.inference.geometric_ensemble import read_trained_classes
+    from maft_jax.models.encoder_setup import compute_dtype as decided
+    from maft_jax.runtime.versions import versions
+
+    for name in _MEANINGLESS:
+        if flags.FLAGS[name].present:
+            raise ValueError(
+                f"--{name}: has no meaning with --generator={NAME}, whose own CLIP reads images as "
+                "it was trained to; leave it out"
+            )
+    exponents = _EXPONENTS.value and _two_numbers(_EXPONENTS.value)
+    dtype = decided(compute_dtype).name
+    segmenter = FcClipSegmenter(
+        weights,
+        class_names,
+        background=background,
+        synonyms=synonyms,
+        templates=templates,
+        trained=read_trained_classes(_TRAINED.value) if _TRAINED.value else (),
+        exponents=exponents,
+        order=_RESIZED.value,
+        transfer=_TRANSFER.value,
+        compute_dtype=dtype,
+        cache_dir=cache_dir,
+    )
+    provenance = {
+        "weights": {"path": weights, "fingerprint": segmenter.fingerprint},
+        "settings": {
+            "templates": list(templates),
+            **({"synonyms": dict(synonyms)} if synonyms else {}),
+            "generator": NAME,
+            "ensemble_exponents": list(segmenter.exponents),
+            "trained_classes": _TRAINED.value,
+            "resized": _RESIZED.value,
+            "transfer": _TRANSFER.value if segmenter.is_maft_plus else None,
+            "compute_dtype": dtype,
+        },
+        "versions": versions(),
+    }
+    return segmenter, provenance
+
+
+def _two_numbers(texts: list[str]) -> tuple[float, float]:
+    try:
+        first, second = (float(text) for text in texts)
+    except ValueError:
+        raise ValueError(
+            f"--ensemble_exponents: expected two numbers such as 0.4,0.8, got {','.join(texts)}"
+        ) from None
+    if not (0 <= first <= 1 and 0 <= second <= 1):
+        raise ValueError(f"--ensemble_exponents: expected 0 to 1, got {first},{second}")
+    return first, second

@@ -1,0 +1,208 @@
+"""Checkpoints of FC-CLIP and MAFT+: one ConvNeXt CLIP, and the generator that reads its maps.
+
+MAFT+'s `backbone.*` is the tuned CLIP, `backbone_t.*` what it was tuned from, and `cdt.*` its
+content-dependent transfer.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Collection, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from maft_jax.convert import generator_rules as of
+from maft_jax.convert.convnext import FIRST_CONVOLUTION, hidden_rules, transposed, trunk_rules
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.generators_official import (
+    Shapes,
+    infer_decoder,
+    infer_pixel_decoder,
+    pixel_decoder_rules,
+    predictor_rules,
+)
+from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER
+from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
+from maft_jax.convert.openai import text_rules
+from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
+from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours, to_foreign
+from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
+from maft_jax.convert.weights_source import open_tensors
+from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFER_HEADS
+from maft_jax.models.adapters.content_dependent_transfer import ContentDependentTransfer
+from maft_jax.models.clip import ClipConfig
+from maft_jax.models.generators.fcclip import FcClipConfig
+from maft_jax.models.towers.convnext import HEADS, ConvNextConfig
+
+CLIP = "backbone.clip_model."
+_PREDICTOR = "sem_seg_head.predictor."
+_HIDDEN = "visual.head.mlp.fc1"
+_TRANSFER = "cdt."
+_VOID = "void_embedding.weight"
+_OWN_PART = f"{_PREDICTOR}_mask_pooling_proj.1.weight"
+
+_TRAINING = [
+    Ignored(r"criterion\..*", "settings of the losses"),
+    Ignored(r"backbone_t\..*", "the CLIP that MAFT+ was tuned from"),
+    Ignored(r"cdt\..*", "MAFT+'s content-dependent transfer, which read_transfer reads"),
+]
+GENERATOR_IGNORED = [
+    Ignored(r"backbone\..*", "CLIP, which weights.open_weights reads"),
+    *_TRAINING,
+]
+_CLIP_IGNORED = [
+    Ignored(r"sem_seg_head\..*", "the proposal generator, which open_generator reads"),
+    Ignored(r"void_embedding\..*", "the generator's row for no object"),
+    *_TRAINING,
+]
+
+
+def is_fcclip(names: Collection[str]) -> bool:
+    """Whether these are names of a checkpoint of this kind."""
+    return _OWN_PART in names and f"{CLIP}visual.trunk.{FIRST_CONVOLUTION}" in names
+
+
+def infer_generator(source: WeightsSource) -> FcClipConfig:
+    """The generator's architecture, by shapes.
+
+    Raises:
+        ValueError: a tensor that says it is absent or has another number of dimensions.
+    """
+    shapes = Shapes(source)
+    pixel = "sem_seg_head.pixel_decoder."
+    coarser = (shapes.size(f"{pixel}input_proj.{i}.0.weight", 1) for i in (2, 1, 0))
+    return FcClipConfig(
+        (shapes.size(f"{pixel}adapter_1.weight", 1), *coarser),
+        shapes.size(f"{_PREDICTOR}class_embed.layers.2.weight", 0),
+        infer_pixel_decoder(shapes),
+        infer_decoder(shapes),
+    )
+
+
+def read_transfer(path: str | os.PathLike) -> dict:
+    """{"transfer": parameters of MAFT+'s content-dependent transfer}; nothing if there is none.
+
+    Raises:
+        ValueError: its tensors are unknown, missing or misshapen.
+    """
+    tensors = without_torch_wrappers(open_tensors(path).tensors)
+    ((names,),) = (find_prefixes(tensors, is_fcclip).values(),)
+    found = {
+        name.removeprefix(_TRANSFER): tensors[whole]
+        for name, whole in names.items()
+        if name.startswith(_TRANSFER)
+    }
+    if not found:
+        return {}
+    width = (
+        found["cross_atten.MLP.bias"].shape[0]
+        if "cross_atten.MLP.bias" in found
+        else TRANSFER_HEADS
+    )
+    text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
+    expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
+    table = CONTENT_DEPENDENT_TRANSFER
+    leaves = stored_as_ours(found, expected["params"], table, source=os.fspath(path))
+    return {"transfer": materialised(leaves)}
+
+
+GENERATOR_RULES = [
+    *pixel_decoder_rules(),
+    *predictor_rules(),
+    *of.dense(f"{_PREDICTOR}class_embed.layers.{{}}", "class_head/class_embed/layers_{}"),
+    *of.norm(f"{_PREDICTOR}_mask_pooling_proj.0", "class_head/norm"),
+    *of.dense(f"{_PREDICTOR}_mask_pooling_proj.1", "class_head/proj"),
+    Rule(f"{_PREDICTOR}logit_scale", "class_head/logit_scale"),
+    Rule(
+        _VOID,
+        "class_head/void_embedding",
+        lambda shape, x: x.reshape(shape),
+        lambda x: x[None],
+    ),
+]
+"""The table of the generator, in both directions."""
+
+
+def _infer_clip(source: WeightsSource, choices: Choices, head: str) -> ClipConfig:
+    tensors = {
+        name.removeprefix(CLIP): tensor
+        for name, tensor in source.tensors.items()
+        if name.startswith(CLIP)
+    }
+    return infer_open_clip(dataclasses.replace(source, tensors=tensors), choices, head)
+
+
+def _visual_rules(prefix: str, head: str) -> list[Rule]:
+    return [
+        *trunk_rules(f"{prefix}visual.trunk."),
+        *(hidden_rules(f"{prefix}{_HIDDEN}") if head == "mlp" else []),
+        transposed(f"{prefix}{PROJ[head]}", "visual/proj"),
+    ]
+
+
+def _fcclip(head: str) -> Format:
+    def recognise(names: Collection[str]) -> bool:
+        return is_fcclip(names) and (f"{CLIP}{_HIDDEN}.weight" in names) == (head == "mlp")
+
+    return Format(
+        name="fcclip",
+        description="the CLIP in a checkpoint of FC-CLIP, or the tuned one in MAFT+'s",
+        recognise=recognise,
+        infer_config=lambda source, choices: _infer_clip(source, choices, head),
+        rules=[
+            Rule(f"{CLIP}logit_scale", "logit_scale"),
+            *_visual_rules(CLIP, head),
+            *text_rules(CLIP),
+        ],
+        ignored=_CLIP_IGNORED,
+        suffixes=(),
+        why_not=lambda config: (
+            "such a file holds a whole segmentation system; write the tower into an existing one "
+            "(--into=THEIRS.pth)"
+        ),
+        tower=ConvNextConfig,
+    )
+
+
+FCCLIP_FORMATS = tuple(_fcclip(head) for head in HEADS)
+"""A layout for each head."""
+
+
+def holds_fcclip(template: pathlib.Path) -> bool:
+    """Whether a file, into which a tower is to be written, is a checkpoint of this kind."""
+    return bool(find_prefixes(tensor_places(template), is_fcclip))
+
+
+def write_into(
+    template: pathlib.Path,
+    destination: str | os.PathLike,
+    config: ConvNextConfig,
+    visual: Mapping,
+    progress: Callable[[int], object] = lambda num_bytes: None,
+) -> None:
+    """Copies a checkpoint of FC-CLIP or MAFT+ with our image tower in the place of its CLIP's.
+
+    Every byte that is not a value of `backbone.clip_model.visual.*` stays as it was: generator,
+    text tower, what MAFT+ was tuned from. Values are rounded to the dtypes that they have there.
+
+    Raises:
+        ValueError: the template is of another kind, or its tower of another size. Nothing is
+            written then.
+    """
+    places = tensor_places(template)
+    prefixes = list(find_prefixes(places, is_fcclip))
+    if len(prefixes) != 1 or not isinstance(config, ConvNextConfig):
+        raise ValueError(
+            f"{template}: expected one checkpoint of FC-CLIP or MAFT+ and a ConvNeXt to write into "
+            f"it, found {len(prefixes)} and {config!r}"
+        )
+    prefix = f"{prefixes[0]}{CLIP}"
+    tower = to_foreign({"visual": visual}, _visual_rules(prefix, config.head))
+    there = {name for name in places if name.startswith(f"{prefix}visual.")}
+    if there != set(tower):
+        raise ValueError(
+            f"{template}: its tower has {len(there)} tensors, ours {len(tower)}; not in both: "
+            f"{', '.join(sorted(there ^ set(tower))[:5])}. Expected a tower of as many blocks"
+        )
+    replace_tensors(template, destination, tower, progress)

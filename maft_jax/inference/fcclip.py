@@ -1,0 +1,133 @@
+"""FC-CLIP and MAFT+ as a whole, from their checkpoint: one pass of CLIP's ConvNeXt for all.
+
+MAFT+ adapts the rows of class names to each image before its CLIP compares masks with them.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from input_pipeline.examples import IGNORE
+from maft_jax.config.prompts import PROMPT_TEMPLATES
+from maft_jax.convert.fcclip import read_transfer
+from maft_jax.inference import geometric_ensemble
+from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
+from maft_jax.inference.result import Segmentation
+from maft_jax.inference.segmentation import ImageLike, load_image
+from maft_jax.inference.vocabulary import check_apart, check_names
+from maft_jax.models.adapters.content_dependent_transfer import Kind
+from maft_jax.models.generators.fcclip_network import FcClipNetwork, make_network
+from maft_jax.models.text_classifier import cached_class_embeddings
+from maft_jax.proposals.fcclip import open_fcclip, read_parameters
+from maft_jax.runtime.tree_rules import fingerprint
+
+EXPONENTS, MAFT_PLUS_EXPONENTS = (0.4, 0.8), (1.0, 1.0)
+"""Of the tower's probabilities for classes of training and for others."""
+
+
+class FcClipSegmenter:
+    """Segments images with a vocabulary, by one checkpoint of FC-CLIP or MAFT+.
+
+    Args:
+        path: the checkpoint, whose tower, text tower and generator are used.
+        classes, background, synonyms, templates: as of `maft_jax.segment`.
+        trained: names of each class that the generator was trained on, which decide which of the
+            classes are seen; none: all are unseen.
+        exponents: of the tower's probabilities for seen classes, and for others; by default those
+            of the system.
+        order: what is resized to the image's own size, logits or scores.
+        transfer: of MAFT+: whether its weights are of a semantic or a panoptic model, which they do
+            not tell.
+        compute_dtype: of matrix products.
+        cache_dir: folder in which the text embeddings are kept.
+
+    Raises:
+        ValueError: it is no such checkpoint, or names cannot work.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        classes: Sequence[str],
+        *,
+        cache_dir: str | os.PathLike,
+        background: Sequence[str] = (),
+        synonyms: Mapping[str, Sequence[str]] | None = None,
+        templates: Sequence[str] = PROMPT_TEMPLATES,
+        trained: Sequence[Sequence[str]] = (),
+        exponents: tuple[float, float] | None = None,
+        order: Order = "logits",
+        transfer: Kind = "semantic",
+        compute_dtype: str = "float32",
+    ):
+        synonyms = synonyms or {}
+        self.class_names = check_names(classes, "classes")
+        self.background = check_names(background, "background") if background else ()
+        check_apart(self.class_names, self.background, synonyms)
+        clip, self.opened = open_fcclip(path)
+        names = (*self.class_names, *self.background)
+        self._text = jnp.asarray(
+            cached_class_embeddings(
+                clip.config.text, clip.parameters()["text"], names, templates, cache_dir, synonyms
+            )
+        )
+        of_classes = [(name, *synonyms.get(name, ())) for name in names]
+        self._seen = jnp.asarray(geometric_ensemble.seen_by_name(of_classes, trained))
+        on_host = read_parameters(clip, self.opened) | read_transfer(path)
+        self.is_maft_plus = "transfer" in on_host
+        self.exponents = exponents or (MAFT_PLUS_EXPONENTS if self.is_maft_plus else EXPONENTS)
+        self.fingerprint = fingerprint(on_host)
+        kind = transfer if self.is_maft_plus else None
+        self._network = make_network(clip.config.vision, self.opened.config, compute_dtype, kind)
+        self._parameters = jax.tree.map(jnp.asarray, on_host)
+        self._order = order
+
+    def __call__(self, image: ImageLike, example_id: str | None = None) -> Segmentation:
+        """Segments one image; `example_id` says nothing here."""
+        pixels = load_image(image)
+        preparation = self.opened.preparation
+        prepared = preparation.prepare(pixels)
+        size, padded = prepared.shape[:2], preparation.padded_size(*pixels.shape[:2])
+        batch = np.zeros((1, *padded, 3), np.uint8)
+        batch[0, : size[0], : size[1]] = prepared
+        sizes = jnp.array([size], jnp.int32)
+        masks, probabilities = _classified(
+            self._network, self.exponents, self._parameters, batch, sizes, self._text, self._seen
+        )
+        read = {"padded_size": padded, "image_size": size}
+        found = label_logits(
+            masks[0], probabilities[0], **read, size=pixels.shape[:2], order=self._order
+        )
+        nothing = np.zeros_like(found.score)
+        share = np.divide(found.score, found.total, out=nothing, where=found.total > 0)
+        is_class = found.label_map < len(self.class_names)
+        return Segmentation(
+            image=pixels,
+            class_names=self.class_names,
+            label_map=np.where(is_class, found.label_map, np.int32(IGNORE)),
+            score=np.minimum(share, 1),
+            proposals=stored_masks(masks[0], **read),
+            proposal_probabilities=np.asarray(probabilities[0][:, : len(self.class_names)]),
+            background=self.background,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _classified(
+    network: FcClipNetwork,
+    exponents: tuple[float, float],
+    parameters,
+    pixels: UInt8[Array, "b input_h input_w 3"],
+    sizes: Int[Array, "b 2"],
+    text: Float[Array, "c *names e"],
+    seen: Bool[Array, " c"],
+) -> tuple[Float[Array, "b n h w"], Float[Array, "b n c"]]:
+    """Mask logits, and what label maps weigh masks with."""
+    masks, class_logits, tower_logits = network(parameters, pixels, sizes, text)
+    tower = jax.nn.softmax(tower_logits)
+    return masks, geometric_ensemble.probabilities(tower, class_logits, seen, exponents)

@@ -1,0 +1,145 @@
+"""FC-CLIP as a whole against its official code: classes of masks, the ensemble, label maps."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from input_pipeline.image_files import read_label_map
+from input_pipeline.sample_folder import draw_scene
+from maft_jax.inference.fcclip import FcClipSegmenter
+from maft_jax.inference.logit_labels import label_logits
+from maft_jax.models.generators.image_preparation import ImagePreparation
+from tests import runs
+from tests.fcclip_files import class_names, maft_plus_tensors, write_checkpoint
+from tests.golden_files import golden
+
+READ = {"padded_size": (128, 160), "image_size": (118, 150)}
+
+
+def expected():
+    return golden("fcclip/expected")
+
+
+def segmenter_of(checkpoint, **options):
+    """With the golden vocabulary; it reads the golden image as it is."""
+    names = class_names()
+    as_it_is = ImagePreparation(stretch=False, shortest_edge=118, rounds=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("maft_jax.convert.generators.FCCLIP_PREPARATION", as_it_is)
+        return FcClipSegmenter(
+            checkpoint,
+            [first for first, *_ in names],
+            synonyms={first: further for first, *further in names},
+            cache_dir=checkpoint.parent,
+            **options,
+        )
+
+
+@pytest.fixture(scope="module")
+def segmentation(tmp_path_factory):
+    """Of the golden image."""
+    segmenter = segmenter_of(
+        write_checkpoint(tmp_path_factory.mktemp("fcclip") / "fcclip.pth"),
+        trained=[text.split(",") for text in expected()["train_classes"].tolist()],
+    )
+    np.testing.assert_array_equal(segmenter._seen, expected()["seen"])
+    return segmenter(expected()["image_uint8"])
+
+
+def weights_of_masks():
+    return jax.nn.softmax(expected()["ensemble_log_probabilities"][0])[:, :-1]
+
+
+def test_masks_are_weighed_as_the_official_code_does_from_one_file_and_a_picture(segmentation):
+    theirs = np.asarray(weights_of_masks())
+    logs = np.log(segmentation.proposal_probabilities + 1e-9)
+    largest = np.abs(expected()["ensemble_log_probabilities"]).max()
+    np.testing.assert_allclose(logs, np.log(theirs + 1e-9), rtol=0, atol=5e-5 * largest)
+
+
+def test_label_map_at_the_size_that_was_read_is_that_of_the_golden_masks(segmentation):
+    masks = torch.tensor(expected()["pred_masks"])
+    masks = F.interpolate(masks, READ["padded_size"], mode="bilinear")[0, :, :118, :150].sigmoid()
+    scores = torch.einsum("nc,nhw->chw", torch.tensor(np.array(weights_of_masks())), masks)
+    best = scores.topk(2, dim=0).values
+    decided = ((best[0] - best[1]) > 1e-5).numpy()
+    same = segmentation.label_map == scores.argmax(dim=0).numpy()
+    assert same[decided].all() and decided.mean() > 0.99
+    assert len(np.unique(segmentation.label_map)) >= 3
+    share = (best[0] / scores.sum(dim=0)).numpy()
+    np.testing.assert_allclose(segmentation.score, share, atol=1e-5)
+    rows, columns = (torch.linspace(0, side - 1, -(-side // 4)) for side in (118, 150))
+    assert segmentation.proposals.shape == (20, len(rows), len(columns))
+    corners = segmentation.proposals[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    expected_corners = masks[:, [0, 0, -1, -1], [0, -1, 0, -1]].numpy()
+    np.testing.assert_allclose(corners / 255, expected_corners, atol=0.5 / 255 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("order", "name"), [("logits", "semantic_argmax"), ("scores", "semantic_argmax_late")]
+)
+@pytest.mark.parametrize("values_at_a_time", [2**26, 20 * 180 * 48])
+def test_label_map_at_native_size_follows_the_order_of_the_configuration(
+    monkeypatch, order, name, values_at_a_time
+):
+    monkeypatch.setattr("maft_jax.inference.logit_labels._VALUES_AT_A_TIME", values_at_a_time)
+    arrays = expected()
+    size = tuple(arrays["original_size"].tolist())
+    masks = jnp.asarray(arrays["pred_masks"][0])
+    found = label_logits(masks, weights_of_masks(), **READ, size=size, order=order)
+    decided = arrays[f"{name}_margin_f16"] > 1e-5
+    assert (found.label_map == arrays[name])[decided].all()
+    if order == "scores":
+        best = arrays["semantic_scores_late_every_9th_row"].max(axis=0)
+        np.testing.assert_allclose(found.score[::9], best, atol=1e-5)
+    else:
+        best = arrays["semantic_scores_every_9th_row_f16"].astype(np.float32).max(axis=0)
+        np.testing.assert_allclose(found.score[::9], best, rtol=2**-10, atol=2**-24)
+
+
+@pytest.mark.slow
+def test_maft_plus_adapts_rows_to_the_image_and_leaves_classes_to_its_tuned_tower(tmp_path):
+    arrays = golden("fcclip/maft_plus")
+    segmenter = segmenter_of(write_checkpoint(tmp_path / "maft.pth", maft_plus_tensors()))
+    assert segmenter.is_maft_plus and segmenter.exponents == (1.0, 1.0)
+    found = segmenter(expected()["image_uint8"])
+    theirs = np.asarray(jax.nn.softmax(arrays["log_probabilities"][0]))[:, :-1]
+    largest = np.abs(arrays["log_probabilities"]).max()
+    logs = np.log(found.proposal_probabilities + 1e-9)
+    np.testing.assert_allclose(logs, np.log(theirs + 1e-9), rtol=0, atol=5e-5 * largest)
+    size = tuple(expected()["original_size"].tolist())
+    weights = jnp.asarray(found.proposal_probabilities)
+    masks = jnp.asarray(arrays["pred_masks"][0])
+    labels = label_logits(masks, weights, **READ, size=size, order="scores").label_map
+    decided = arrays["semantic_argmax_late_margin_f16"] > 1e-5
+    assert (labels == arrays["semantic_argmax_late"])[decided].all()
+
+
+def test_two_orders_differ_at_borders():
+    arrays = expected()
+    assert (arrays["semantic_argmax"] != arrays["semantic_argmax_late"]).any()
+
+
+@pytest.mark.slow
+def test_command_segments_a_photo_from_the_checkpoint_alone(tmp_path):
+    photo, names = tmp_path / "photo.jpg", tmp_path / "names.txt"
+    draw_scene(np.random.default_rng(0), (96, 72))[0].save(photo)
+    names.write_text("0:person,child\n1:sky\n")
+    checkpoint = write_checkpoint(tmp_path / "fcclip.pth")
+    command = [sys.executable, "-m", "maft_jax.cli.predict", f"--weights={checkpoint}"]
+    command += ["--generator=fcclip", f"--image={photo}", f"--cache_dir={tmp_path}"]
+    command += [f"--classes_file={names}", f"--trained_classes={names}", f"--out={tmp_path}/out"]
+    refused = runs.finish(runs.start([*command, "--flip"]), exit_code=2)
+    assert "--flip: has no meaning with --generator=fcclip" in refused
+    runs.finish(runs.start(command))
+    about = json.loads((tmp_path / "out" / "photo.json").read_text())
+    assert about["settings"]["ensemble_exponents"] == [0.4, 0.8]
+    assert about["num_proposals"] == 20
+    labels = read_label_map(tmp_path / "out" / "photo_labels.png")
+    assert labels.shape == (72, 96) and set(np.unique(labels)) <= {0, 1}
