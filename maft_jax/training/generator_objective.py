@@ -86,7 +86,7 @@ class GeneratorObjective:
         batch: Batch,
         counts: GeneratorCounts,
     ) -> tuple[Float[Array, ""], Metrics]:
-        network = self.architecture.make_module(jnp.dtype(self.compute_dtype))
+        network = self.architecture.make_module(jnp.dtype(self.compute_dtype), self.mesh)
         sizes = jnp.broadcast_to(jnp.array(batch.image.shape[1:3]), (len(batch.image), 2))
         predictions = network.apply(
             {"params": overlay(pretrained, trainable)},

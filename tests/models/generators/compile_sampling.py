@@ -19,10 +19,10 @@ import jax.numpy as jnp
 
 from maft_jax.config.sections import MeshConfig
 from maft_jax.models.generators.deformable_attention import DeformableAttention, cell_centres
+from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
-from maft_jax.models.generators.proposing import propose
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.runtime import sharding
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
@@ -89,7 +89,7 @@ def compile_network(devices) -> None:
     pixels = jax.ShapeDtypeStruct((mesh.size, 64, 96, 3), jnp.uint8, sharding=images)
     sizes = jax.ShapeDtypeStruct((mesh.size, 2), jnp.int32, sharding=images)
     each = jax.shard_map(
-        functools.partial(propose, GENERATOR.make_module()),
+        functools.partial(proposed, GENERATOR.make_module()),
         mesh=mesh,
         in_specs=(jax.P(), OVER_IMAGES, OVER_IMAGES),
         out_specs=OVER_IMAGES,
@@ -105,6 +105,11 @@ def compile_network(devices) -> None:
 
     for name, function in (("each", each), ("train", train)):
         print(name, num_kernels(jax.jit(function).lower(parameters, pixels, sizes).compile()))
+
+
+def proposed(network, parameters, pixels, sizes):
+    predictions = network.apply({"params": parameters}, normalised(pixels, sizes))
+    return predictions.mask_logits, predictions.class_logits
 
 
 def num_kernels(compiled) -> int:
