@@ -154,11 +154,7 @@ def test_an_attention_at_full_size_moves_less_than_a_gigabyte():
     assert kernels == {case: 2 if "gradients" in case else 1 for case in costs}
 
 
-TOPOLOGIES = ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_a_network_on_several_tpus_has_the_kernels(topology):
+def test_a_network_on_four_tpus_has_the_kernels():
     """One for each of its two layers, and in training one more for the gradients of each."""
-    assert compiled("network", topology) == {("each",): [2], ("train",): [4]}
+    assert compiled("network", "v5e:2x2") == {("each",): [2], ("train",): [4]}
