@@ -1,7 +1,7 @@
 """The one way in for weights of generators: a path to an architecture and its parameters.
 
 Read are folders of `transformers` (Mask2Former, MaskFormer) and checkpoints of the official
-repositories (Mask2Former, FreeSeg, and MAFT's, which hold FreeSeg's generator).
+repositories (both, FreeSeg, and MAFT's, which hold FreeSeg's generator).
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def open_generator(path: str | os.PathLike) -> OpenedGenerator:
         return _open_transformers(path, tensors, source.settings[_SETTINGS]())
     raise ValueError(
         f"{path}: no generator: {len(tensors)} tensors, such as {sorted(tensors)[:3]}; expected a "
-        "checkpoint of Mask2Former, FreeSeg or MAFT, or the folder of a "
+        "checkpoint of Mask2Former, MaskFormer, FreeSeg or MAFT, or the folder of a "
         "Mask2Former or MaskFormer of transformers, with its config.json"
     )
 
@@ -84,7 +84,8 @@ def _open_official(path: pathlib.Path, tensors: Mapping[str, StoredTensor]) -> O
     tensors = official.with_current_names(tensors)
     config = _infer(path, official.infer_config, WeightsSource(os.fspath(path), tensors))
     leaves = _leaves(path, config, tensors, official.rules_of(config), official.IGNORED)
-    preparation = dataclasses.replace(OFFICIAL_PREPARATION, align_corners=config.text is not None)
+    reads_names = isinstance(config, Mask2FormerConfig) and config.text is not None
+    preparation = dataclasses.replace(OFFICIAL_PREPARATION, align_corners=reads_names)
     return OpenedGenerator(config, leaves, preparation, "official")
 
 
