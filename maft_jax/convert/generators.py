@@ -1,8 +1,8 @@
 """The one way in for weights of generators: a path to an architecture and its parameters.
 
 Read are folders of `transformers` (Mask2Former, MaskFormer) and checkpoints of the official
-repositories (Mask2Former; FreeSeg, and MAFT's, which hold FreeSeg's generator; FC-CLIP, and
-MAFT+'s, which hold FC-CLIP's).
+repositories (both; FreeSeg, and MAFT's, which hold FreeSeg's generator; FC-CLIP, and MAFT+'s, which
+hold FC-CLIP's).
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ def open_generator(path: str | os.PathLike) -> OpenedGenerator:
         return _open_transformers(path, tensors, source.settings[SETTINGS]())
     raise ValueError(
         f"{path}: no generator: {len(tensors)} tensors, such as {sorted(tensors)[:3]}; expected a "
-        "checkpoint of Mask2Former, FreeSeg, MAFT, FC-CLIP or MAFT+, or the folder of a "
+        "checkpoint of Mask2Former, MaskFormer, FreeSeg, MAFT, FC-CLIP or MAFT+, or the folder of a "
         "Mask2Former or MaskFormer of transformers, with its config.json"
     )
 

@@ -1,4 +1,4 @@
-"""Generators in the layout of the official repositories: Mask2Former, and FreeSeg as MAFT has it.
+"""Generators in the official layouts: MaskFormer, Mask2Former, and FreeSeg as MAFT has it.
 
 The architecture follows from shapes. A checkpoint of MAFT or FreeSeg holds CLIP's towers, too,
 which `maft.py` reads.
@@ -14,6 +14,7 @@ from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.generators.image_preparation import OFFICIAL_PREPARATION, ImagePreparation
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
+from maft_jax.models.generators.maskformer import MaskFormerConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
 from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.swin import SwinConfig
@@ -21,6 +22,7 @@ from maft_jax.models.generators.text_interaction import TextConfig
 
 _PIXEL = "sem_seg_head.pixel_decoder."
 _PREDICTOR = "sem_seg_head.predictor."
+_DETR = f"{_PREDICTOR}transformer.decoder."
 _INTERACTION = "sem_seg_head.interaction."
 _NON_OBJECT = "clip_adapter.non_object_embedding"
 _SWIN_STAGES = 4
@@ -53,13 +55,15 @@ def with_current_names(tensors: Mapping) -> dict:
     return {current(name): tensor for name, tensor in tensors.items()}
 
 
-def infer_config(source: WeightsSource) -> Mask2FormerConfig:
+def infer_config(source: WeightsSource) -> Mask2FormerConfig | MaskFormerConfig:
     """The architecture that the shapes imply.
 
     Raises:
         ValueError: a tensor that says it is absent or has another number of dimensions.
     """
     shapes = Shapes(source)
+    if f"{_DETR}layers.0.linear1.weight" in shapes:
+        return _infer_maskformer(shapes)
     text = None
     if f"{_INTERACTION}gamma" in shapes:
         inner, text_width = (shapes.size(f"{_INTERACTION}attn.k_proj.weight", i) for i in (0, 1))
@@ -74,6 +78,22 @@ def infer_config(source: WeightsSource) -> Mask2FormerConfig:
     )
 
 
+def _infer_maskformer(shapes: "Shapes") -> MaskFormerConfig:
+    return MaskFormerConfig(
+        num_classes=shapes.size(f"{_PREDICTOR}class_embed.weight", 0) - 1,
+        backbone=_infer_backbone(shapes),
+        fpn_width=shapes.size(f"{_PIXEL}layer_4.weight", 0),
+        mask_width=shapes.size(f"{_PIXEL}mask_features.weight", 0),
+        decoder=DecoderConfig(
+            width=shapes.size(f"{_PREDICTOR}query_embed.weight", 1),
+            queries=shapes.size(f"{_PREDICTOR}query_embed.weight", 0),
+            layers=shapes.count(f"{_DETR}layers.{{}}.linear1.weight"),
+            mlp_width=shapes.size(f"{_DETR}layers.0.linear1.weight", 0),
+            heads=_HEADS,
+        ),
+    )
+
+
 class Shapes:
     """Shapes by name; one that is absent is an error that names the file."""
 
@@ -85,8 +105,8 @@ class Shapes:
         if len(shape) <= axis or not shape[axis]:
             found = f"its shape is {shape}" if shape else "it is absent"
             raise ValueError(
-                f"{self._path}: tensor {name!r}: {found}; expected a Mask2Former or FreeSeg in "
-                "the official layout, with a ResNet or Swin as its backbone"
+                f"{self._path}: tensor {name!r}: {found}; expected a Mask2Former, MaskFormer or "
+                "FreeSeg in the official layout, with a ResNet or Swin as its backbone"
             )
         return shape[axis]
 
@@ -157,13 +177,16 @@ def _infer_resnet(shapes: Shapes) -> ResNetConfig:
     )
 
 
-def preparation_of(config: Mask2FormerConfig) -> ImagePreparation:
+def preparation_of(config: Mask2FormerConfig | MaskFormerConfig) -> ImagePreparation:
     """The official test geometry, which the layout takes for granted."""
-    return dataclasses.replace(OFFICIAL_PREPARATION, align_corners=config.text is not None)
+    reads_names = isinstance(config, Mask2FormerConfig) and config.text is not None
+    return dataclasses.replace(OFFICIAL_PREPARATION, align_corners=reads_names)
 
 
-def rules_of(config: Mask2FormerConfig) -> list[Rule]:
+def rules_of(config: Mask2FormerConfig | MaskFormerConfig) -> list[Rule]:
     """The table of a generator, in both directions."""
+    if isinstance(config, MaskFormerConfig):
+        return [*_backbone_rules(config.backbone), *_maskformer_rules()]
     return [
         *_backbone_rules(config.backbone),
         *pixel_decoder_rules(),
@@ -217,6 +240,37 @@ def resnet_rules(config: ResNetConfig) -> list[Rule]:
         for rule in rules(f"backbone.res{stage}.{{}}.{part}", f"backbone/res{stage}_{{}}/{part}")
     ]
     return stem + blocks
+
+
+def _maskformer_rules() -> list[Rule]:
+    layer, ours = f"{_DETR}layers.{{}}.", "decoder/layers_{}/"
+    pyramid = [
+        rule
+        for index in range(3)
+        for theirs, name in (("adapter", "lateral"), ("layer", "fusion"))
+        for rule in of.normed_convolution(
+            f"{_PIXEL}{theirs}_{3 - index}",
+            f"{_PIXEL}{theirs}_{3 - index}.norm",
+            f"pixel_decoder/{name}_{index}",
+        )
+    ]
+    return [
+        *of.normed_convolution(f"{_PIXEL}layer_4", f"{_PIXEL}layer_4.norm", "pixel_decoder/stem"),
+        *pyramid,
+        *of.convolution(f"{_PIXEL}mask_features", "pixel_decoder/mask_features"),
+        *of.convolution(f"{_PREDICTOR}input_proj", "decoder/input_proj"),
+        Rule(f"{_PREDICTOR}query_embed.weight", "decoder/query_embed"),
+        *of.packed_attention(f"{layer}self_attn", f"{ours}self_attn"),
+        *of.norm(f"{layer}norm1", f"{ours}self_norm"),
+        *of.packed_attention(f"{layer}multihead_attn", f"{ours}cross_attn"),
+        *of.norm(f"{layer}norm2", f"{ours}cross_norm"),
+        *of.dense(f"{layer}linear1", f"{ours}linear1"),
+        *of.dense(f"{layer}linear2", f"{ours}linear2"),
+        *of.norm(f"{layer}norm3", f"{ours}mlp_norm"),
+        *of.norm(f"{_DETR}norm", "decoder/decoder_norm"),
+        *of.dense(f"{_PREDICTOR}mask_embed.layers.{{}}", "mask_embed/layers_{}"),
+        *of.dense(f"{_PREDICTOR}class_embed", "class_embed"),
+    ]
 
 
 def pixel_decoder_rules() -> list[Rule]:

@@ -13,6 +13,7 @@ import torch
 
 from maft_jax.convert import generators_official, generators_transformers, rules
 from maft_jax.convert.generators import open_generator
+from maft_jax.models.generators.decoder_layers import DecoderLayer
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.maskformer import MaskFormerConfig
@@ -64,6 +65,8 @@ def official(name: str) -> dict[str, np.ndarray]:
         pytest.param("maskformer-same-width", generators_transformers, marks=pytest.mark.slow),
         pytest.param("mask2former", generators_official, marks=pytest.mark.slow),
         ("swin", generators_official),
+        ("maskformer-swin", generators_official),
+        pytest.param("maskformer", generators_official, marks=pytest.mark.slow),
         ("freeseg", generators_official),
     ],
 )
@@ -85,6 +88,42 @@ def test_the_architecture_follows_from_the_shapes_of_an_official_checkpoint(tmp_
     assert opened.layout == "official"
     assert opened.preparation.align_corners
     jax.tree.map(np.testing.assert_array_equal, opened.parameters(), dict(random_parameters(name)))
+
+
+@pytest.mark.parametrize("name", ["maskformer-swin", "maskformer-same-width"])
+def test_a_maskformer_follows_from_its_official_checkpoint(name, tmp_path):
+    """Also with the names of its first version, without the part that they lacked."""
+    tensors = official(name)
+    older = {key.replace("pixel_decoder.", ""): tensor for key, tensor in tensors.items()}
+    for number, one in enumerate((tensors, older)):
+        safetensors.numpy.save_file(one, tmp_path / f"{number}.safetensors")
+        opened = open_generator(tmp_path / f"{number}.safetensors")
+        assert opened.config == GENERATORS[name]
+        assert not opened.preparation.align_corners
+
+
+def test_an_official_layer_of_maskformer_computes_what_pytorchs_of_the_same_names_does():
+    torch.manual_seed(0)
+    theirs = torch.nn.TransformerDecoderLayer(32, 8, 24, batch_first=True).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    prefix = "sem_seg_head.predictor.transformer.decoder.layers.0."
+    tensors = {prefix + key: value.numpy() for key, value in theirs.state_dict().items()}
+    rng = np.random.default_rng(0)
+    x, memory = (rng.normal(size=(1, n, 32)).astype(np.float32) for n in (5, 12))
+    layer = DecoderLayer(8, 24, np.float32, self_first=True)
+    arguments = x, np.zeros((5, 32), np.float32), memory, np.zeros((12, 32), np.float32)
+    expected = jax.eval_shape(layer.init, jax.random.key(0), *arguments)["params"]
+    table = generators_official.rules_of(GENERATORS["maskformer-swin"])
+    table = [rule for rule in table if rule.ours.startswith("decoder/layers_{}")]
+    ours = rules.stored_as_ours(
+        rules.in_memory(tensors), {"decoder": {"layers_0": expected}}, table, source="torch"
+    )
+    parameters = rules.materialised(ours)["decoder"]["layers_0"]
+    found = jax.jit(layer.apply)({"params": parameters}, *arguments)
+    with torch.no_grad():
+        reference = theirs(torch.from_numpy(x), torch.from_numpy(memory))
+    np.testing.assert_allclose(found, reference, rtol=0, atol=2e-5)
 
 
 def test_the_sizes_of_a_swin_follow_from_an_official_checkpoint(tmp_path):

@@ -1,0 +1,51 @@
+"""Which generator --generator and --proposals mean, beside the weights of the command."""
+
+import types
+
+import pytest
+from absl import flags
+
+from maft_jax.cli.generator_flags import GeneratorFlags
+
+
+def flags_of(generator, proposals, weights="maft.pth"):
+    values = flags.FlagValues()
+    chosen, path, clip = (
+        flags.DEFINE_string(name, value, "", flag_values=values)
+        for name, value in (
+            ("generator", generator),
+            ("proposals", proposals),
+            ("weights", weights),
+        )
+    )
+    values.mark_as_parsed()
+    return GeneratorFlags(chosen, path, "superpixels", clip)
+
+
+def test_freeseg_is_in_the_checkpoint_of_the_weights_unless_it_is_told_another():
+    assert flags_of("freeseg", "").path == "maft.pth"
+    assert flags_of("freeseg", "other.pth").path == "other.pth"
+    assert flags_of("mask2former", "").path == "" == flags_of(None, "").path
+
+
+def test_other_generators_are_told_their_weights():
+    with pytest.raises(ValueError, match="superpixels take no path, all others need one"):
+        flags_of("mask2former", "").make()
+
+
+def test_a_generator_that_reads_no_names_is_the_same_for_all():
+    generator_of = flags_of(None, "").make_for_any_names()
+    assert generator_of(["cat"]) is generator_of(["dog"])
+
+
+def test_one_that_reads_them_is_made_of_each_list(monkeypatch):
+    made = []
+
+    def make(self, names=()):
+        made.append(tuple(names))
+        return types.SimpleNamespace(name="transformers", reads_names=True)
+
+    monkeypatch.setattr(GeneratorFlags, "make", make)
+    generator_of = flags_of("transformers", "sam3").make_for_any_names()
+    assert generator_of(["cat"]) is not generator_of(["dog"])
+    assert made[1:] == [("cat",), ("dog",)]
