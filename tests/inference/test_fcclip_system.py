@@ -70,7 +70,7 @@ def test_label_map_at_the_size_that_was_read_is_that_of_the_golden_masks(segment
     best = scores.topk(2, dim=0).values
     decided = ((best[0] - best[1]) > 1e-5).numpy()
     same = segmentation.label_map == scores.argmax(dim=0).numpy()
-    assert same[decided].all() and decided.mean() > 0.99
+    assert same[decided].all() and decided.mean() > 0.9 and same.mean() > 0.999
     assert len(np.unique(segmentation.label_map)) >= 3
     share = (best[0] / scores.sum(dim=0)).numpy()
     np.testing.assert_allclose(segmentation.score, share, atol=1e-5)
