@@ -78,8 +78,8 @@ def open_generator(path: str | os.PathLike) -> OpenedGenerator:
         return _open_transformers(path, tensors, source.settings[SETTINGS]())
     raise ValueError(
         f"{path}: no generator: {len(tensors)} tensors, such as {sorted(tensors)[:3]}; expected a "
-        "checkpoint of Mask2Former, MaskFormer, FreeSeg, MAFT, FC-CLIP or MAFT+, or the folder of a "
-        "Mask2Former or MaskFormer of transformers, with its config.json"
+        "checkpoint of Mask2Former, MaskFormer, FreeSeg, MAFT, FC-CLIP or MAFT+, or the folder of "
+        "a Mask2Former or MaskFormer of transformers, with its config.json"
     )
 
 
