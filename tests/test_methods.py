@@ -339,6 +339,16 @@ def test_every_tower_with_attention_has_factors(size):
     assert jax.eval_shape(tree.visual, begun) == visual
 
 
+def test_rules_over_the_towers_paths_are_meant_below_its_root():
+    tree = TunedTree(MaskClipPlusPlus("linear"))
+    rules = tree.rules((r"/attn/|^ln_post/", r"^(?!blocks)[^/]+$"))
+    chosen = ("visual/blocks_0/attn/x", "visual/ln_post/scale", "visual/proj", "extra/proj_in/x")
+    left = ("visual/blocks_0/mlp/x", "visual/blocks_0/ln_post/x")
+    assert [tree_rules.matches_any(rules, path) for path in chosen + left] == [True] * 4 + [
+        False
+    ] * 2
+
+
 def test_step_zero_of_lora_is_the_pretrained_tower_itself():
     visual = tiny_visual()
     tree = TunedTree(lora_rank=4, lora_alpha=8.0, tuned_kernels=low_rank.KERNELS)

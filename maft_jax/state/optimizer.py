@@ -9,6 +9,7 @@ import optax
 
 from maft_jax.config.sections import OptimizerConfig
 from maft_jax.runtime import tree_rules
+from maft_jax.state.tuned_tree import VISUAL
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -30,7 +31,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Clipping, Adam moments, decoupled weight decay, learning rate, in this order.
 
-    Leaves below the root "visual", which a tree with modules has, learn at `tower_rate` times it.
+    Leaves below the root VISUAL, which a tree with modules has, learn at `tower_rate` times it.
     """
     of_tower = [] if config.tower_rate == 1 else [_scale_below_visual(config.tower_rate)]
     return optax.chain(
@@ -47,7 +48,7 @@ def _scale_below_visual(factor: float) -> optax.GradientTransformation:
     def update(updates, params=None):
         del params
         return {
-            root: jax.tree.map(lambda x: factor * x, part) if root == "visual" else part
+            root: jax.tree.map(lambda x: factor * x, part) if root == VISUAL else part
             for root, part in updates.items()
         }
 

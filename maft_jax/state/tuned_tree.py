@@ -1,6 +1,7 @@
 """What a run's tree of parameters holds: the image tower, what LoRA adds to it, and modules."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import jax
@@ -14,6 +15,8 @@ from maft_jax.runtime import tree_rules
 from maft_jax.state.train_state import overlay
 
 VISUAL, EXTRA = "visual", "extra"
+_BEGINNING = re.compile(r"(?<![\[\\])\^")
+"""In a rule, the beginning of a path; ^ has another meaning in [^...] and as \\^."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +80,7 @@ class TunedTree:
             trainable = (rf"/({'|'.join(low_rank.FACTORS)})$",)
         if not self.has_modules:
             return trainable
-        below = tuple(
-            f"^{VISUAL}/{rule[1:]}" if rule.startswith("^") else f"^{VISUAL}/.*{rule}"
-            for rule in trainable
-        )
+        below = (_BEGINNING.sub(f"^{VISUAL}/", rule) for rule in trainable)
         return (*below, f"^{EXTRA}/")
 
     def visual(self, tree: Mapping) -> Mapping:
