@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 from input_pipeline.sample_folder import write_sample_folder
 from maft_jax.config import Config, from_config_dict, preset
@@ -88,6 +89,13 @@ def finish(process: subprocess.Popen, exit_code: int = 0) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == exit_code, output
     return output
+
+
+def wait_until(condition, process):
+    """Polls fast: a save of this small state lasts a quarter of a second."""
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.0005)
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-PARTS = ("step", "input", "evaluation", "precompute")
+PARTS = ("step", "input", "evaluation", "precompute", "encoders")
 COMPARABLE = ("step", "evaluation")
 
 
@@ -18,8 +18,8 @@ class BenchmarkOptions:
     what: Sequence[str] = ("step",)
     """Of PARTS."""
     steps: int = 20
-    """Runs that are timed: steps, batches of evaluation or of the pipeline; for precompute images
-    by the batch."""
+    """Runs that are timed: steps, batches of evaluation or of the pipeline, turns of encoders; for
+    precompute images by the batch."""
     warmup: int = 3
     """Runs before, besides the very first one."""
     configured_data: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from input_pipeline.benchmark import describe as describe_pipeline
 
-_PARTS = ("step", "evaluation", "input", "precompute")
+_PARTS = ("step", "evaluation", "input", "precompute", "encoders")
 
 
 def describe(results: Mapping) -> str:
@@ -22,6 +22,7 @@ def describe_part(title: str, measured: str, found: Mapping) -> str:
         "input": _input,
         "precompute": _precompute,
         "training": _training,
+        "encoders": _encoders,
     }
     return "\n".join([title, *(f"  {line}".rstrip() for line in writers[measured](found))])
 
@@ -74,6 +75,20 @@ def _step(step: Mapping) -> list[str]:
     if "torch" in step:
         lines += _torch(step["torch"])
         lines.append(f"losses differ by     {step['torch']['loss_difference']:.1e}")
+    return lines
+
+
+def _encoders(found: Mapping) -> list[str]:
+    lines = [
+        f"random weights, batch {found['batch_size']}, {found['image_size']} pixels, "
+        f"{found['compute_dtype']}, in turns"
+    ]
+    for count, towers in found["num_proposals"].items():
+        lines += [
+            f"{count:>5} proposals      {tower:<25} p50 {_seconds(times['p50_seconds'])}, "
+            f"{times['times_ip_clip']:.3f} of IP-CLIP's"
+            for tower, times in towers.items()
+        ]
     return lines
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from maft_jax.benchmarks.encoders import measure_encoders
 from maft_jax.benchmarks.evaluation import measure_evaluation, peaks_of_processes
 from maft_jax.benchmarks.input import cores_for, measure_input
 from maft_jax.benchmarks.models import load_model
@@ -46,6 +47,8 @@ def run_benchmark(config: Config, options: BenchmarkOptions) -> dict:
             results["input"]["cores_for_the_step"] = cores_for(results["step"], results["input"])
     if "precompute" in options.what:
         results["precompute"] = measure_precompute(config, options)
+    if "encoders" in options.what:
+        results["encoders"] = measure_encoders(config, options)
     return results
 
 

@@ -33,7 +33,9 @@ __doc__ += describe_fields(Config, "--config.")
 
 _STARTED = time.monotonic()
 
-_WHAT = flags.DEFINE_list("what", ["step"], "of step, input, evaluation, precompute; with commas")
+_WHAT = flags.DEFINE_list(
+    "what", ["step"], "of step, input, evaluation, precompute, encoders; with commas"
+)
 _STEPS = flags.DEFINE_integer("steps", 20, "runs that are timed", lower_bound=1)
 _WARMUP = flags.DEFINE_integer("warmup", 3, "runs before that are not timed", lower_bound=0)
 _DATA = flags.DEFINE_enum(

@@ -16,7 +16,7 @@ WIDTH, HEADS = 256, 4
 IMAGE_SIZES = {
     **{"ViT-B-16": 480, "ViT-B-32": 480, "ViT-L-14": 480, "ViT-L-14-336": 336},
     **{"EVA02-L-14-336": 336, "tipsv2_b14": 448},
-    **{"siglip2-base-patch16-512": 512, "convnext_large_d_320": 320},
+    **{"siglip2-base-patch16-512": 512, "convnext_large_d_320": 128},
 }
 """900, 225, 1156 and 576 patches: with the class token one number is odd, without it the other."""
 _NARROW = {

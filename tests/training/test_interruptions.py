@@ -3,7 +3,6 @@
 import os
 import pathlib
 import signal
-import time
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from input_pipeline.sample_folder import write_sample_folder
-from tests.runs import command, finish, make_data, read_metrics, start
+from tests.runs import command, finish, make_data, read_metrics, start, wait_until
 
 STEPS = {"num_steps": 16, "log_every_steps": 1, "checkpointing__every_steps": 5}
 
@@ -46,13 +45,6 @@ def assert_bit_identical(workdir, expected):
     records, expected_records = read_metrics(workdir), read_metrics(expected)
     assert [r["step"] for r in records] == [r["step"] for r in expected_records]
     assert [r["loss"] for r in records] == [r["loss"] for r in expected_records]
-
-
-def wait_until(condition, process):
-    """Polls fast: a save of this small state lasts a quarter of a second."""
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.0005)
 
 
 def kill_when(condition, data, workdir):

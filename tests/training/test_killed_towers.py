@@ -1,0 +1,47 @@
+"""Runs of the other towers that SIGKILL ends are resumed, and end with the same bits."""
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.runs import command, finish, make_data, read_metrics, start, wait_until
+
+pytestmark = pytest.mark.slow
+
+STEPS = {"num_steps": 8, "log_every_steps": 1, "checkpointing__every_steps": 3}
+TOWERS = ("convnext_tiny-random", "siglip_tiny-random", "eva02_tiny-random", "tips_tiny-random")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_killed_run_ends_bit_identical(tower, data, tmp_path):
+    settings = {
+        "model__pretrained": f"random:{tower}",
+        "model__mask_start_layer": -1,
+        "model__image_size": 0 if tower.startswith("tips") else 64,
+        **STEPS,
+    }
+    finish(start(command(data, tmp_path / "reference", **settings)))
+
+    killed = tmp_path / "killed"
+    process = start(command(data, killed, **settings))
+    wait_until(lambda: (killed / "checkpoints/3").exists(), process)
+    process.kill()
+    process.communicate()
+    assert not (killed / "tuned.safetensors").exists()
+    output = finish(start(command(data, killed, **settings)))
+    assert "resuming from the checkpoint of step " in output
+
+    ours, theirs = (
+        ocp.StandardCheckpointer().restore(folder / "checkpoints/8/state")
+        for folder in (killed, tmp_path / "reference")
+    )
+    assert len(jax.tree.leaves(ours)) > 3 * 10
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    losses = [[x["loss"] for x in read_metrics(f)] for f in (killed, tmp_path / "reference")]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
