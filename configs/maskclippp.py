@@ -36,7 +36,7 @@ _VARIANTS = {
         "model.mask_pooling": "soft",
         "loss.alignment": "pseudo_text",
         "optimizer.trainable": (".",),
-        "optimizer.tower_rate": 1e-3,
+        "optimizer.pretrained_rate": 1e-3,
     },
     "tiny": {
         "batch_size": 8,
@@ -67,7 +67,7 @@ def get_config(variant: str = "vit"):
             "optimizer.learning_rate": 2e-4,
             "optimizer.schedule": "cosine",
             "optimizer.final_learning_rate": 1e-5,
-            "optimizer.tower_rate": 1e-2,
+            "optimizer.pretrained_rate": 1e-2,
             "optimizer.weight_decay": 0.05,
             "loss.distillation_weight": 0.0,
             **_VARIANTS[variant],

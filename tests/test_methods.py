@@ -36,12 +36,12 @@ from tests.tiny_models import NUM_CLASSES, VISION, ip_clip, tiny_batch, tiny_vis
 MASKCLIPPP = {
     "method": "maskclippp",
     "proposals__generator": "ground_truth",
-    "optimizer__tower_rate": 0.1,
+    "optimizer__pretrained_rate": 0.1,
 }
 MAFT_PLUS = {
     "method": "maft_plus",
     "proposals__generator": "superpixels",
-    "optimizer__tower_rate": 1.0,
+    "optimizer__pretrained_rate": 1.0,
 }
 CONVNEXT = {"model__pretrained": "random:convnext_tiny-random", "model__mask_start_layer": -1}
 LORA = {"optimizer__lora_rank": 2}
@@ -360,7 +360,7 @@ def test_step_zero_of_lora_is_the_pretrained_tower_itself():
     ("changes", "message"),
     [
         ({"method": "maskclipp"}, "config.method: expected one of .*'maskclippp'"),
-        ({"optimizer__tower_rate": 0.1}, "expected 1 where nothing but the tower is trained"),
+        ({"optimizer__pretrained_rate": 0.1}, "expected 1 where nothing but the tower is trained"),
         (MASKCLIPPP | {"loss__alignment": "pseudo_text"}, "reads the map that proposals"),
         (MASKCLIPPP | {"loss__cached_teacher": True, "data__augment": False}, "has no teacher"),
         (LORA | CONVNEXT, "this tower has none"),

@@ -13,6 +13,7 @@ _FIXED_LOSS = ("mask_aware", "mask_aware_weight", "logit_scale", "probabilities"
 _FIXED_OPTIMIZER = (
     "schedule",
     "final_learning_rate",
+    "pretrained_rate",
     "learning_rate_power",
     "clip_norm",
     "lora_rank",

@@ -284,6 +284,12 @@ def _validate_training(config: Config) -> None:
             f"config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: expected "
             f"a divisor of config.batch_size={config.batch_size}"
         )
+    optimizer = config.optimizer
+    if (optimizer.schedule == "drops") != bool(optimizer.learning_rate_drops):
+        raise ValueError(
+            f"config.optimizer.schedule={optimizer.schedule}: expected learning_rate_drops with "
+            f"drops, and with it alone, got {optimizer.learning_rate_drops}"
+        )
     if config.task == "train_generator":
         _validate_generator(config)
     if config.loss.cached_teacher and (config.data.augment or not config.loss.distillation_weight):

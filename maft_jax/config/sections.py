@@ -276,18 +276,20 @@ class OptimizerConfig:
     learning_rate: float = setting(1e-5, "at step 0", low=0)
     schedule: str = setting(
         "polynomial",
-        "how the rate falls from learning_rate to final_learning_rate",
-        choices=("polynomial", "cosine"),
+        "how the rate falls: polynomial or cosine to final_learning_rate; drops = to a tenth at "
+        "each of learning_rate_drops",
+        choices=("polynomial", "cosine", "drops"),
     )
     final_learning_rate: float = setting(0.0, "which it would have at step num_steps", low=0)
     learning_rate_power: float = setting(
         0.9, "schedule=polynomial: as (1 - step / num_steps) ** power", low=0
     )
-    learning_rate_drops: tuple[int, ...] = setting(
-        (), "steps from which on the rate is a tenth of what it was, instead of the power", low=1
-    )
-    backbone_factor: float = setting(
-        1.0, "of the learning rate, for the backbone of a generator", low=0
+    learning_rate_drops: tuple[int, ...] = setting((), "schedule=drops: steps", low=1)
+    pretrained_rate: float = setting(
+        1.0,
+        "learning rate of what begins pretrained, times that of what begins anew: of a method with "
+        "modules the tower, of a generator the backbone",
+        low=0,
     )
     weight_decay: float = setting(1e-4, "1e-4 in the official code, 1e-5 in the paper", low=0)
     clip_norm: float = setting(0.01, "largest norm of the trainable gradient", low=1e-12)
@@ -297,9 +299,6 @@ class OptimizerConfig:
         "the tower's own, of CLIP attention and its LayerNorms",
     )
     no_weight_decay: tuple[str, ...] = setting(("ln_",), "paths without weight decay")
-    tower_rate: float = setting(
-        1.0, "of a method with modules of its own: the tower's learning rate, times theirs", low=0
-    )
     lora_rank: int = setting(
         0, "tune kernels of attention by products of two matrices of this rank; 0 = whole", low=0
     )

@@ -11,10 +11,13 @@ from maft_jax.config.sections import OptimizerConfig
 from maft_jax.runtime import tree_rules
 from maft_jax.state.tuned_tree import VISUAL
 
+_PRETRAINED_ROOTS = (VISUAL, "backbone")
+"""Of trees that have other roots, too: a method's with modules, and a generator's."""
+
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """The rate of a 0-based step; MAFT's is learning_rate * (1 - step / num_steps) ** power."""
-    if config.learning_rate_drops:
+    if config.schedule == "drops":
         tenths = dict.fromkeys(config.learning_rate_drops, 0.1)
         return optax.piecewise_constant_schedule(config.learning_rate, tenths)
     if config.schedule == "cosine":
@@ -29,30 +32,15 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam moments, decoupled weight decay, learning rate, in this order.
-
-    Leaves below the root VISUAL, which a tree with modules has, learn at `tower_rate` times it.
-    """
-    of_tower = [] if config.tower_rate == 1 else [_scale_below_visual(config.tower_rate)]
+    """Clipping, Adam moments, decoupled weight decay, learning rate, in this order."""
+    rate = config.pretrained_rate
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(config.weight_decay, mask=_decays(config.no_weight_decay)),
-        *([] if config.backbone_factor == 1 else [_scale_backbone(config.backbone_factor)]),
         optax.scale_by_learning_rate(make_schedule(config, num_steps)),
-        *of_tower,
+        *([] if rate == 1 else [_scale_pretrained(rate)]),
     )
-
-
-def _scale_below_visual(factor: float) -> optax.GradientTransformation:
-    def update(updates, params=None):
-        del params
-        return {
-            root: jax.tree.map(lambda x: factor * x, part) if root == VISUAL else part
-            for root, part in updates.items()
-        }
-
-    return optax.stateless(update)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -69,11 +57,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _scale_backbone(factor: float) -> optax.GradientTransformation:
-    """Another learning rate for the parameters of a generator's backbone."""
+def _scale_pretrained(rate: float) -> optax.GradientTransformation:
+    """Another learning rate below the roots that begin pretrained, of which a tree has one."""
 
     def scaled(path: str, update):
-        return update * factor if path.startswith("backbone/") else update
+        return rate * update if path.split("/")[0] in _PRETRAINED_ROOTS else update
 
     return optax.stateless(lambda updates, _: tree_rules.map_with_path(scaled, updates))
 

@@ -67,10 +67,11 @@ def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mes
     encoder = make_encoder(config.model, vision, mesh, loss.logit_scale, loss.probabilities)
     tree = tuned_tree(config)
     parts = config.optimizer.accumulation_steps
-    if config.optimizer.tower_rate != 1 and not tree.has_modules:
+    rate = config.optimizer.pretrained_rate
+    if rate != 1 and not tree.has_modules:
         raise ValueError(
-            f"config.optimizer.tower_rate={config.optimizer.tower_rate}: expected 1 where nothing "
-            "but the tower is trained; set config.optimizer.learning_rate"
+            f"config.optimizer.pretrained_rate={rate}: expected 1 where nothing but the tower is "
+            "trained; set config.optimizer.learning_rate"
         )
     if tree.method is None:
         objective = ClipObjective(encoder, loss, (size, size), parts, tree)

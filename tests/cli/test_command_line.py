@@ -68,7 +68,7 @@ def test_generators_are_trained_by_official_numbers(variant):
     if variant.startswith("generator_coco"):
         freeseg = variant.endswith("freeseg")
         expected = (1.5e-4, 1.5e-4, 0.1) if freeseg else (1e-4, 0.05, 0.1)
-        found = optimizer.learning_rate, optimizer.weight_decay, optimizer.backbone_factor
+        found = optimizer.learning_rate, optimizer.weight_decay, optimizer.pretrained_rate
         assert found == expected
         expected = (32, 60_000, 10, 640) if freeseg else (16, 368_750, 9, 1024)
         found = config.batch_size, config.num_steps, settings.decoder_layers, config.data.crop_size
@@ -126,7 +126,7 @@ OTHER_VALUES = {
     "loss.probabilities": "sigmoid",
     "loss.alignment": "none",
     "method": "maskclippp",
-    "optimizer.schedule": "cosine",
+    "optimizer.schedule": "drops",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,
@@ -145,6 +145,21 @@ OTHER_VALUES = {
     "checkpointing.every_steps": 400,
 }
 
+_EVALUATION = {"task": "evaluate", "evaluation.roots.folder": "photos"}
+NEEDED = {
+    "checkpoint": _EVALUATION,
+    "checkpointing.keep_every_steps": {"checkpointing.every_steps": 400},
+    "data.short_sides": {"data.max_long_side": 4000},
+    "evaluation.every_steps": _EVALUATION,
+    "evaluation.frozen": _EVALUATION,
+    "evaluation.trained_classes": {"evaluation.ensemble_exponents": (0.4, 0.8)},
+    "loss.cached_teacher": {"data.augment": False},
+    "optimizer.learning_rate_drops": {"optimizer.schedule": "drops"},
+    "optimizer.schedule": {"optimizer.learning_rate_drops": (500, 900)},
+    "task": _EVALUATION,
+}
+"""Other settings without which such a value is refused."""
+
 
 def other_value(name: str, default):
     """A valid value that is not the default."""
@@ -160,15 +175,7 @@ def other_value(name: str, default):
 @pytest.mark.parametrize(("name", "field"), [*all_fields()])
 def test_every_field_can_be_set_on_the_command_line(name, field):
     value = other_value(name, field.default)
-    more = {"data.max_long_side": 4000} if name == "data.short_sides" else {}
-    if name == "checkpointing.keep_every_steps":
-        more = {"checkpointing.every_steps": 400}
-    if name == "loss.cached_teacher":
-        more = {"data.augment": False}
-    if name in ("task", "checkpoint", "evaluation.every_steps", "evaluation.frozen"):
-        more = {"task": "evaluate", "evaluation.roots.folder": "photos"}
-    if name == "evaluation.trained_classes":
-        more = {"evaluation.ensemble_exponents": (0.4, 0.8)}
+    more = NEEDED.get(name, {})
     check_override(f"--config.{name}={value}")
     config = from_config_dict(parse("folder.py", **(more | {name: value})))
     for key in name.split("."):

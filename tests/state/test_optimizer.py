@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 import torch
-from maft_jax.configs.generator_coco import get_config
 
 from maft_jax.config.sections import OptimizerConfig
+from maft_jax.configs.generator_coco import get_config
 from maft_jax.convert.generators_official import rules_of
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.resnet import ResNetConfig
@@ -150,21 +150,23 @@ def test_broken_decay_rule_is_named():
 
 
 def test_the_rate_falls_to_a_tenth_at_every_drop():
-    schedule = make_schedule(OptimizerConfig(1e-4, learning_rate_drops=(30, 50)), 100)
+    schedule = make_schedule(OptimizerConfig(1e-4, "drops", learning_rate_drops=(30, 50)), 100)
     rates = [float(schedule(step)) for step in (0, 29, 30, 49, 50, 99)]
     np.testing.assert_allclose(rates, [1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6], rtol=1e-6)
 
 
-def test_a_backbone_moves_by_its_factor():
-    leaves = {"backbone/stem_0/conv/kernel": np.ones((2, 3)), "decoder/linear1/kernel": np.ones(3)}
-    parameters = tree_rules.unflatten({path: jnp.float32(x) for path, x in leaves.items()})
+@pytest.mark.parametrize(
+    "paths", [("backbone/stem_0/kernel", "decoder/kernel"), ("visual/stem_0/kernel", "extra/scale")]
+)
+def test_what_begins_pretrained_moves_by_its_rate(paths):
+    parameters = tree_rules.unflatten({path: jnp.ones((2, 3)) for path in paths})
     moved = []
     for factor in (1.0, 0.1):
-        optimizer = make_optimizer(OptimizerConfig(backbone_factor=factor), 10)
+        optimizer = make_optimizer(OptimizerConfig(pretrained_rate=factor), 10)
         updates, _ = optimizer.update(parameters, optimizer.init(parameters), parameters)
         moved.append(tree_rules.flatten(updates))
     for path, update in moved[1].items():
-        factor = 0.1 if path.startswith("backbone/") else 1
+        factor = 0.1 if path == paths[0] else 1
         np.testing.assert_allclose(update, factor * moved[0][path], rtol=1e-6)
 
 
@@ -189,7 +191,7 @@ def test_parameter_groups_of_freeseg_are_the_official_ones():
         ]
         path = path.format(*match.groups())
         assert tree_rules.matches_any(TRAINABLE, path), path
-        factor = config.backbone_factor if path.startswith("backbone/") else 1
+        factor = config.pretrained_rate if path.startswith("backbone/") else 1
         assert factor == multiplier, path
         decayed = not tree_rules.matches_any(config.no_weight_decay, path)
         assert decayed * config.weight_decay == decay, path
