@@ -42,7 +42,19 @@ _MEANINGLESS = (
     "image_aspect",
     "scales",
     "flip",
+    "activation",
+    "head_width",
+    "tokenizer",
+    "step",
+    "pretrained",
 )
+
+
+def refuse_flags() -> None:
+    """Raises ValueError for a flag of this generator, where another is used."""
+    for flag in (_EXPONENTS, _TRAINED, _RESIZED, _TRANSFER):
+        if flag.present:
+            raise ValueError(f"--{flag.name}: only with --generator={NAME}; leave it out")
 
 
 def load(

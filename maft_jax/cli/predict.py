@@ -146,6 +146,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     if _generator.chosen.value == fcclip_prediction.NAME:
         vocabulary = class_names, background, synonyms, templates
         return fcclip_prediction.load(_WEIGHTS.value, *vocabulary, _COMPUTE_DTYPE.value, cache)
+    fcclip_prediction.refuse_flags()
     generator = _generator.make((*class_names, *background))
     scales = _numbers(_SCALES.value)
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name

@@ -137,6 +137,8 @@ def test_command_segments_a_photo_from_the_checkpoint_alone(tmp_path):
     command += [f"--classes_file={names}", f"--trained_classes={names}", f"--out={tmp_path}/out"]
     refused = runs.finish(runs.start([*command, "--flip"]), exit_code=2)
     assert "--flip: has no meaning with --generator=fcclip" in refused
+    others = [part for part in command if part != "--generator=fcclip"]
+    assert "--trained_classes: only with" in runs.finish(runs.start(others), exit_code=2)
     runs.finish(runs.start(command))
     about = json.loads((tmp_path / "out" / "photo.json").read_text())
     assert about["settings"]["ensemble_exponents"] == [0.4, 0.8]
