@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maft_jax.config.sections import MeshConfig
 from maft_jax.convert import rules
 from maft_jax.convert.formats import read_weights
 from maft_jax.convert.open_clip_convnext import OPEN_CLIP_CONVNEXT_FORMATS
 from maft_jax.models.block_stack import BlockLoop
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec, class_logits
 from maft_jax.models.mask_pooling import hard_weights, mask_of_logits
-from maft_jax.models.towers.convnext import ConvNext, ConvNextConfig
+from maft_jax.models.towers.convnext import ConvNext, ConvNextConfig, DepthwiseConvolution
 from maft_jax.models.towers.convnext_encoder import ConvNextEncoder
-from maft_jax.runtime.sharding import one_device_mesh
+from maft_jax.runtime.sharding import batch_sharding, make_mesh, one_device_mesh, replicated
 from tests.golden_files import GOLDEN
 
 CASES = {
@@ -193,6 +194,29 @@ def test_gradients_are_those_of_torch(golden, loop):
     for name in names:
         ours, theirs = gradient[name.removeprefix("grad/")], expected[name]
         assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max(), name
+
+
+def test_devices_that_share_images_do_not_count_a_kernels_gradient_twice():
+    """Which jax 0.10.2 does with the convolution as it is, where mesh.model is 2."""
+    config = ConvNextConfig((1, 1, 1, 1), (8, 8, 8, 8), 8, "linear", image_size=32)
+    mesh = make_mesh(MeshConfig(fsdp=2, model=2))
+    assert config.make_encoder(EncoderSettings(config.default_masking, mesh)).tower.mesh is mesh
+    maps = jax.random.normal(jax.random.key(0), (8, 9, 6, 8))
+    module = DepthwiseConvolution(jnp.float32)
+    parameters = module.init(jax.random.key(1), maps)
+
+    def gradient(module, **shardings):
+        def loss(parameters, maps):
+            return jnp.sum(jnp.sin(module.apply(parameters, maps)))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)), **shardings)(parameters, maps)
+
+    expected = gradient(module)
+    shared = DepthwiseConvolution(jnp.float32, mesh)
+    ours = gradient(shared, in_shardings=(replicated(mesh), batch_sharding(mesh)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), ours, expected
+    )
 
 
 @pytest.mark.parametrize("golden", [SLOW_MLP], indirect=True)

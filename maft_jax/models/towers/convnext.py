@@ -14,6 +14,7 @@ from einops import rearrange
 from flax import linen as nn
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -29,7 +30,7 @@ from maft_jax.models.layers import (
 )
 from maft_jax.models.precision import float32_product, matmul_precision
 from maft_jax.models.towers.convnext_encoder import CELL, ConvNextEncoder
-from maft_jax.runtime.mesh_axes import ShardingRule
+from maft_jax.runtime.mesh_axes import MODEL, OVER_IMAGES, ShardingRule
 
 STEM_STRIDE = 4
 _KERNEL_SIZE = 7
@@ -104,6 +105,7 @@ class ConvNextConfig:
             dtype=jnp.dtype(settings.dtype),
             remat=settings.remat,
             loop=BlockLoop.SCANNED if settings.scan_blocks else BlockLoop.UNROLLED,
+            mesh=settings.mesh if settings.mesh.shape[MODEL] > 1 else None,
         )
         return ConvNextEncoder(tower, masking.mask_pooling, settings.logit_scale)
 
@@ -142,13 +144,15 @@ class ConvNext(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     loop: BlockLoop = BlockLoop.UNROLLED
+    mesh: Mesh | None = None
+    """The devices where some share images; see DepthwiseConvolution."""
 
     def setup(self):
         config = self.config
         self.stem = StridedProjection(STEM_STRIDE, config.dims[0], self.dtype)
         self.ln_stem = LayerNorm(self.dtype, config.norm_epsilon)
         self.stages = [
-            Stage(config, stage, self.dtype, self.remat, self.loop) for stage in range(4)
+            Stage(config, stage, self.dtype, self.remat, self.loop, self.mesh) for stage in range(4)
         ]
         self.ln_post = LayerNorm(jnp.float32, config.norm_epsilon)
         width = config.dims[-1]
@@ -193,6 +197,7 @@ class Stage(nn.Module):
     dtype: DTypeLike
     remat: bool
     loop: BlockLoop
+    mesh: Mesh | None
 
     def setup(self):
         config, width = self.config, self.config.dims[self.number]
@@ -203,7 +208,8 @@ class Stage(nn.Module):
         remat = self.remat and self.loop is BlockLoop.UNROLLED
         block = nn.remat(Block) if remat else Block
         self.blocks = [
-            block(width, config.norm_epsilon, self.dtype) for _ in range(config.depths[self.number])
+            block(width, config.norm_epsilon, self.dtype, self.mesh)
+            for _ in range(config.depths[self.number])
         ]
 
     def __call__(self, x: Float[Array, "b _ _ _"]) -> Float[Array, "b grid_h grid_w d"]:
@@ -218,10 +224,11 @@ class Block(nn.Module):
     width: int
     epsilon: float
     dtype: DTypeLike
+    mesh: Mesh | None = None
 
     def setup(self):
         width = self.width
-        self.conv_dw = DepthwiseConvolution(self.dtype)
+        self.conv_dw = DepthwiseConvolution(self.dtype, self.mesh)
         self.ln_mlp = LayerNorm(self.dtype, self.epsilon)
         self.mlp = Mlp(BlockConfig(width, head_width=width, activation="gelu"), self.dtype)
         self.layer_scale = self.param("layer_scale", nn.initializers.constant(1e-6), (width,))
@@ -233,9 +240,14 @@ class Block(nn.Module):
 
 
 class DepthwiseConvolution(nn.Module):
-    """7x7, a kernel for each channel, zeros around the map; kernel [7, 7, 1, d]."""
+    """7x7, a kernel for each channel, zeros around the map; kernel [7, 7, 1, d].
+
+    Where devices share images, XLA would sum the kernel's gradient once for each of them (jax
+    0.10.2), so there every device is told to compute with its own images alone.
+    """
 
     dtype: DTypeLike
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
@@ -243,16 +255,23 @@ class DepthwiseConvolution(nn.Module):
         shape = (_KERNEL_SIZE, _KERNEL_SIZE, 1, width)
         kernel = self.param("kernel", fan_in_init(_KERNEL_SIZE**2), shape)
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        mixed = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1, 1),
-            "SAME",
+        convolve = functools.partial(
+            lax.conv_general_dilated,
+            window_strides=(1, 1),
+            padding="SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=width,
             precision=matmul_precision(self.dtype),
         )
-        return mixed + bias.astype(self.dtype)
+        if self.mesh is not None:
+            convolve = jax.shard_map(
+                convolve,
+                mesh=self.mesh,
+                in_specs=(OVER_IMAGES, PartitionSpec()),
+                out_specs=OVER_IMAGES,
+                check_vma=False,
+            )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class StridedProjection(nn.Module):
