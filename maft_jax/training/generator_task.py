@@ -144,7 +144,7 @@ def open_generator_task(config: Config, mesh: Mesh) -> GeneratorTask:
     Raises:
         ValueError: weights are missing or corrupt, or do not suit the configuration.
     """
-    config, settings = _resolved(config, mesh), config.generator
+    config, settings = resolve_generator(config, mesh), config.generator
     clip, names = None, ("object",)
     if settings.classes == "text":
         clip, names = _open_clip(config), ()
@@ -184,7 +184,7 @@ def make_generator_setup(
     return StepSetup(objective, tx, mesh, config.optimizer.trainable)
 
 
-def _resolved(config: Config, mesh: Mesh) -> ResolvedConfig:
+def resolve_generator(config: Config, mesh: Mesh) -> ResolvedConfig:
     """With the dtype, the trainable rules and the mesh used; nothing else is asked for."""
     dtype = compute_dtype(config.model.compute_dtype, platform_of(mesh)).name
     trainable = config.optimizer.trainable or TRAINABLE
