@@ -242,6 +242,16 @@ def test_home_and_variables_are_resolved_in_every_path(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("changes", "most"),
+    [({"learning_rate": 2e-6}, "2e-06"), ({"schedule": "drops", "learning_rate_drops": (5,)}, "0")],
+)
+def test_a_rate_that_would_rise_or_has_no_meaning_is_refused(changes, most):
+    changes = {f"optimizer.{name}": value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=rf"final_learning_rate=1e-05: expected at most {most},"):
+        build(**{"optimizer.final_learning_rate": 1e-5} | changes)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data.crop_size": 100}, r"config\.data\.crop_size=100: expected a multiple of 32"),

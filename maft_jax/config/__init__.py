@@ -278,18 +278,29 @@ def _validate_generator(config: Config) -> None:
         )
 
 
+def _validate_schedule(optimizer: OptimizerConfig) -> None:
+    drops = optimizer.schedule == "drops"
+    if drops != bool(optimizer.learning_rate_drops):
+        raise ValueError(
+            f"config.optimizer.schedule={optimizer.schedule}: expected learning_rate_drops with "
+            f"drops, and with it alone, got {optimizer.learning_rate_drops}"
+        )
+    highest = 0 if drops else optimizer.learning_rate
+    if optimizer.final_learning_rate > highest:
+        raise ValueError(
+            f"config.optimizer.final_learning_rate={optimizer.final_learning_rate}: expected at "
+            f"most {highest}, "
+            + ("since drops say how low the rate falls" if drops else "the learning_rate")
+        )
+
+
 def _validate_training(config: Config) -> None:
     if config.batch_size % config.optimizer.accumulation_steps:
         raise ValueError(
             f"config.optimizer.accumulation_steps={config.optimizer.accumulation_steps}: expected "
             f"a divisor of config.batch_size={config.batch_size}"
         )
-    optimizer = config.optimizer
-    if (optimizer.schedule == "drops") != bool(optimizer.learning_rate_drops):
-        raise ValueError(
-            f"config.optimizer.schedule={optimizer.schedule}: expected learning_rate_drops with "
-            f"drops, and with it alone, got {optimizer.learning_rate_drops}"
-        )
+    _validate_schedule(config.optimizer)
     if config.task == "train_generator":
         _validate_generator(config)
     if config.loss.cached_teacher and (config.data.augment or not config.loss.distillation_weight):

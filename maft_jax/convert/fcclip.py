@@ -27,6 +27,7 @@ from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
 from maft_jax.convert.openai import text_rules
 from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
 from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours, to_foreign
+from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
 from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFER_HEADS
@@ -39,6 +40,7 @@ CLIP = "backbone.clip_model."
 _PREDICTOR = "sem_seg_head.predictor."
 _HIDDEN = "visual.head.mlp.fc1"
 _TRANSFER = "cdt."
+_TRANSFER_BIAS = "cross_atten.MLP.bias"
 _VOID = "void_embedding.weight"
 _OWN_PART = f"{_PREDICTOR}_mask_pooling_proj.1.weight"
 
@@ -95,16 +97,24 @@ def read_transfer(path: str | os.PathLike) -> dict:
     }
     if not found:
         return {}
-    width = (
-        found["cross_atten.MLP.bias"].shape[0]
-        if "cross_atten.MLP.bias" in found
-        else TRANSFER_HEADS
-    )
+    width = _transfer_width(found, path)
     text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
     expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
     table = CONTENT_DEPENDENT_TRANSFER
     leaves = stored_as_ours(found, expected["params"], table, source=os.fspath(path))
     return {"transfer": materialised(leaves)}
+
+
+def _transfer_width(found: Mapping[str, StoredTensor], path: str | os.PathLike) -> int:
+    if _TRANSFER_BIAS not in found:
+        return TRANSFER_HEADS  # any: that it is missing is said with all else that does not fit
+    shape = found[_TRANSFER_BIAS].shape
+    if len(shape) != 1 or not shape[0] or shape[0] % TRANSFER_HEADS:
+        raise ValueError(
+            f"{os.fspath(path)}: {_TRANSFER}{_TRANSFER_BIAS}: expected one dimension, a multiple "
+            f"of {TRANSFER_HEADS} heads, got shape {shape}; is it a MAFT+ checkpoint?"
+        )
+    return shape[0]
 
 
 GENERATOR_RULES = [

@@ -67,7 +67,7 @@ def _told(source: WeightsSource, kind: str) -> tuple[str | None, Mapping]:
 def _head_width(source: WeightsSource, width: int, heads: object, choices: Choices) -> int:
     """Of so many heads, unless the caller states their width."""
     if choices.head_width is not None:
-        heads = width / choices.head_width
+        heads = choices.head_width and width / choices.head_width
     if type(heads) not in (int, float) or heads < 1 or heads != int(heads) or width % heads:
         raise ValueError(
             f"{source.path}: an image tower of width {width}, whose tensors do not tell how wide "
@@ -77,18 +77,24 @@ def _head_width(source: WeightsSource, width: int, heads: object, choices: Choic
     return width // int(heads)
 
 
+def _gelu(source: WeightsSource, arguments: Mapping, of_name: str) -> str:
+    """What the arguments say, or else the model's name."""
+    activation = arguments.get("act_layer", of_name)
+    if activation not in _GELUS:
+        raise ValueError(
+            f"{source.path}: {SETTINGS_FILE} beside it: act_layer: expected one of {_GELUS}, got "
+            f"{activation!r:.40}"
+        )
+    return activation
+
+
 def _infer_siglip(source: WeightsSource, choices: Choices) -> ClipConfig:
     name, arguments = _told(source, "_siglip_")
     width = shape_of(source, "patch_embed.proj.weight", 4)[0]
     published = {PUBLISHED_WIDTHS[size]: heads for size, heads in PUBLISHED_HEADS.items()}
     heads = arguments.get("num_heads", published.get(width))
     vision = siglip_tower(source, "", _head_width(source, width, heads, choices))
-    activation = arguments.get("act_layer", timm_activation(name or siglip_name(vision)))
-    if activation not in _GELUS:
-        raise ValueError(
-            f"{source.path}: {SETTINGS_FILE} beside it: act_layer: expected one of {_GELUS}, got "
-            f"{activation!r:.40}"
-        )
+    activation = _gelu(source, arguments, timm_activation(name or siglip_name(vision)))
     vision = dataclasses.replace(vision, activation=activation)
     return as_stated(ClipConfig(vision, None), Choices(choices.activation))
 
@@ -109,6 +115,8 @@ def _infer_tips(source: WeightsSource, choices: Choices) -> ClipConfig:
     width, _, patch_size, _ = shape_of(source, "patch_embed.proj.weight", 4)
     hidden, last = (shape_of(source, f"blocks.0.mlp.{name}.weight", 2) for name in ("fc1", "fc2"))
     heads = arguments.get("num_heads", dict(_TIPS_SIZES.values()).get(width))
+    is_gated = hidden[0] != last[1]
+    stated = choices.activation or ("gelu" if is_gated else _gelu(source, arguments, "gelu"))
     vision = TipsConfig(
         width=width,
         layers=count_layers(source.shapes, "blocks."),
@@ -116,8 +124,8 @@ def _infer_tips(source: WeightsSource, choices: Choices) -> ClipConfig:
         image_size=image_grid(source, shape_of(source, "pos_embed", 3)[1]) * patch_size,
         mlp_width=last[1],
         head_width=_head_width(source, width, heads, choices),
-        activation=choices.activation or "gelu",
-        gated=hidden[0] != last[1],
+        activation=stated,
+        gated=is_gated,
     )
     return ClipConfig(vision, None)
 

@@ -54,7 +54,12 @@ class InferenceSpec:
             raise ValueError(f"scales: expected at least one positive number, got {self.scales}")
         if not 0 <= self.ensemble_weight <= 1:
             raise ValueError(f"ensemble_weight: expected 0 to 1, got {self.ensemble_weight}")
-        if self.ensemble_weight and self.ensemble_exponents is not None:
+        exponents = self.ensemble_exponents
+        if exponents is not None and not (
+            len(exponents) == 2 and all(0 <= x <= 1 for x in exponents)
+        ):
+            raise ValueError(f"ensemble_exponents: expected two numbers, 0 to 1, got {exponents}")
+        if self.ensemble_weight and exponents is not None:
             raise ValueError(
                 f"ensemble_weight={self.ensemble_weight} and ensemble_exponents="
                 f"{self.ensemble_exponents}: expected one ensemble, MAFT's or FC-CLIP's"

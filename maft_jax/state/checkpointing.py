@@ -42,6 +42,11 @@ _IN_WORDS = {
         "other further names of the classes",
         "restore the class list of the records and config.data.synonyms",
     ),
+    "tree": (
+        "another method, or other low-rank factors",
+        "restore config.method with its settings in config.loss, and config.optimizer.lora_rank, "
+        "lora_alpha and trainable",
+    ),
     "data": ("other images, label maps or proposals", "restore the records"),
     **{
         name: ("another way to read masks", f"restore config.model.{name} (None = the tower's own)")

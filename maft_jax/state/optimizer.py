@@ -33,13 +33,11 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Clipping, Adam moments, decoupled weight decay, learning rate, in this order."""
-    rate = config.pretrained_rate
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(config.weight_decay, mask=_decays(config.no_weight_decay)),
-        optax.scale_by_learning_rate(make_schedule(config, num_steps)),
-        *([] if rate == 1 else [_scale_pretrained(rate)]),
+        _scale_by_rates(make_schedule(config, num_steps), config.pretrained_rate),
     )
 
 
@@ -57,13 +55,23 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _scale_pretrained(rate: float) -> optax.GradientTransformation:
-    """Another learning rate below the roots that begin pretrained, of which a tree has one."""
+def _scale_by_rates(schedule: optax.Schedule, pretrained: float) -> optax.GradientTransformation:
+    """Scales by the learning rate, and by `pretrained` below the root that begins pretrained.
+
+    The state is that of the rate alone, so that a run may go on with another `pretrained`.
+    """
+    by_rate = optax.scale_by_learning_rate(schedule)
+    if pretrained == 1:
+        return by_rate
 
     def scaled(path: str, update):
-        return rate * update if path.split("/")[0] in _PRETRAINED_ROOTS else update
+        return pretrained * update if path.split("/")[0] in _PRETRAINED_ROOTS else update
 
-    return optax.stateless(lambda updates, _: tree_rules.map_with_path(scaled, updates))
+    def update(updates, state, params=None):
+        updates, state = by_rate.update(updates, state, params)
+        return tree_rules.map_with_path(scaled, updates), state
+
+    return optax.GradientTransformation(by_rate.init, update)
 
 
 def _decays(no_weight_decay):

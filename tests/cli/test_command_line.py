@@ -131,6 +131,7 @@ OTHER_VALUES = {
     "optimizer.no_weight_decay": ("ln_", "bias"),
     "optimizer.accumulation_steps": 4,
     "optimizer.learning_rate_drops": (500, 900),
+    "optimizer.final_learning_rate": 1e-6,
     "generator.backbone": "swin_tiny",
     "generator.classes": "agnostic",
     "generator.criterion": "dense",

@@ -91,6 +91,22 @@ def test_what_tensors_do_not_tell_is_asked_for(tmp_path):
         open_weights(str(tmp_path / "bare.safetensors"), head_width=12, needs_text=True)
 
 
+def test_what_the_arguments_of_a_tips_say_is_not_passed_over(tmp_path):
+    weights = read_weights(GOLDEN / "tips/mlp/scenic_vision.npz", activation="gelu")
+    write_weights(image_tower(weights), tmp_path / "timm", "timm")
+    without_our_metadata(tmp_path / "timm")
+    settings = json.loads((tmp_path / "timm/config.json").read_text())
+    settings["model_args"]["act_layer"] = "gelu_tanh"
+    (tmp_path / "timm/config.json").write_text(json.dumps(settings))
+    assert read_weights(tmp_path / "timm").config.vision.activation == "gelu_tanh"
+    with pytest.raises(ValueError, match=r"state a divisor \(head_width\)"):
+        read_weights(tmp_path / "timm", head_width=0)
+    settings["model_args"]["act_layer"] = "relu"
+    (tmp_path / "timm/config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="act_layer: expected one of"):
+        read_weights(tmp_path / "timm")
+
+
 def test_registers_of_dinov2_are_no_class_token(tmp_path):
     write_weights(image_tower(whole("swiglu")), tmp_path / "timm", "timm")
     tensors = without_our_metadata(tmp_path / "timm")

@@ -29,7 +29,6 @@ from input_pipeline.run_lengths import decode_segmentation
 from launch.secrets_file import check_secrets_file
 from maft_jax.config import preset
 from maft_jax.convert.formats import ClipWeights, read_weights, write_weights
-from maft_jax.convert.generators import open_generator
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.weights_source import OWN_METADATA
 from maft_jax.evaluators.evaluation_counts import EvaluationCounts
@@ -49,6 +48,7 @@ from maft_jax.runtime.sealed_files import (
     write_sealed_json,
 )
 from maft_jax.state.restored_run import read_run_config
+from tests.fuzz.generator_readers import GENERATOR_READERS
 from tests.fuzz.label_map_readers import LABEL_MAP_READERS
 from tests.fuzz.modules_reader import MODULES_READER
 from tests.fuzz.mutations import (
@@ -272,16 +272,6 @@ def weights(path: pathlib.Path) -> Any:
     return jax.tree.leaves(read_weights(path).parameters())
 
 
-def generator(folder: pathlib.Path) -> pathlib.Path:
-    name = "generators/mask2former_tiny_resnet"
-    shutil.copy(GOLDEN / f"{name}.safetensors", folder / "model.safetensors")
-    return pathlib.Path(shutil.copy(GOLDEN / f"{name}.config.json", folder / "config.json"))
-
-
-def opened_generator(path: pathlib.Path) -> Any:
-    return list(open_generator(path.parent).leaves)
-
-
 def result_without_counts(path: pathlib.Path) -> Any:
     read = read_result(path)
     return [read.dataset, read.split, read.class_names, read.num_images, read.provenance]
@@ -332,7 +322,7 @@ READERS = [
         for name, settings in FOLDERS.items()
     ),
     MODULES_READER,
-    Reader("generator settings", generator, opened_generator, damage_json, cost=20),
+    *GENERATOR_READERS,
     *(
         Reader(
             f"siglip, {name}", golden_siglip(name, settings), weights_folder, damage_json, cost=8

@@ -170,6 +170,23 @@ def test_what_begins_pretrained_moves_by_its_rate(paths):
         np.testing.assert_allclose(update, factor * moved[0][path], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pretrained_rate": 0.1},
+        {"schedule": "cosine", "final_learning_rate": 1e-6},
+        {"schedule": "drops", "learning_rate_drops": (3,)},
+    ],
+)
+def test_checkpoints_fit_whatever_the_rates_are(changes):
+    parameters = {"visual": {"kernel": jnp.ones((2, 3))}, "extra": {"kernel": jnp.ones(3)}}
+    states = (
+        make_optimizer(config, 10).init(parameters)
+        for config in (OptimizerConfig(), OptimizerConfig(**changes))
+    )
+    assert len(set(map(jax.tree.structure, states))) == 1
+
+
 def test_parameter_groups_of_freeseg_are_the_official_ones():
     """Learning rate and weight decay of each of its 380 parameters, by its name."""
     groups = golden("generators/parameter_groups")

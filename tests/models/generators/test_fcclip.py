@@ -16,7 +16,12 @@ from maft_jax.models.preprocess import normalised
 from maft_jax.models.text_classifier import embed_classes
 from maft_jax.models.towers.convnext import ConvNext
 from maft_jax.weights import open_weights
-from tests.fcclip_files import checkpoint_tensors, class_names, write_checkpoint
+from tests.fcclip_files import (
+    checkpoint_tensors,
+    class_names,
+    maft_plus_tensors,
+    write_checkpoint,
+)
 from tests.golden_files import golden
 
 NCHW = (0, 2, 3, 1)
@@ -103,6 +108,15 @@ def test_tensor_that_nobody_knows_is_refused(tmp_path):
     path = write_checkpoint(tmp_path / "other.pth", tensors)
     with pytest.raises(ValueError, match=r"1 unknown: sem_seg_head\.predictor\.adapter\.weight"):
         open_generator(path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (10,), (4, 4)])
+def test_transfer_of_no_width_that_heads_share_is_refused(tmp_path, shape):
+    name = "cdt.cross_atten.MLP.bias"
+    tensors = maft_plus_tensors() | {name: np.zeros(shape, np.float16)}
+    file = write_checkpoint(tmp_path / "maft_plus.pth", tensors)
+    with pytest.raises(ValueError, match=f"maft_plus.pth: {name}: expected one dimension"):
+        fcclip.read_transfer(file)
 
 
 def test_published_generator_has_parts_that_fit_together():
