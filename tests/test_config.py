@@ -244,6 +244,9 @@ def test_home_and_variables_are_resolved_in_every_path(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"method": "maft_plus"}, r"config\.method: tunes CLIP, which config\.task=train_gen"),
+        ({"optimizer.lora_rank": 4}, r"config\.optimizer\.lora_rank: tunes CLIP"),
+        ({"model.modules": "a"}, r"config\.model\.modules: tunes CLIP"),
         ({"data.crop_size": 100}, r"config\.data\.crop_size=100: expected a multiple of 32"),
         ({"generator.width": 100}, r"config\.generator\.width=100: expected a multiple of 32"),
         (
