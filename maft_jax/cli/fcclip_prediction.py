@@ -48,13 +48,16 @@ def check_flags(asked: bool, of_weights: Iterable[str]) -> None:
     Raises:
         ValueError: this system has no use for a flag that was given, or others have none.
     """
-    names, which = [flag.name for flag in _OWN], f"without --generator={NAME}"
+    names, why = [flag.name for flag in _OWN], f"only with --generator={NAME}"
     if asked:
         names = (*_MEANINGLESS, *of_weights)
-        which = f"with --generator={NAME}, whose own CLIP reads images as it was trained to"
+        why = (
+            f"has no meaning with --generator={NAME}, whose own CLIP reads images as it was "
+            "trained to"
+        )
     for name in names:
         if flags.FLAGS[name].present:
-            raise ValueError(f"--{name}: has no meaning {which}; leave it out")
+            raise ValueError(f"--{name}: {why}; leave it out")
 
 
 def load(

@@ -65,6 +65,6 @@ def test_predict_refuses_flags_that_what_was_asked_for_does_not_read():
     commands |= {flag: [*given, f"--{flag}", "--generator=fcclip"] for flag in of_others}
     for flag, answer in answers("maft_jax.cli.predict", commands).items():
         name = flag.partition("=")[0]
-        how = "without" if flag in of_fcclip else "with"
+        why = "only with" if flag in of_fcclip else "has no meaning with"
         assert answer.returncode == 2, flag
-        assert f"--{name}: has no meaning {how} --generator=fcclip" in answer.stderr
+        assert f"--{name}: {why} --generator=fcclip" in answer.stderr
