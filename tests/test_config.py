@@ -254,6 +254,9 @@ def test_a_rate_that_would_rise_or_has_no_meaning_is_refused(changes, most):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"method": "maft_plus"}, r"config\.method: tunes CLIP, which config\.task=train_gen"),
+        ({"optimizer.lora_rank": 4}, r"config\.optimizer\.lora_rank: tunes CLIP"),
+        ({"model.modules": "a"}, r"config\.model\.modules: tunes CLIP"),
         ({"data.crop_size": 100}, r"config\.data\.crop_size=100: expected a multiple of 32"),
         ({"generator.width": 100}, r"config\.generator\.width=100: expected a multiple of 32"),
         (

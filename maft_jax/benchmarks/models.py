@@ -51,8 +51,13 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
     """Reads the weights and arranges the devices, all of them unless given.
 
     Raises:
-        ValueError: weights, mesh or settings of the model cannot work.
+        ValueError: weights, mesh or settings of the model cannot work, or it is a generator.
     """
+    if config.task == "train_generator":
+        raise ValueError(
+            f"config.task={config.task}: steps and evaluations of generators are not benchmarked "
+            "yet; take a configuration that trains CLIP, such as --config=configs/coco.py"
+        )
     mesh = sharding.make_mesh(config.mesh, devices)
     weights, described = open_weights_or_random(config.model.pretrained, **config.model.stated)
     clip = weights.config

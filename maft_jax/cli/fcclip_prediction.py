@@ -1,6 +1,6 @@
 """--generator=fcclip of `predict`: a released system, from the checkpoint that --weights names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
 
@@ -34,27 +34,30 @@ _TRANSFER = flags.DEFINE_enum(
     "generator=fcclip: of MAFT+'s weights, whether they are of a semantic or of a panoptic model; "
     "they do not tell",
 )
-_MEANINGLESS = (
-    "proposals",
-    "num_proposals",
-    "mask_start_layer",
-    "image_size",
-    "image_aspect",
-    "scales",
-    "flip",
-    "activation",
-    "head_width",
-    "tokenizer",
-    "step",
-    "pretrained",
-)
+_OWN = (_EXPONENTS, _TRAINED, _RESIZED, _TRANSFER)
+_MEANINGLESS = ("proposals", "num_proposals", "scales", "flip")
 
 
-def refuse_flags() -> None:
-    """Raises ValueError for a flag of this generator, where another is used."""
-    for flag in (_EXPONENTS, _TRAINED, _RESIZED, _TRANSFER):
-        if flag.present:
-            raise ValueError(f"--{flag.name}: only with --generator={NAME}; leave it out")
+def check_flags(asked: bool, of_weights: Iterable[str]) -> None:
+    """Refuses flags that would be ignored.
+
+    Args:
+        asked: whether --generator is this one.
+        of_weights: names of flags that say how weights of other systems are read.
+
+    Raises:
+        ValueError: this system has no use for a flag that was given, or others have none.
+    """
+    names, why = [flag.name for flag in _OWN], f"only with --generator={NAME}"
+    if asked:
+        names = (*_MEANINGLESS, *of_weights)
+        why = (
+            f"has no meaning with --generator={NAME}, whose own CLIP reads images as it was "
+            "trained to"
+        )
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name}: {why}; leave it out")
 
 
 def load(
@@ -69,19 +72,13 @@ def load(
     """The segmenter, and what the JSON files say of how it was made.
 
     Raises:
-        ValueError: flags that mean nothing to such a system, or no checkpoint of one.
+        ValueError: exponents that are none, or no checkpoint of such a system.
     """
     from maft_jax.inference.fcclip import FcClipSegmenter
     from maft_jax.inference.geometric_ensemble import read_trained_classes
     from maft_jax.models.encoder_setup import compute_dtype as decided
     from maft_jax.runtime.versions import versions
 
-    for name in _MEANINGLESS:
-        if flags.FLAGS[name].present:
-            raise ValueError(
-                f"--{name}: has no meaning with --generator={NAME}, whose own CLIP reads images as "
-                "it was trained to; leave it out"
-            )
     exponents = _EXPONENTS.value and _two_numbers(_EXPONENTS.value)
     dtype = decided(compute_dtype).name
     segmenter = FcClipSegmenter(

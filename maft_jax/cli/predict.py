@@ -143,10 +143,9 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
 
     templates = tuple(_TEMPLATE.value) or PROMPT_TEMPLATES
     cache = cache_dir(DataConfig(cache_dir=_CACHE_DIR.value))
-    if _generator.chosen.value == fcclip_prediction.NAME:
+    if _is_fcclip():
         vocabulary = class_names, background, synonyms, templates
         return fcclip_prediction.load(_WEIGHTS.value, *vocabulary, _COMPUTE_DTYPE.value, cache)
-    fcclip_prediction.refuse_flags()
     generator = _generator.make((*class_names, *background))
     scales = _numbers(_SCALES.value)
     dtype = compute_dtype(_COMPUTE_DTYPE.value).name
@@ -190,6 +189,10 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     return segmenter, provenance
 
 
+def _is_fcclip() -> bool:
+    return _generator.chosen.value == fcclip_prediction.NAME
+
+
 def _numbers(texts: list[str]) -> tuple[float, ...]:
     try:
         return tuple(float(text) for text in texts)
@@ -201,7 +204,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
     """Where the images are, by --image and without it.
 
     Raises:
-        ValueError: weights, images or classes are not given.
+        ValueError: weights, images or classes are not given, or flags that would be ignored.
     """
     places = [*map(expand_path, arguments), *_IMAGE.value]
     if _WEIGHTS.value is None:
@@ -212,6 +215,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
         raise ValueError(
             'expected either --classes="cat, sofa" or --classes_file=names.txt; --help tells more'
         )
+    fcclip_prediction.check_flags(_is_fcclip(), (*_masking(), *_stated()))
     return places
 
 

@@ -27,6 +27,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _fill_in() -> None:
+    if not pathlib.Path(_RUNS.value).is_dir():
+        raise ValueError(
+            f"--runs={_RUNS.value}: no such folder; expected the one below which the commands of "
+            "docs/reproduce.md write"
+        )
     # Imported late: --help and wrong flags answer at once.
     from maft_jax.evaluators.published import reproduction_table
     from maft_jax.runtime.atomic_files import atomic_write_bytes

@@ -252,6 +252,16 @@ def _validate_data(data: DataConfig, proposals: ProposalsConfig) -> None:
 
 def _validate_generator(config: Config) -> None:
     generator = config.generator
+    for name, given in (
+        ("method", config.method != "maft"),
+        ("optimizer.lora_rank", config.optimizer.lora_rank),
+        ("model.modules", config.model.modules),
+    ):
+        if given:
+            raise ValueError(
+                f"config.{name}: tunes CLIP, which config.task=train_generator does not; leave it "
+                "out, or set config.task=train"
+            )
     if config.data.crop_size % 32:
         raise ValueError(
             f"config.data.crop_size={config.data.crop_size}: expected a multiple of 32 for "

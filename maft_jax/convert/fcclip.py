@@ -89,7 +89,7 @@ def read_transfer(path: str | os.PathLike) -> dict:
         ValueError: its tensors are unknown, missing or misshapen.
     """
     tensors = without_torch_wrappers(open_tensors(path).tensors)
-    ((names,),) = (find_prefixes(tensors, is_fcclip).values(),)
+    (names,) = find_prefixes(tensors, is_fcclip).values()
     found = {
         name.removeprefix(_TRANSFER): tensors[whole]
         for name, whole in names.items()

@@ -22,7 +22,6 @@ from maft_jax.models.resize import bilinear_matrix
 Order = Literal["logits", "scores"]
 """What is resized to the image's own size. FC-CLIP does logits where it makes panoptic or instance
 output, too, and scores in configurations of semantic output alone."""
-ORDERS: tuple[Order, ...] = ("logits", "scores")
 
 _VALUES_AT_A_TIME = 2**26
 """Of masks at pixels of a strip."""

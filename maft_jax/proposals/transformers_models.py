@@ -30,6 +30,10 @@ _NMS_IOU = 0.7
 _PROMPT_LENGTH = 32
 """SAM 3: tokens of a name, as its processor pads them."""
 
+_OF_POINTS = (
+    "SAM 3 is asked for class names, and this part of it answers to points alone: give the folder "
+    "of the whole model (sam3_video) or of its Sam3Model, or a SAM 2 for masks without names"
+)
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -55,6 +59,11 @@ class TransformersProposals:
         self.path = Path(path)
         self.class_names = tuple(class_names)
         self.model_type = _read_model_type(self.path)
+        if self.reads_names and not self.class_names:
+            raise ValueError(
+                f"{self.path}: {self.model_type} makes masks of class names, and got none; give "
+                "some, or take a generator that reads none, such as a folder of SAM 2"
+            )
         _refuse_split_images(self.path)
         weights = sorted(self.path.glob("*.safetensors"))
         if not weights:
@@ -115,9 +124,10 @@ def _read_model_type(folder: Path) -> str:
             f"config.json that has model_type ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        reason = f"; {_OF_POINTS}" if str(model_type).startswith("sam3_tracker") else ""
         raise ValueError(
             f"{folder}/config.json: model_type: expected one of {list(MODEL_TYPES)}, got "
-            f"{model_type!r:.80}"
+            f"{model_type!r:.80}{reason}"
         )
     return model_type
 

@@ -224,7 +224,8 @@ def _opened(path: str, wanted: Mask2FormerConfig, seed: int) -> tuple[Mask2Forme
     logger.info("reading %s", path)
     opened = open_generator(path)
     architecture, parameters = opened.config, opened.parameters()
-    if not isinstance(architecture, Mask2FormerConfig) or architecture.text != wanted.text:
+    known = isinstance(architecture, Mask2FormerConfig)
+    if not known or _text_width(architecture) != _text_width(wanted):
         raise ValueError(
             f"config.generator.weights={path}: {architecture.describe()}; expected weights of "
             f"{'Mask2Former' if wanted.text is None else 'FreeSeg for this CLIP'}, which "
@@ -241,3 +242,8 @@ def _opened(path: str, wanted: Mask2FormerConfig, seed: int) -> tuple[Mask2Forme
         head = initial_parameters(architecture, seed)["class_embed"]
         parameters = parameters | {"class_embed": head}
     return architecture, parameters
+
+
+def _text_width(config: Mask2FormerConfig) -> int | None:
+    """Of the rows of class names that it reads; its other sizes are each generator's own."""
+    return config.text and config.text.width

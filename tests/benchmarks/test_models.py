@@ -1,8 +1,11 @@
 """Weights of a benchmark: the file, or random ones of the size that its name says."""
 
+import dataclasses
+
 import pytest
 
 from maft_jax.benchmarks.models import load_model, open_weights_or_random
+from maft_jax.config import Config
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.weights import open_weights
 from tests.runs import small_config
@@ -53,3 +56,9 @@ def test_nothing_is_left_open():
     config = small_config({"data.root": "unused"}, model__mask_start_layer=-1, model__image_size=0)
     model = load_model(config).config.model
     assert (model.mask_start_layer, model.image_size, model.compute_dtype) == (2, 480, "float32")
+
+
+def test_a_generator_is_not_measured_as_a_clip():
+    config = dataclasses.replace(Config(), task="train_generator")
+    with pytest.raises(ValueError, match="of generators are not benchmarked yet; take a config"):
+        load_model(config)

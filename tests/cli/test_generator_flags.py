@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from maft_jax.cli.generator_flags import GeneratorFlags
+from tests.command_lines import answers
 
 
 def flags_of(generator, proposals, weights="maft.pth"):
@@ -49,3 +50,21 @@ def test_one_that_reads_them_is_made_of_each_list(monkeypatch):
     generator_of = flags_of("transformers", "sam3").make_for_any_names()
     assert generator_of(["cat"]) is not generator_of(["dog"])
     assert made[1:] == [("cat",), ("dog",)]
+
+
+def test_predict_refuses_flags_that_what_was_asked_for_does_not_read():
+    given = ["--weights=fcclip.pth", "--image=a.jpg", "--classes=cat"]
+    of_fcclip = (
+        "ensemble_exponents=1,1",
+        "trained_classes=a.txt",
+        "resized=scores",
+        "transfer=panoptic",
+    )
+    of_others = "proposals=a", "flip", "mask_rule=maft", "class_token=1", "head_width=8", "step=3"
+    commands = {flag: [*given, f"--{flag}"] for flag in of_fcclip}
+    commands |= {flag: [*given, f"--{flag}", "--generator=fcclip"] for flag in of_others}
+    for flag, answer in answers("maft_jax.cli.predict", commands).items():
+        name = flag.partition("=")[0]
+        why = "only with" if flag in of_fcclip else "has no meaning with"
+        assert answer.returncode == 2, flag
+        assert f"--{name}: {why} --generator=fcclip" in answer.stderr

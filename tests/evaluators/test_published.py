@@ -4,6 +4,7 @@ import numpy as np
 
 from maft_jax.evaluators.published import PUBLISHED, reproduction_table
 from maft_jax.evaluators.results import EvaluationResult, write_results
+from tests.command_lines import answers
 from tests.runs import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/reproduce.md").read_text()
@@ -33,3 +34,12 @@ def test_measured_numbers_stand_beside_the_published_ones(tmp_path):
     assert "| 90.44 | 58.33 |" in whole
     assert "| 92.14 | 58.33 of 7 images alone |" in part
     assert sum("| none |" in line for line in lines) == len(PUBLISHED) - 2
+
+
+def test_a_folder_that_is_not_there_empties_no_table(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    mistake = {"mistyped": [f"--runs={tmp_path / 'rums'}", f"--page={page}"]}
+    answer = answers("maft_jax.cli.reproduce", mistake)["mistyped"]
+    assert answer.returncode == 2 and "rums: no such folder" in answer.stderr
+    assert page.read_text() == PAGE

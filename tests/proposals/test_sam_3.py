@@ -103,6 +103,14 @@ def test_masks_of_all_names_are_those_of_the_library(folder, model, monkeypatch)
     assert len(others.scores) <= 5 and not np.isin(others.scores, proposals.scores).all()
 
 
+def test_without_names_and_of_the_part_for_points_it_is_refused_at_once(folder, tmp_path):
+    with pytest.raises(ValueError, match="sam3 makes masks of class names, and got none; give"):
+        TransformersProposals(folder)
+    (tmp_path / "config.json").write_text('{"model_type": "sam3_tracker"}')
+    with pytest.raises(ValueError, match="got 'sam3_tracker'; SAM 3 is asked for class names"):
+        TransformersProposals(tmp_path, NAMES)
+
+
 def test_a_name_that_does_not_fit_the_prompt_is_refused(folder):
     name = " ".join(["cat"] * 40)
     with pytest.raises(ValueError, match=r"class 'cat cat.*expected at most 32 tokens.*got 42"):

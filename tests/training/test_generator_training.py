@@ -28,6 +28,7 @@ from maft_jax.runtime.sharding import make_mesh
 from maft_jax.state.optimizer import make_optimizer
 from maft_jax.training.generator_architecture import BACKBONES, TRAINABLE
 from maft_jax.training.generator_objective import GeneratorObjective
+from maft_jax.training.generator_task import open_generator_task
 from maft_jax.training.step_setup import StepSetup
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import command, finish, read_metrics, start
@@ -202,6 +203,27 @@ def test_a_freeseg_is_trained_and_reads_the_names_of_other_classes(data, tmp_pat
     image = np.zeros((64, 96, 3), np.uint8)
     made = generator(Example("a", image, np.zeros((64, 96), np.int32)), 4)
     assert made.class_logits.shape == (4, 4) and np.isfinite(made.class_logits).all()
+    changes |= {"generator.weights": str(tmp_path / "generator"), "generator.width": 64}
+    task = open_generator_task(run_config(data | changes), make_mesh(MeshConfig()))
+    assert task.architecture.text.inner_width == 8 * SETTINGS["generator.width"], "its own sizes"
+
+
+@pytest.mark.slow
+def test_a_trained_generator_goes_on_with_other_classes_and_its_own_sizes(data, finished):
+    state, workdir = finished
+    changes = {"generator.weights": str(workdir / "generator"), "generator.classes": "data"}
+    changes |= {"generator.width": 256, "generator.queries": 100}
+    task = open_generator_task(run_config(data | changes), make_mesh(MeshConfig()))
+    assert task.architecture.decoder.queries == SETTINGS["generator.queries"]
+    head = task.parameters["class_embed"]["kernel"]
+    assert head.shape == (SETTINGS["generator.width"], 1 + len(task.class_names)) != (32, 2)
+    begun = tree_rules.flatten(task.parameters)
+    for path, leaf in tree_rules.flatten(state.trainable).items():
+        assert path.startswith("class_embed/") or np.array_equal(begun[path], leaf), path
+    with pytest.raises(ValueError, match="expected weights of FreeSeg for this CLIP"):
+        text = {"generator.classes": "text", "model.pretrained": "random:tiny"}
+        changes |= text | {"generator.backbone": "resnet50c"}
+        open_generator_task(run_config(data | changes), make_mesh(MeshConfig()))
 
 
 @pytest.mark.slow
