@@ -18,7 +18,7 @@ def write_records(
     """Writes those files of which all tables are there; whether there are such."""
     there = {record["table"] for record in records}
     others = {experiment.table for experiment in EXPERIMENTS} - _LEARNED_TABLES
-    files = {name: tables for name, tables in ((RUNS, others), (LEARNED, _LEARNED_TABLES))}
+    files = {RUNS: others, LEARNED: _LEARNED_TABLES}
     complete = {name: tables for name, tables in files.items() if tables <= there}
     for name, tables in complete.items():
         runs = [record for record in records if record["table"] in tables]
