@@ -104,7 +104,8 @@ def _results(study: Mapping, experiments: Sequence[Experiment]) -> Results:
 
 
 def _introduction(study: Mapping) -> list[str]:
-    count, minutes = _extent(study)
+    different = {json.dumps({**run, "table": "", "row": ""}): run for run in study["runs"]}
+    minutes = sum(run["seconds"] for run in different.values()) / 60
     return [
         "# Shapes world: does the method work?",
         markdown.paragraph(
@@ -117,7 +118,7 @@ def _introduction(study: Mapping) -> list[str]:
         "    python -m maft_jax.cli.shapes_world_study --workdir=runs/study",
         markdown.paragraph(
             "The first trains the CLIP that all runs begin with and that the package has. The "
-            f"second is the study: {count} runs, {minutes:.0f} minutes in total. "
+            f"second is the study: {len(different)} runs, {minutes:.0f} minutes in total. "
             "`maft_jax.shapes_world.page` made this page of "
             "[runs.json](shapes_world/runs.json) and "
             "[clip.json](../maft_jax/shapes_world/clip.json), which these commands wrote; no "
@@ -132,21 +133,14 @@ def _introduction_of_learned_masks(study: Mapping) -> list[str]:
     if "learned_masks" not in study:
         return []
     learned = study["learned_masks"]
-    count, minutes = _extent(learned)
     return [
         markdown.paragraph(
             "The runs with learned masks are kept apart "
             "([learned_masks.json](shapes_world/learned_masks.json), with "
-            f"`--tables=learned_masks`): {count} runs, {minutes:.0f} minutes in total, besides "
-            f"the training of the generators. {_provenance(learned)}"
+            f"`--tables=learned_masks`): {len(learned['runs'])} runs, and the training of "
+            f"their generators. {_provenance(learned)}"
         )
     ]
-
-
-def _extent(study: Mapping) -> tuple[int, float]:
-    """How many different runs, and how many minutes they took."""
-    different = {json.dumps({**run, "table": "", "row": ""}): run for run in study["runs"]}
-    return len(different), sum(run["seconds"] for run in different.values()) / 60
 
 
 def _provenance(study: Mapping) -> str:
