@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maft_jax.runtime.atomic_files import atomic_write
-from maft_jax.shapes_world.experiments import EXPERIMENTS
+from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS
 
 RUNS, LEARNED = "runs.json", "learned_masks.json"
 _LEARNED_TABLES = frozenset({"learned_masks"})
@@ -15,13 +15,21 @@ _LEARNED_TABLES = frozenset({"learned_masks"})
 def write_records(
     records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], folder: pathlib.Path
 ) -> bool:
-    """Writes those files of which all tables are there; whether there are such."""
+    """Writes those files of which all tables are there; whether there are such.
+
+    A run is in one file: rows of runs.json's tables with learned masks are found in the other.
+    """
     there = {record["table"] for record in records}
     others = {experiment.table for experiment in EXPERIMENTS} - _LEARNED_TABLES
     files = {RUNS: others, LEARNED: _LEARNED_TABLES}
     complete = {name: tables for name, tables in files.items() if tables <= there}
     for name, tables in complete.items():
-        runs = [record for record in records if record["table"] in tables]
+        runs = [
+            record
+            for record in records
+            if record["table"] in tables
+            and (name == LEARNED or record["settings"] != LEARNED_MASKS)
+        ]
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / name) as aside:
             aside.write_text(json.dumps({"runs": runs, **provenance}, indent=1) + "\n")
