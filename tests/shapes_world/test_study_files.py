@@ -7,7 +7,9 @@ import pytest
 from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS
 from maft_jax.shapes_world.study_files import LEARNED, RUNS, read_study, write_records
 
-RECORDS = [{"table": one.table, "settings": dict(one.changes)} for one in EXPERIMENTS]
+RECORDS = json.loads(
+    json.dumps([{"table": one.table, "settings": dict(one.changes)} for one in EXPERIMENTS])
+)
 LEARNED_RECORDS = [record for record in RECORDS if record["table"] == "learned_masks"]
 
 
