@@ -310,6 +310,7 @@ def test_learned_masks_have_their_section_their_row_and_their_machine():
     learned = section(page, "Learned masks")
     assert "Not run yet: split 1 (seeds 0, 1, 2)" in learned
     assert "rose in 3 of 3 runs" in learned
+    assert "On split 0 its gain is 0.0 above that with drawn masks, within" in learned
     (row,) = lines_with(page, "| learned masks |")
     assert expected([0.19, 0.20, 0.215]) in row and expected([0.19, 0.20, 0.215]) in learned
     introduction, alone = page.split("## The world")[0], render_page(drawn, CURVE, EXAMPLES)
