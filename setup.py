@@ -37,7 +37,7 @@ setup(
     package_data={
         "input_pipeline": ["class_list_files/*.txt"],
         "maft_jax.models.text": ["clip_merges.*"],
-        "maft_jax.shapes_world": ["clip.*"],
+        "maft_jax.shapes_world": ["clip.*", "generator/*"],
         "maft_jax.web_page": ["viewer.*"],
     },
     install_requires=[

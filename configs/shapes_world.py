@@ -3,8 +3,11 @@
     python -m maft_jax.main --config=configs/shapes_world.py --workdir=runs/shapes \\
         --config.data.root=runs/demo/data --config.evaluation.roots.shapes_world=runs/demo/data
 
-python -m maft_jax.cli.demo draws the pictures and does the same in one command. What comes out, and
-how it depends on these settings, is in docs/shapes_world.md.
+Its masks are drawn from the labels, better and worse ones. configs/shapes_world.py:learned has
+those of a generator that comes with the package, in training and evaluation
+(configs/generator_shapes_world.py trained it, without labels of the unseen classes);
+python -m maft_jax.cli.demo draws the pictures and does that in one command. What comes out, and how
+it depends on these settings, is in docs/shapes_world.md.
 
 Hardware: anything; two or three minutes on two CPU cores.
 """
@@ -12,8 +15,13 @@ Hardware: anything; two or three minutes on two CPU cores.
 from maft_jax.config import preset
 
 
-def get_config():
-    """What differs from the official recipe in a world of 128 x 128 pixels."""
+def get_config(variant: str = "drawn"):
+    """What differs from the official recipe in a world of 128 x 128 pixels.
+
+    `variant` is drawn, or learned: which masks are the proposals.
+    """
+    if variant not in ("drawn", "learned"):
+        raise ValueError(f"configs/shapes_world.py:{variant}: expected one of drawn, learned")
     config = preset("official")
     config.update_from_flattened_dict(
         {
@@ -37,4 +45,7 @@ def get_config():
             "evaluation.images_per_device": 10,
         }
     )
+    if variant == "learned":
+        config.proposals.generator = "mask2former"
+        config.proposals.path = "built-in:shapes_world"
     return config

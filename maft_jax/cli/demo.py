@@ -3,10 +3,12 @@
     python -m maft_jax.cli.demo --workdir=runs/demo
 
 It draws shapes world (pictures of "a striped red shape" or "a plain blue shape" on "brick" and
-"grass", with label maps), makes mask proposals for it, evaluates a tiny CLIP that comes with the
-package, fine-tunes it on the seen classes, evaluates it on all, and draws what changed. Stop it
-with Ctrl-C and give the same command: it goes on. docs/shapes_world.md has the same for several
-seeds, and what happens when parts of the method are left out.
+"grass", with label maps), makes mask proposals for it with a generator that comes with the package
+and learned from the seen classes alone, evaluates a tiny CLIP, which comes with it too, fine-tunes
+it on the seen classes, evaluates it on all, and draws what changed. Stop it with Ctrl-C and give
+the same command: it goes on. docs/shapes_world.md has the same for several seeds, and what happens
+when parts of the method are left out. The generator learned without the unseen classes of split 0;
+with another --split masks are drawn from the labels, better and worse ones.
 
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
 """

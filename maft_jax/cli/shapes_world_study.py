@@ -2,9 +2,12 @@
 
     python -m maft_jax.cli.shapes_world_study --workdir=runs/study --page=docs
 
-An hour on two CPU cores. Runs that WORKDIR holds are not repeated, so that the command goes on
-where it was stopped. PAGE then has shapes_world.md with its tables and figures, and what they are
-made of, shapes_world/runs.json. maft_jax/shapes_world/experiments.py says what is run.
+An hour on two CPU cores, besides three generators of masks that it trains. Runs that WORKDIR holds
+are not repeated, so that the command goes on where it was stopped. PAGE then has shapes_world.md
+with its tables and figures, and what they are made of, shapes_world/runs.json and
+learned_masks.json. With --tables=learned_masks the latter alone is new, and the page is made again.
+The generator that comes with the package is WORKDIR/generators/split_0/generator_float16.
+maft_jax/shapes_world/experiments.py says what is run.
 
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
 """
@@ -18,7 +21,9 @@ from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WORKDIR = command_line.define_path("workdir", "runs/study", "folder for worlds and runs")
 _PAGE = command_line.define_path("page", "runs/study/page", "folder to write the page to")
-_TABLES = flags.DEFINE_list("tables", [], "only these tables' runs, without a page; empty = all")
+_TABLES = flags.DEFINE_list(
+    "tables", [], "only these tables' runs, with a page for learned_masks alone; empty = all"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -29,11 +34,10 @@ def main(arguments: list[str]) -> int:
     def work():
         from maft_jax.shapes_world.study import run_study, write_study
 
-        folder = pathlib.Path(_WORKDIR.value)
-        if _TABLES.value:
-            run_study(folder, _TABLES.value)
-        else:
-            print(write_study(run_study(folder), pathlib.Path(_PAGE.value)))
+        records = run_study(pathlib.Path(_WORKDIR.value), _TABLES.value)
+        page = write_study(records, pathlib.Path(_PAGE.value))
+        if page is not None:
+            print(page)
 
     return run_and_report(work)
 

@@ -184,7 +184,7 @@ class ProposalsConfig:
         "",
         "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
         "set's name; transformers: folder of the model; mask2former, maskformer, freeseg, fcclip: "
-        "file or folder of the weights",
+        "file or folder of the weights; mask2former: or built-in:shapes_world",
         path=FROM_HERE,
     )
     kinds: tuple[str, ...] = setting(

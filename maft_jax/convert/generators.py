@@ -31,6 +31,9 @@ SETTINGS = "config.json"
 PREPARATION = "preprocessor_config.json"
 """What a folder of `transformers` has beside the weights."""
 
+BUILT_IN = {"built-in:shapes_world": pathlib.Path(__file__).parents[1] / "shapes_world/generator"}
+"""Generators that come with the package; maft_jax.cli.shapes_world_study trained them."""
+
 GeneratorConfig = Mask2FormerConfig | MaskFormerConfig | FcClipConfig
 
 
@@ -51,14 +54,19 @@ class OpenedGenerator:
         return rules.materialised(self.leaves)
 
 
+def path_of(source: str | os.PathLike) -> pathlib.Path:
+    """Where the file or folder that is called so lies."""
+    return BUILT_IN.get(os.fspath(source), pathlib.Path(source))
+
+
 def open_generator(path: str | os.PathLike) -> OpenedGenerator:
-    """Opens weights of a generator, whatever their layout.
+    """Opens weights of a generator, whatever their layout: a file, a folder, a name of BUILT_IN.
 
     Raises:
         ValueError: detectron2's .pkl, absent, corrupt, another model, or tensors unknown, missing
             or misshapen, all of which are listed.
     """
-    path = pathlib.Path(path)
+    path = path_of(path)
     if path.suffix == ".pkl":
         raise ValueError(
             f"{path}: a pickle of detectron2 is a program, which would run; it is not read. Where "

@@ -1,14 +1,13 @@
 """The generators mask2former, maskformer and freeseg: networks, weights and preparation."""
 
 import hashlib
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 
 from maft_jax.config.prompts import PROMPT_TEMPLATES
-from maft_jax.convert.generators import GeneratorConfig, OpenedGenerator, open_generator
+from maft_jax.convert.generators import GeneratorConfig, OpenedGenerator, open_generator, path_of
 from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
@@ -45,7 +44,7 @@ def open_family_generator(name: str, path: str, class_names: Sequence[str]) -> D
     Raises:
         ValueError: no weights are there, they are corrupt, or of another generator.
     """
-    if not path or not pathlib.Path(path).exists():
+    if not path or not path_of(path).exists():
         found = f"; there is no {path}" if path else ""
         raise ValueError(
             f"config.proposals.path: generator={name} needs the weights of a {name} "

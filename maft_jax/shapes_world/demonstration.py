@@ -17,6 +17,8 @@ from maft_jax.training.train_loop import train_and_evaluate
 
 _NUM_DIAGNOSED = 40
 _NUM_PICTURES = 4
+_SPLIT_OF_GENERATOR = 0
+"""Whose unseen classes the package's generator did not see either."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,8 @@ logger = logging.getLogger(__name__)
 def demonstrate(workdir: pathlib.Path, seed: int = 0, split: int = 0, clip: str = "") -> str:
     """Draws, trains, evaluates and diagnoses in `workdir`; returns what to tell the user.
 
-    What an earlier call finished is not done again.
+    What an earlier call finished is not done again. The masks are those of the package's generator,
+    which knows no label of an unseen class of split 0; of other splits they are drawn from labels.
 
     Args:
         seed: of the world and of training.
@@ -41,7 +44,14 @@ def demonstrate(workdir: pathlib.Path, seed: int = 0, split: int = 0, clip: str 
     changes = {"evaluation.num_pictures": _NUM_PICTURES}
     if clip:
         changes["model.pretrained"] = clip
-    config = world_config(data, workdir / "cache", seed, unseen_classes(split), changes)
+    masks = "learned" if split == _SPLIT_OF_GENERATOR else "drawn"
+    if masks == "drawn":
+        logger.info(
+            "masks are drawn from labels: the package's generator learned from classes that are "
+            "unseen in split %d",
+            split,
+        )
+    config = world_config(data, workdir / "cache", seed, unseen_classes(split), changes, masks)
     train_and_evaluate(config, workdir)
     logger.info("comparing scores with IoUs on %d pictures", _NUM_DIAGNOSED)
     numbers = diagnose(

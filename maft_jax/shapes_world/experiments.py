@@ -4,8 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from input_pipeline.shapes_world.vocabulary import NUM_SPLITS
+
 SEEDS = (0, 1, 2)
 """Of pictures, proposals and their order; the CLIP is the same."""
+
+OF_THE_SPLIT = "generator of the split"
+"""As a path: the study puts the generator there that it trains without the unseen classes."""
+
+LEARNED_MASKS = {"proposals.generator": "mask2former", "proposals.path": OF_THE_SPLIT}
 
 
 @dataclass(frozen=True)
@@ -72,4 +79,9 @@ EXPERIMENTS = (
     Experiment("proposal_quality", "mixed"),
     Experiment("proposal_quality", "true regions", {"proposals.kinds": ("regions",)}),
     Experiment("proposal_quality", "superpixels", {"proposals.generator": "superpixels"}),
+    Experiment("proposal_quality", "learned masks", LEARNED_MASKS),
+    *(
+        Experiment("learned_masks", f"split {split}", LEARNED_MASKS, split=split)
+        for split in range(NUM_SPLITS)
+    ),
 )

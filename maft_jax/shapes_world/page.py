@@ -14,6 +14,7 @@ from input_pipeline.shapes_world.vocabulary import (
     PATTERNS,
     unseen_classes,
 )
+from maft_jax.configs.generator_shapes_world import get_config as generator_config
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
 from maft_jax.runtime.atomic_files import atomic_write
@@ -41,18 +42,21 @@ def render_page(
 ) -> str:
     """The page as Markdown.
 
-    `study` is runs.json with `runs`, `versions`, `machine` and `num_steps` (of the configuration);
-    `curve` is clip.json, which `train_clip` wrote.
+    `study` is runs.json with `runs`, `versions`, `machine` and `num_steps` (of the configuration),
+    and, as `learned_masks`, the same of learned_masks.json if it is there; `curve` is clip.json,
+    which `train_clip` wrote.
 
     Raises:
         ValueError: a run is of no experiment, or had other settings than its experiment.
     """
-    results = Results(study["runs"], experiments, study["num_steps"])
+    results = _results(study, experiments)
     parts = [*_introduction(study), *_world(), *_tiny_clip(curve)]
     if "steps_held_out" in results.tables:
         parts += [f"## {TITLES['steps_held_out']}", *_held_out(results)]
     if "main" in results.tables:
         parts += [f"## {TITLES['main']}", *_main(results)]
+    if "learned_masks" in results.tables:
+        parts += [f"## {TITLES['learned_masks']}", *_learned_masks(results)]
     if results.ablations:
         parts += _ablations(results)
     return "\n\n".join([*parts, *_findings(results)]) + "\n"
@@ -66,7 +70,7 @@ def write_page(
 ) -> None:
     """Writes PAGE_FILE and the figures that it shows to `folder`."""
     text = render_page(study, curve, experiments)
-    results = Results(study["runs"], experiments, study["num_steps"])
+    results = _results(study, experiments)
     drawings: dict[str, Callable[[], bytes]] = {
         "clip": lambda: figures.draw_clip_training(curve),
         "splits": lambda: figures.draw_splits(results.measured("main")),
@@ -94,10 +98,14 @@ def headline(study: Mapping, experiments: Sequence[Experiment] = EXPERIMENTS) ->
     return f"{means}; unseen rises in {rose} of {len(runs)} runs"
 
 
+def _results(study: Mapping, experiments: Sequence[Experiment]) -> Results:
+    runs = [*study["runs"], *study.get("learned_masks", {"runs": []})["runs"]]
+    return Results(runs, experiments, study["num_steps"])
+
+
 def _introduction(study: Mapping) -> list[str]:
     different = {json.dumps({**run, "table": "", "row": ""}): run for run in study["runs"]}
     minutes = sum(run["seconds"] for run in different.values()) / 60
-    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
     return [
         "# Shapes world: does the method work?",
         markdown.paragraph(
@@ -116,8 +124,28 @@ def _introduction(study: Mapping) -> list[str]:
             "[clip.json](../maft_jax/shapes_world/clip.json), which these commands wrote; no "
             "result is typed by hand."
         ),
-        markdown.paragraph(f"Machine: {study['machine']}. Versions: {versions}."),
+        markdown.paragraph(_provenance(study)),
+        *_introduction_of_learned_masks(study),
     ]
+
+
+def _introduction_of_learned_masks(study: Mapping) -> list[str]:
+    if "learned_masks" not in study:
+        return []
+    learned = study["learned_masks"]
+    return [
+        markdown.paragraph(
+            "The runs with learned masks are kept apart "
+            "([learned_masks.json](shapes_world/learned_masks.json), with "
+            f"`--tables=learned_masks`): {len(learned['runs'])} runs, and the training of "
+            f"their generators. {_provenance(learned)}"
+        )
+    ]
+
+
+def _provenance(study: Mapping) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
+    return f"Machine: {study['machine']}. Versions: {versions}."
 
 
 def _world() -> list[str]:
@@ -210,6 +238,39 @@ def _main(results: Results) -> list[str]:
         "Each run, with its gains:",
         markdown.table(["split", "seed", *METRICS], lines),
     ]
+
+
+def _learned_masks(results: Results) -> list[str]:
+    rows = results.measured("learned_masks")
+    runs = [run for row in rows for run in row.runs]
+    rose = sum(gain(run, "unseen") > 0 for run in runs)
+    generator = generator_config()
+    return [
+        markdown.paragraph(
+            "The recipe, but for the masks: in training and evaluation they are those of a "
+            "generator of objects or none, not drawn from the labels. Each split has its own, of "
+            f"configs/generator_shapes_world.py ({generator.num_steps} steps, "
+            f"{generator.generator.queries} queries, [generator_training.md]"
+            "(generator_training.md)), which learned from the pictures of seed 0 without the "
+            "labels of the unseen classes. That of split 0 comes with the package; "
+            "`configs/shapes_world.py:learned` and the demonstration use it."
+        ),
+        _rows_table(rows),
+        *_incomplete(results, "learned_masks"),
+        markdown.paragraph(
+            f"Unseen mIoU rose in {rose} of {len(runs)} runs."
+            + "".join(_against_drawn_masks(row, results) for row in rows)
+        ),
+    ]
+
+
+def _against_drawn_masks(row: Row, results: Results) -> str:
+    split, metric = row.experiment.split, "unseen"
+    for drawn in results.measured("main"):
+        if drawn.experiment.split == split:
+            comparison = row.gain(metric).compared(drawn.gain(metric), "that with drawn masks")
+            return f" On split {split} its gain is {comparison}."
+    return ""
 
 
 def _ablations(results: Results) -> list[str]:

@@ -22,11 +22,12 @@ from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
-from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
-from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
-from maft_jax.shapes_world.page import write_page
+from maft_jax.shapes_world.experiments import EXPERIMENTS, OF_THE_SPLIT, Experiment
+from maft_jax.shapes_world.generator_training import train_generator
+from maft_jax.shapes_world.page import PAGE_FILE, write_page
+from maft_jax.shapes_world.study_files import read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import BUILT_IN
@@ -95,29 +96,33 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
     return records
 
 
-def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> pathlib.Path:
-    """Writes the page and, in a folder beside it, the records that it is made of."""
-    study = {
-        "runs": list(records),
+def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> pathlib.Path | None:
+    """Writes the page and, in a folder beside it, the records that it is made of.
+
+    Without all tables of a file of records, that file stays as it is; without those of any, all
+    does, and None is returned.
+
+    Raises:
+        ValueError: `folder` has learned masks alone, which make no page.
+    """
+    provenance = {
         "num_steps": get_config().num_steps,
         "versions": versions(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
     }
+    if not write_records(records, provenance, folder / DATASET):
+        return None
     curve = json.loads(_clip().with_suffix(".json").read_text())
-    numbers = folder / DATASET / "runs.json"
-    numbers.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(numbers) as aside:
-        aside.write_text(json.dumps(study, indent=1) + "\n")
-    write_page(study, curve, folder)
-    return folder / "shapes_world.md"
+    write_page(read_study(folder / DATASET), curve, folder)
+    return folder / PAGE_FILE
 
 
 def _run(
     experiment: Experiment, seed: int, folder: pathlib.Path, path: pathlib.Path
 ) -> dict[str, Any]:
     """Trains, evaluates, and keeps what was measured in `path`, which it returns."""
-    started = time.monotonic()
     config = experiment_config(experiment, seed, folder)
+    started = time.monotonic()
     workdir = folder / "runs" / path.stem
     train_and_evaluate(config, workdir)
     steps = sorted(
@@ -136,7 +141,10 @@ def _run(
 
 
 def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -> Config:
-    """configs/shapes_world.py with the experiment's changes; draws its worlds below `folder`."""
+    """configs/shapes_world.py with the experiment's changes.
+
+    Worlds are drawn, and the generator of the split trained, below `folder` unless they are there.
+    """
     data = folder / "worlds" / f"seed_{seed}"
     draw_world(data, seed)
     unseen = unseen_classes(experiment.split)
@@ -144,6 +152,8 @@ def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -
         "evaluation.num_pictures": 0,
         **experiment.changes,
     }
+    if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
+        changes["proposals.path"] = str(train_generator(folder, experiment.split))
     if experiment.held_out_split is not None:
         development = folder / "worlds" / f"seed_{DEVELOPMENT_SEED + seed}"
         draw_world(development, DEVELOPMENT_SEED + seed)

@@ -12,6 +12,7 @@ from maft_jax.shapes_world.experiments import Experiment
 TITLES = {
     "steps_held_out": "Choosing the number of steps",
     "main": "Frozen against tuned",
+    "learned_masks": "Learned masks",
     "losses": "Losses",
     "distillation_weight": "Weight of distillation",
     "mask_start_layer": "First layer with masks",
@@ -25,6 +26,8 @@ TITLES = {
 """Of the tables."""
 
 METRICS = ("seen", "unseen", "hIoU")
+
+_OWN_SECTIONS = ("steps_held_out", "main", "learned_masks")
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Results:
         for (table, row, seed), run in self._runs.items():
             if expected.get((table, row, seed)) != (run["settings"], run["split"]):
                 raise ValueError(
-                    f"runs.json: table {table!r}, row {row!r}, seed {seed}: expected a run of "
+                    f"table {table!r}, row {row!r}, seed {seed}: expected a run of "
                     f"EXPERIMENTS, got one of split {run['split']} with the settings "
                     f"{run['settings']}; run the study again"
                 )
@@ -132,7 +135,7 @@ class Results:
         self.tables = [
             name for name in dict.fromkeys(e.table for e in experiments) if name in there
         ]
-        self.ablations = [name for name in self.tables if name not in ("main", "steps_held_out")]
+        self.ablations = [name for name in self.tables if name not in _OWN_SECTIONS]
 
     def rows(self, table: str) -> list[Row]:
         """All rows of a table, also those without runs."""

@@ -73,9 +73,10 @@ def world_config(
     seed: int,
     unseen_classes: Sequence[str],
     changes: Mapping[str, Any],
+    variant: str = "drawn",
 ) -> Config:
-    """configs/shapes_world.py for the world in `root`, with changes by dotted name."""
-    config = get_config()
+    """configs/shapes_world.py:VARIANT for the world in `root`, with changes by dotted name."""
+    config = get_config(variant)
     config.update_from_flattened_dict(
         {
             "seed": seed,

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "configs"
-VARIANTS = ["folder.py", "folder.py:tiny", "shapes_world.py", "coco.py"]
+VARIANTS = ["folder.py", "folder.py:tiny", "shapes_world.py", "shapes_world.py:learned", "coco.py"]
 VARIANTS += [
     f"coco.py:{name}" for name in ("paper", "l14", "l14,paper", "b16,official", "zero_shot")
 ]

@@ -18,8 +18,8 @@ from maft_jax.shapes_world import demonstration, worlds
 pytestmark = pytest.mark.slow
 
 
-def short_config():
-    config = get_config()
+def short_config(variant):
+    config = get_config(variant)
     config.update_from_flattened_dict(
         {"num_steps": 4, "batch_size": 8, "log_every_steps": 1, "checkpointing.every_steps": 2}
     )

@@ -12,6 +12,7 @@ from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import PAGE_FILE, headline, render_page, write_page
 from maft_jax.shapes_world.paper_claims import PAPER
 from maft_jax.shapes_world.study_results import TITLES, Estimate, Results
+from maft_jax.shapes_world.study_files import read_study
 from maft_jax.weights import BUILT_IN
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -291,6 +292,35 @@ def test_runs_of_several_lengths_make_a_curve():
     assert f"{points[300]}" == expected([0.29, 0.30])
 
 
+def test_learned_masks_have_their_section_their_row_and_their_machine():
+    changes = {"proposals.path": "learned"}
+    other = Experiment("proposal_quality", "20", {"proposals.generator": "superpixels"})
+    experiments = (
+        *EXAMPLES,
+        other,
+        Experiment("proposal_quality", "learned masks", changes),
+        Experiment("learned_masks", "split 0", changes),
+        Experiment("learned_masks", "split 1", changes, split=1),
+    )
+    study = make_study()
+    study["runs"] += [make_run(other, seed) for seed in other.seeds]
+    study["learned_masks"] = {
+        "runs": [make_run(experiments[-2], seed) for seed in SEEDS],
+        "versions": {"jax": "10.1"},
+        "machine": "a slide rule",
+    }
+    page = render_page(study, CURVE, experiments)
+    learned = section(page, "Learned masks")
+    assert "Not run yet: split 1 (seeds 0, 1, 2)" in learned
+    assert "rose in 3 of 3 runs" in learned
+    assert "On split 0 its gain is 0.0 above that with drawn masks, within" in learned
+    (row,) = lines_with(page, "| learned masks |")
+    assert expected([0.19, 0.20, 0.215]) in row and expected([0.19, 0.20, 0.215]) in learned
+    introduction = " ".join(page.split("## The world")[0].split())
+    assert "Machine: an abacus. Versions: jax 9.9." in introduction
+    assert "3 runs, and the training of their generators. Machine: a slide rule." in introduction
+
+
 def test_written_folder_has_the_page_and_the_figures_that_it_shows(tmp_path):
     study = make_study()
     write_page(study, CURVE, tmp_path, EXAMPLES)
@@ -313,7 +343,7 @@ def test_every_table_of_the_study_has_a_title():
 
 
 def test_committed_page_is_made_of_the_committed_runs():
-    study = json.loads((DOCS / "shapes_world" / "runs.json").read_text())
+    study = read_study(DOCS / "shapes_world")
     curve = json.loads(BUILT_IN["built-in:shapes_world"].with_suffix(".json").read_text())
     page = (DOCS / PAGE_FILE).read_text(encoding="utf-8")
     assert page == render_page(study, curve)
@@ -323,5 +353,5 @@ def test_committed_page_is_made_of_the_committed_runs():
 
 
 def test_readme_says_what_the_runs_say():
-    study = json.loads((DOCS / "shapes_world" / "runs.json").read_text())
+    study = read_study(DOCS / "shapes_world")
     assert headline(study) in (DOCS.parent / "README.md").read_text(encoding="utf-8")

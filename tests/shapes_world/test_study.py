@@ -25,7 +25,8 @@ def test_main_table_has_three_seeds_of_three_splits():
     assert all(one.seeds == SEEDS and len(SEEDS) >= 3 and not one.changes for one in main)
 
 
-def test_every_experiment_is_a_valid_configuration(tmp_path):
+def test_every_experiment_is_a_valid_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "train_generator", lambda folder, split: f"generator_{split}")
     for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
         world = tmp_path / "worlds" / f"seed_{seed}"
         world.mkdir(parents=True)
@@ -36,6 +37,8 @@ def test_every_experiment_is_a_valid_configuration(tmp_path):
         config = study.experiment_config(experiment, 0, tmp_path)
         assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
         assert config.evaluation.num_pictures == 0
+        if experiment.table == "learned_masks":
+            assert config.proposals.path == f"generator_{experiment.split}"
 
 
 def test_settings_are_chosen_without_the_unseen_classes_and_on_other_pictures(tmp_path):
@@ -107,8 +110,8 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
 def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_path, monkeypatch):
     draw_small_worlds(tmp_path)
 
-    def short_config():
-        config = get_config()
+    def short_config(variant="drawn"):
+        config = get_config(variant)
         config.update_from_flattened_dict({"num_steps": 2, "batch_size": 8})
         return config
 

@@ -1,0 +1,61 @@
+"""The generators of learned masks, one per split: none saw the labels of its unseen classes."""
+
+import pathlib
+import shutil
+
+import numpy as np
+
+from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.config import from_config_dict
+from maft_jax.configs.generator_shapes_world import get_config
+from maft_jax.convert.generator_files import WEIGHTS
+from maft_jax.convert.generators import PREPARATION, SETTINGS
+from maft_jax.convert.state_dict_io import write_state_dict
+from maft_jax.convert.weights_source import open_tensors
+from maft_jax.shapes_world.worlds import draw_world
+from maft_jax.training.generator_task import FOLDER
+from maft_jax.training.train_loop import train_and_evaluate
+
+SEED = 0
+"""Of the world whose pictures all generators learn from."""
+HALF_FOLDER = "generator_float16"
+"""Of the trained generator, in the workdir."""
+
+
+def train_generator(folder: pathlib.Path, split: int) -> pathlib.Path:
+    """Trains configs/generator_shapes_world.py for a split below `folder`, unless it is there.
+
+    Returns its folder, with weights in float16 as the package has them.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
+    """
+    workdir = folder / "generators" / f"split_{split}"
+    half = workdir / HALF_FOLDER
+    if (half / WEIGHTS).exists():
+        return half
+    world = folder / "worlds" / f"seed_{SEED}"
+    draw_world(world, SEED)
+    config = get_config()
+    config.update_from_flattened_dict(
+        {
+            "seed": SEED,
+            "data.root": str(world),
+            "data.unseen_classes": unseen_classes(split),
+            "data.cache_dir": str(folder / "cache"),
+        }
+    )
+    train_and_evaluate(from_config_dict(config), workdir)
+    _write_half(workdir / FOLDER, half)
+    return half
+
+
+def _write_half(trained: pathlib.Path, half: pathlib.Path) -> None:
+    """The weights come last: where they are, all is."""
+    half.mkdir(exist_ok=True)
+    for name in (SETTINGS, PREPARATION):
+        shutil.copyfile(trained / name, half / name)
+    tensors = open_tensors(trained / WEIGHTS).tensors
+    write_state_dict(
+        {name: tensor.cast(np.float16) for name, tensor in tensors.items()}, half / WEIGHTS
+    )

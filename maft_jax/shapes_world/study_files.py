@@ -1,0 +1,54 @@
+"""The study's records as files, beside the page that is made of them."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS
+
+RUNS, LEARNED = "runs.json", "learned_masks.json"
+_LEARNED_TABLES = frozenset({"learned_masks"})
+
+
+def write_records(
+    records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], folder: pathlib.Path
+) -> bool:
+    """Writes those files of which all tables are there; whether there are such.
+
+    A run is in one file: rows of runs.json's tables with learned masks are found in the other.
+    """
+    there = {record["table"] for record in records}
+    others = {experiment.table for experiment in EXPERIMENTS} - _LEARNED_TABLES
+    files = {RUNS: others, LEARNED: _LEARNED_TABLES}
+    complete = {name: tables for name, tables in files.items() if tables <= there}
+    for name, tables in complete.items():
+        runs = [
+            record
+            for record in records
+            if record["table"] in tables
+            and (name == LEARNED or record["settings"] != LEARNED_MASKS)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / name) as aside:
+            aside.write_text(json.dumps({"runs": runs, **provenance}, indent=1) + "\n")
+    return bool(complete)
+
+
+def read_study(folder: pathlib.Path) -> dict[str, Any]:
+    """runs.json and, as `learned_masks`, what learned_masks.json has, if it is there.
+
+    Raises:
+        ValueError: there is no runs.json.
+    """
+    path = folder / RUNS
+    if not path.exists():
+        raise ValueError(
+            f"{path}: there is none, and a page is made of both files; give the page that has one "
+            "(--page=docs), or run all tables"
+        )
+    study = json.loads(path.read_text())
+    if (folder / LEARNED).exists():
+        study["learned_masks"] = json.loads((folder / LEARNED).read_text())
+    return study
