@@ -11,8 +11,8 @@ from PIL import Image
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.page import PAGE_FILE, headline, render_page, write_page
 from maft_jax.shapes_world.paper_claims import PAPER
-from maft_jax.shapes_world.study_results import TITLES, Estimate, Results
 from maft_jax.shapes_world.study_files import read_study
+from maft_jax.shapes_world.study_results import TITLES, Estimate, Results
 from maft_jax.weights import BUILT_IN
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
