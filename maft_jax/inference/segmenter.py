@@ -55,10 +55,8 @@ class InferenceSpec:
         if not 0 <= self.ensemble_weight <= 1:
             raise ValueError(f"ensemble_weight: expected 0 to 1, got {self.ensemble_weight}")
         exponents = self.ensemble_exponents
-        if exponents is not None and not (
-            len(exponents) == 2 and all(0 <= x <= 1 for x in exponents)
-        ):
-            raise ValueError(f"ensemble_exponents: expected two numbers, 0 to 1, got {exponents}")
+        if not all(0 <= exponent <= 1 for exponent in exponents or ()):
+            raise ValueError(f"ensemble_exponents: expected numbers from 0 to 1, got {exponents}")
         if self.ensemble_weight and exponents is not None:
             raise ValueError(
                 f"ensemble_weight={self.ensemble_weight} and ensemble_exponents="
