@@ -108,7 +108,7 @@ def test_without_names_and_of_the_part_for_points_it_is_refused_at_once(folder, 
         TransformersProposals(folder)
     (tmp_path / "config.json").write_text('{"model_type": "sam3_tracker"}')
     with pytest.raises(ValueError, match="got 'sam3_tracker'; SAM 3 is asked for class names"):
-        TransformersProposals(tmp_path, NAMES)
+        TransformersProposals(str(tmp_path), NAMES)
 
 
 def test_a_name_that_does_not_fit_the_prompt_is_refused(folder):
