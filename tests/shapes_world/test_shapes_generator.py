@@ -61,8 +61,8 @@ def test_generator_of_a_split_is_trained_once_without_its_unseen_classes(tmp_pat
 
 @pytest.mark.slow
 def test_masks_of_the_package_fit_objects_that_training_did_not_see(tmp_path):
-    write_shapes_world(tmp_path, seed=7, num_train=1, num_val=40)
-    source = open_dataset("shapes_world", str(tmp_path), "val")
+    write_shapes_world(tmp_path / "world", seed=7, num_train=1, num_val=40)
+    source = open_dataset("shapes_world", str(tmp_path / "world"), "val")
     unseen = [source.class_names.index(name) for name in unseen_classes(0)]
     generator = make_generator(ProposalsConfig(generator="mask2former", path=NAME), [])
     found = [
