@@ -11,6 +11,16 @@ BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
 SENTENCEPIECE = "sentencepiece>=0.2.1"
+# For Python 3.14 there are release candidates alone, which only a bound like theirs lets pip take.
+TENSORFLOW = [
+    f"{package}>={version}; python_version {pythons} and platform_machine {machine}"
+    for version, pythons in (("2.21", "< '3.14'"), ("2.22.0rc0", ">= '3.14'"))
+    for package, machine in (
+        ("tensorflow-cpu", "== 'x86_64' and platform_system == 'Linux'"),
+        ("tensorflow", "!= 'x86_64'"),
+        ("tensorflow", "== 'x86_64' and platform_system != 'Linux'"),
+    )
+]
 # The TPU compiler, which needs no TPU; jax's own extra names the version that suits each jax.
 LIBTPU = f"jax[tpu]>={JAX}"
 # The NVIDIA compiler, which needs no GPU. jax's own extra for those who have CUDA already names
@@ -63,8 +73,7 @@ setup(
         "pyyaml>=6.0",
         "regex>=2025.1",
         "tensorboard>=2.20",
-        "tensorflow-cpu>=2.21; platform_system == 'Linux' and platform_machine == 'x86_64'",
-        "tensorflow>=2.21; platform_system != 'Linux' or platform_machine != 'x86_64'",
+        *TENSORFLOW,
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.22",
         "tqdm",
