@@ -114,9 +114,9 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
         markdown.paragraph(
             "compiles the train step for machines that need not be there, with the TPU compiler "
             "(`pip install 'maft_jax[plan]'`) or the one for NVIDIA's cards (`pip install "
-            "'maft_jax[cuda-compile]'`), and prints what this page has for every configuration: "
-            "whether it fits, memory by part, arithmetic, traffic, and lower bounds of time. It is "
-            "the step that training runs: the same function, shardings and donation, of "
+            "'maft_jax[cuda-compile]'`), and prints what this page has for every configuration of "
+            "MAFT: whether it fits, memory by part, arithmetic, traffic, and lower bounds of time. It "
+            "is the step that training runs: the same function, shardings and donation, of "
             "`maft_jax.training.step_setup.make_step_setup`. Several slices are written "
             "2xv5e:16x16, several hosts with cards 2xh100:8; "
             "`--sweep` finds the largest batch per device, `--json` and `--roofline` write files, "
