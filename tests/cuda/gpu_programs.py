@@ -5,10 +5,10 @@ from collections import Counter
 
 import jax
 from jax.sharding import Mesh
-from maft_jax.configs import coco
 
 from maft_jax.config import Config, from_config_dict
 from maft_jax.config.sections import MeshConfig
+from maft_jax.configs import coco
 from maft_jax.models.clip import ClipConfig
 from maft_jax.planning.architecture import num_classes, resolve_config
 from maft_jax.planning.collectives import find_collectives

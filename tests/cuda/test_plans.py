@@ -4,9 +4,9 @@ import dataclasses
 import re
 
 import pytest
-from maft_jax.configs import coco
 
 from maft_jax.config import from_config_dict
+from maft_jax.configs import coco
 from maft_jax.planning.chips import GIB
 from maft_jax.planning.compiled_step import compile_step
 from maft_jax.planning.gpu_card import GpuCard

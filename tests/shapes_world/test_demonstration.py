@@ -6,11 +6,11 @@ import os
 import signal
 
 import pytest
-from maft_jax.configs.shapes_world import get_config
 from PIL import Image
 
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.results import read_result
 from maft_jax.runtime.stop_signals import TrainingInterrupted
 from maft_jax.shapes_world import demonstration, worlds

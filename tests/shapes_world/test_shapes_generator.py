@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from maft_jax.configs.generator_shapes_world import get_config
 
 from input_pipeline.layouts import open_dataset
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
 from input_pipeline.shapes_world.vocabulary import unseen_classes
 from maft_jax.config.sections import ProposalsConfig
+from maft_jax.configs.generator_shapes_world import get_config
 from maft_jax.convert.generators import BUILT_IN, open_generator
 from maft_jax.proposals.generators import make_generator
 from maft_jax.proposals.precompute_summary import best_ious

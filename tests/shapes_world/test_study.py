@@ -4,11 +4,11 @@ import errno
 import json
 
 import pytest
-from maft_jax.configs.shapes_world import get_config
 
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
 from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.results import read_result
 from maft_jax.shapes_world import study, worlds
 from maft_jax.shapes_world.experiments import EXPERIMENTS, SEEDS, Experiment
