@@ -122,3 +122,29 @@ def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
             )
     parts = coco.frPyObjects([polygon.tolist() for polygon in polygons], *image_size)
     return decode_segmentation(coco.merge(parts), image_size)
+
+
+def encode_mask(mask: Mask) -> dict:
+    """COCO's compressed run lengths of a mask: {"size": [h, w], "counts": string}."""
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], changes, [flat.size]])
+    runs = np.diff(edges)
+    if flat.size and flat[0]:
+        runs = np.concatenate([[0], runs])
+    return {"size": list(mask.shape), "counts": _compress_counts(runs)}
+
+
+def _compress_counts(runs: Int64[np.ndarray, " run"]) -> str:
+    """The string that `_decompress_counts` reads."""
+    numbers = runs.astype(np.int64)
+    numbers[3:] -= runs[1:-2]
+    characters = []
+    for number in numbers.tolist():
+        more = True
+        while more:
+            bits = number & 31
+            number >>= 5
+            more = number != (-1 if bits & 16 else 0)
+            characters.append(chr(48 + (bits | 32 if more else bits)))
+    return "".join(characters)

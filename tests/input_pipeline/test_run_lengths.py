@@ -8,7 +8,7 @@ from pycocotools import mask as coco
 from skimage.draw import disk
 from skimage.draw import polygon as fill_polygon
 
-from input_pipeline.run_lengths import decode_segmentation
+from input_pipeline.run_lengths import decode_segmentation, encode_mask
 
 
 def _compressed(mask):
@@ -38,6 +38,21 @@ def test_decoded_masks_are_those_of_pycocotools(seed, encode):
     mask = np.kron(rng.random((7, 5)) < 0.5, np.ones((30, 40), bool))[: size[0], : size[1]]
     mask ^= rng.random(mask.shape) < 0.01
     np.testing.assert_array_equal(decode_segmentation(encode(mask), (1, 1)), mask)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_encoded_masks_are_those_of_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.kron(rng.random((7, 5)) < rng.random(), np.ones((30, 40), bool))
+    mask = mask[: rng.integers(1, 200), : rng.integers(1, 200)]
+    mask = mask ^ (rng.random(mask.shape) < 0.01)
+    assert encode_mask(mask) == _compressed(mask)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_mask_of_one_value_is_encoded_as_pycocotools_does(inside):
+    mask = np.full((3000, 4000), inside)
+    assert encode_mask(mask) == _compressed(mask)
 
 
 def test_run_longer_than_any_photo_is_read():
