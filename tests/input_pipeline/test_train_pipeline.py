@@ -273,6 +273,6 @@ def test_program_ends_while_the_pipeline_is_reading():
         "jax.devices()[0]))\n"
         "next(stream)\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
+    result = subprocess.run([sys.executable, "-c", program], timeout=300, capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
     assert b"Exception ignored" not in result.stderr

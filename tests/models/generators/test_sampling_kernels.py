@@ -131,7 +131,7 @@ def test_rows_that_no_point_lies_in_are_left_out():
 
 def compiled(*arguments: str) -> dict[tuple[str, ...], list[int]]:
     program = [sys.executable, "-m", "tests.models.generators.compile_sampling", *arguments]
-    finished = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    finished = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, timeout=1200)
     assert finished.returncode == 0, finished.stderr
     lines = [line.split() for line in finished.stdout.splitlines()]
     return {
