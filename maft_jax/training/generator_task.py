@@ -142,9 +142,11 @@ def open_generator_task(config: Config, mesh: Mesh) -> GeneratorTask:
     """The task for config.generator: weights to go on from, or random ones.
 
     Raises:
-        ValueError: weights are missing or corrupt, or do not suit the configuration.
+        ValueError: weights are missing or corrupt, or do not suit the configuration, or a rate is
+            given for a backbone that begins pretrained and none does.
     """
     config, settings = resolve_generator(config, mesh), config.generator
+    _check_rate_of_pretrained(config)
     clip, names = None, ("object",)
     if settings.classes == "text":
         clip, names = _open_clip(config), ()
@@ -196,6 +198,20 @@ def resolve_generator(config: Config, mesh: Mesh) -> ResolvedConfig:
             "optimizer": dataclasses.replace(config.optimizer, trainable=trainable),
             "mesh": dataclasses.replace(config.mesh, data=mesh.shape[DATA]),
         }
+    )
+
+
+def _check_rate_of_pretrained(config: Config) -> None:
+    """Planning needs no weights, so that only a run asks for them."""
+    rate, settings = config.optimizer.pretrained_rate, config.generator
+    if rate == 1 or settings.weights or settings.backbone_weights:
+        return
+    raise ValueError(
+        f"config.optimizer.pretrained_rate={rate}: the learning rate of a backbone that begins "
+        "pretrained, and this one begins at random; expected weights "
+        "(--config.generator.backbone_weights=resnet50.pth, ImageNet's for a ResNet, or a whole "
+        "generator's, --config.generator.weights), or, to train from nothing, "
+        "--config.optimizer.pretrained_rate=1"
     )
 
 

@@ -171,6 +171,20 @@ def finished(data, tmp_path_factory):
     return train_and_evaluate(run_config(data), workdir), workdir
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("", r"pretrained_rate=0\.1: .*this one begins at random.*--config\.optimizer\.pretrained_"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_a_random_backbone_is_not_slowed_as_if_it_were_pretrained(weights, message):
+    """configs/generator_coco.py has this rate; runs from nothing of this file have 1."""
+    changes = {"optimizer.pretrained_rate": 0.1, "generator.weights": weights}
+    with pytest.raises(ValueError, match=message):
+        open_generator_task(from_config_dict(preset_with(changes)), make_mesh(MeshConfig()))
+
+
 @pytest.mark.slow
 def test_the_trained_generator_makes_proposals_at_once(finished):
     state, workdir = finished
