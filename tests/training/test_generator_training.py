@@ -174,7 +174,7 @@ def finished(data, tmp_path_factory):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("", r"pretrained_rate=0\.1: .*this one begins at random.*--config\.optimizer\.pretrained_"),
+        ("", r"pretrained_rate=0\.1: .*begins at random.*--config\.optimizer\.pretrained_rate"),
         ("nowhere", "nowhere"),
     ],
 )
