@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from input_pipeline.class_lists import BUILT_IN as CLASS_LISTS
 from input_pipeline.class_lists import UNLESS_NAMED
 from input_pipeline.dataset_specs import SPECS
 from maft_jax.config.fields import BELOW_ROOT, FROM_HERE, setting
@@ -371,9 +372,11 @@ class EvaluationConfig:
     )
     trained_classes: str = setting(
         "",
-        "of both ensembles: class list (a file or a built-in name) that the generator was trained "
-        "on; a class that shares a name with it is seen; empty = as the zero-shot split says",
-        path=BELOW_ROOT,
+        "of both ensembles: class list that the generator was trained on (a file, from the working "
+        "directory, or a built-in name); a class that shares a name with it is seen; empty = as "
+        "the zero-shot split says",
+        path=FROM_HERE,
+        names=CLASS_LISTS,
     )
     filter_invalid: bool = setting(False, "leave out proposals that are nowhere above 0.5")
     scales: tuple[float, ...] = setting(
