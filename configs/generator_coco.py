@@ -4,8 +4,9 @@
         --config.generator.backbone_weights=resnet50.pth
 
 with the folder coco in the current folder, as configs/coco.py has it. resnet50.pth are ImageNet's
-weights by torchvision or detectron2 (as tensors, not its .pkl); without them the backbone begins at
-random, as all else does, and needs far more steps. Records are made first, of the labels alone:
+weights by torchvision or detectron2 (as tensors, not its .pkl), and the backbone learns at a tenth
+of the rate. From nothing at all, which needs far more steps, train with
+--config.optimizer.pretrained_rate=1 instead of them. Records are made first, of the labels alone:
 they hold the images that training reads. Variants, after a colon:
 
     configs/generator_coco.py           Mask2Former, ResNet-50, classes of its own, points

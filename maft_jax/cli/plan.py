@@ -8,6 +8,7 @@
     python -m maft_jax.cli.plan --config=configs/coco.py:l14 --topology=2xv5e:16x16 \\
         --batch_per_device=4 --config.model.remat=True
     python -m maft_jax.cli.plan --config=configs/coco.py --topology=v6e:2x2 --sweep
+    python -m maft_jax.cli.plan --config=configs/generator_coco.py --topology=v5e:4x4
 
 It prints whether the step fits, memory by part, FLOPs, bytes, collectives, lower bounds of the time
 of a step, and hours for config.num_steps. Where the step does not fit it compiles what might:
@@ -122,7 +123,7 @@ def _prepare(config) -> None:
     for flag in (_JSON, _ROOFLINE):
         if flag.value and not pathlib.Path(flag.value).absolute().parent.is_dir():
             raise ValueError(f"--{flag.name}={flag.value}: there is no such folder")
-    if config.task != "train":
+    if config.task == "evaluate":
         from maft_jax.planning.architecture import check_trains
 
         check_trains(config.task)

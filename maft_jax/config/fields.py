@@ -5,19 +5,30 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 FROM_HERE = "from the working directory"
 BELOW_ROOT = "below config.data.root"
 """What a relative path starts from."""
 
 
-def setting(default, help_text: str, *, low=None, high=None, choices=(), path: str = ""):
+def setting(
+    default,
+    help_text: str,
+    *,
+    low=None,
+    high=None,
+    choices=(),
+    path: str = "",
+    names: Container[str] = (),
+):
     """A field with its meaning, which `--help` prints, and the values it may take.
 
     `path` is FROM_HERE or BELOW_ROOT where the value is a path: ~ and $HOME in it are expanded.
+    `names` are the values that are none all the same, of what the package has.
     """
-    allowed = {"help": help_text, "low": low, "high": high, "choices": choices, "path": path}
+    allowed = {"help": help_text, "low": low, "high": high, "choices": choices}
+    allowed |= {"path": path, "names": names}
     return dataclasses.field(default=default, metadata=allowed)
 
 
@@ -56,7 +67,7 @@ def expand_path(path: str) -> str:
 def with_absolute_paths(kind: type, values: Mapping) -> dict:
     """Nested values of a dataclass of settings, with those paths absolute that are FROM_HERE.
 
-    Names such as random:tiny and addresses such as gs://... stay as they are.
+    Names, such as random:tiny or a field's own, and addresses such as gs://... stay as they are.
     """
     absolute = {**values}
     for field in dataclasses.fields(kind):
@@ -65,7 +76,7 @@ def with_absolute_paths(kind: type, values: Mapping) -> dict:
             absolute[field.name] = with_absolute_paths(field.type, value)
         elif field.metadata.get("path") != FROM_HERE or not isinstance(value, str):
             continue
-        elif value and ":" not in value.split("/")[0]:
+        elif value and value not in field.metadata["names"] and ":" not in value.split("/")[0]:
             absolute[field.name] = os.path.abspath(value)
     return absolute
 

@@ -17,33 +17,25 @@ from maft_jax.weights import BUILT_IN, RANDOM_PREFIX, is_here, open_weights, siz
 
 FOLDER_CLASSES = 150
 """Assumed of a folder whose list of classes is not there."""
-CLASSES_PER_IMAGE = 24
-"""Assumed: the most classes of an image; records tell the true number, which matters little."""
 
 
 def resolve_config(config: Config, mesh: Mesh) -> tuple[ResolvedConfig, ClipConfig, list[str]]:
     """The configuration as training uses it on `mesh`, the architecture, and what was assumed.
 
     Raises:
-        ValueError: the weights are of an unknown architecture, or there is no train step.
+        ValueError: the weights are of an unknown architecture.
     """
-    check_trains(config.task)
     clip, noted, assumption = clip_architecture(config.model.pretrained, **config.model.stated)
     return resolve(config, clip, noted, mesh), clip, [assumption] if assumption else []
 
 
 def check_trains(task: str) -> None:
-    """Refuses a config.task without a step of CLIP's training.
+    """Refuses a config.task without a train step.
 
     Raises:
-        ValueError: it only evaluates, or trains a generator.
+        ValueError: it only evaluates.
     """
-    if task == "train_generator":
-        raise ValueError(
-            f"config.task={task}: steps that train generators are not planned yet; plan one that "
-            "trains CLIP, such as --config=configs/coco.py"
-        )
-    if task != "train":
+    if task == "evaluate":
         raise ValueError(
             f"config.task={task}: there is no train step to plan, since this configuration only "
             "evaluates; plan one that trains, such as --config=configs/coco.py"

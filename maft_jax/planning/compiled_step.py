@@ -1,4 +1,4 @@
-"""Compiles the train step of a configuration for a topology and measures the program."""
+"""Compiles a train step for a topology and measures the program."""
 
 import dataclasses
 import math
@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from maft_jax.config import Config
 from maft_jax.models.array_types import Batch
-from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.planning.chips import Chip
 from maft_jax.planning.collectives import find_collectives
 from maft_jax.planning.hlo_text import Module, parse_module
@@ -21,8 +18,7 @@ from maft_jax.planning.loop_costs import cost_of_program, cost_of_repetitions
 from maft_jax.planning.traffic import Traffic, sum_traffic
 from maft_jax.runtime.mesh_axes import ShardingRule
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
-from maft_jax.training.step_setup import make_step_setup, tuned_tree
-from maft_jax.training.training_data import batch_shapes
+from maft_jax.state.train_state import TrainState
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -56,40 +52,32 @@ class StepCosts:
         return float(sum(self.hbm.values()))
 
 
-def compile_step(
-    config: Config,
-    clip: ClipConfig,
-    mesh: Mesh,
-    chip: Chip,
-    *,
-    num_classes: int,
-    classes_per_image: int,
-    names_per_class: int = 1,
-) -> StepCosts:
-    """The very step that training runs: function, shardings and donation of `make_step_setup`.
+@dataclasses.dataclass(frozen=True)
+class LoweredStep:
+    """A step for the devices of a mesh, not yet compiled."""
 
-    Args:
-        config: with start layer and image size resolved, and a batch that suits the mesh.
+    program: jax.stages.Lowered
+    sharding_rules: Sequence[ShardingRule]
+    state: TrainState
+    """Its shapes, as of all that follows."""
+    frozen: Any
+    frozen_name: str
+    """What the frozen parameters are, as a part of a device's memory."""
+    context: Any
+    batch: Batch
 
-    Raises:
-        ValueError: the configuration does not suit the architecture.
-    """
+
+def compile_step(lowered: LoweredStep, mesh: Mesh, chip: Chip) -> StepCosts:
+    """What the very step that training runs costs a device of this chip."""
     start = time.monotonic()
-    lowered, shapes = lower_step(
-        config,
-        clip,
-        mesh,
-        num_classes=num_classes,
-        classes_per_image=classes_per_image,
-        names_per_class=names_per_class,
-    )
-    parts = _argument_bytes(mesh, clip.vision.sharding_rules, *shapes)
+    parts = _argument_bytes(mesh, lowered)
+    trained = lowered.state.trainable
     trainable = {
-        "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes[0].trainable)),
+        "trainable_parameters": sum(leaf.size for leaf in jax.tree.leaves(trained)),
         "trainable_bytes": parts["trainable parameters"],
     }
     try:
-        compiled = lowered.compile(compiler_options=dict(chip.compiler_options) or None)
+        compiled = lowered.program.compile(compiler_options=dict(chip.compiler_options) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -103,32 +91,6 @@ def compile_step(
         )
     seconds = time.monotonic() - start
     return _measured(compiled, parts, mesh, chip, trainable | {"compile_seconds": seconds})
-
-
-def lower_step(
-    config: Config,
-    clip: ClipConfig,
-    mesh: Mesh,
-    *,
-    num_classes: int,
-    classes_per_image: int,
-    names_per_class: int = 1,
-) -> tuple[jax.stages.Lowered, tuple]:
-    """The step for the devices of `mesh`, not yet compiled, and the shapes of its arguments.
-
-    Raises:
-        ValueError: see compile_step.
-    """
-    visual = jax.eval_shape(lambda: random_parameters(clip)["visual"])
-    setup = make_step_setup(config, clip.vision, mesh)
-    begun = jax.eval_shape(lambda: tuned_tree(config).begin(clip.vision, visual))
-    state = jax.eval_shape(setup.init_state, begun)
-    frozen = jax.eval_shape(setup.frozen, begun)
-    batch = batch_shapes(config, classes_per_image, num_classes)
-    rows = (num_classes,) if names_per_class == 1 else (num_classes, names_per_class)
-    text = jax.ShapeDtypeStruct((*rows, clip.vision.embed_dim), np.float32)
-    shapes = (state, frozen, text, batch)
-    return setup.jitted(state, frozen).lower(*shapes), shapes
 
 
 def _measured(
@@ -172,9 +134,7 @@ def _memory_parts(memory, argument_bytes: float) -> dict[str, float]:
     }
 
 
-def _argument_bytes(
-    mesh: Mesh, rules: Sequence[ShardingRule], state, frozen, text, batch: Batch
-) -> dict[str, float]:
+def _argument_bytes(mesh: Mesh, lowered: LoweredStep) -> dict[str, float]:
     """Bytes of a device, by the step's own shardings."""
 
     def of(tree, shardings) -> float:
@@ -187,14 +147,16 @@ def _argument_bytes(
             )
         )
 
+    rules, state, frozen = lowered.sharding_rules, lowered.state, lowered.frozen
     state_shardings = tree_shardings(state, mesh, rules)
-    over_batch = jax.tree.map(lambda _: batch_sharding(mesh), batch)
+    over_batch = jax.tree.map(lambda _: batch_sharding(mesh), lowered.batch)
+    whole = jax.tree.map(lambda _: replicated(mesh), lowered.context)
     return {
-        "pretrained tower (frozen, the teacher)": of(frozen, tree_shardings(frozen, mesh, rules)),
+        lowered.frozen_name: of(frozen, tree_shardings(frozen, mesh, rules)),
         "trainable parameters": of(state.trainable, state_shardings.trainable),
         "optimizer moments": of(state.opt_state, state_shardings.opt_state),
-        "class embeddings": of(text, replicated(mesh)),
-        "batch": of(batch, over_batch),
+        "class embeddings": of(lowered.context, whole),
+        "batch": of(lowered.batch, over_batch),
     }
 
 

@@ -120,7 +120,9 @@ def _introduction(study: Mapping[str, Any]) -> list[str]:
             "`maft_jax.training.step_setup.make_step_setup`. Several slices are written "
             "2xv5e:16x16, several hosts with cards 2xh100:8; "
             "`--sweep` finds the largest batch per device, `--json` and `--roofline` write files, "
-            "and where a step does not fit, what would is compiled, too."
+            "and where a step does not fit, what would is compiled, too. Training of a generator "
+            "is planned by the same command; [its page](generator_training.md#what-it-takes) says "
+            "what it takes."
         ),
         "    python -m maft_jax.cli.scaling_page --workdir=runs/scaling --page=docs",
         markdown.paragraph(

@@ -9,14 +9,12 @@ from typing import Any
 from jax.sharding import Mesh
 
 from maft_jax.config import Config
-from maft_jax.planning.architecture import (
-    CLASSES_PER_IMAGE,
-    names_per_class,
-    num_classes,
-    resolve_config,
-)
+from maft_jax.planning.architecture import check_trains
 from maft_jax.planning.bounds import StepBounds, step_bounds
+from maft_jax.planning.clip_step import plan_clip_step
 from maft_jax.planning.compiled_step import StepCosts, compile_step
+from maft_jax.planning.generator_step import plan_generator_step
+from maft_jax.planning.planned_step import CLASSES_PER_IMAGE, PlannedStep
 from maft_jax.planning.topology import Topology, parse_topology
 from maft_jax.planning.traffic import Traffic
 from maft_jax.runtime import sharding, stop_requests
@@ -25,6 +23,12 @@ from maft_jax.runtime.mesh_axes import num_batch_shards
 logger = logging.getLogger(__name__)
 
 LARGEST_FSDP = 8
+
+STEPS: dict[str, Callable[[Config, Mesh], PlannedStep]] = {
+    "train": plan_clip_step,
+    "train_generator": plan_generator_step,
+}
+"""What is planned, by config.task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,28 +115,19 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
         batch_per_device: images, instead of config.batch_size over all devices.
 
     Raises:
-        ValueError: the configuration does not train, or cannot run on so many devices.
+        ValueError: the configuration does not train, or cannot run on so many devices, or what
+            it trains cannot be told.
         Stopped: a signal came before.
     """
     stop_requests.check()
+    check_trains(config.task)
     mesh = sharding.make_mesh(config.mesh, devices=topology.devices())
-    config, clip, assumptions = resolve_config(config, mesh)
-    config, batch_per_device, changed = fit_batch(config, mesh, batch_per_device)
-    classes, assumed = num_classes(config.data)
-    assumptions += [text for text in (changed, assumed) if text]
-    if config.method != "maft":
-        assumptions.append(f"arithmetic by formula is that of maft, not of {config.method}")
+    step = STEPS[config.task](config, mesh)
+    config, batch_per_device, changed = fit_batch(step.config, mesh, batch_per_device)
+    assumptions = [*step.assumptions, *([changed] if changed else [])]
     assumptions.append(f"at most {CLASSES_PER_IMAGE} classes in an image")
     logger.info("compiling for %s, %d images per device", topology.name, batch_per_device)
-    costs = compile_step(
-        config,
-        clip,
-        mesh,
-        topology.chip,
-        num_classes=classes,
-        classes_per_image=CLASSES_PER_IMAGE,
-        names_per_class=names_per_class(config.data),
-    )
+    costs = compile_step(step.lower(config), mesh, topology.chip)
     return Plan(
         topology=topology.name,
         mesh=dict(mesh.shape),
@@ -141,13 +136,9 @@ def make_plan(config: Config, topology: Topology, batch_per_device: int | None =
         accumulation_steps=config.optimizer.accumulation_steps,
         remat=config.model.remat,
         num_steps=config.num_steps,
-        model=clip.vision.describe(),
-        image_size=config.model.image_size,
-        image_flops=clip.vision.step_flops(
-            config.masking,
-            config.proposals.num_proposals,
-            teacher=not config.loss.cached_teacher,
-        ),
+        model=step.model,
+        image_size=step.image_size,
+        image_flops=step.image_flops,
         costs=costs,
         assumptions=tuple(assumptions),
     )
@@ -184,7 +175,7 @@ def alternatives(config: Config, topology: Topology, failed: Plan) -> Iterator[t
     images = failed.batch_per_device
     changes: dict[str, Config] = {}
     for name, value in (("scan_blocks", False), ("remat", True)):
-        if getattr(config.model, name) != value:
+        if config.task == "train" and getattr(config.model, name) != value:
             model = dataclasses.replace(config.model, **{name: value})
             changes[f"--config.model.{name}={value}"] = dataclasses.replace(config, model=model)
     parts = config.optimizer.accumulation_steps

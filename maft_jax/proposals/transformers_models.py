@@ -30,10 +30,6 @@ _NMS_IOU = 0.7
 _PROMPT_LENGTH = 32
 """SAM 3: tokens of a name, as its processor pads them."""
 
-_OF_POINTS = (
-    "SAM 3 is asked for class names, and this part of it answers to points alone: give the folder "
-    "of the whole model (sam3_video) or of its Sam3Model, or a SAM 2 for masks without names"
-)
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -62,7 +58,7 @@ class TransformersProposals:
         if self.reads_names and not self.class_names:
             raise ValueError(
                 f"{self.path}: {self.model_type} makes masks of class names, and got none; give "
-                "some, or take a generator that reads none, such as a folder of SAM 2"
+                "some, or take what reads none: the folder of its Sam3TrackerModel, or of a SAM 2"
             )
         _refuse_split_images(self.path)
         weights = sorted(self.path.glob("*.safetensors"))
@@ -124,10 +120,9 @@ def _read_model_type(folder: Path) -> str:
             f"config.json that has model_type ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-        reason = f"; {_OF_POINTS}" if str(model_type).startswith("sam3_tracker") else ""
         raise ValueError(
             f"{folder}/config.json: model_type: expected one of {list(MODEL_TYPES)}, got "
-            f"{model_type!r:.80}{reason}"
+            f"{model_type!r:.80}"
         )
     return model_type
 
@@ -220,7 +215,7 @@ def _propose_points(
 ) -> Proposals:
     """The best masks of SAM for a grid of points, three masks a point; scores: predicted IoU.
 
-    SAM pads images, SAM 2 stretches them.
+    SAM pads images, SAM 2 and 3 stretch them.
     """
     import torch
 
@@ -358,12 +353,15 @@ def _stretched_square(side: int) -> dict:
     return {"size": {"height": side, "width": side}}
 
 
-_SAM_2 = _ModelType(
-    "Sam2Model",
-    "Sam2ImageProcessor",
-    _propose_points,
-    lambda config: _stretched_square(config.prompt_encoder_config.image_size),
-    also_needs=("torchvision",),
+_SAM_2, _SAM_3_TRACKER = (
+    _ModelType(
+        f"{name}Model",
+        f"{processor}ImageProcessor",
+        _propose_points,
+        lambda config: _stretched_square(config.prompt_encoder_config.image_size),
+        also_needs=("torchvision",),
+    )
+    for name, processor in (("Sam2", "Sam2"), ("Sam3Tracker", "Sam3"))
 )
 _SAM_3 = _ModelType(
     "Sam3Model",
@@ -394,6 +392,7 @@ MODEL_TYPES = {
     ),
     "sam3": _SAM_3,
     "sam3_video": _SAM_3,
+    "sam3_tracker": _SAM_3_TRACKER,
     "sam2": _SAM_2,
     "sam2_video": _SAM_2,
 }

@@ -25,9 +25,13 @@ from maft_jax.models.array_types import Batch
 from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.predictions import Predictions
+from maft_jax.models.generators.stochastic_depth import branch_factors
 from maft_jax.runtime.mesh_axes import OVER_IMAGES, ShardingRule
 from maft_jax.state.train_state import overlay
 from maft_jax.training.objective import LossTerm, Metrics, summed
+
+_OF_BRANCHES = 2**31 - 1
+"""Folded into the seed where branches are drawn; positions, which points are drawn by, are less."""
 
 
 class GeneratorCounts(NamedTuple):
@@ -50,10 +54,12 @@ class GeneratorObjective:
     mesh: Mesh
     compute_dtype: str
     seed: int
-    """Of the points that a step draws, by the images' positions in the stream alone."""
+    """Of what a step draws, points and branches, by the images' positions in the stream alone."""
     agnostic: bool = False
     """Whether all classes are one: an object."""
     accumulation_steps: int = 1
+    drop_path: float = 0.0
+    """Share of the branches of a Swin's last block that training leaves out."""
 
     @property
     def sharding_rules(self) -> Sequence[ShardingRule]:
@@ -93,6 +99,7 @@ class GeneratorObjective:
             normalised(batch.image, sizes),
             context,
             every_layer=True,
+            branch_factors=self._branch_factors(batch.position),
         )
         predictions = jax.tree.map(lambda x: x[np.array(self.supervised)], predictions)
         sums = self._criterion_terms(predictions, batch)
@@ -103,6 +110,13 @@ class GeneratorObjective:
             "dice": LossTerm(criterion.dice_weight, sums.dice, counts.targets),
         }
         return summed(terms)
+
+    def _branch_factors(self, positions) -> Float[Array, "block 2 b"] | None:
+        if not self.drop_path:
+            return None
+        of_branches = jax.random.fold_in(jax.random.key(self.seed), _OF_BRANCHES)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(of_branches, positions)
+        return branch_factors(keys, sum(self.architecture.backbone.blocks), self.drop_path)
 
     def _criterion_terms(self, predictions: Predictions, batch: Batch) -> CriterionTerms:
         """Each image's sums over all supervised predictions.

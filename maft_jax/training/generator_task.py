@@ -18,13 +18,14 @@ from maft_jax.config import Config
 from maft_jax.convert.formats import why_not
 from maft_jax.convert.generator_backbones import read_backbone
 from maft_jax.convert.generator_files import WEIGHTS, preparation_as_written, write_generator
-from maft_jax.convert.generators import open_generator
+from maft_jax.convert.generators import OpenedGenerator, open_generator
 from maft_jax.losses.mask_criteria import Criterion, DenseCriterion, PointCriterion
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder_setup import compute_dtype, platform_of
 from maft_jax.models.generators.image_preparation import ImagePreparation
 from maft_jax.models.generators.initialisation import initial_parameters
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
+from maft_jax.models.generators.swin import SwinConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, text_tower_identity
 from maft_jax.proposals.device_generator import DeviceGenerator
 from maft_jax.proposals.mask2former_family import FamilyNetwork, images_per_device
@@ -142,9 +143,11 @@ def open_generator_task(config: Config, mesh: Mesh) -> GeneratorTask:
     """The task for config.generator: weights to go on from, or random ones.
 
     Raises:
-        ValueError: weights are missing or corrupt, or do not suit the configuration.
+        ValueError: weights are missing or corrupt, or do not suit the configuration, or a rate is
+            given for a backbone that begins pretrained and none does.
     """
     config, settings = resolve_generator(config, mesh), config.generator
+    _check_rate_of_pretrained(config)
     clip, names = None, ("object",)
     if settings.classes == "text":
         clip, names = _open_clip(config), ()
@@ -153,7 +156,8 @@ def open_generator_task(config: Config, mesh: Mesh) -> GeneratorTask:
     text_width = clip[0].text.embed_dim if clip else None
     architecture = make_architecture(settings, len(names) or None, text_width)
     if settings.weights:
-        architecture, parameters = _opened(settings.weights, architecture, config.seed)
+        opened, architecture = open_weights_like(settings.weights, architecture)
+        parameters = _parameters(opened, architecture, config.seed)
     else:
         parameters = initial_parameters(architecture, config.seed)
     if settings.backbone_weights:
@@ -166,8 +170,17 @@ def open_generator_task(config: Config, mesh: Mesh) -> GeneratorTask:
 def make_generator_setup(
     config: ResolvedConfig, architecture: Mask2FormerConfig, mesh: Mesh
 ) -> StepSetup:
-    """The step of these settings for a generator; needs neither its weights nor data."""
+    """The step of these settings for a generator; needs neither its weights nor data.
+
+    Raises:
+        ValueError: there is no stochastic depth in this backbone.
+    """
     settings = config.generator
+    if settings.drop_path and not isinstance(architecture.backbone, SwinConfig):
+        raise ValueError(
+            f"config.generator.drop_path={settings.drop_path}: stochastic depth of a Swin, and the "
+            f"backbone is a {architecture.backbone.describe()}; set it to 0"
+        )
     criterion: Criterion = DenseCriterion()
     if settings.criterion == "points":
         criterion = PointCriterion(num_points=settings.num_points)
@@ -179,6 +192,7 @@ def make_generator_setup(
         config.seed,
         settings.classes == "agnostic",
         config.optimizer.accumulation_steps,
+        settings.drop_path,
     )
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     return StepSetup(objective, tx, mesh, config.optimizer.trainable)
@@ -196,6 +210,20 @@ def resolve_generator(config: Config, mesh: Mesh) -> ResolvedConfig:
             "optimizer": dataclasses.replace(config.optimizer, trainable=trainable),
             "mesh": dataclasses.replace(config.mesh, data=mesh.shape[DATA]),
         }
+    )
+
+
+def _check_rate_of_pretrained(config: Config) -> None:
+    """Planning needs no weights, so that only a run asks for them."""
+    rate, settings = config.optimizer.pretrained_rate, config.generator
+    if rate == 1 or settings.weights or settings.backbone_weights:
+        return
+    raise ValueError(
+        f"config.optimizer.pretrained_rate={rate}: the learning rate of a backbone that begins "
+        "pretrained, and this one begins at random; expected weights "
+        "(--config.generator.backbone_weights=resnet50.pth, ImageNet's for a ResNet, or a whole "
+        "generator's, --config.generator.weights), or, to train from nothing, "
+        "--config.optimizer.pretrained_rate=1"
     )
 
 
@@ -219,11 +247,17 @@ def _training_classes(config: Config) -> tuple[str, ...]:
     return tuple(name for name in description["class_names"] if name not in unseen)
 
 
-def _opened(path: str, wanted: Mask2FormerConfig, seed: int) -> tuple[Mask2FormerConfig, Mapping]:
-    """Weights of their own sizes; a linear head of other classes is drawn anew."""
+def open_weights_like(
+    path: str, wanted: Mask2FormerConfig
+) -> tuple[OpenedGenerator, Mask2FormerConfig]:
+    """Weights of a generator to go on from, and their own sizes with the classes of `wanted`.
+
+    Raises:
+        ValueError: they are missing or corrupt, or read class names where `wanted` does not.
+    """
     logger.info("reading %s", path)
     opened = open_generator(path)
-    architecture, parameters = opened.config, opened.parameters()
+    architecture = opened.config
     known = isinstance(architecture, Mask2FormerConfig)
     if not known or _text_width(architecture) != _text_width(wanted):
         raise ValueError(
@@ -231,17 +265,20 @@ def _opened(path: str, wanted: Mask2FormerConfig, seed: int) -> tuple[Mask2Forme
             f"{'Mask2Former' if wanted.text is None else 'FreeSeg for this CLIP'}, which "
             "config.generator.classes says"
         )
-    if architecture.num_classes != wanted.num_classes:
-        logger.info(
-            "%s has %d classes, %d are trained: their head is drawn anew",
-            path,
-            architecture.num_classes,
-            wanted.num_classes,
-        )
-        architecture = dataclasses.replace(architecture, num_classes=wanted.num_classes)
-        head = initial_parameters(architecture, seed)["class_embed"]
-        parameters = parameters | {"class_embed": head}
-    return architecture, parameters
+    return opened, dataclasses.replace(architecture, num_classes=wanted.num_classes)
+
+
+def _parameters(opened: OpenedGenerator, architecture: Mask2FormerConfig, seed: int) -> Mapping:
+    """A linear head of other classes is drawn anew."""
+    if architecture == opened.config:
+        return opened.parameters()
+    logger.info(
+        "its weights have %d classes, %d are trained: their head is drawn anew",
+        opened.config.num_classes,
+        architecture.num_classes,
+    )
+    head = initial_parameters(architecture, seed)["class_embed"]
+    return opened.parameters() | {"class_embed": head}
 
 
 def _text_width(config: Mask2FormerConfig) -> int | None:

@@ -118,8 +118,14 @@ def train_geometry(data: DataConfig) -> TrainGeometry:
     return TrainGeometry(data.crop_size, data.short_sides, data.max_long_side, data.augment)
 
 
-def batch_shapes(config: Config, max_classes_per_image: int, num_classes: int) -> Batch:
-    """What a step reads, as shapes; without any data."""
+def batch_shapes(
+    config: Config, max_classes_per_image: int, num_classes: int, *, with_positions: bool = False
+) -> Batch:
+    """What a step reads, as shapes; without any data.
+
+    Args:
+        with_positions: as of read_train_batches, which a Task says.
+    """
     size = config.data.crop_size
     grid = train_geometry(config.data).proposal_grid
     num_proposals = config.proposals.num_proposals
@@ -136,6 +142,7 @@ def batch_shapes(config: Config, max_classes_per_image: int, num_classes: int) -
         teacher_probabilities=(
             shape(np.float32, num_classes) if config.loss.cached_teacher else None
         ),
+        position=shape(np.int32) if with_positions else None,
     )
 
 

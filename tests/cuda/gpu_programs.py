@@ -11,8 +11,8 @@ from maft_jax.config.sections import MeshConfig
 from maft_jax.configs import coco
 from maft_jax.models.clip import ClipConfig
 from maft_jax.planning.architecture import num_classes, resolve_config
+from maft_jax.planning.clip_step import lower_step
 from maft_jax.planning.collectives import find_collectives
-from maft_jax.planning.compiled_step import lower_step
 from maft_jax.planning.gpu_card import GpuCard
 from maft_jax.planning.gpu_cards import CARDS
 from maft_jax.planning.gpu_topology import gpu_devices
@@ -54,8 +54,8 @@ def coco_config(batch_size: int, **changes) -> tuple[Config, ClipConfig]:
 def lower_training(config: Config, clip: ClipConfig, mesh: Mesh) -> jax.stages.Lowered:
     """The step that training would run on this mesh."""
     classes, _ = num_classes(config.data)
-    lowered, _ = lower_step(config, clip, mesh, num_classes=classes, classes_per_image=24)
-    return lowered
+    lowered = lower_step(config, clip, mesh, num_classes=classes, classes_per_image=24)
+    return lowered.program
 
 
 def compile_program(lowered: jax.stages.Lowered) -> GpuProgram:

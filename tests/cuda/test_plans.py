@@ -8,6 +8,7 @@ import pytest
 from maft_jax.config import from_config_dict
 from maft_jax.configs import coco
 from maft_jax.planning.chips import GIB
+from maft_jax.planning.clip_step import lower_step
 from maft_jax.planning.compiled_step import compile_step
 from maft_jax.planning.gpu_card import GpuCard
 from maft_jax.planning.gpu_cards import CARDS
@@ -39,7 +40,8 @@ def compile_small(topology: str, batch_size: int, **changes):
     config, clip = small_step("ViT-B-32", batch_size)
     mesh = gpu_mesh(machine.chip.name, machine.shape[0], machine.num_slices)
     chip = dataclasses.replace(machine.chip, **changes)
-    return compile_step(config, clip, mesh, chip, num_classes=156, classes_per_image=24)
+    lowered = lower_step(config, clip, mesh, num_classes=156, classes_per_image=24)
+    return compile_step(lowered, mesh, chip)
 
 
 def test_the_compiler_refuses_nothing_and_the_plan_does():

@@ -10,6 +10,7 @@ from etils import epath
 from maft_jax.config import Config, from_config_dict, preset
 from maft_jax.config.sections import DataConfig, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights, write_weights
+from maft_jax.inference.geometric_ensemble import read_trained_classes
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.runtime.workdir import describe_run
@@ -115,6 +116,28 @@ def test_a_run_records_absolute_paths_of_what_lay_beside_its_working_directory(
     assert written["proposals"]["path"] == "/elsewhere/masks"
     assert written["data"]["images"] == "images" and written["data"]["classes"] == "classes.txt"
     assert written["data"]["records"] == written["data"]["cache_dir"] == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "first"), [("seen.txt", ("cat", "kitten")), ("voc_20", ("aeroplane",))]
+)
+def test_what_the_generator_was_trained_on_is_found_from_any_folder(
+    given, first, tmp_path, monkeypatch
+):
+    """A list that lies where the command was given, not below config.data.root, or a known one."""
+    here, root = tmp_path / "here", tmp_path / "here/photos"
+    root.mkdir(parents=True)
+    (here / "seen.txt").write_text("1:cat,kitten\n")
+    (root / "seen.txt").write_text("1:dog\n")
+    monkeypatch.chdir(here)
+    config = preset("official")
+    settings = {"trained_classes": given, "ensemble_exponents": (0.4, 0.8)}
+    config.evaluation.update(settings)
+    config.update_from_flattened_dict({"model.pretrained": "random:tiny", "data.root": "photos"})
+    describe_run(epath.Path(tmp_path), from_config_dict(config))
+    monkeypatch.chdir(tmp_path)
+    read = read_run_config(tmp_path)
+    assert read_trained_classes(read.evaluation.trained_classes)[0] == first
 
 
 def test_a_run_that_recorded_relative_weights_finds_them_from_any_folder(tmp_path, monkeypatch):

@@ -26,9 +26,13 @@ from maft_jax.proposals.generators import make_generator
 from maft_jax.runtime import tree_rules
 from maft_jax.runtime.sharding import make_mesh
 from maft_jax.state.optimizer import make_optimizer
-from maft_jax.training.generator_architecture import BACKBONES, TRAINABLE
+from maft_jax.training.generator_architecture import BACKBONES, TRAINABLE, make_architecture
 from maft_jax.training.generator_objective import GeneratorObjective
-from maft_jax.training.generator_task import open_generator_task
+from maft_jax.training.generator_task import (
+    make_generator_setup,
+    open_generator_task,
+    resolve_generator,
+)
 from maft_jax.training.step_setup import StepSetup
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import command, finish, read_metrics, start
@@ -95,6 +99,7 @@ def one_step(mesh_config, devices, parts=1):
         seed=5,
         agnostic=True,
         accumulation_steps=parts,
+        drop_path=0.5,
     )
     config = from_config_dict(preset_with({}))
     setup = StepSetup(objective, make_optimizer(config.optimizer, 10), mesh, TRAINABLE)
@@ -140,6 +145,15 @@ def test_constants_of_a_resnets_norms_are_not_trained():
     assert "pixel_decoder/fusion/norm/scale" in trained
 
 
+def test_stochastic_depth_is_refused_for_a_backbone_without_it():
+    changes = {"generator.drop_path": 0.3, "generator.backbone": "resnet50"}
+    mesh = make_mesh(MeshConfig())
+    config = resolve_generator(from_config_dict(preset_with(changes)), mesh)
+    architecture = make_architecture(config.generator, 1, None)
+    with pytest.raises(ValueError, match=r"drop_path=0\.3: .* a ResNet-50; set it to 0"):
+        make_generator_setup(config, architecture, mesh)
+
+
 def test_freesegs_prediction_before_the_last_has_no_loss():
     text = dataclasses.replace(ARCHITECTURE, num_classes=None, text=TextConfig(16, 32, 32, 8))
     for architecture, expected in ((ARCHITECTURE, [0, 1, 2]), (text, [0, 2])):
@@ -169,6 +183,20 @@ def run_config(data, **changes):
 def finished(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     return train_and_evaluate(run_config(data), workdir), workdir
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("", r"pretrained_rate=0\.1: .*begins at random.*--config\.optimizer\.pretrained_rate"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_a_random_backbone_is_not_slowed_as_if_it_were_pretrained(weights, message):
+    """configs/generator_coco.py has this rate; runs from nothing of this file have 1."""
+    changes = {"optimizer.pretrained_rate": 0.1, "generator.weights": weights}
+    with pytest.raises(ValueError, match=message):
+        open_generator_task(from_config_dict(preset_with(changes)), make_mesh(MeshConfig()))
 
 
 @pytest.mark.slow
@@ -238,9 +266,14 @@ def test_recall_is_measured_before_the_first_step_and_after_the_last(finished):
         assert 0 <= record["evaluation/folder/recall_at_half"] <= 1
 
 
+def losses_of(workdir) -> list[float]:
+    return [record["loss"] for record in read_metrics(workdir) if "loss" in record]
+
+
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(data, tmp_path):
-    changes = SETTINGS | {"num_steps": 12}
+def test_a_killed_run_ends_with_the_same_bits(data, finished, tmp_path):
+    """Also where branches are left out, which `finished` keeps."""
+    changes = SETTINGS | {"num_steps": 12, "generator.drop_path": 0.5}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(command(data, whole, **changes)))
     process = start(command(data, killed, **changes))
@@ -254,3 +287,4 @@ def test_a_killed_run_ends_with_the_same_bits(data, tmp_path):
     file = "generator/model.safetensors"
     assert (whole / file).read_bytes() == (killed / file).read_bytes()
     assert read_metrics(whole)[-1] == read_metrics(killed)[-1]
+    assert losses_of(whole)[0] != losses_of(finished[1])[0]

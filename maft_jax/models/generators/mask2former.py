@@ -111,17 +111,20 @@ class Mask2Former(nn.Module):
         text: Float[Array, "c e"] | None = None,
         *,
         every_layer: bool = False,
+        branch_factors: Float[Array, "block 2 b"] | None = None,
     ) -> Predictions:
         """Predictions of the last layer, or of the learned queries and of all layers.
 
         Args:
             images: normalised, and zero where they are padded.
             text: unit rows of the class names, for a generator that reads them.
+            branch_factors: of stochastic depth, for a backbone that has it.
 
         Raises:
             ValueError: text was expected and did not come, or the other way round.
         """
-        mask_features, levels, rows = self.read_maps(self.backbone(images), text)
+        factors = () if branch_factors is None else (branch_factors,)
+        mask_features, levels, rows = self.read_maps(self.backbone(images, *factors), text)
         predictions = self.decoder(levels, mask_features)
         if every_layer:
             queries, embeddings = (jnp.stack(parts) for parts in zip(*predictions, strict=True))

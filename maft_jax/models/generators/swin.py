@@ -96,7 +96,10 @@ class SwinBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+    def __call__(
+        self, x: Float[Array, "b h w d"], factors: Float[Array, "2 b"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """`factors` are what both branches of each image are multiplied by."""
         width, window = x.shape[-1], self.config.window
         height, columns = x.shape[1:3]
         normal = LayerNorm(self.dtype, self.config.norm_epsilon, name="norm1")(x)
@@ -118,10 +121,12 @@ class SwinBlock(nn.Module):
             p=window,
         )
         attended = jnp.roll(attended, (shift, shift), axis=(1, 2))[:, :height, :columns]
-        x = x + attended
+        of_attention, of_mlp = (None, None) if factors is None else factors
+        x = x + _times(attended, of_attention)
         hidden = LayerNorm(self.dtype, self.config.norm_epsilon, name="norm2")(x)
         hidden = linear(int(self.config.mlp_ratio * width), self.dtype, name="fc1")(hidden)
-        return x + linear(width, self.dtype, name="fc2")(jax.nn.gelu(hidden, approximate=False))
+        hidden = jax.nn.gelu(hidden, approximate=False)
+        return x + _times(linear(width, self.dtype, name="fc2")(hidden), of_mlp)
 
 
 class Swin(nn.Module):
@@ -131,8 +136,14 @@ class Swin(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
+    def __call__(
+        self,
+        images: Float[Array, "b h w 3"],
+        factors: Float[Array, "block 2 b"] | None = None,
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """`factors` of all blocks are stochastic depth's, in training."""
         config = self.config
+        of_blocks = iter([None] * sum(config.blocks) if factors is None else factors)
         norm = functools.partial(LayerNorm, self.dtype, config.norm_epsilon)
         patches = rearrange(
             _padded(images.astype(self.dtype), _PATCH),
@@ -153,9 +164,15 @@ class Swin(nn.Module):
                     block % 2 == 1,
                     self.dtype,
                     name=f"stage{stage}_block{block}",
-                )(x)
+                )(x, next(of_blocks))
             maps.append(norm(name=f"norm_{stage}")(x))
         return tuple(maps)
+
+
+def _times(
+    x: Float[Array, "b h w d"], factor: Float[Array, " b"] | None
+) -> Float[Array, "b h w d"]:
+    return x if factor is None else x * factor.astype(x.dtype)[:, None, None, None]
 
 
 def _padded(x: Float[Array, "b h w d"], multiple: int) -> Float[Array, "b h2 w2 d"]:
