@@ -6,7 +6,8 @@ An hour on two CPU cores, besides three generators of masks that it trains. Runs
 are not repeated, so that the command goes on where it was stopped. PAGE then has shapes_world.md
 with its tables and figures, and what they are made of, shapes_world/runs.json and
 learned_masks.json. With --tables=learned_masks the latter alone is new, and the page is made again.
-The generator that comes with the package is WORKDIR/generators/split_0/generator_float16.
+The generator that comes with the package is generator_float16 in
+WORKDIR/generators/split_0-DIGEST, whose name has a digest of its configuration.
 maft_jax/shapes_world/experiments.py says what is run.
 
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.

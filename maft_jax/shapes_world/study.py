@@ -25,7 +25,7 @@ from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
 from maft_jax.shapes_world.experiments import EXPERIMENTS, OF_THE_SPLIT, Experiment
-from maft_jax.shapes_world.generator_training import train_generator
+from maft_jax.shapes_world.generator_training import configuration_digest, train_generator
 from maft_jax.shapes_world.page import PAGE_FILE, write_page
 from maft_jax.shapes_world.study_files import read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
@@ -189,6 +189,8 @@ def _name(experiment: Experiment, seed: int) -> str:
     settings = dataclasses.asdict(experiment) | {"recipe": get_config().to_dict()}
     for irrelevant in ("table", "row", "seeds"):
         del settings[irrelevant]
+    if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
+        settings["generator"] = configuration_digest()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(_clip().read_bytes())
     return f"{digest.hexdigest()[:8]}-seed-{seed}"

@@ -8,10 +8,11 @@ import pytest
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
 from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.configs.generator_shapes_world import get_config as generator_config
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.results import read_result
-from maft_jax.shapes_world import study, worlds
-from maft_jax.shapes_world.experiments import EXPERIMENTS, SEEDS, Experiment
+from maft_jax.shapes_world import generator_training, study, worlds
+from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS, SEEDS, Experiment
 
 
 def draw_small_worlds(folder):
@@ -60,6 +61,24 @@ def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
         study._name(Experiment("main", "split 0", held_out_split=1), 0),
     ]
     assert len({study._name(recipe, 0), *others}) == 5
+
+
+def test_runs_with_learned_masks_alone_change_names_with_their_generators(monkeypatch):
+    experiments = (
+        Experiment("main", "split 0"),
+        Experiment("main", "superpixels", {"proposals.generator": "superpixels"}),
+        Experiment("learned_masks", "split 0", LEARNED_MASKS),
+    )
+    before = [study._name(one, 0) for one in experiments]
+
+    def wider():
+        config = generator_config()
+        config.generator.width *= 2
+        return config
+
+    monkeypatch.setattr(generator_training, "get_config", wider)
+    same = [study._name(one, 0) == name for one, name in zip(experiments, before, strict=True)]
+    assert same == [True, True, False]
 
 
 def test_world_of_another_seed_is_refused(tmp_path):
