@@ -1,4 +1,4 @@
-"""The experiments of docs/shapes_world.md: what each changes in configs/shapes_world.py."""
+"""The experiments of two pages, shapes_world.md and methods_study.md, as changes of the recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +11,9 @@ SEEDS = (0, 1, 2)
 
 OF_THE_SPLIT = "generator of the split"
 """As a path: the study puts the generator there that it trains without the unseen classes."""
+
+MASKS_OF_THE_RECIPE = "masks of the recipe"
+"""As records of an evaluation: the study puts those there that all its other rows have."""
 
 LEARNED_MASKS = {"proposals.generator": "mask2former", "proposals.path": OF_THE_SPLIT}
 
@@ -85,3 +88,26 @@ EXPERIMENTS = (
         for split in range(NUM_SPLITS)
     ),
 )
+
+_SAME_RATE_OF_THE_TOWER = {"optimizer.learning_rate": 1e-3, "optimizer.pretrained_rate": 0.1}
+METHODS = {
+    "MAFT": {},
+    "MAFT on true masks": {
+        "proposals.kinds": ("regions",),
+        "evaluation.records": MASKS_OF_THE_RECIPE,
+    },
+    "MaskCLIP++": {"method": "maskclippp", **_SAME_RATE_OF_THE_TOWER},
+    "LoRA": {"optimizer.lora_rank": 8, "optimizer.learning_rate": 1e-3},
+}
+"""What each row of docs/methods_study.md changes: steps, images and evaluated masks are equal.
+
+Whole kernels of a tower have the rate that was chosen for MAFT, what begins anew ten times that.
+"""
+
+METHODS_TABLE, METHOD_STEPS = "methods", 25
+METHOD_EXPERIMENTS = tuple(
+    Experiment(METHODS_TABLE, method, {"num_steps": METHOD_STEPS, **changes}, split=split)
+    for split in range(NUM_SPLITS)
+    for method, changes in METHODS.items()
+)
+"""Of one page of their own, whose rows have three splits each."""

@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maft_jax.runtime.atomic_files import atomic_write
-from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS
+from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS, METHODS_TABLE
 
-RUNS, LEARNED = "runs.json", "learned_masks.json"
+RUNS, LEARNED, METHODS_FILE = "runs.json", "learned_masks.json", "methods.json"
 _LEARNED_TABLES = frozenset({"learned_masks"})
 
 
 def write_records(
     records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], folder: pathlib.Path
-) -> bool:
-    """Writes those files of which all tables are there; whether there are such.
+) -> set[str]:
+    """Writes those files of which all tables are there; returns their names.
 
     A run is in one file: rows of runs.json's tables with learned masks are found in the other.
     """
     there = {record["table"] for record in records}
     others = {experiment.table for experiment in EXPERIMENTS} - _LEARNED_TABLES
-    files = {RUNS: others, LEARNED: _LEARNED_TABLES}
+    files = {RUNS: others, LEARNED: _LEARNED_TABLES, METHODS_FILE: {METHODS_TABLE}}
     complete = {name: tables for name, tables in files.items() if tables <= there}
     for name, tables in complete.items():
         runs = [
@@ -33,7 +33,7 @@ def write_records(
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / name) as aside:
             aside.write_text(json.dumps({"runs": runs, **provenance}, indent=1) + "\n")
-    return bool(complete)
+    return set(complete)
 
 
 def read_study(folder: pathlib.Path) -> dict[str, Any]:
