@@ -1,10 +1,12 @@
 """The experiments of two pages, shapes_world.md and methods_study.md, as changes of the recipe."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from input_pipeline.shapes_world.vocabulary import NUM_SPLITS
+from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 
 SEEDS = (0, 1, 2)
 """Of pictures, proposals and their order; the CLIP is the same."""
@@ -111,3 +113,19 @@ METHOD_EXPERIMENTS = tuple(
     for method, changes in METHODS.items()
 )
 """Of one page of their own, whose rows have three splits each."""
+
+SECOND_CLIP = "second CLIP"
+"""As pretrained weights: the study puts the CLIP there that it trains as SECOND_CLIP_TRAINING."""
+SECOND_CLIP_TRAINING = ClipTrainingConfig(seed=1, num_steps=800, batch_size=32, num_pictures=6000)
+SECOND_CLIP_TABLE = "methods_second_clip"
+SECOND_CLIP_EXPERIMENTS = tuple(
+    dataclasses.replace(
+        one,
+        table=SECOND_CLIP_TABLE,
+        changes={"model.pretrained": SECOND_CLIP, **one.changes},
+        seeds=(one.split,),
+    )
+    for one in METHOD_EXPERIMENTS
+)
+"""Each split with a seed of its own: three pairs that share no pictures."""
+METHOD_TABLES = (METHODS_TABLE, SECOND_CLIP_TABLE)

@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
 from maft_jax.runtime.atomic_files import atomic_write
-from maft_jax.shapes_world.experiments import METHOD_EXPERIMENTS, METHOD_STEPS, METHODS, Experiment
+from maft_jax.shapes_world.experiments import (
+    METHOD_EXPERIMENTS,
+    METHOD_STEPS,
+    METHODS,
+    SECOND_CLIP_EXPERIMENTS,
+    SECOND_CLIP_TABLE,
+    SECOND_CLIP_TRAINING,
+)
 from maft_jax.shapes_world.method_results import (
     FROZEN,
     LEVEL,
@@ -43,15 +50,13 @@ CLAIMS = (
 """Of what should be above what, in which number; the last one holds, too, where nothing is seen."""
 
 
-def render_method_page(
-    study: Mapping, experiments: Sequence[Experiment] = METHOD_EXPERIMENTS
-) -> str:
-    """The page as Markdown, of methods.json.
+def render_method_page(study: Mapping) -> str:
+    """The page as Markdown, of methods.json and, as `second_clip`, methods_second_clip.json.
 
     Raises:
         ValueError: a run is of no experiment, or had other settings than its experiment.
     """
-    results = MethodResults(study["runs"], experiments)
+    results = MethodResults(study["runs"], METHOD_EXPERIMENTS)
     parts = [
         *_introduction(study, results),
         *_what_is_equal(),
@@ -59,6 +64,8 @@ def render_method_page(
         *_differences(results),
         *_claims(results),
     ]
+    if "second_clip" in study:
+        parts += _second_clip(study["second_clip"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,8 +78,7 @@ def write_method_page(study: Mapping, folder: pathlib.Path) -> None:
 
 def _introduction(study: Mapping, results: MethodResults) -> list[str]:
     minutes = sum(run["seconds"] for run in study["runs"]) / 60
-    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
-    parts = [
+    return [
         "# Methods against each other",
         markdown.paragraph(
             "Ways to teach CLIP masks ([methods.md](methods.md)) on equal terms, in "
@@ -85,14 +91,21 @@ def _introduction(study: Mapping, results: MethodResults) -> list[str]:
         markdown.paragraph(
             f"{len(study['runs'])} runs, {minutes:.0f} minutes in total, made "
             "[methods.json](shapes_world/methods.json), of which this page is made; no result is "
-            f"typed by hand. Machine: {study['machine']}, which others used at the same time. "
-            f"Versions: {versions}."
+            f"typed by hand. {_provenance(study)}"
         ),
+        *_incomplete(results),
     ]
-    if results.missing:
-        missing = "; ".join(results.missing)
-        parts.append(markdown.paragraph(f"**Incomplete.** Not run yet: {missing}."))
-    return parts
+
+
+def _provenance(study: Mapping) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
+    return f"Machine: {study['machine']}, which others used at the same time. Versions: {versions}."
+
+
+def _incomplete(results: MethodResults) -> list[str]:
+    if not results.missing:
+        return []
+    return [markdown.paragraph(f"**Incomplete.** Not run yet: {'; '.join(results.missing)}.")]
 
 
 def _what_is_equal() -> list[str]:
@@ -116,17 +129,43 @@ def _what_is_equal() -> list[str]:
             "**Rows** change of configs/shapes_world.py: "
             + "; ".join(f"*{row}* {changes}" for row, changes in settings.items())
             + ".",
-            "MAFT+ and Mask-Adapter are missing: both need a tower that pools from a map, and the "
-            "tiny CLIP is a ViT. A second tiny CLIP is missing, too: what follows is about this "
-            "one.",
+            "**MAFT+ and Mask-Adapter** are missing: both need a tower that pools from a map, and "
+            "tiny CLIPs here are ViTs.",
         ),
     ]
 
 
+def _second_clip(study: Mapping) -> list[str]:
+    results = MethodResults(study["runs"], SECOND_CLIP_EXPERIMENTS)
+    training, quiz = SECOND_CLIP_TRAINING, study["runs"][0]["quiz"]
+    return [
+        "## A second CLIP",
+        markdown.paragraph(
+            "Whether that is about methods or about one CLIP: the same with another, of seed "
+            f"{training.seed}, whose training was shorter. In the end it names "
+            f"{quiz['object']:.0%} of single objects "
+            "([shapes_world.md](shapes_world.md#the-tiny-clip)). The study trains it; by itself it "
+            "is made by"
+        ),
+        "    python -m maft_jax.cli.train_tiny_clip --workdir=runs/second_clip "
+        f"--seed={training.seed} \\\n        --num_steps={training.num_steps} "
+        f"--batch_size={training.batch_size} --num_pictures={training.num_pictures}",
+        markdown.paragraph(
+            f"{results.num_pairs} pairs, which share no pictures "
+            "([methods_second_clip.json](shapes_world/methods_second_clip.json), with "
+            f"`--tables={SECOND_CLIP_TABLE}`); so few that the test sees large differences alone. "
+            f"{_provenance(study)}"
+        ),
+        *_incomplete(results),
+        _results_table(results),
+        f"Against {REFERENCE}:",
+        _difference_table(results, REFERENCE),
+        "The claims, with this CLIP:",
+        _claims_table(results),
+    ]
+
+
 def _table(results: MethodResults) -> list[str]:
-    lines = [[FROZEN, *_cells(results, FROZEN), "-"]]
-    for method in results.methods:
-        lines.append([method, *_cells(results, method), _time(results.relative_times(method))])
     return [
         "## Results",
         markdown.paragraph(
@@ -134,8 +173,15 @@ def _table(results: MethodResults) -> list[str]:
             "deviation over pairs. Time of a step is a multiple of MAFT's in the same pair: the "
             "median, and the range over pairs, which tells how busy the machine was besides."
         ),
-        markdown.table(["", *METRICS, "time"], lines),
+        _results_table(results),
     ]
+
+
+def _results_table(results: MethodResults) -> str:
+    lines = [[FROZEN, *_cells(results, FROZEN), "-"]]
+    for method in results.methods:
+        lines.append([method, *_cells(results, method), _time(results.relative_times(method))])
+    return markdown.table(["", *METRICS, "time"], lines)
 
 
 def _time(ratios: Sequence[float]) -> str:
@@ -183,18 +229,21 @@ def _difference_cell(difference: Difference) -> str:
 
 
 def _claims(results: MethodResults) -> list[str]:
-    lines = []
-    for method, other, metric, claim in CLAIMS:
-        if not {method, REFERENCE} <= set(results.methods):
-            continue
-        found = results.difference(method, other, metric)
-        holds = {"higher": "yes", "lower": "no", "open": "cannot be told"}[found.verdict]
-        lines.append([claim, f"{metric}: {method} less {other} {found}", holds])
     return [
         "## Claims, here",
         markdown.paragraph(
             "A claim puts one mean above another. It holds (yes) or does not (no) where the paired "
             "test sees the difference; else it cannot be told."
         ),
-        markdown.table(["claim", "here", "holds?"], lines),
+        _claims_table(results),
     ]
+
+
+def _claims_table(results: MethodResults) -> str:
+    lines = []
+    for method, other, metric, claim in CLAIMS:
+        if {method, REFERENCE} <= set(results.methods):
+            found = results.difference(method, other, metric)
+            holds = {"higher": "yes", "lower": "no", "open": "cannot be told"}[found.verdict]
+            lines.append([claim, f"{metric}: {method} less {other} {found}", holds])
+    return markdown.table(["claim", "here", "holds?"], lines)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import t as students_t
 
-from maft_jax.shapes_world.experiments import METHOD_EXPERIMENTS, Experiment
+from maft_jax.shapes_world.experiments import Experiment
 from maft_jax.shapes_world.study_results import as_json
 
 METRICS = {
@@ -70,9 +70,7 @@ class MethodResults:
         ValueError: a run is of no experiment, or had other settings than its experiment.
     """
 
-    def __init__(
-        self, runs: Sequence[Mapping], experiments: Sequence[Experiment] = METHOD_EXPERIMENTS
-    ):
+    def __init__(self, runs: Sequence[Mapping], experiments: Sequence[Experiment]):
         known = {(one.row, one.split, seed): one for one in experiments for seed in one.seeds}
         self._runs: dict[str, dict[Pair, Mapping]] = {row: {} for row, _, _ in known}
         for run in runs:
@@ -80,7 +78,7 @@ class MethodResults:
             if experiment is None or as_json(experiment.changes) != run["settings"]:
                 raise ValueError(
                     f"row {run['row']!r}, split {run['split']}, seed {run['seed']}: expected a run "
-                    f"of METHOD_EXPERIMENTS, got one with the settings {run['settings']}; run the "
+                    f"of its table, got one with the settings {run['settings']}; run the "
                     "study again"
                 )
             self._runs[run["row"]][run["split"], run["seed"]] = run

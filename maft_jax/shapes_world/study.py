@@ -30,24 +30,31 @@ from maft_jax.proposals.precompute_job import job_from_config
 from maft_jax.runtime.metric_logging import read_metrics
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
+from maft_jax.shapes_world.clip_training import CURVE_FILE, train_clip
 from maft_jax.shapes_world.experiments import (
     EXPERIMENTS,
     MASKS_OF_THE_RECIPE,
     METHOD_EXPERIMENTS,
-    METHODS_TABLE,
+    METHOD_TABLES,
     OF_THE_SPLIT,
+    SECOND_CLIP,
+    SECOND_CLIP_EXPERIMENTS,
+    SECOND_CLIP_TABLE,
+    SECOND_CLIP_TRAINING,
     Experiment,
 )
 from maft_jax.shapes_world.generator_training import configuration_digest, train_generator
 from maft_jax.shapes_world.method_page import METHOD_PAGE_FILE, write_method_page
 from maft_jax.shapes_world.page import PAGE_FILE, write_page
-from maft_jax.shapes_world.study_files import METHODS_FILE, read_study, write_records
+from maft_jax.shapes_world.study_files import OF_METHODS, read_methods, read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import BUILT_IN
 
 DEVELOPMENT_SEED = 1000
 """Of the world whose pictures settings are chosen by."""
+
+_SECOND_CLIP_FOLDER = "second_clip"
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +71,7 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
         ValueError: there is no such table.
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
-    experiments = [*EXPERIMENTS, *METHOD_EXPERIMENTS]
+    experiments = [*EXPERIMENTS, *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS]
     known = dict.fromkeys(experiment.table for experiment in experiments)
     if unknown := sorted(set(tables) - set(known)):
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
@@ -116,7 +123,9 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
 def _turn(run: tuple[Experiment, int]) -> tuple[int, ...]:
     """Methods that are compared come one after the other, on a machine that is equally busy."""
     experiment, seed = run
-    return (1, seed, experiment.split) if experiment.table == METHODS_TABLE else (0,)
+    if experiment.table not in METHOD_TABLES:
+        return (0,)
+    return 1 + METHOD_TABLES.index(experiment.table), seed, experiment.split
 
 
 def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> list[pathlib.Path]:
@@ -135,10 +144,10 @@ def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> l
     }
     written = write_records(records, provenance, folder / DATASET)
     pages = []
-    if METHODS_FILE in written:
-        write_method_page(json.loads((folder / DATASET / METHODS_FILE).read_text()), folder)
+    if written & OF_METHODS:
+        write_method_page(read_methods(folder / DATASET), folder)
         pages.append(folder / METHOD_PAGE_FILE)
-    if written - {METHODS_FILE}:
+    if written - OF_METHODS:
         curve = json.loads(_clip().with_suffix(".json").read_text())
         write_page(read_study(folder / DATASET), curve, folder)
         pages.append(folder / PAGE_FILE)
@@ -152,7 +161,7 @@ def _run(
     config = experiment_config(experiment, seed, folder)
     started = time.monotonic()
     workdir = folder / "runs" / path.stem
-    if experiment.table == METHODS_TABLE:
+    if experiment.table in METHOD_TABLES:
         _reuse_frozen(folder, workdir, experiment, seed)
     train_and_evaluate(config, workdir)
     steps = sorted(
@@ -166,8 +175,12 @@ def _run(
         "scores": [{"step": step, **_scores(experiment, workdir, step)} for step in steps],
         "seconds": round(time.monotonic() - started, 1),
     }
-    if experiment.table == METHODS_TABLE:
+    if experiment.table in METHOD_TABLES:
         record["seconds_per_step"] = _seconds_per_step(workdir)
+    if experiment.table == SECOND_CLIP_TABLE:
+        record["quiz"] = json.loads((folder / _SECOND_CLIP_FOLDER / CURVE_FILE).read_text())[
+            "quiz"
+        ][-1]
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_sealed_json(path, record)
 
@@ -180,9 +193,10 @@ def _reuse_frozen(
     What is corrupt, or of another key, is evaluated again.
     """
     frozen = workdir / RESULTS_FOLDER / "step_0"
-    for other in METHOD_EXPERIMENTS:
+    for other in (*METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS):
         found = folder / "runs" / _name(other, seed) / RESULTS_FOLDER / "step_0"
-        if other.split == experiment.split and found.exists() and not frozen.exists():
+        same = (other.table, other.split) == (experiment.table, experiment.split)
+        if same and found.exists() and not frozen.exists():
             shutil.copytree(found, frozen)
 
 
@@ -210,6 +224,9 @@ def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -
     }
     if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
         changes["proposals.path"] = str(train_generator(folder, experiment.split))
+    if experiment.changes.get("model.pretrained") == SECOND_CLIP:
+        clip = train_clip(SECOND_CLIP_TRAINING, folder / _SECOND_CLIP_FOLDER)
+        changes["model.pretrained"] = str(clip)
     if experiment.changes.get("evaluation.records") == MASKS_OF_THE_RECIPE:
         changes["evaluation.records"] = str(_masks_of_the_recipe(folder, seed))
         changes["evaluation.roots.shapes_world"] = ""
@@ -236,7 +253,7 @@ def _scores(experiment: Experiment, workdir: pathlib.Path, step: int) -> dict[st
     if experiment.held_out_split is None:
         numbers = result.zero_shot
         scores = {"seen": numbers.seen_miou, "unseen": numbers.unseen_miou, "hiou": numbers.hiou}
-        return scores | (_mask_scores(result) if experiment.table == METHODS_TABLE else {})
+        return scores | (_mask_scores(result) if experiment.table in METHOD_TABLES else {})
     return _held_out_scores(result, experiment)
 
 
@@ -263,8 +280,10 @@ def _name(experiment: Experiment, seed: int) -> str:
     settings = dataclasses.asdict(experiment) | {"recipe": get_config().to_dict()}
     for irrelevant in ("table", "row", "seeds"):
         del settings[irrelevant]
-    if experiment.table == METHODS_TABLE:  # whose results have more numbers
-        settings["table"] = METHODS_TABLE
+    if experiment.table in METHOD_TABLES:  # whose results have more numbers
+        settings["table"] = experiment.table
+    if experiment.changes.get("model.pretrained") == SECOND_CLIP:
+        settings["clip"] = dataclasses.asdict(SECOND_CLIP_TRAINING)
     if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
         settings["generator"] = configuration_digest()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

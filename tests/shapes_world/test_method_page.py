@@ -5,7 +5,13 @@ import statistics
 import pytest
 from scipy.stats import ttest_rel
 
-from maft_jax.shapes_world.experiments import METHOD_EXPERIMENTS, METHOD_STEPS, METHODS, SEEDS
+from maft_jax.shapes_world.experiments import (
+    METHOD_EXPERIMENTS,
+    METHOD_STEPS,
+    METHODS,
+    SECOND_CLIP_EXPERIMENTS,
+    SEEDS,
+)
 from maft_jax.shapes_world.method_page import (
     CLAIMS,
     render_method_page,
@@ -66,7 +72,7 @@ def test_table_has_means_and_deviations_over_pairs_and_the_time_beside_mafts():
 
 
 def test_differences_are_taken_pair_by_pair():
-    results = MethodResults(make_study()["runs"])
+    results = MethodResults(make_study()["runs"], METHOD_EXPERIMENTS)
     found = results.difference("MAFT on true masks", "MAFT", "hIoU")
     assert found.values == pytest.approx([3.0] * 9) and found.verdict == "higher"
     assert results.difference("LoRA", "MAFT", "seen").verdict == "lower"
@@ -113,9 +119,26 @@ def test_page_without_some_runs_names_them():
     assert "5.0 ± 0.0**, 6 of 6" in page
 
 
+def test_second_clip_has_a_section_of_its_own():
+    study = make_study()
+    runs = [make_run(one, seed) for one in SECOND_CLIP_EXPERIMENTS for seed in one.seeds]
+    quiz = {"object": 0.417}
+    study["second_clip"] = {
+        "runs": [run | {"quiz": quiz} for run in runs],
+        "versions": {"jax": "10.1"},
+        "machine": "a slide rule",
+    }
+    page = render_method_page(study)
+    second = " ".join(page.partition("## A second CLIP")[2].split())
+    assert "names 42% of single objects" in second and "3 pairs, which share no" in second
+    assert "Machine: a slide rule" in second and "Versions: jax 10.1" in second
+    assert cells(page, "## A second CLIP", "MAFT on true masks")[0] == "40.1 ± 7.1"
+    assert page.startswith(render_method_page(make_study()).rstrip())
+
+
 @pytest.mark.parametrize("change", [{"settings": {"num_steps": 7}}, {"row": "?"}, {"split": 3}])
 def test_run_of_no_experiment_is_refused(change):
     study = make_study()
     study["runs"][-1] |= change
-    with pytest.raises(ValueError, match=r"expected a run of METHOD_EXPERIMENTS.*study again"):
+    with pytest.raises(ValueError, match=r"expected a run of its table.*study again"):
         render_method_page(study)

@@ -18,6 +18,7 @@ from maft_jax.shapes_world.experiments import (
     LEARNED_MASKS,
     METHOD_EXPERIMENTS,
     METHODS,
+    SECOND_CLIP_EXPERIMENTS,
     SEEDS,
     Experiment,
 )
@@ -38,6 +39,7 @@ def test_every_experiment_is_a_valid_configuration(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(study, "train_generator", lambda folder, split: f"generator_{split}")
     monkeypatch.setattr(study, "precompute", made.append)
+    monkeypatch.setattr(study, "train_clip", lambda config, folder: f"clip_{config.seed}")
     monkeypatch.setattr(study, "job_from_config", lambda config: config.data)
     for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
         world = tmp_path / "worlds" / f"seed_{seed}"
@@ -45,12 +47,14 @@ def test_every_experiment_is_a_valid_configuration(tmp_path, monkeypatch):
         (world / "world.json").write_text(
             json.dumps({"seed": seed, "world_version": WORLD_VERSION})
         )
-    for experiment in (*EXPERIMENTS, *METHOD_EXPERIMENTS):
+    for experiment in (*EXPERIMENTS, *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS):
         config = study.experiment_config(experiment, 0, tmp_path)
         assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
         assert config.evaluation.num_pictures == 0
         if experiment.table == "learned_masks":
             assert config.proposals.path == f"generator_{experiment.split}"
+        of_second = experiment.table == "methods_second_clip"
+        assert config.model.pretrained == ("clip_1" if of_second else "built-in:shapes_world")
         if experiment.row == "MAFT on true masks":
             assert not config.evaluation.roots.shapes_world
             assert made[-1].records == f"{config.evaluation.records}/shapes_world"
@@ -95,6 +99,15 @@ def test_runs_with_learned_masks_alone_change_names_with_their_generators(monkey
     assert same == [True, True, False]
 
 
+def test_runs_of_the_second_clip_alone_change_names_with_its_training(monkeypatch):
+    experiments = METHOD_EXPERIMENTS[0], SECOND_CLIP_EXPERIMENTS[0]
+    before = [study._name(one, 0) for one in experiments]
+    longer = dataclasses.replace(study.SECOND_CLIP_TRAINING, num_steps=2)
+    monkeypatch.setattr(study, "SECOND_CLIP_TRAINING", longer)
+    same = [study._name(one, 0) == name for one, name in zip(experiments, before, strict=True)]
+    assert same == [True, False]
+
+
 def test_methods_of_a_split_and_a_seed_come_one_after_the_other(tmp_path, monkeypatch):
     ran = []
 
@@ -137,6 +150,7 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
     experiment = Experiment("main", "split 0", seeds=(0,))
     monkeypatch.setattr(study, "EXPERIMENTS", (experiment,))
     monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
+    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
     monkeypatch.setattr(study, "experiment_config", lambda *_: None)
     monkeypatch.setattr(study, "_scores", lambda *_: {"seen": 0.45, "unseen": 0.25})
     trained = []
@@ -196,6 +210,7 @@ def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_pa
     )
     monkeypatch.setattr(study, "EXPERIMENTS", experiments)
     monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
+    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
     held_out, main, both = study.run_study(tmp_path)
     assert [score["step"] for score in held_out["scores"]] == [0, 2]
     assert [score["step"] for score in main["scores"]] == [0, 2]
