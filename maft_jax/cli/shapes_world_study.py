@@ -1,12 +1,14 @@
-"""Repeats the method's study in shapes world: several seeds and splits, and its ablations.
+"""Repeats the studies in shapes world: the method with its ablations, and methods compared.
 
     python -m maft_jax.cli.shapes_world_study --workdir=runs/study --page=docs
 
-An hour on two CPU cores, besides three generators of masks that it trains. Runs that WORKDIR holds
-are not repeated, so that the command goes on where it was stopped. PAGE then has shapes_world.md
-with its tables and figures, and what they are made of, shapes_world/runs.json and
-learned_masks.json. With --tables=learned_masks the latter alone is new, and the page is made again.
-The generator that comes with the package is WORKDIR/generators/split_0/generator_float16.
+An hour and a half on two CPU cores, besides three generators of masks that it trains. Runs that
+WORKDIR holds are not repeated, so that the command goes on where it was stopped. PAGE then has
+shapes_world.md with its tables and figures, and what they are made of, shapes_world/runs.json and
+learned_masks.json; and methods_study.md, made of shapes_world/methods.json. With
+--tables=learned_masks or --tables=methods that file alone is new, and its page is made again.
+The generator that comes with the package is generator_float16 in
+WORKDIR/generators/split_0-DIGEST, whose name has a digest of its configuration.
 maft_jax/shapes_world/experiments.py says what is run.
 
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
@@ -22,7 +24,9 @@ from maft_jax.runtime.console import log_to_stderr, run_and_report
 _WORKDIR = command_line.define_path("workdir", "runs/study", "folder for worlds and runs")
 _PAGE = command_line.define_path("page", "runs/study/page", "folder to write the page to")
 _TABLES = flags.DEFINE_list(
-    "tables", [], "only these tables' runs, with a page for learned_masks alone; empty = all"
+    "tables",
+    [],
+    "only these tables' runs, with a page for learned_masks or methods alone; empty = all",
 )
 
 
@@ -35,8 +39,7 @@ def main(arguments: list[str]) -> int:
         from maft_jax.shapes_world.study import run_study, write_study
 
         records = run_study(pathlib.Path(_WORKDIR.value), _TABLES.value)
-        page = write_study(records, pathlib.Path(_PAGE.value))
-        if page is not None:
+        for page in write_study(records, pathlib.Path(_PAGE.value)):
             print(page)
 
     return run_and_report(work)

@@ -23,6 +23,12 @@ _DEFAULTS = ClipTrainingConfig()
 _WORKDIR = command_line.define_path("workdir", "runs/tiny_clip", "folder to write to")
 _SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "another one is another CLIP", lower_bound=0)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", _DEFAULTS.num_steps, "of training", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", _DEFAULTS.batch_size, "pictures per step", lower_bound=2
+)
+_NUM_PICTURES = flags.DEFINE_integer(
+    "num_pictures", _DEFAULTS.num_pictures, "that are drawn", lower_bound=100
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +39,12 @@ def main(arguments: list[str]) -> int:
     def train():
         from maft_jax.shapes_world.clip_training import train_clip
 
-        config = ClipTrainingConfig(seed=_SEED.value, num_steps=_NUM_STEPS.value)
+        config = ClipTrainingConfig(
+            seed=_SEED.value,
+            num_steps=_NUM_STEPS.value,
+            batch_size=_BATCH_SIZE.value,
+            num_pictures=_NUM_PICTURES.value,
+        )
         weights = train_clip(config, pathlib.Path(_WORKDIR.value))
         print(f"{weights}\nfine-tune it: python -m maft_jax.cli.demo --clip={weights}")
 

@@ -1,16 +1,21 @@
-"""The experiments of docs/shapes_world.md: what each changes in configs/shapes_world.py."""
+"""The experiments of two pages, shapes_world.md and methods_study.md, as changes of the recipe."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from input_pipeline.shapes_world.vocabulary import NUM_SPLITS
+from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 
 SEEDS = (0, 1, 2)
 """Of pictures, proposals and their order; the CLIP is the same."""
 
 OF_THE_SPLIT = "generator of the split"
 """As a path: the study puts the generator there that it trains without the unseen classes."""
+
+MASKS_OF_THE_RECIPE = "masks of the recipe"
+"""As records of an evaluation: the study puts those there that all its other rows have."""
 
 LEARNED_MASKS = {"proposals.generator": "mask2former", "proposals.path": OF_THE_SPLIT}
 
@@ -85,3 +90,42 @@ EXPERIMENTS = (
         for split in range(NUM_SPLITS)
     ),
 )
+
+_SAME_RATE_OF_THE_TOWER = {"optimizer.learning_rate": 1e-3, "optimizer.pretrained_rate": 0.1}
+METHODS = {
+    "MAFT": {},
+    "MAFT on true masks": {
+        "proposals.kinds": ("regions",),
+        "evaluation.records": MASKS_OF_THE_RECIPE,
+    },
+    "MaskCLIP++": {"method": "maskclippp", **_SAME_RATE_OF_THE_TOWER},
+    "LoRA": {"optimizer.lora_rank": 8, "optimizer.learning_rate": 1e-3},
+}
+"""What each row of docs/methods_study.md changes: steps, images and evaluated masks are equal.
+
+Whole kernels of a tower have the rate that was chosen for MAFT, what begins anew ten times that.
+"""
+
+METHODS_TABLE, METHOD_STEPS = "methods", 25
+METHOD_EXPERIMENTS = tuple(
+    Experiment(METHODS_TABLE, method, {"num_steps": METHOD_STEPS, **changes}, split=split)
+    for split in range(NUM_SPLITS)
+    for method, changes in METHODS.items()
+)
+"""Of one page of their own, whose rows have three splits each."""
+
+SECOND_CLIP = "second CLIP"
+"""As pretrained weights: the study puts the CLIP there that it trains as SECOND_CLIP_TRAINING."""
+SECOND_CLIP_TRAINING = ClipTrainingConfig(seed=1, num_steps=800, batch_size=32, num_pictures=6000)
+SECOND_CLIP_TABLE = "methods_second_clip"
+SECOND_CLIP_EXPERIMENTS = tuple(
+    dataclasses.replace(
+        one,
+        table=SECOND_CLIP_TABLE,
+        changes={"model.pretrained": SECOND_CLIP, **one.changes},
+        seeds=(one.split,),
+    )
+    for one in METHOD_EXPERIMENTS
+)
+"""Each split with a seed of its own: three pairs that share no pictures."""
+METHOD_TABLES = (METHODS_TABLE, SECOND_CLIP_TABLE)

@@ -1,5 +1,7 @@
 """The generators of learned masks, one per split: none saw the labels of its unseen classes."""
 
+import hashlib
+import json
 import pathlib
 import shutil
 
@@ -22,15 +24,22 @@ HALF_FOLDER = "generator_float16"
 """Of the trained generator, in the workdir."""
 
 
+def configuration_digest() -> str:
+    """What configs/generator_shapes_world.py says, as a part of names."""
+    settings = json.dumps(get_config().to_dict(), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:8]
+
+
 def train_generator(folder: pathlib.Path, split: int) -> pathlib.Path:
     """Trains configs/generator_shapes_world.py for a split below `folder`, unless it is there.
 
-    Returns its folder, with weights in float16 as the package has them.
+    What another configuration trained stays beside it. Returns its folder, with weights in float16
+    as the package has them.
 
     Raises:
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
-    workdir = folder / "generators" / f"split_{split}"
+    workdir = folder / "generators" / f"split_{split}-{configuration_digest()}"
     half = workdir / HALF_FOLDER
     if (half / WEIGHTS).exists():
         return half

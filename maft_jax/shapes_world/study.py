@@ -1,4 +1,4 @@
-"""Runs the experiments of docs/shapes_world.md, and keeps what they measured as JSON."""
+"""Runs the experiments of the studies in docs, and keeps what they measured as JSON."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,15 @@ import logging
 import os
 import pathlib
 import platform
+import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
@@ -22,18 +25,36 @@ from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
+from maft_jax.proposals.precompute import precompute
+from maft_jax.proposals.precompute_job import job_from_config
+from maft_jax.runtime.metric_logging import read_metrics
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
-from maft_jax.shapes_world.experiments import EXPERIMENTS, OF_THE_SPLIT, Experiment
-from maft_jax.shapes_world.generator_training import train_generator
+from maft_jax.shapes_world.clip_training import CURVE_FILE, train_clip
+from maft_jax.shapes_world.experiments import (
+    EXPERIMENTS,
+    MASKS_OF_THE_RECIPE,
+    METHOD_EXPERIMENTS,
+    METHOD_TABLES,
+    OF_THE_SPLIT,
+    SECOND_CLIP,
+    SECOND_CLIP_EXPERIMENTS,
+    SECOND_CLIP_TABLE,
+    SECOND_CLIP_TRAINING,
+    Experiment,
+)
+from maft_jax.shapes_world.generator_training import configuration_digest, train_generator
+from maft_jax.shapes_world.method_page import METHOD_PAGE_FILE, write_method_page
 from maft_jax.shapes_world.page import PAGE_FILE, write_page
-from maft_jax.shapes_world.study_files import read_study, write_records
+from maft_jax.shapes_world.study_files import OF_METHODS, read_methods, read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import BUILT_IN
 
 DEVELOPMENT_SEED = 1000
 """Of the world whose pictures settings are chosen by."""
+
+_SECOND_CLIP_FOLDER = "second_clip"
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +71,11 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
         ValueError: there is no such table.
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
-    known = dict.fromkeys(experiment.table for experiment in EXPERIMENTS)
+    experiments = [*EXPERIMENTS, *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS]
+    known = dict.fromkeys(experiment.table for experiment in experiments)
     if unknown := sorted(set(tables) - set(known)):
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
-    chosen = [experiment for experiment in EXPERIMENTS if experiment.table in (tables or known)]
+    chosen = [experiment for experiment in experiments if experiment.table in (tables or known)]
     with _programs_compiled_once():
         return _run_missing(chosen, folder)
 
@@ -71,7 +93,9 @@ def _programs_compiled_once() -> Iterator[None]:
 
 
 def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dict[str, Any]]:
-    runs = [(experiment, seed) for experiment in chosen for seed in experiment.seeds]
+    runs = sorted(
+        ((experiment, seed) for experiment in chosen for seed in experiment.seeds), key=_turn
+    )
     records = []
     started, num_new = time.monotonic(), 0
     for number, (experiment, seed) in enumerate(runs, start=1):
@@ -96,11 +120,19 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
     return records
 
 
-def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> pathlib.Path | None:
-    """Writes the page and, in a folder beside it, the records that it is made of.
+def _turn(run: tuple[Experiment, int]) -> tuple[int, ...]:
+    """Methods that are compared come one after the other, on a machine that is equally busy."""
+    experiment, seed = run
+    if experiment.table not in METHOD_TABLES:
+        return (0,)
+    return 1 + METHOD_TABLES.index(experiment.table), seed, experiment.split
 
-    Without all tables of a file of records, that file stays as it is; without those of any, all
-    does, and None is returned.
+
+def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the pages and, in a folder beside them, the records that they are made of.
+
+    Without all tables of a file of records, that file and its page stay as they are. Returns the
+    pages that were written.
 
     Raises:
         ValueError: `folder` has learned masks alone, which make no page.
@@ -110,11 +142,16 @@ def write_study(records: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> p
         "versions": versions(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
     }
-    if not write_records(records, provenance, folder / DATASET):
-        return None
-    curve = json.loads(_clip().with_suffix(".json").read_text())
-    write_page(read_study(folder / DATASET), curve, folder)
-    return folder / PAGE_FILE
+    written = write_records(records, provenance, folder / DATASET)
+    pages = []
+    if written & OF_METHODS:
+        write_method_page(read_methods(folder / DATASET), folder)
+        pages.append(folder / METHOD_PAGE_FILE)
+    if written - OF_METHODS:
+        curve = json.loads(_clip().with_suffix(".json").read_text())
+        write_page(read_study(folder / DATASET), curve, folder)
+        pages.append(folder / PAGE_FILE)
+    return pages
 
 
 def _run(
@@ -124,6 +161,8 @@ def _run(
     config = experiment_config(experiment, seed, folder)
     started = time.monotonic()
     workdir = folder / "runs" / path.stem
+    if experiment.table in METHOD_TABLES:
+        _reuse_frozen(folder, workdir, experiment, seed)
     train_and_evaluate(config, workdir)
     steps = sorted(
         int(evaluated.name.partition("_")[2])
@@ -136,8 +175,39 @@ def _run(
         "scores": [{"step": step, **_scores(experiment, workdir, step)} for step in steps],
         "seconds": round(time.monotonic() - started, 1),
     }
+    if experiment.table in METHOD_TABLES:
+        record["seconds_per_step"] = _seconds_per_step(workdir)
+    if experiment.table == SECOND_CLIP_TABLE:
+        record["quiz"] = json.loads((folder / _SECOND_CLIP_FOLDER / CURVE_FILE).read_text())[
+            "quiz"
+        ][-1]
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_sealed_json(path, record)
+
+
+def _reuse_frozen(
+    folder: pathlib.Path, workdir: pathlib.Path, experiment: Experiment, seed: int
+) -> None:
+    """Copies what another method's run has of the frozen CLIP, which evaluation checks by its key.
+
+    What is corrupt, or of another key, is evaluated again.
+    """
+    frozen = workdir / RESULTS_FOLDER / "step_0"
+    for other in (*METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS):
+        found = folder / "runs" / _name(other, seed) / RESULTS_FOLDER / "step_0"
+        same = (other.table, other.split) == (experiment.table, experiment.split)
+        if same and found.exists() and not frozen.exists():
+            shutil.copytree(found, frozen)
+
+
+def _seconds_per_step(workdir: pathlib.Path) -> float:
+    """The median over the windows of the log, of which the first is left out."""
+    windows = [
+        found["seconds_per_step"]
+        for found in read_metrics(epath.Path(workdir))
+        if "seconds_per_step" in found
+    ]
+    return round(statistics.median(windows[1:]), 4)
 
 
 def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -> Config:
@@ -154,6 +224,12 @@ def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -
     }
     if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
         changes["proposals.path"] = str(train_generator(folder, experiment.split))
+    if experiment.changes.get("model.pretrained") == SECOND_CLIP:
+        clip = train_clip(SECOND_CLIP_TRAINING, folder / _SECOND_CLIP_FOLDER)
+        changes["model.pretrained"] = str(clip)
+    if experiment.changes.get("evaluation.records") == MASKS_OF_THE_RECIPE:
+        changes["evaluation.records"] = str(_masks_of_the_recipe(folder, seed))
+        changes["evaluation.roots.shapes_world"] = ""
     if experiment.held_out_split is not None:
         development = folder / "worlds" / f"seed_{DEVELOPMENT_SEED + seed}"
         draw_world(development, DEVELOPMENT_SEED + seed)
@@ -162,13 +238,28 @@ def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -
     return world_config(data, folder / "cache", seed, unseen, changes)
 
 
+def _masks_of_the_recipe(folder: pathlib.Path, seed: int) -> pathlib.Path:
+    """A folder with the records that the recipe evaluates, which are made unless they are there."""
+    records = folder / "evaluated_masks" / f"seed_{seed}"
+    changes = {"data.split": "val", "data.records": str(records / DATASET)}
+    data = folder / "worlds" / f"seed_{seed}"
+    precompute(job_from_config(world_config(data, folder / "cache", seed, (), changes)))
+    return records
+
+
 def _scores(experiment: Experiment, workdir: pathlib.Path, step: int) -> dict[str, float]:
     """mIoU (gt_or_pred) of seen and unseen classes, or of seen and held-out ones."""
     result = read_result(workdir / RESULTS_FOLDER / f"step_{step}" / f"{DATASET}.json")
     if experiment.held_out_split is None:
         numbers = result.zero_shot
-        return {"seen": numbers.seen_miou, "unseen": numbers.unseen_miou, "hiou": numbers.hiou}
+        scores = {"seen": numbers.seen_miou, "unseen": numbers.unseen_miou, "hiou": numbers.hiou}
+        return scores | (_mask_scores(result) if experiment.table in METHOD_TABLES else {})
     return _held_out_scores(result, experiment)
+
+
+def _mask_scores(result: EvaluationResult) -> dict[str, float]:
+    masks = result.masks
+    return {"seen_masks": masks.seen_mask_accuracy, "unseen_masks": masks.unseen_mask_accuracy}
 
 
 def _held_out_scores(result: EvaluationResult, experiment: Experiment) -> dict[str, float]:
@@ -189,6 +280,12 @@ def _name(experiment: Experiment, seed: int) -> str:
     settings = dataclasses.asdict(experiment) | {"recipe": get_config().to_dict()}
     for irrelevant in ("table", "row", "seeds"):
         del settings[irrelevant]
+    if experiment.table in METHOD_TABLES:  # whose results have more numbers
+        settings["table"] = experiment.table
+    if experiment.changes.get("model.pretrained") == SECOND_CLIP:
+        settings["clip"] = dataclasses.asdict(SECOND_CLIP_TRAINING)
+    if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
+        settings["generator"] = configuration_digest()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(_clip().read_bytes())
     return f"{digest.hexdigest()[:8]}-seed-{seed}"

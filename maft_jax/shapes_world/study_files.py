@@ -6,22 +6,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maft_jax.runtime.atomic_files import atomic_write
-from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS
+from maft_jax.shapes_world.experiments import (
+    EXPERIMENTS,
+    LEARNED_MASKS,
+    METHODS_TABLE,
+    SECOND_CLIP_TABLE,
+)
 
-RUNS, LEARNED = "runs.json", "learned_masks.json"
+RUNS, LEARNED, METHODS_FILE = "runs.json", "learned_masks.json", "methods.json"
+SECOND_CLIP_FILE = "methods_second_clip.json"
+OF_METHODS = {METHODS_FILE, SECOND_CLIP_FILE}
 _LEARNED_TABLES = frozenset({"learned_masks"})
 
 
 def write_records(
     records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any], folder: pathlib.Path
-) -> bool:
-    """Writes those files of which all tables are there; whether there are such.
+) -> set[str]:
+    """Writes those files of which all tables are there; returns their names.
 
     A run is in one file: rows of runs.json's tables with learned masks are found in the other.
     """
     there = {record["table"] for record in records}
     others = {experiment.table for experiment in EXPERIMENTS} - _LEARNED_TABLES
-    files = {RUNS: others, LEARNED: _LEARNED_TABLES}
+    files = {
+        RUNS: others,
+        LEARNED: _LEARNED_TABLES,
+        METHODS_FILE: {METHODS_TABLE},
+        SECOND_CLIP_FILE: {SECOND_CLIP_TABLE},
+    }
     complete = {name: tables for name, tables in files.items() if tables <= there}
     for name, tables in complete.items():
         runs = [
@@ -33,7 +45,7 @@ def write_records(
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / name) as aside:
             aside.write_text(json.dumps({"runs": runs, **provenance}, indent=1) + "\n")
-    return bool(complete)
+    return set(complete)
 
 
 def read_study(folder: pathlib.Path) -> dict[str, Any]:
@@ -42,13 +54,26 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no runs.json.
     """
-    path = folder / RUNS
+    return _read(folder, RUNS, "learned_masks", LEARNED)
+
+
+def read_methods(folder: pathlib.Path) -> dict[str, Any]:
+    """methods.json and, as `second_clip`, what methods_second_clip.json has, if it is there.
+
+    Raises:
+        ValueError: there is no methods.json.
+    """
+    return _read(folder, METHODS_FILE, "second_clip", SECOND_CLIP_FILE)
+
+
+def _read(folder: pathlib.Path, first: str, name: str, second: str) -> dict[str, Any]:
+    path = folder / first
     if not path.exists():
         raise ValueError(
             f"{path}: there is none, and a page is made of both files; give the page that has one "
             "(--page=docs), or run all tables"
         )
     study = json.loads(path.read_text())
-    if (folder / LEARNED).exists():
-        study["learned_masks"] = json.loads((folder / LEARNED).read_text())
+    if (folder / second).exists():
+        study[name] = json.loads((folder / second).read_text())
     return study

@@ -120,7 +120,7 @@ class Results:
         self._experiments = experiments
         self._runs = {(run["table"], run["row"], run["seed"]): run for run in runs}
         expected = {
-            (one.table, one.row, seed): (_plain(one.changes), one.split)
+            (one.table, one.row, seed): (as_json(one.changes), one.split)
             for one in experiments
             for seed in one.seeds
         }
@@ -164,7 +164,7 @@ class Results:
         own = self._runs.get((experiment.table, experiment.row, seed))
         if own is not None or experiment.held_out_split is not None:
             return own
-        wanted = (_plain(experiment.changes), experiment.split, seed)
+        wanted = (as_json(experiment.changes), experiment.split, seed)
         for run in self._runs.values():
             same = (run["settings"], run["split"], run["seed"]) == wanted
             if same and "unseen" in run["scores"][0]:
@@ -172,7 +172,7 @@ class Results:
         return None
 
 
-def _plain(changes: Mapping) -> dict:
+def as_json(changes: Mapping) -> dict:
     """As JSON has them."""
     return json.loads(json.dumps(dict(changes)))
 

@@ -21,6 +21,12 @@ from maft_jax.shapes_world import generator_training
 NAME = "built-in:shapes_world"
 
 
+def longer_training():
+    config = get_config()
+    config.num_steps += 1
+    return config
+
+
 def test_package_has_a_small_generator_of_the_recipe():
     files = list(BUILT_IN[NAME].iterdir())
     assert sum(path.stat().st_size for path in files) < 4_000_000
@@ -57,6 +63,9 @@ def test_generator_of_a_split_is_trained_once_without_its_unseen_classes(tmp_pat
     for name, tensor in safetensors.numpy.load_file(trained_file).items():
         np.testing.assert_array_equal(found[name], tensor.astype(np.float16), err_msg=name)
     assert open_generator(half).config == open_generator(NAME).config
+    monkeypatch.setattr(generator_training, "get_config", longer_training)
+    other = generator_training.train_generator(tmp_path, 1)
+    assert other != half and trained[-1].num_steps == longer_training().num_steps
 
 
 @pytest.mark.slow

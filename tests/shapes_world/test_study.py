@@ -1,5 +1,6 @@
 """The study: which runs there are, what they read, and that finished ones are not repeated."""
 
+import dataclasses
 import errno
 import json
 
@@ -8,10 +9,19 @@ import pytest
 from input_pipeline.shapes_world.folder import write_shapes_world
 from input_pipeline.shapes_world.splits import WORLD_VERSION
 from input_pipeline.shapes_world.vocabulary import unseen_classes
+from maft_jax.configs.generator_shapes_world import get_config as generator_config
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.results import read_result
-from maft_jax.shapes_world import study, worlds
-from maft_jax.shapes_world.experiments import EXPERIMENTS, SEEDS, Experiment
+from maft_jax.shapes_world import generator_training, study, worlds
+from maft_jax.shapes_world.experiments import (
+    EXPERIMENTS,
+    LEARNED_MASKS,
+    METHOD_EXPERIMENTS,
+    METHODS,
+    SECOND_CLIP_EXPERIMENTS,
+    SEEDS,
+    Experiment,
+)
 
 
 def draw_small_worlds(folder):
@@ -26,19 +36,28 @@ def test_main_table_has_three_seeds_of_three_splits():
 
 
 def test_every_experiment_is_a_valid_configuration(tmp_path, monkeypatch):
+    made = []
     monkeypatch.setattr(study, "train_generator", lambda folder, split: f"generator_{split}")
+    monkeypatch.setattr(study, "precompute", made.append)
+    monkeypatch.setattr(study, "train_clip", lambda config, folder: f"clip_{config.seed}")
+    monkeypatch.setattr(study, "job_from_config", lambda config: config.data)
     for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
         world = tmp_path / "worlds" / f"seed_{seed}"
         world.mkdir(parents=True)
         (world / "world.json").write_text(
             json.dumps({"seed": seed, "world_version": WORLD_VERSION})
         )
-    for experiment in EXPERIMENTS:
+    for experiment in (*EXPERIMENTS, *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS):
         config = study.experiment_config(experiment, 0, tmp_path)
         assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
         assert config.evaluation.num_pictures == 0
         if experiment.table == "learned_masks":
             assert config.proposals.path == f"generator_{experiment.split}"
+        of_second = experiment.table == "methods_second_clip"
+        assert config.model.pretrained == ("clip_1" if of_second else "built-in:shapes_world")
+        if experiment.row == "MAFT on true masks":
+            assert not config.evaluation.roots.shapes_world
+            assert made[-1].records == f"{config.evaluation.records}/shapes_world"
 
 
 def test_settings_are_chosen_without_the_unseen_classes_and_on_other_pictures(tmp_path):
@@ -60,6 +79,47 @@ def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
         study._name(Experiment("main", "split 0", held_out_split=1), 0),
     ]
     assert len({study._name(recipe, 0), *others}) == 5
+
+
+def test_runs_with_learned_masks_alone_change_names_with_their_generators(monkeypatch):
+    experiments = (
+        Experiment("main", "split 0"),
+        Experiment("main", "superpixels", {"proposals.generator": "superpixels"}),
+        Experiment("learned_masks", "split 0", LEARNED_MASKS),
+    )
+    before = [study._name(one, 0) for one in experiments]
+
+    def wider():
+        config = generator_config()
+        config.generator.width *= 2
+        return config
+
+    monkeypatch.setattr(generator_training, "get_config", wider)
+    same = [study._name(one, 0) == name for one, name in zip(experiments, before, strict=True)]
+    assert same == [True, True, False]
+
+
+def test_runs_of_the_second_clip_alone_change_names_with_its_training(monkeypatch):
+    experiments = METHOD_EXPERIMENTS[0], SECOND_CLIP_EXPERIMENTS[0]
+    before = [study._name(one, 0) for one in experiments]
+    longer = dataclasses.replace(study.SECOND_CLIP_TRAINING, num_steps=2)
+    monkeypatch.setattr(study, "SECOND_CLIP_TRAINING", longer)
+    same = [study._name(one, 0) == name for one, name in zip(experiments, before, strict=True)]
+    assert same == [True, False]
+
+
+def test_methods_of_a_split_and_a_seed_come_one_after_the_other(tmp_path, monkeypatch):
+    ran = []
+
+    def run(experiment, seed, folder, path):
+        ran.append((seed, experiment.split, experiment.row))
+        return {}
+
+    monkeypatch.setattr(study, "_run", run)
+    study.run_study(tmp_path, ["methods"])
+    rows = list(METHODS)
+    assert ran[:5] == [*((0, 0, row) for row in rows), (0, 1, rows[0])]
+    assert len(ran) == len(METHOD_EXPERIMENTS) * len(SEEDS)
 
 
 def test_world_of_another_seed_is_refused(tmp_path):
@@ -89,6 +149,8 @@ def test_unknown_table_is_refused(tmp_path):
 def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
     experiment = Experiment("main", "split 0", seeds=(0,))
     monkeypatch.setattr(study, "EXPERIMENTS", (experiment,))
+    monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
+    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
     monkeypatch.setattr(study, "experiment_config", lambda *_: None)
     monkeypatch.setattr(study, "_scores", lambda *_: {"seen": 0.45, "unseen": 0.25})
     trained = []
@@ -107,6 +169,31 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_methods_share_what_is_evaluated_of_the_frozen_clip(tmp_path, monkeypatch):
+    draw_small_worlds(tmp_path)
+
+    short = {"num_steps": 3, "batch_size": 8, "log_every_steps": 1}
+    experiments = tuple(
+        dataclasses.replace(one, seeds=(0,), changes={**one.changes, **short})
+        for one in METHOD_EXPERIMENTS
+        if one.split == 0
+    )
+    monkeypatch.setattr(study, "METHOD_EXPERIMENTS", experiments)
+    records = study.run_study(tmp_path, ["methods"])
+    first, *others = [record["scores"][0] for record in records]
+    assert all(scores == first for scores in others)
+    assert len({record["scores"][-1]["seen_masks"] for record in records}) > 1
+    keys = set()
+    for one in experiments:
+        folder = tmp_path / "runs" / study._name(one, 0) / "evaluation"
+        result = read_result(folder / "step_0/shapes_world.json")
+        keys.add((result.provenance["key"], result.provenance["finished"]))
+        assert read_result(folder / "step_3/shapes_world.json").masks.unseen_mask_accuracy >= 0
+    assert len(keys) == 1, "evaluated once, also beside other masks to train on"
+    assert all(record["seconds_per_step"] > 0 for record in records)
+
+
+@pytest.mark.slow
 def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_path, monkeypatch):
     draw_small_worlds(tmp_path)
 
@@ -122,6 +209,8 @@ def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_pa
         Experiment("losses", "both", seeds=(0,)),
     )
     monkeypatch.setattr(study, "EXPERIMENTS", experiments)
+    monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
+    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
     held_out, main, both = study.run_study(tmp_path)
     assert [score["step"] for score in held_out["scores"]] == [0, 2]
     assert [score["step"] for score in main["scores"]] == [0, 2]

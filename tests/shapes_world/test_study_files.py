@@ -4,8 +4,16 @@ import json
 
 import pytest
 
-from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS
-from maft_jax.shapes_world.study_files import LEARNED, RUNS, read_study, write_records
+from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS, METHOD_TABLES
+from maft_jax.shapes_world.study_files import (
+    LEARNED,
+    METHODS_FILE,
+    RUNS,
+    SECOND_CLIP_FILE,
+    read_methods,
+    read_study,
+    write_records,
+)
 
 RECORDS = json.loads(
     json.dumps([{"table": one.table, "settings": dict(one.changes)} for one in EXPERIMENTS])
@@ -14,7 +22,7 @@ LEARNED_RECORDS = [record for record in RECORDS if record["table"] == "learned_m
 
 
 def test_all_tables_make_both_files(tmp_path):
-    assert write_records(RECORDS, {"machine": "an abacus"}, tmp_path)
+    assert write_records(RECORDS, {"machine": "an abacus"}, tmp_path) == {RUNS, LEARNED}
     study = read_study(tmp_path)
     assert study["learned_masks"] == {"runs": LEARNED_RECORDS, "machine": "an abacus"}
     assert study["runs"] == [one for one in RECORDS if one["settings"] != LEARNED_MASKS]
@@ -28,6 +36,15 @@ def test_learned_masks_alone_leave_the_other_runs_as_they_are(tmp_path):
     assert (tmp_path / RUNS).read_text() == others
     study = read_study(tmp_path)
     assert (study["machine"], study["learned_masks"]["machine"]) == ("an abacus", "a slide rule")
+
+
+def test_methods_have_a_file_of_their_own(tmp_path):
+    record, second = ({"table": table, "settings": {}} for table in METHOD_TABLES)
+    assert write_records([record], {"machine": "an abacus"}, tmp_path) == {METHODS_FILE}
+    found = json.loads((tmp_path / METHODS_FILE).read_text())
+    assert found == {"runs": [record], "machine": "an abacus"} == read_methods(tmp_path)
+    assert write_records([second], {"machine": "a slide rule"}, tmp_path) == {SECOND_CLIP_FILE}
+    assert read_methods(tmp_path)["second_clip"]["runs"] == [second]
 
 
 def test_some_tables_of_a_file_write_nothing(tmp_path):

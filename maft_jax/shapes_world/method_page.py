@@ -1,0 +1,249 @@
+"""docs/methods_study.md, made of what the study measured: no result in it is typed by hand."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+
+from maft_jax.configs.shapes_world import get_config
+from maft_jax.runtime import markdown
+from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.shapes_world.experiments import (
+    METHOD_EXPERIMENTS,
+    METHOD_STEPS,
+    METHODS,
+    SECOND_CLIP_EXPERIMENTS,
+    SECOND_CLIP_TABLE,
+    SECOND_CLIP_TRAINING,
+)
+from maft_jax.shapes_world.method_results import (
+    FROZEN,
+    LEVEL,
+    METRICS,
+    REFERENCE,
+    Difference,
+    MethodResults,
+)
+from maft_jax.shapes_world.study_results import Estimate
+
+METHOD_PAGE_FILE = "methods_study.md"
+
+CLAIMS = (
+    ("MAFT", FROZEN, "unseen", "Mask-aware tuning raises unseen mIoU (MAFT)."),
+    ("MaskCLIP++", FROZEN, "unseen", "Labels without proposals raise unseen mIoU (MaskCLIP++)."),
+    (
+        "MaskCLIP++",
+        REFERENCE,
+        "hIoU",
+        "Classifying true masks beats losses on proposals (MaskCLIP++).",
+    ),
+    (
+        "MAFT on true masks",
+        REFERENCE,
+        "unseen",
+        "With MAFT's losses, too, true masks teach more "
+        "than proposals (what MaskCLIP++'s ablation of masks suggests).",
+    ),
+    ("LoRA", FROZEN, "unseen", "Low-rank factors are enough to raise unseen mIoU (LoRA)."),
+    ("LoRA", REFERENCE, "hIoU", "They reach what whole kernels reach (LoRA)."),
+)
+"""Of what should be above what, in which number; the last one holds, too, where nothing is seen."""
+
+
+def render_method_page(study: Mapping) -> str:
+    """The page as Markdown, of methods.json and, as `second_clip`, methods_second_clip.json.
+
+    Raises:
+        ValueError: a run is of no experiment, or had other settings than its experiment.
+    """
+    results = MethodResults(study["runs"], METHOD_EXPERIMENTS)
+    parts = [
+        *_introduction(study, results),
+        *_what_is_equal(),
+        *_table(results),
+        *_differences(results),
+        *_claims(results),
+    ]
+    if "second_clip" in study:
+        parts += _second_clip(study["second_clip"])
+    return "\n\n".join(parts) + "\n"
+
+
+def write_method_page(study: Mapping, folder: pathlib.Path) -> None:
+    """Writes METHOD_PAGE_FILE to `folder`."""
+    text = render_method_page(study)
+    with atomic_write(folder / METHOD_PAGE_FILE) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _introduction(study: Mapping, results: MethodResults) -> list[str]:
+    minutes = sum(run["seconds"] for run in study["runs"]) / 60
+    return [
+        "# Methods against each other",
+        markdown.paragraph(
+            "Ways to teach CLIP masks ([methods.md](methods.md)) on equal terms, in "
+            "[shapes world](shapes_world.md): the same tiny CLIP, pictures, steps and evaluated "
+            "masks, and differences that are taken pair by pair. Two runs make a pair if they have "
+            f"the same split of classes and the same seed; there are {results.num_pairs}."
+        ),
+        "    python -m maft_jax.cli.shapes_world_study --workdir=runs/study --tables=methods "
+        "--page=docs",
+        markdown.paragraph(
+            f"{len(study['runs'])} runs, {minutes:.0f} minutes in total, made "
+            "[methods.json](shapes_world/methods.json), of which this page is made; no result is "
+            f"typed by hand. {_provenance(study)}"
+        ),
+        *_incomplete(results),
+    ]
+
+
+def _provenance(study: Mapping) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
+    return f"Machine: {study['machine']}, which others used at the same time. Versions: {versions}."
+
+
+def _incomplete(results: MethodResults) -> list[str]:
+    if not results.missing:
+        return []
+    return [markdown.paragraph(f"**Incomplete.** Not run yet: {'; '.join(results.missing)}.")]
+
+
+def _what_is_equal() -> list[str]:
+    config = get_config()
+    settings = {
+        row: ", ".join(f"`{name}={json.dumps(value)}`" for name, value in changes.items())
+        for row, changes in METHODS.items()
+        if changes
+    }
+    return [
+        "## What is equal, and what is not",
+        markdown.bullets(
+            f"**Steps**: {METHOD_STEPS} of {config.batch_size} pictures, in the same order. The "
+            f"recipe has {config.num_steps}; most of MAFT's gain is there after {METHOD_STEPS} "
+            "([shapes_world.md](shapes_world.md#number-of-steps)).",
+            "**Evaluated masks**: those of the recipe, drawn from the labels of pictures that no "
+            "run trains on. MAFT and LoRA train on such masks, too. Mask accuracy is of the "
+            "labels' own masks ([metrics.md](metrics.md)).",
+            "**Rates**: whole kernels have the rate that held-out classes chose for MAFT, modules "
+            "and low-rank factors ten times that. No other was tried, which favours MAFT.",
+            "**Rows** change of configs/shapes_world.py: "
+            + "; ".join(f"*{row}* {changes}" for row, changes in settings.items())
+            + ".",
+            "**MAFT+ and Mask-Adapter** are missing: both need a tower that pools from a map, and "
+            "tiny CLIPs here are ViTs.",
+        ),
+    ]
+
+
+def _second_clip(study: Mapping) -> list[str]:
+    results = MethodResults(study["runs"], SECOND_CLIP_EXPERIMENTS)
+    training, quiz = SECOND_CLIP_TRAINING, study["runs"][0]["quiz"]
+    return [
+        "## A second CLIP",
+        markdown.paragraph(
+            "Whether that is about methods or about one CLIP: the same with another, of seed "
+            f"{training.seed}, whose training was shorter. In the end it names "
+            f"{quiz['object']:.0%} of single objects "
+            "([shapes_world.md](shapes_world.md#the-tiny-clip)). The study trains it; by itself it "
+            "is made by"
+        ),
+        "    python -m maft_jax.cli.train_tiny_clip --workdir=runs/second_clip "
+        f"--seed={training.seed} \\\n        --num_steps={training.num_steps} "
+        f"--batch_size={training.batch_size} --num_pictures={training.num_pictures}",
+        markdown.paragraph(
+            f"{results.num_pairs} pairs, which share no pictures "
+            "([methods_second_clip.json](shapes_world/methods_second_clip.json), with "
+            f"`--tables={SECOND_CLIP_TABLE}`); so few that the test sees large differences alone. "
+            f"{_provenance(study)}"
+        ),
+        *_incomplete(results),
+        _results_table(results),
+        f"Against {REFERENCE}:",
+        _difference_table(results, REFERENCE),
+        "The claims, with this CLIP:",
+        _claims_table(results),
+    ]
+
+
+def _table(results: MethodResults) -> list[str]:
+    return [
+        "## Results",
+        markdown.paragraph(
+            "mIoU (gt_or_pred) and mean accuracy of masks in percent, mean ± sample standard "
+            "deviation over pairs. Time of a step is a multiple of MAFT's in the same pair: the "
+            "median, and the range over pairs, which tells how busy the machine was besides."
+        ),
+        _results_table(results),
+    ]
+
+
+def _results_table(results: MethodResults) -> str:
+    lines = [[FROZEN, *_cells(results, FROZEN), "-"]]
+    for method in results.methods:
+        lines.append([method, *_cells(results, method), _time(results.relative_times(method))])
+    return markdown.table(["", *METRICS, "time"], lines)
+
+
+def _time(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return "-"
+    text = f"{statistics.median(ratios):.2f}"
+    return text if ratios[0] == ratios[-1] else f"{text} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def _cells(results: MethodResults, method: str) -> list[str]:
+    return [
+        f"{Estimate.of([value / 100 for value in results.values(method, metric).values()])}"
+        for metric in METRICS
+    ]
+
+
+def _differences(results: MethodResults) -> list[str]:
+    return [
+        "## Differences, pair by pair",
+        markdown.paragraph(
+            "Mean of the pairs' differences ± its standard error, and in how many pairs it is "
+            "above 0. **Bold** where Student's paired test (two-sided, "
+            f"{LEVEL:.0%}) sees a difference. Splits of one seed share pictures, and no allowance "
+            "is made for many comparisons, so that what is bold by a little is a hint."
+        ),
+        "Against the frozen CLIP:",
+        _difference_table(results, FROZEN),
+        f"Against {REFERENCE}:",
+        _difference_table(results, REFERENCE),
+    ]
+
+
+def _difference_table(results: MethodResults, other: str) -> str:
+    lines = [
+        [method, *(_difference_cell(results.difference(method, other, name)) for name in METRICS)]
+        for method in results.methods
+        if method != other
+    ]
+    return markdown.table(["", *METRICS], lines)
+
+
+def _difference_cell(difference: Difference) -> str:
+    text = str(difference) if difference.verdict == "open" else f"**{difference}**"
+    return f"{text}, {difference.num_higher} of {len(difference.values)}"
+
+
+def _claims(results: MethodResults) -> list[str]:
+    return [
+        "## Claims, here",
+        markdown.paragraph(
+            "A claim puts one mean above another. It holds (yes) or does not (no) where the paired "
+            "test sees the difference; else it cannot be told."
+        ),
+        _claims_table(results),
+    ]
+
+
+def _claims_table(results: MethodResults) -> str:
+    lines = []
+    for method, other, metric, claim in CLAIMS:
+        if {method, REFERENCE} <= set(results.methods):
+            found = results.difference(method, other, metric)
+            holds = {"higher": "yes", "lower": "no", "open": "cannot be told"}[found.verdict]
+            lines.append([claim, f"{metric}: {method} less {other} {found}", holds])
+    return markdown.table(["claim", "here", "holds?"], lines)
