@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -153,8 +154,7 @@ def write_prediction(
     """
     start = epath.Path(folder) / name
     start.parent.mkdir(parents=True, exist_ok=True)
-    draw = overlay if isinstance(result, Segmentation) else object_overlay
-    picture = draw(result, opacity, long_side=long_side)
+    picture = draw(result, opacity, long_side)
     files = {"overlay": f"{start.name}_overlay.{picture_format}"}
     atomic_write_bytes(start.parent / files["overlay"], _encoded(picture, picture_format))
     if isinstance(result, Segmentation):
@@ -165,10 +165,25 @@ def write_prediction(
         described = describe_objects(result)
         if isinstance(result, PanopticSegmentation):
             files["panoptic"] = f"{start.name}_panoptic.png"
-            content = encode_panoptic_png(result.segment_map)
-            atomic_write_bytes(start.parent / files["panoptic"], content)
-    text = json.dumps({**provenance, "files": files, **described}, indent=1, ensure_ascii=False)
-    atomic_write_bytes(start.parent / f"{start.name}.json", text.encode("utf-8", "replace") + b"\n")
+            ids = encode_panoptic_png(result.segment_map)
+            atomic_write_bytes(start.parent / files["panoptic"], ids)
+    content = encode_json({**provenance, "files": files, **described})
+    atomic_write_bytes(start.parent / f"{start.name}.json", content)
+
+
+def draw(
+    result: Segmentation | ObjectResult, opacity: float, long_side: int | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The overlay of a result of any kind; arguments are those of `overlay.overlay`."""
+    if isinstance(result, Segmentation):
+        return overlay(result, opacity, long_side=long_side)
+    return object_overlay(result, opacity, long_side=long_side)
+
+
+def encode_json(content: Mapping) -> bytes:
+    """A JSON file; letters that no text can hold become question marks."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 def encode_labels(segmentation: Segmentation) -> bytes:

@@ -15,7 +15,8 @@ from maft_jax.inference.clip import Clip
 from maft_jax.proposals.generator import ProposalGenerator
 from maft_jax.runtime import stop_requests
 from maft_jax.web_page.guard import RequestGuard, is_open_to_all
-from maft_jax.web_page.session import PageSession, read_field, viewer_data
+from maft_jax.web_page.session import PageSession, read_field
+from maft_jax.web_page.viewer import viewer_data
 
 MOST_PROPOSALS = 300
 _PROPOSALS_STEP = 25

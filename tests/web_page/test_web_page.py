@@ -27,14 +27,8 @@ from input_pipeline.sample_folder import SAMPLE_CLASSES, draw_scene
 from maft_jax.inference.overlay import overlay
 from maft_jax.inference.segmentation import ImageSegmenter
 from maft_jax.web_page import make_page
-from maft_jax.web_page.session import (
-    NO_CLASS,
-    PageSession,
-    Result,
-    read_classes,
-    read_field,
-    viewer_data,
-)
+from maft_jax.web_page.session import PageSession, Result, read_classes, read_field
+from maft_jax.web_page.viewer import NO_CLASS, viewer_data
 from tests.precompute_jobs import BlockProposals
 from tests.toy_generators import toy_generator
 from tests.web_page.web_pages import serving
