@@ -5,7 +5,7 @@ MAFT+ adapts the rows of class names to each image before its CLIP compares mask
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,17 @@ from input_pipeline.examples import IGNORE
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.fcclip import read_transfer
 from maft_jax.inference import geometric_ensemble
+from maft_jax.inference.instances import find_instances
 from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
+from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.result import Segmentation
+from maft_jax.inference.segment_rules import SegmentRules, find_rules, find_things
 from maft_jax.inference.segmentation import ImageLike, load_image
+from maft_jax.inference.segments import InstanceSegmentation, PanopticSegmentation
 from maft_jax.inference.vocabulary import check_apart, check_names
 from maft_jax.models.adapters.content_dependent_transfer import Kind
 from maft_jax.models.generators.fcclip_network import FcClipNetwork, make_network
+from maft_jax.models.mask_pixels import PlacedMasks
 from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.fcclip import open_fcclip, read_parameters
 from maft_jax.runtime.tree_rules import fingerprint
@@ -90,16 +95,7 @@ class FcClipSegmenter:
     def __call__(self, image: ImageLike, example_id: str | None = None) -> Segmentation:
         """Segments one image; `example_id` says nothing here."""
         pixels = load_image(image)
-        preparation = self.opened.preparation
-        prepared = preparation.prepare(pixels)
-        size, padded = prepared.shape[:2], preparation.padded_size(*pixels.shape[:2])
-        batch = np.zeros((1, *padded, 3), np.uint8)
-        batch[0, : size[0], : size[1]] = prepared
-        sizes = jnp.array([size], jnp.int32)
-        masks, probabilities = _classified(
-            self._network, self.exponents, self._parameters, batch, sizes, self._text, self._seen
-        )
-        read = {"padded_size": padded, "image_size": size}
+        masks, probabilities, read = self._classified(pixels)
         found = label_logits(
             masks[0], probabilities[0], **read, size=pixels.shape[:2], order=self._order
         )
@@ -115,6 +111,58 @@ class FcClipSegmenter:
             proposal_probabilities=np.asarray(probabilities[0][:, : len(self.class_names)]),
             background=self.background,
         )
+
+    def panoptic(
+        self,
+        image: ImageLike,
+        example_id: str | None = None,
+        *,
+        things: Iterable[str | int] | None = None,
+        rules: str | SegmentRules | None = None,
+    ) -> PanopticSegmentation:
+        """Gives every pixel of an image to one object, to one class without objects, or to none.
+
+        Args:
+            example_id: says nothing here.
+            things: names or indices of the classes with countable objects; None: all.
+            rules: thresholds, or a name of `segment_rules.RULES`; None: the system's.
+        """
+        return self._segments(segment_image, image, things, rules)
+
+    def instances(
+        self,
+        image: ImageLike,
+        example_id: str | None = None,
+        *,
+        things: Iterable[str | int] | None = None,
+        rules: str | SegmentRules | None = None,
+    ) -> InstanceSegmentation:
+        """The objects of an image, which may overlap; arguments as of `panoptic`."""
+        return self._segments(find_instances, image, things, rules)
+
+    def _segments(self, make, image, things, rules):
+        rules = find_rules(rules or ("maft_plus" if self.is_maft_plus else "fcclip"))
+        things, pixels = find_things(things, self.class_names), load_image(image)
+        masks, probabilities, read = self._classified(pixels)
+        sizes = (
+            jnp.array([size], jnp.int32)
+            for size in (read["padded_size"], read["image_size"], pixels.shape[:2])
+        )
+        placed = PlacedMasks(masks, *sizes, kind="logits")
+        return make(pixels, probabilities, placed, self.class_names, things, rules)
+
+    def _classified(self, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[Array, Array, dict]:
+        """Mask logits and probabilities of a batch of one image, and at what sizes it was read."""
+        preparation = self.opened.preparation
+        prepared = preparation.prepare(pixels)
+        size, padded = prepared.shape[:2], preparation.padded_size(*pixels.shape[:2])
+        batch = np.zeros((1, *padded, 3), np.uint8)
+        batch[0, : size[0], : size[1]] = prepared
+        sizes = jnp.array([size], jnp.int32)
+        masks, probabilities = _classified(
+            self._network, self.exponents, self._parameters, batch, sizes, self._text, self._seen
+        )
+        return masks, probabilities, {"padded_size": padded, "image_size": size}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,25 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image, ImageOps
 
-from input_pipeline.eval_pipeline import SIZE_MULTIPLE, make_eval_batch
+from input_pipeline.eval_pipeline import make_eval_batch
 from input_pipeline.examples import IGNORE, Example, PreparedExample
 from input_pipeline.image_files import read_image, rgb_pixels
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.inference.clip import Clip
+from maft_jax.inference.instances import find_instances
+from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.pixel_masks import pixel_masks
 from maft_jax.inference.result import ClassRegion, Segmentation, class_regions
-from maft_jax.inference.segmenter import InferenceSpec, Segmenter, eval_geometry
+from maft_jax.inference.row_strips import row_strips
+from maft_jax.inference.segment_rules import SegmentRules, find_rules, find_things
+from maft_jax.inference.segmenter import (
+    InferenceSpec,
+    Segmenter,
+    eval_geometry,
+    stored_masks_of,
+)
+from maft_jax.inference.segments import InstanceSegmentation, PanopticSegmentation
 from maft_jax.inference.vocabulary import check_apart, check_names, parse_names
 from maft_jax.models.text_classifier import (
     cached_class_embeddings,
@@ -39,8 +49,6 @@ ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 _GIVEN_MASKS_MULTIPLE = 16
 """Masks that the caller gives are padded to this, so that few programs are compiled."""
-_PIXELS_AT_A_TIME = 2**22
-"""Larger images are labelled in strips of about so many, so that memory does not grow with them."""
 
 logger = logging.getLogger(__name__)
 
@@ -185,19 +193,10 @@ class ImageSegmenter:
 
     def segment_prepared(self, example: PreparedImage) -> Segmentation:
         """Segments what `prepare` returned, of this segmenter or of one with other classes."""
-        count = len(example.proposals)
-        most = self.num_proposals
-        if count > most:
-            most = -(-count // _GIVEN_MASKS_MULTIPLE) * _GIVEN_MASKS_MULTIPLE
-        batch = make_eval_batch(example, most, self._geometry)
-        del batch["label_map"]
-        of_pixels = {}
-        if example.mask_logits is not None:
-            of_pixels = pixel_masks(example.mask_logits, batch)
-        on_device = jax.tree.map(jnp.asarray, batch | of_pixels)
-        probabilities = self._segmenter.class_probabilities(self._visual, self._text, on_device)
+        batch = self._batch(example)
+        on_device, probabilities = self._classified(example, batch)
         labels, score = self._label(probabilities, on_device, example.image.shape[:2])
-        grid_height, grid_width = batch["proposal_grid"][0]
+        count, (grid_height, grid_width) = len(example.proposals), batch["proposal_grid"][0]
         return Segmentation(
             image=example.image,
             class_names=self.class_names,
@@ -208,24 +207,76 @@ class ImageSegmenter:
             background=self.background,
         )
 
+    def panoptic(
+        self,
+        image: ImageLike | PreparedImage,
+        proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
+        example_id: str | None = None,
+        *,
+        things: Iterable[str | int] | None = None,
+        rules: str | SegmentRules = "maft_plus",
+    ) -> PanopticSegmentation:
+        """Gives every pixel of an image to one object, to one class without objects, or to none.
+
+        Args:
+            image, proposals, example_id: as of a call; or what `prepare` returned, alone.
+            things: names or indices of the classes with countable objects; None: all.
+            rules: thresholds, or a name of `segment_rules.RULES`.
+        """
+        return self._segments(segment_image, image, proposals, example_id, things, rules)
+
+    def instances(
+        self,
+        image: ImageLike | PreparedImage,
+        proposals: ProposalGenerator | np.ndarray | jax.Array | None = None,
+        example_id: str | None = None,
+        *,
+        things: Iterable[str | int] | None = None,
+        rules: str | SegmentRules = "maft_plus",
+    ) -> InstanceSegmentation:
+        """The objects of an image, which may overlap; arguments as of `panoptic`."""
+        return self._segments(find_instances, image, proposals, example_id, things, rules)
+
+    def _segments(self, make, image, proposals, example_id, things, rules):
+        rules, things = find_rules(rules), find_things(things, self.class_names)
+        if not isinstance(image, PreparedImage):
+            image = self.prepare(image, proposals, example_id)
+        on_device, probabilities = self._classified(image, self._batch(image))
+        masks = stored_masks_of(on_device)
+        return make(image.image, probabilities, masks, self.class_names, things, rules)
+
+    def _batch(self, example: PreparedImage) -> dict[str, np.ndarray]:
+        """Of this image alone, without its labels."""
+        count, most = len(example.proposals), self.num_proposals
+        if count > most:
+            most = -(-count // _GIVEN_MASKS_MULTIPLE) * _GIVEN_MASKS_MULTIPLE
+        batch = make_eval_batch(example, most, self._geometry)
+        del batch["label_map"]
+        return batch
+
+    def _classified(
+        self, example: PreparedImage, batch: dict[str, np.ndarray]
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The batch on the device, with a network's masks, and their class probabilities."""
+        of_pixels = {}
+        if example.mask_logits is not None:
+            of_pixels = pixel_masks(example.mask_logits, batch)
+        on_device = jax.tree.map(jnp.asarray, batch | of_pixels)
+        return on_device, self._segmenter.class_probabilities(self._visual, self._text, on_device)
+
     def _label(
         self, probabilities: jax.Array, batch: dict, size: tuple[int, int]
     ) -> tuple[Int32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
         """The label map and the score of a Segmentation, strip by strip."""
         labels, score = np.empty(size, np.int32), np.empty(size, np.float32)
-        height, width = (-(-side // SIZE_MULTIPLE) * SIZE_MULTIPLE for side in size)
-        most = _PIXELS_AT_A_TIME // width // SIZE_MULTIPLE * SIZE_MULTIPLE
-        height = min(height, max(most, SIZE_MULTIPLE))
-        for first in range(0, size[0], height):
-            pixels = self._segmenter.label_rows(probabilities, batch, first, (height, width))
-            rows = np.s_[: min(height, size[0] - first), : size[1]]
+        for strip, array_size in row_strips(size):
+            pixels = self._segmenter.label_rows(probabilities, batch, strip.start, array_size)
             found, best, total = (
-                np.asarray(array)[0][rows]
+                np.asarray(array)[0, : strip.stop - strip.start, : size[1]]
                 for array in (pixels.label_map, pixels.score, pixels.total)
             )
             covered = total > 0
             labelled = covered & (found < len(self.class_names))
-            strip = np.s_[first : first + height]
             labels[strip] = np.where(labelled, found, IGNORE)
             share = np.divide(best, total, out=np.zeros_like(best), where=covered)
             score[strip] = np.minimum(share, 1)

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32
 
 from input_pipeline.eval_pipeline import EvalGeometry
 from maft_jax.inference import geometric_ensemble
+from maft_jax.inference.images_on_devices import map_images, place
 from maft_jax.models.encoder import ImageEncoder, class_logits
+from maft_jax.models.mask_pixels import PlacedMasks
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks, patch_grid_regions
 from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
-from maft_jax.runtime.mesh_axes import OVER_IMAGES
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
 
 __all__ = ["IGNORE", "InferenceSpec", "PixelLabels", "Segmenter", "ensemble"]
@@ -143,11 +143,11 @@ class Segmenter:
     def _classified(self, visual, text, batch, seen, classes):
         self._check(text, batch, seen)
         if self.mesh is not None:
-            visual = _put(
+            visual = place(
                 visual,
                 tree_shardings(visual, self.mesh, self.spec.encoder.architecture.sharding_rules),
             )
-            text, seen = _put((text, seen), replicated(self.mesh))
+            text, seen = place((text, seen), replicated(self.mesh))
         batch, classes = self._spread((dict(batch), classes))
         valid = batch["proposal_valid"]
         covers = None
@@ -217,7 +217,7 @@ class Segmenter:
 
     def _spread(self, tree):
         """Rows over the devices."""
-        return tree if self.mesh is None else _put(tree, batch_sharding(self.mesh))
+        return tree if self.mesh is None else place(tree, batch_sharding(self.mesh))
 
     def _check(self, text, batch, seen):
         width = self.spec.encoder.architecture.embed_dim
@@ -277,6 +277,11 @@ def eval_geometry(image_aspect: str, *sizes: int) -> EvalGeometry:
     return dataclasses.replace(geometry, array_multiple=geometry.divisor)
 
 
+def stored_masks_of(batch: Mapping[str, Array]) -> PlacedMasks:
+    """The proposals of a batch, in their places."""
+    return PlacedMasks(*_arrays(batch, *_LABEL_KEYS), kind="stored")
+
+
 _SIZES = ("proposal_grid", "image_size")
 _PREPARE_KEYS = ("image", "proposals", "image_size", "padded_size")
 _COVERS_KEYS = ("image", "proposals", *_SIZES)
@@ -286,19 +291,6 @@ _REGION_KEYS = ("label_map", "label_size", "image_size", "padded_size")
 
 def _arrays(batch, *keys):
     return [batch[key] for key in keys]
-
-
-def _map_images(mesh, function, *arrays):
-    """`function` on each image, one after the other on each device of the mesh."""
-
-    def map_local(*local):
-        return lax.map(lambda image_arrays: function(*image_arrays), local)
-
-    if mesh is None:
-        return map_local(*arrays)
-    return jax.shard_map(
-        map_local, mesh=mesh, in_specs=OVER_IMAGES, out_specs=OVER_IMAGES, check_vma=False
-    )(*arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -312,7 +304,7 @@ def _prepare(mesh, encoder, size, *arrays):
             patch_grid_masks(masks, mask_size, covered_size, padded_size, grid),
         )
 
-    return _map_images(mesh, prepare, *arrays)
+    return map_images(mesh, prepare, *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -322,7 +314,7 @@ def _with_regions(mesh, encoder, size, view, arrays):
     def regions(classes, label_map, *sizes):
         return patch_grid_regions(label_map, classes, *sizes, encoder.grid(size))
 
-    return pixels, jnp.concatenate([masks, _map_images(mesh, regions, *arrays)], axis=1)
+    return pixels, jnp.concatenate([masks, map_images(mesh, regions, *arrays)], axis=1)
 
 
 @jax.jit
@@ -356,24 +348,9 @@ def _combine(weight, exponents, views, valid, generator):
 @functools.partial(jax.jit, static_argnums=0)
 def _covers(mesh, images, *arrays):
     size = images.shape[1:3]
-    return _map_images(mesh, lambda *image_arrays: covers_pixels(*image_arrays, size), *arrays)
+    return map_images(mesh, lambda *image_arrays: covers_pixels(*image_arrays, size), *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _label(mesh, out_size, *arrays):
-    return _map_images(mesh, functools.partial(label_pixels, out_size=out_size), *arrays)
-
-
-def _put(tree, shardings):
-    """Places what is not in its place; `shardings` is a tree, or one sharding for all leaves."""
-
-    def put(leaf, sharding: NamedSharding):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-            in_place = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-        else:
-            in_place = False  # on the host, or nowhere yet inside of somebody's jit
-        return leaf if in_place else jax.device_put(leaf, sharding)
-
-    if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
-    return jax.tree.map(put, tree, shardings)
+    return map_images(mesh, functools.partial(label_pixels, out_size=out_size), *arrays)

@@ -11,24 +11,23 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from maft_jax.models.dynamic_resize import Taps, composed_taps, dynamic_taps, resample
-from maft_jax.models.preprocess import MASK_THRESHOLD, mask_probability
+from maft_jax.models.dynamic_resize import dynamic_taps
+from maft_jax.models.pixel_tiles import (
+    MaskArray,
+    Size,
+    inside_image,
+    map_tiles,
+    round_up,
+    stored_mask_taps,
+    tile_size,
+    untile,
+)
+from maft_jax.models.preprocess import MASK_THRESHOLD
 
 IGNORE = -1
 """The label outside of an image."""
-
-TILES = {"cpu": (16, 64)}
-OTHER_TILE = (64, 512)
-"""Rows and columns of pixels whose scores exist at the same time, by kind of device.
-
-For 847 classes that is 3 MB on a CPU, which its caches hold, and 110 MB elsewhere, where every
-tile costs the time to start its kernels.
-"""
-
-Size = Int[Array, " 2"]
-MaskArray = UInt8[Array, "n mask_h mask_w"] | Float[Array, "n mask_h mask_w"]
 
 
 @flax.struct.dataclass
@@ -63,7 +62,7 @@ def label_pixels(
     """
     weight = jnp.sum(probabilities, axis=1, keepdims=True)
 
-    def label_tile(tile):
+    def label_tile(tile, _):
         scores = _scores(probabilities, tile)
         best = jnp.max(scores, axis=0)
         # Not argmax, which XLA computes one element at a time on a CPU.
@@ -71,11 +70,11 @@ def label_pixels(
         winner = jnp.min(jnp.where(scores == best, classes, len(scores) - 1), axis=0)
         return winner, best, _scores(weight, tile)[0]
 
-    taps = _label_taps(mask_size, image_size, label_size, out_size, first_row)
+    taps = stored_mask_taps(mask_size, image_size, label_size, out_size, first_row)
     left = label_size - jnp.array([first_row, 0])
-    tiles = _map_tiles(label_tile, masks, taps, left)
-    winner, best, total = (_untile(tile, out_size) for tile in tiles)
-    inside = _inside(left, out_size)
+    tiles = map_tiles(label_tile, masks, taps, left)
+    winner, best, total = (untile(tile, out_size) for tile in tiles)
+    inside = inside_image(left, out_size)
     return PixelLabels(
         jnp.where(inside, winner, IGNORE),
         jnp.where(inside, best, 0.0),
@@ -96,10 +95,10 @@ def pixel_scores(
 
     Arguments as there. For few classes and pixels: the array is large.
     """
-    taps = _label_taps(mask_size, image_size, label_size, out_size)
-    [scores] = _map_tiles(lambda tile: (_scores(probabilities, tile),), masks, taps, label_size)
-    scores = jax.vmap(lambda tiles: _untile(tiles, out_size), in_axes=2)(scores)
-    return jnp.where(_inside(label_size, out_size), scores, 0.0)
+    taps = stored_mask_taps(mask_size, image_size, label_size, out_size)
+    [scores] = map_tiles(lambda tile, _: (_scores(probabilities, tile),), masks, taps, label_size)
+    scores = jax.vmap(lambda tiles: untile(tiles, out_size), in_axes=2)(scores)
+    return jnp.where(inside_image(label_size, out_size), scores, 0.0)
 
 
 def covers_pixels(
@@ -109,91 +108,12 @@ def covers_pixels(
     taps = []
     for axis in (0, 1):
         # What lies past the image's end repeats its last pixel.
-        pixels = jnp.arange(_round_up(max_size[axis], _tile()[axis]))
+        pixels = jnp.arange(round_up(max_size[axis], tile_size()[axis]))
         pixels = jnp.minimum(pixels, image_size[axis] - 1)
         taps.append(dynamic_taps(pixels, mask_size[axis], image_size[axis], align_corners=True))
-    [largest] = _map_tiles(lambda tile: (jnp.max(tile, axis=(0, 1)),), masks, taps, image_size)
+    [largest] = map_tiles(lambda tile, _: (jnp.max(tile, axis=(0, 1)),), masks, taps, image_size)
     return jnp.max(largest, axis=(0, 1)) > MASK_THRESHOLD
-
-
-def _tile() -> tuple[int, int]:
-    return TILES.get(jax.default_backend(), OTHER_TILE)
 
 
 def _scores(probabilities, tile):
     return jnp.einsum("nc,hwn->chw", probabilities, tile, precision=lax.Precision.HIGHEST)
-
-
-def _label_taps(mask_size, image_size, label_size, out_size, first_row=0) -> list[Taps]:
-    """From the masks to native pixels, for rows and for columns."""
-    taps = []
-    for axis, first in ((0, first_row), (1, 0)):
-        pixels = first + jnp.arange(_round_up(out_size[axis], _tile()[axis]))
-        to_native = dynamic_taps(pixels, image_size[axis], label_size[axis], align_corners=False)
-        to_image = composed_taps(to_native, mask_size[axis], image_size[axis], align_corners=True)
-        taps.append(to_image)
-    return taps
-
-
-def _map_tiles(function, masks, taps, size):
-    """Stacks function(masks of a tile, [tile_h tile_w n]) over rows and columns of tiles.
-
-    Proposals come last, so that gathering a pixel gathers contiguous numbers. Tiles that lie
-    outside of `size` become zeros without being computed.
-    """
-    masks = jnp.transpose(masks, (1, 2, 0))
-    tile = jax.ShapeDtypeStruct((*_tile(), masks.shape[2]), jnp.float32)
-    results = jax.eval_shape(function, tile)
-
-    def zeros(*shape):
-        return tuple(jnp.zeros((*shape, *leaf.shape), leaf.dtype) for leaf in results)
-
-    def map_row(row):
-        start, row_taps = row
-
-        def compute():
-            rows = _resample_rows(masks, row_taps)
-            return lax.map(lambda column: map_column(rows, column), _tiles(taps[1], _tile()[1]))
-
-        return lax.cond(start < size[0], compute, lambda: zeros(len(taps[1].indices) // _tile()[1]))
-
-    def map_column(rows, column):
-        start, column_taps = column
-        return lax.cond(
-            start < size[1],
-            lambda: function(resample(rows, column_taps, axis=1)),
-            zeros,
-        )
-
-    return lax.map(map_row, _tiles(taps[0], _tile()[0]))
-
-
-def _resample_rows(masks, taps):
-    return sum(
-        mask_probability(jnp.take(masks, taps.indices[:, tap], axis=0)[None])[0]
-        * taps.weights[:, tap, None, None]
-        for tap in range(taps.indices.shape[1])
-    )
-
-
-def _tiles(taps: Taps, length: int):
-    """(start, Taps) of every tile along one axis."""
-    count = len(taps.indices) // length
-    split = Taps(*(array.reshape(count, length, -1) for array in taps))
-    return jnp.arange(count) * length, split
-
-
-def _untile(tiles, size: tuple[int, int]):
-    """[tile rows, tile columns, h, w] to [height, width], cropped to `size`."""
-    rows, columns, height, width = tiles.shape
-    whole = jnp.swapaxes(tiles, 1, 2).reshape(rows * height, columns * width)
-    return whole[: size[0], : size[1]]
-
-
-def _inside(label_size: Size, size: tuple[int, int]):
-    rows, columns = (jnp.arange(size[axis]) < label_size[axis] for axis in (0, 1))
-    return rows[:, None] & columns
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

@@ -13,8 +13,12 @@ import torch.nn.functional as F
 from input_pipeline.image_files import read_label_map
 from input_pipeline.sample_folder import draw_scene
 from maft_jax.inference.fcclip import FcClipSegmenter
+from maft_jax.inference.instances import find_instances
 from maft_jax.inference.logit_labels import label_logits
+from maft_jax.inference.panoptic import segment_image
+from maft_jax.inference.segment_rules import SegmentRules
 from maft_jax.models.generators.image_preparation import ImagePreparation
+from maft_jax.models.mask_pixels import PlacedMasks
 from tests import runs
 from tests.fcclip_files import class_names, maft_plus_tensors, write_checkpoint
 from tests.golden_files import golden
@@ -42,13 +46,18 @@ def segmenter_of(checkpoint, **options):
 
 
 @pytest.fixture(scope="module")
-def segmentation(tmp_path_factory):
-    """Of the golden image."""
+def segmenter(tmp_path_factory):
     segmenter = segmenter_of(
         write_checkpoint(tmp_path_factory.mktemp("fcclip") / "fcclip.pth"),
         trained=[text.split(",") for text in expected()["train_classes"].tolist()],
     )
     np.testing.assert_array_equal(segmenter._seen, expected()["seen"])
+    return segmenter
+
+
+@pytest.fixture(scope="module")
+def segmentation(segmenter):
+    """Of the golden image."""
     return segmenter(expected()["image_uint8"])
 
 
@@ -101,6 +110,47 @@ def test_label_map_at_native_size_follows_the_order_of_the_configuration(
     else:
         best = arrays["semantic_scores_every_9th_row_f16"].astype(np.float32).max(axis=0)
         np.testing.assert_allclose(found.score[::9], best, rtol=2**-10, atol=2**-24)
+
+
+@pytest.mark.parametrize(("overlap", "suffix"), [(0.5, ""), (0.8, "_strict")])
+def test_panoptic_result_at_native_size_is_the_official_one(segmenter, overlap, suffix):
+    arrays = golden("segments/fcclip_system")
+    found = segment_image(*at_native_size(segmenter), SegmentRules(0.0, overlap))
+    assert (found.segment_map != arrays[f"panoptic_ids{suffix}"]).mean() < 1e-4
+    listed = [[s.id, s.class_index, int(s.is_thing)] for s in found.segments]
+    assert listed == arrays[f"panoptic_segments{suffix}"].tolist()
+
+
+def test_instances_at_native_size_are_the_official_ones(segmenter):
+    arrays = golden("segments/fcclip_system")
+    found = find_instances(*at_native_size(segmenter), SegmentRules(0.0, 0.0))
+    there = arrays["instance_areas"] > 0
+    scores = [instance.score for instance in found.instances]
+    np.testing.assert_allclose(scores, arrays["instance_scores"][there], atol=1e-3)
+    indices = [instance.class_index for instance in found.instances]
+    assert indices == arrays["instance_classes"][there].tolist()
+    pixels = [instance.num_pixels for instance in found.instances]
+    np.testing.assert_allclose(pixels, arrays["instance_areas"][there], atol=3)
+
+
+def test_segmenter_makes_segments_of_a_picture(segmenter):
+    image = expected()["image_uint8"]
+    found = segmenter.panoptic(image, things=["person", "dog"], rules=SegmentRules(0.0, 0.5))
+    assert found.segment_map.shape == image.shape[:2] and found.things == {0, 1}
+    assert len(found.segments) >= 2
+    objects = segmenter.instances(image, things=["person", "dog"])
+    assert {instance.class_index for instance in objects.instances} <= {0, 1}
+    assert objects.run_lengths[0]["size"] == list(image.shape[:2])
+
+
+def at_native_size(segmenter) -> tuple:
+    """Arguments of segment_image, all but the rules, of what the network makes of the image."""
+    masks, probabilities, read = segmenter._classified(expected()["image_uint8"])
+    native = tuple(expected()["original_size"].tolist())
+    sizes = (jnp.array([size], jnp.int32) for size in (*read.values(), native))
+    placed = PlacedMasks(masks, *sizes, kind="logits")
+    image, things = np.zeros((*native, 3), np.uint8), frozenset({0, 1, 5})
+    return image, probabilities, placed, segmenter.class_names, things
 
 
 @pytest.mark.slow

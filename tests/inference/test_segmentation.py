@@ -15,7 +15,7 @@ from input_pipeline.eval_pipeline import EvalGeometry, make_eval_batch, make_eva
 from input_pipeline.examples import Example, PreparedExample
 from input_pipeline.numpy_dataset import NumpyBatches
 from input_pipeline.sample_folder import draw_scene
-from maft_jax.inference import result, segmentation
+from maft_jax.inference import result, row_strips
 from maft_jax.inference.overlay import blend
 from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
 from maft_jax.inference.segmenter import InferenceSpec, Segmenter
@@ -106,7 +106,7 @@ def test_segment_is_what_its_parts_compute(clip, image, segmenter):
 def test_strips_of_an_image_have_the_bits_of_the_whole(segmenter, monkeypatch):
     pixels = np.random.default_rng(3).integers(0, 256, (200, 90, 3), np.uint8)
     whole = segmenter(pixels)
-    monkeypatch.setattr(segmentation, "_PIXELS_AT_A_TIME", 128 * 64)
+    monkeypatch.setattr(row_strips, "_PIXELS_AT_A_TIME", 128 * 64)
     strips = segmenter(pixels)
     np.testing.assert_array_equal(strips.label_map, whole.label_map)
     np.testing.assert_array_equal(strips.score, whole.score)

@@ -12,11 +12,11 @@ from torch.nn.functional import interpolate
 from maft_jax.inference.segmenter import ensemble
 from maft_jax.models.pixel_labels import (
     IGNORE,
-    TILES,
     covers_pixels,
     label_pixels,
     pixel_scores,
 )
+from maft_jax.models.pixel_tiles import TILES
 from maft_jax.models.resize import resize
 from tests.golden_files import golden
 

@@ -1,0 +1,35 @@
+"""Arrays of a batch of images on the devices of a mesh, and functions of each image."""
+
+import jax
+from jax import lax
+from jax.sharding import NamedSharding
+
+from maft_jax.runtime.mesh_axes import OVER_IMAGES
+
+
+def map_images(mesh, function, *arrays):
+    """`function` on each image, one after the other on each device of the mesh."""
+
+    def map_local(*local):
+        return lax.map(lambda image_arrays: function(*image_arrays), local)
+
+    if mesh is None:
+        return map_local(*arrays)
+    return jax.shard_map(
+        map_local, mesh=mesh, in_specs=OVER_IMAGES, out_specs=OVER_IMAGES, check_vma=False
+    )(*arrays)
+
+
+def place(tree, shardings):
+    """Places what is not in its place; `shardings` is a tree, or one sharding for all leaves."""
+
+    def put(leaf, sharding: NamedSharding):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            in_place = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        else:
+            in_place = False  # on the host, or nowhere yet inside of somebody's jit
+        return leaf if in_place else jax.device_put(leaf, sharding)
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
+    return jax.tree.map(put, tree, shardings)
