@@ -22,10 +22,19 @@ from maft_jax.inference.clip import Clip
 from maft_jax.inference.files import draw, encode_json, encode_labels
 from maft_jax.inference.object_description import describe_objects
 from maft_jax.inference.segment_masks import ObjectResult
+from maft_jax.inference.segment_rules import RULES, find_things
 from maft_jax.inference.segmentation import ImageSegmenter, Segmentation
-from maft_jax.inference.vocabulary import check_names, read_names, read_pasted_list
+from maft_jax.inference.vocabulary import (
+    check_names,
+    read_names,
+    read_pasted_list,
+    things_of_list,
+)
 from maft_jax.proposals.generator import ProposalGenerator
 
+TASKS = ("semantic", "panoptic", "instance")
+_RULES = dataclasses.replace(RULES["maft_plus"], instance_threshold=0.5)
+"""Of instances; each proposal is one of several classes, most of them at low scores."""
 _KEPT = 4
 """Vocabularies whose embeddings, and pictures whose proposals, stay in memory."""
 _RESULTS_KEPT = 32
@@ -71,23 +80,44 @@ class PageSession:
         self._one_at_a_time = threading.Lock()
 
     def segment(
-        self, picture: str | None, classes: str | None, background: str | None, num_proposals: int
+        self,
+        picture: str | None,
+        classes: str | None,
+        background: str | None,
+        num_proposals: int,
+        task: str = TASKS[0],
+        things: str | None = None,
     ) -> Result:
         """Segments the file `picture` with the names of `read_classes` and `read_field`.
+
+        Args:
+            task: one of TASKS.
+            things: of panoptic and instance: names of the classes with countable objects; where it
+                is empty, those of a built-in list, else all.
 
         Raises:
             ValueError: there is no picture or it cannot be read, or the names cannot be used.
         """
         if not picture:
             raise ValueError("There is no picture yet: drop one, or click on an example.")
+        if task not in TASKS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
         names, synonyms = read_classes(classes or "")
         others = read_field(background or "", "background")
         if not names:
             raise ValueError("There are no classes yet: type names with commas between them.")
+        given = read_field(things or "", "things")
+        of_task = find_things(given, names) if given else things_of_list(classes or "")
         with self._one_at_a_time:
             start = time.monotonic()
             segmenter = self._segmenter(names, others, num_proposals, tuple(synonyms.items()))
-            segmentation = segmenter.segment_prepared(self._prepare(segmenter, picture))
+            prepared = self._prepare(segmenter, picture)
+            if task == "semantic":
+                segmentation = segmenter.segment_prepared(prepared)
+            elif task == "panoptic":
+                segmentation = segmenter.panoptic(prepared, things=of_task)
+            else:
+                segmentation = segmenter.instances(prepared, things=of_task, rules=_RULES)
             return Result(segmentation, Path(picture).stem, time.monotonic() - start)
 
     def write_overlay(self, result: Result | None, opacity: float) -> str:

@@ -1,6 +1,7 @@
 """Panoptic and instance results in the page: what the viewer gets, and what is downloaded."""
 
 import base64
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -71,3 +72,21 @@ def test_downloads_are_the_overlay_and_the_objects(make, tmp_path):
     content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     rows = content.get("segments", content.get("instances"))
     assert [row["name"] for row in rows][:3] == ["cat", "cat", "sofa"]
+
+
+def test_session_finds_objects_as_the_library_does(tmp_path):
+    clip = dataclasses.replace(maft_jax.load("random:tiny"), image_size=96)
+    picture = str(tmp_path / "photo.png")
+    Image.fromarray(made_up_panoptic((64, 96)).image).save(picture)
+    session = PageSession(clip, tmp_path)
+    asked = (picture, "cat, sofa", "wall", 25)
+    found = session.segment(*asked, task="panoptic", things="cat").segmentation
+    options = {"background": ["wall"], "num_proposals": 25}
+    expected = maft_jax.segment_panoptic(clip, picture, ["cat", "sofa"], things=["cat"], **options)
+    np.testing.assert_array_equal(found.segment_map, expected.segment_map)
+    assert found.things == {0}
+    instances = session.segment(*asked, task="instance").segmentation.instances
+    assert all(instance.score > 0.5 for instance in instances)
+    for task, things in (("objects", ""), ("panoptic", "dog")):
+        with pytest.raises(ValueError, match=r"^task: expected one of|^things: 'dog' is none"):
+            session.segment(*asked, task=task, things=things)

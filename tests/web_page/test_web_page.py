@@ -69,7 +69,7 @@ def shown_labels(data: dict) -> np.ndarray:
 def ask(address: str, path: str) -> str:
     """What the server answers to who asks it for the segmentation of any file of its own."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    content = json.dumps({"data": [file, CLASSES, "", 25]}).encode()
+    content = json.dumps({"data": [file, CLASSES, "", 25, "semantic", ""]}).encode()
     url = f"{address}gradio_api/call/segment"
     request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
@@ -282,6 +282,11 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
         assert shown_labels(data).shape == (120, 160)
         with Image.open(client.predict(api_name="/labels")) as image:
             assert image.size == (160, 120)
+        asked = (uploaded, "red disc, sand", "", 25, "panoptic", "red disc")
+        objects = client.predict(*asked, api_name="/segment")
+        assert objects["outlines"] and all("score" in o["detail"] for o in objects["classes"])
+        with pytest.raises(AppError, match="'cat' is none of the 2 classes"):
+            client.predict(*asked[:-1], "cat", api_name="/segment")
         with pytest.raises(AppError, match="'cat' comes twice"):
             client.predict(uploaded, "cat, cat", "", 25, api_name="/segment")
         with pytest.raises(AppError, match="no picture yet"):
