@@ -35,7 +35,8 @@ class ClassList:
     `ignored_colors` are those of its entries that are no classes, such as `void`.
     `values_are_given` is False where they follow from the order of names alone.
     `ignored_values` are those of unlabelled pixels. `synonyms` are the further names of each
-    class, and empty where none has any.
+    class, and empty where none has any. `things` are the class ids with countable objects; None
+    where the list does not say.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class ClassList:
     values_are_given: bool = True
     ignored_values: tuple[int, ...] = DEFAULT_IGNORED
     synonyms: tuple[tuple[str, ...], ...] = ()
+    things: tuple[int, ...] | None = None
 
     @property
     def further_names(self) -> dict[str, tuple[str, ...]]:
@@ -119,8 +121,16 @@ def _parse(content: bytes, where: str, ignore_labels: Sequence[int]) -> tuple[Cl
         all(entry.value_is_given for entry in kept),
         _ignored_values(kept, left_out, ignore_labels),
         tuple(entry.synonyms for entry in kept) if any(e.synonyms for e in kept) else (),
+        _things(kept),
     )
     return classes, taken_for
+
+
+def _things(kept: Sequence[ListedClass]) -> tuple[int, ...] | None:
+    """Class ids of the things; None unless the list says it of every class."""
+    if any(entry.is_thing is None for entry in kept):
+        return None
+    return tuple(class_id for class_id, entry in enumerate(kept) if entry.is_thing)
 
 
 def _is_ignored(entry: ListedClass, ignore_labels: Sequence[int]) -> bool:

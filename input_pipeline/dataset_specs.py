@@ -82,6 +82,13 @@ class DatasetSpec:
         return len(self.classes.names)
 
     @property
+    def thing_ids(self) -> tuple[int, ...] | None:
+        """Class ids with countable objects; None where `stuff_ids` is."""
+        if self.stuff_ids is None:
+            return None
+        return tuple(sorted(set(range(self.num_classes)) - set(self.stuff_ids)))
+
+    @property
     def unseen_classes(self) -> tuple[str, ...]:
         """Names of the unseen classes; empty when no split was published."""
         names = self.classes.names
@@ -280,6 +287,53 @@ _ALL = (
   booktitle = {CVPR},
   year = {2018}
 }""",
+    ),
+    DatasetSpec(
+        name="coco_panoptic",
+        title="COCO panoptic",
+        short_title="COCO-133",
+        layout="panoptic:open_coco_panoptic_2017",
+        class_list="coco_panoptic_133",
+        ignore_labels=(0,),
+        num_images={"train": (118_287,), "val": (5_000,)},
+        stuff_ids=tuple(range(80, 133)),
+        downloads={
+            "train images": Download(f"{_COCO_IMAGES}/train2017.zip", 19_336_861_798),
+            "val images": Download(f"{_COCO_IMAGES}/val2017.zip", 815_585_330),
+        },
+        obtaining=(
+            "The labels are panoptic_annotations_trainval2017.zip of https://cocodataset.org; "
+            "extract it, and the archives in it"
+        ),
+    ),
+    DatasetSpec(
+        name="ade20k_panoptic",
+        title="ADE20K-150, panoptic",
+        short_title="A-150 panoptic",
+        layout="panoptic:open_ade20k_panoptic",
+        class_list="ade20k_150",
+        ignore_labels=(0,),
+        num_images={"train": (20_210,), "val": (2_000,)},
+        stuff_ids=_ADE_150_STUFF_IDS,
+        obtaining=(
+            "ADEChallengeData2016 with ade20k_panoptic_<split>.json and the folder of its name, "
+            "which datasets/prepare_ade20k_pan_seg.py of "
+            "https://github.com/facebookresearch/Mask2Former makes"
+        ),
+    ),
+    DatasetSpec(
+        name="cityscapes",
+        title="Cityscapes",
+        short_title="Cityscapes",
+        layout="cityscapes:open_cityscapes",
+        class_list="cityscapes_19",
+        ignore_labels=(0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255),
+        num_images={"train": (2_975,), "val": (500,)},
+        stuff_ids=tuple(range(11)),
+        obtaining=(
+            "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip need a registration at "
+            "https://www.cityscapes-dataset.com"
+        ),
     ),
     DatasetSpec(
         name="shapes_world",

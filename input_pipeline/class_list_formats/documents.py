@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
+from input_pipeline.class_list_formats.listed_class import THINGS, WRITE_LINES, ListedClass
 
 _LONGEST_YAML = 2**18
 _DEEPEST_YAML = 32
@@ -125,6 +125,7 @@ def _categories(categories: object, where: str) -> list[ListedClass]:
                 value,
                 _name(category["name"], place),
                 color=tuple(_value(part, f"{place}.color") for part in color) if of_rgb else None,
+                is_thing=THINGS.get(str(category.get("isthing")).lower()),
             )
         )
     return listed

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from input_pipeline.class_list_formats.documents import Found, read_json, read_yaml
 from input_pipeline.class_list_formats.label_map_pbtxt import read_pbtxt
-from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass
+from input_pipeline.class_list_formats.listed_class import THINGS, WRITE_LINES, ListedClass
 from input_pipeline.class_list_formats.tables import has_heading, read_table
 
 _COLOR_LINE = re.compile(r"([^:]+):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*")
@@ -174,15 +174,28 @@ def _matched(pattern: re.Pattern, form: str, lines: Sequence[str], where: str) -
                 f"{place}: expected {form!r} as on line {first}, found {line.strip()!r}; use one "
                 "form throughout the file"
             )
-        name = match["name"].strip()
+        name, is_thing = _name_and_kind(match["name"])
         if not name:
             raise ValueError(f"{place}: the class name is blank; delete the line or name the class")
         if "\t" in name:
             raise ValueError(
                 f"{place}: expected {form!r}, found more columns, {line.strip()!r}; {WRITE_LINES}"
             )
-        listed.append(ListedClass(place, int(match["value"]), name))
+        if listed and (is_thing is None) != (listed[0].is_thing is None):
+            raise ValueError(
+                f"{place}: expected thing or stuff in a last column of all lines or of none, found "
+                f"{line.strip()!r}; complete the lines, or remove the column"
+            )
+        listed.append(ListedClass(place, int(match["value"]), name, is_thing=is_thing))
     return listed
+
+
+def _name_and_kind(text: str) -> tuple[str, bool | None]:
+    """The name, and what a last column `thing` or `stuff` says."""
+    name, tab, kind = text.strip().rpartition("\t")
+    if tab and kind.strip().lower() in ("thing", "stuff"):
+        return name.strip(), THINGS[kind.strip().lower()]
+    return text.strip(), None
 
 
 def _with_synonyms(entry: ListedClass) -> ListedClass:

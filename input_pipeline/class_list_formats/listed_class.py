@@ -11,7 +11,8 @@ class ListedClass(NamedTuple):
 
     `value` is None where the list has colours alone. `value_is_given` is False where the value
     follows from the order of the list. `synonyms` are further names of the class.
-    `is_class` is False where the list says that pixels of the value belong to none.
+    `is_class` is False where the list says that pixels of the value belong to none. `is_thing` says
+    whether the class has countable objects; None where the list does not.
     """
 
     place: str
@@ -21,7 +22,11 @@ class ListedClass(NamedTuple):
     color: Color | None = None
     synonyms: tuple[str, ...] = ()
     is_class: bool = True
+    is_thing: bool | None = None
 
+
+THINGS = {"thing": True, "stuff": False, "1": True, "0": False, "true": True, "false": False}
+"""What columns and entries say, in small letters, of whether a class has countable objects."""
 
 WRITE_LINES = "write 'integer<TAB>name' lines, where the integer is the value in the label maps"
 """What works for every list."""

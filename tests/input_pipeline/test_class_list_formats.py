@@ -296,3 +296,39 @@ def test_values_of_unlabelled_pixels_are_those_that_the_list_leaves():
 def test_ignore_value_that_is_given_contradicts_a_class_even_where_it_is_the_default():
     with pytest.raises(ValueError, match=r":2: label value 255 is class 'lesion' here, but ign"):
         read("0\tcat\n255\tlesion\n", ignore_labels=(255,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1\tcat\tthing\n3\tsky\tstuff\n4\tdog bed\tThing\n",
+        "id,name,isthing\n1,cat,1\n3,sky,0\n4,dog bed,1\n",
+        "name\tid\tthing\ncat\t1\ttrue\nsky\t3\tfalse\ndog bed\t4\ttrue\n",
+        '[{"id": 1, "name": "cat", "isthing": 1}, {"id": 3, "name": "sky", "isthing": 0}, '
+        '{"id": 4, "name": "dog bed", "isthing": 1}]',
+    ],
+)
+def test_list_may_say_which_classes_are_things(text):
+    classes = parse_class_list(text.encode(), "list.txt")
+    assert (classes.names, classes.label_values) == (("cat", "sky", "dog bed"), (1, 3, 4))
+    assert classes.things == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1\tcat\n3\tsky\n",
+        "id,name,thing\n1,cat,small\n3,sky,large\n",
+        '[{"id": 1, "name": "cat", "isthing": 1}, {"id": 3, "name": "sky"}]',
+    ],
+)
+def test_list_that_does_not_say_it_of_every_class_says_nothing_of_things(text):
+    assert parse_class_list(text.encode(), "list.txt").things is None
+
+
+def test_last_column_is_of_all_lines_or_of_none():
+    with pytest.raises(ValueError, match=r"list.txt:2: .*all lines or of none"):
+        read("1\tcat\tthing\n3\tsky\n")
+    with pytest.raises(ValueError, match="more columns"):
+        read("1\tcat\tanimal\n3\tsky\tstuff\n")
+    assert parse_class_list(b"0\tvoid\tstuff\n1\tcat\tthing\n", "x", (0,)).things == (0,)

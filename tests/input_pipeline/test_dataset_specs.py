@@ -68,6 +68,9 @@ def test_unseen_classes_are_the_published_ones(name):
         ("ade20k_full", 572, 275),
         ("pascal_context_59", 59, 0),
         ("pascal_context_459", 459, 0),
+        ("coco_panoptic", 133, 0),
+        ("ade20k_panoptic", 150, 0),
+        ("cityscapes", 19, 0),
         ("shapes_world", 30, 12),
     ],
 )
@@ -105,6 +108,8 @@ def test_rare_classes_of_the_full_vocabulary_are_unseen():
         ("ade20k_full", (65535,), 25_574, 2_000),
         ("pascal_context_59", (255,), 4_998, 5_105),
         ("pascal_context_459", (65535,), 4_998, 5_105),
+        ("coco_panoptic", (0,), 118_287, 5_000),
+        ("ade20k_panoptic", (0,), 20_210, 2_000),
         ("shapes_world", (255,), 1_200, 300),
     ],
 )
@@ -120,6 +125,9 @@ def test_sizes_and_ignored_values_are_the_official_ones(name, ignored, train, va
         ("coco_stuff", 91, {"grass", "sky-other", "wall-concrete"}),
         ("voc2012", 0, set()),
         ("ade20k_150", 50, {"wall", "sky", "lake", "shower"}),
+        ("coco_panoptic", 53, {"banner", "grass-merged", "rug-merged"}),
+        ("ade20k_panoptic", 50, {"wall", "sky", "lake", "shower"}),
+        ("cityscapes", 11, {"road", "pole", "sky"}),
         ("shapes_world", 6, {"brick", "stone"}),
     ],
 )
@@ -127,8 +135,11 @@ def test_things_are_told_from_stuff_where_the_authors_do(name, stuff, some):
     spec = SPECS[name]
     assert len(set(spec.stuff_ids)) == stuff
     assert some <= {spec.classes.names[class_id] for class_id in spec.stuff_ids}
-    things = set(range(spec.num_classes)) - set(spec.stuff_ids)
-    assert {"person", "chair"} <= {spec.classes.names[i] for i in things} or name == "shapes_world"
+    names = {spec.classes.names[i] for i in spec.thing_ids}
+    assert len(names) == spec.num_classes - stuff and not names & some
+    people = {name for name in names if name.startswith("person")}
+    assert people or name == "shapes_world"
+    assert spec.classes.things in (None, spec.thing_ids)
 
 
 def test_all_else_follows_from_the_declaration(tmp_path):
