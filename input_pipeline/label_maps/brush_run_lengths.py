@@ -13,6 +13,8 @@ from jaxtyping import Bool, UInt32
 from input_pipeline.limits import MAX_PIXELS, check_limit
 
 _CHANNELS = 4
+_BITS_OF_VALUE, _BITS_OF_LENGTH = 8, (3, 4, 8, 16)
+"""Of what is written; what is read says its own."""
 # A block of the longest run, 2**16, takes 20 bits at least.
 _MOST_VALUES_PER_BYTE = 8 * 2**16 // 20
 
@@ -66,6 +68,27 @@ def decode_values(run_lengths: Sequence[int], expected: int) -> UInt32[np.ndarra
         filled += length
     stream.check_end()
     return values
+
+
+def encode_brush(mask: Bool[np.ndarray, "h w"]) -> bytes:
+    """A stroke over the mask, white and opaque, in a transparent image of its size."""
+    pixels = mask.ravel()
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    starts = np.concatenate([[0], edges])
+    lengths = np.diff(np.concatenate([starts, [pixels.size]])) * _CHANNELS
+    sizes = "".join(f"{bits - 1:04b}" for bits in _BITS_OF_LENGTH)
+    blocks = [f"{pixels.size * _CHANNELS:032b}{_BITS_OF_VALUE - 1:05b}{sizes}"]
+    for is_on, left in zip(pixels[starts].tolist(), lengths.tolist(), strict=True):
+        while left:
+            length = min(left, 2 ** _BITS_OF_LENGTH[-1])
+            number, bits = next(
+                (i, bits) for i, bits in enumerate(_BITS_OF_LENGTH) if length <= 2**bits
+            )
+            blocks.append(f"1{number:02b}{length - 1:0{bits}b}" + ("1" if is_on else "0") * 8)
+            left -= length
+    text = "".join(blocks)
+    text += "0" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8)
 
 
 class _BitStream:

@@ -1,6 +1,7 @@
 """--generator=fcclip of `predict`: a released system, from the checkpoint that --weights names."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -109,6 +110,11 @@ def load(
         "versions": versions(),
     }
     return segmenter, provenance
+
+
+def system_of(segmenter: Any) -> str:
+    """Of a FcClipSegmenter: by whose rules masks become segments."""
+    return "maft_plus" if segmenter.is_maft_plus else "fcclip"
 
 
 def _two_numbers(texts: list[str]) -> tuple[float, float]:

@@ -4,13 +4,15 @@
         --classes="cat, sofa, lamp" --out=out
 
 Writes for each image NAME_overlay.png (colours, names, legend), NAME_labels.png (index of the class
-of each pixel, 255 = none) and NAME.json (areas, scores, boxes, and where they come from). An image
-that cannot be read does not stop the others; all of those are listed at the end. docs/predict.md
-has recipes.
+of each pixel, 255 = none) and NAME.json (areas, scores, boxes, and where they come from). With
+--task=panoptic or --task=instance it is objects that are found: NAME.json has the mask of each, and
+NAME_panoptic.png the segments of a panoptic result. An image that cannot be read does not stop the
+others; all of those are listed at the end. docs/predict.md has recipes.
 
     ... --image=photos --image='more/**/*.jpg' --classes=coco_stuff_171
     ... --classes='"salt, pepper", cat' --background="wall, floor, sky"
     ... --classes_file=names.txt --proposals=masks
+    ... --classes="cat, sofa, wall" --things="cat, sofa" --task=panoptic
     ... --weights=maft.pth --generator=freeseg          # the official system, from one checkpoint
     ... --weights=fcclip.pth --generator=fcclip        # FC-CLIP or MAFT+ as a whole
 
@@ -19,7 +21,7 @@ Exit codes: 0 done, 1 some images failed, 2 wrong input, 130 and 143 interrupted
 
 from absl import flags
 
-from maft_jax.cli import command_line, fcclip_prediction, generator_flags
+from maft_jax.cli import command_line, fcclip_prediction, generator_flags, task_flags
 from maft_jax.config.fields import expand_path
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
@@ -104,8 +106,11 @@ def _predict(places: list[str]) -> None:
     if _CACHE_DIR.value:
         make_writable(epath.Path(_CACHE_DIR.value), "--cache_dir")
     segmenter, provenance = _load(class_names, background, synonyms)
+    system = fcclip_prediction.system_of(segmenter) if _is_fcclip() else "maft_plus"
+    segment, of_task = task_flags.make_segment(segmenter, _things_of_list(), system)
+    provenance["settings"] |= of_task
     failures = predict_images(
-        lambda path, example_id: segmenter(path, example_id=example_id),
+        segment,
         images,
         _OUT.value,
         provenance,
@@ -129,6 +134,12 @@ def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[str
     background = parse_names(_BACKGROUND.value, "--background") if _BACKGROUND.value else ()
     check_apart(names, background, synonyms)
     return names, background, synonyms
+
+
+def _things_of_list() -> frozenset[int] | None:
+    from maft_jax.inference.vocabulary import things_of_list
+
+    return None if _CLASSES.value is None else things_of_list(_CLASSES.value)
 
 
 def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: dict):
@@ -216,6 +227,7 @@ def check_arguments(arguments: list[str]) -> list[str]:
             'expected either --classes="cat, sofa" or --classes_file=names.txt; --help tells more'
         )
     fcclip_prediction.check_flags(_is_fcclip(), (*_masking(), *_stated()))
+    task_flags.check_flags()
     return places
 
 

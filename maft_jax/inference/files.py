@@ -12,14 +12,20 @@ from pathlib import Path
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.examples import IGNORE
 from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.layouts.base import describe_left_out, shorten
+from maft_jax.inference.interchange.coco import encode_panoptic_png
+from maft_jax.inference.object_description import describe_objects
+from maft_jax.inference.object_overlay import object_overlay
 from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation, class_regions
+from maft_jax.inference.segment_masks import ObjectResult
+from maft_jax.inference.segments import PanopticSegmentation
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.atomic_files import atomic_write_bytes, clear_leftovers
 
@@ -28,6 +34,8 @@ _PICTURES = {
     *(".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
 }
 """Endings of what a person would call an image, whether or not it can be read."""
+_OURS = ("_overlay", "_labels", "_panoptic")
+"""What the names of pictures end with that are written about an image."""
 _MOST_CLASSES_OF_8_BITS = 255
 
 logger = logging.getLogger(__name__)
@@ -89,7 +97,7 @@ class Interrupted(Exception):
 
 
 def predict_images(
-    segment: Callable[[Path, str], Segmentation],
+    segment: Callable[[Path, str], Segmentation | ObjectResult],
     images: Sequence[ImageFile],
     folder: str | os.PathLike,
     provenance: Mapping,
@@ -118,7 +126,7 @@ def predict_images(
             named = str(image.path) in str(error)
             problems.append(str(error) if named else f"{image.path}: {error}")
             continue
-        height, width = result.label_map.shape
+        height, width = result.image.shape[:2]
         about = {"path": str(image.path), "width": width, "height": height}
         try:
             write_prediction(result, folder, image.name, {"image": about, **provenance}, **options)
@@ -129,7 +137,7 @@ def predict_images(
 
 
 def write_prediction(
-    segmentation: Segmentation,
+    result: Segmentation | ObjectResult,
     folder: str | os.PathLike,
     name: str,
     provenance: Mapping,
@@ -138,23 +146,44 @@ def write_prediction(
     long_side: int | None = None,
     picture_format: str = "png",
 ) -> None:
-    """Writes <name>_overlay.png (or .jpg), <name>_labels.png and then <name>.json into a folder.
+    """Writes <name>_overlay.png (or .jpg), a map and then <name>.json into a folder.
 
-    Each appears whole or not at all. `name` may contain folders, which are created. `provenance`
-    goes into the JSON file in front of what the segmentation says.
+    The map is <name>_labels.png, of a panoptic result <name>_panoptic.png, and of instances, which
+    may overlap, none. Each file appears whole or not at all. `name` may contain folders, which are
+    created. `provenance` goes into the JSON file in front of what the result says.
     """
     start = epath.Path(folder) / name
     start.parent.mkdir(parents=True, exist_ok=True)
-    picture = overlay(segmentation, opacity, long_side=long_side)
-    files = {
-        "overlay": f"{start.name}_overlay.{picture_format}",
-        "labels": f"{start.name}_labels.png",
-    }
+    picture = draw(result, opacity, long_side)
+    files = {"overlay": f"{start.name}_overlay.{picture_format}"}
     atomic_write_bytes(start.parent / files["overlay"], _encoded(picture, picture_format))
-    atomic_write_bytes(start.parent / files["labels"], encode_labels(segmentation))
-    content = {**provenance, "files": files, **describe(segmentation)}
+    if isinstance(result, Segmentation):
+        files["labels"] = f"{start.name}_labels.png"
+        atomic_write_bytes(start.parent / files["labels"], encode_labels(result))
+        described = describe(result)
+    else:
+        described = describe_objects(result)
+        if isinstance(result, PanopticSegmentation):
+            files["panoptic"] = f"{start.name}_panoptic.png"
+            ids = encode_panoptic_png(result.segment_map)
+            atomic_write_bytes(start.parent / files["panoptic"], ids)
+    content = encode_json({**provenance, "files": files, **described})
+    atomic_write_bytes(start.parent / f"{start.name}.json", content)
+
+
+def draw(
+    result: Segmentation | ObjectResult, opacity: float, long_side: int | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The overlay of a result of any kind; arguments are those of `overlay.overlay`."""
+    if isinstance(result, Segmentation):
+        return overlay(result, opacity, long_side=long_side)
+    return object_overlay(result, opacity, long_side=long_side)
+
+
+def encode_json(content: Mapping) -> bytes:
+    """A JSON file; letters that no text can hold become question marks."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    atomic_write_bytes(start.parent / f"{start.name}.json", text.encode("utf-8", "replace") + b"\n")
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 def encode_labels(segmentation: Segmentation) -> bytes:
@@ -194,6 +223,7 @@ def describe(segmentation: Segmentation) -> dict:
         for region in class_regions(segmentation)
     ]
     return {
+        "task": "semantic",
         "classes": classes,
         "no_class": {
             "pixels": int(unlabelled.sum()),
@@ -246,8 +276,11 @@ def _is_offered(path: Path, folder: Path) -> bool:
 def _is_ours(path: Path) -> bool:
     """Whether it lies beside the JSON file that was written with it, or is that file."""
     if path.suffix == ".json":
-        return path.with_name(f"{path.stem}_labels.png").exists()
-    for ending in ("_overlay", "_labels"):
+        pictures = [f"{path.stem}{ending}.png" for ending in _OURS]
+        return any(
+            path.with_name(name).exists() for name in (*pictures, f"{path.stem}_overlay.jpg")
+        )
+    for ending in _OURS:
         if path.stem.endswith(ending):
             return path.with_name(f"{path.stem.removesuffix(ending)}.json").exists()
     return False

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int32, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -65,25 +65,40 @@ def overlay(
     Raises:
         ValueError: `opacity` is not between 0 and 1.
     """
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity: expected 0 to 1, got {opacity}")
-    image, labels = _scaled(segmentation.image, segmentation.label_map, long_side)
-    height, width = labels.shape
+    check_opacity(opacity)
+    image, labels = scaled(segmentation.image, segmentation.label_map, long_side)
     colors = segment_colors(segmentation)
-    picture = blend(image, labels, colors, opacity)
-    size = letter_size(height, max(width, _NARROWEST))
     regions = class_regions(segmentation)
     texts = {r.index: readable(r.name, r.index) for r in regions}
-    if names:
-        picture = write_names(picture, place_names(labels, texts, size))
-    if not legend:
-        return picture
-    picture = _at_least(picture, _NARROWEST)
     entries = [LegendEntry(texts[r.index], r.share, colors[r.index]) for r in regions]
     unlabelled = float(np.mean(segmentation.label_map < 0))
     if unlabelled:
         entries.append(LegendEntry("(no class)", unlabelled))
-        entries.sort(key=lambda entry: -entry.share)
+    picture = blend(image, labels, colors, opacity)
+    if names:
+        picture = write_names(picture, place_names(labels, texts, name_size(labels)))
+    return with_legend(picture, entries, name_size(labels)) if legend else picture
+
+
+def check_opacity(opacity: float) -> None:
+    """Refuses, with a ValueError, what is not between 0 and 1."""
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity: expected 0 to 1, got {opacity}")
+
+
+def name_size(labels: Int32[np.ndarray, "h w"]) -> int:
+    """Pixels of the letters in a picture of these labels."""
+    height, width = labels.shape
+    return letter_size(height, max(width, _NARROWEST))
+
+
+def with_legend(
+    picture: UInt8[np.ndarray, "h w 3"], entries: Sequence[LegendEntry], size: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The picture, at least as wide as names need, above a legend with the largest share first."""
+    height = len(picture)
+    picture = _at_least(picture, _NARROWEST)
+    entries = sorted(entries, key=lambda entry: -entry.share)
     strip = draw_legend(entries, picture.shape[1], size, round(_LEGEND_SHARE * height))
     return np.concatenate([picture, strip])
 
@@ -130,16 +145,20 @@ def borders(labels: Int32[np.ndarray, "h w"], thickness: int) -> Bool[np.ndarray
 
 
 def place_names(
-    labels: Int32[np.ndarray, "h w"], texts: Mapping[int, str], size: int
+    labels: Int32[np.ndarray, "h w"],
+    texts: Mapping[int, str],
+    size: int,
+    once: Collection[int] = (),
 ) -> list[PlacedName]:
     """Where each region is widest, largest regions first; names that would overlap are left out.
 
-    Of a class in several pieces, up to three large ones are named; specks are not.
+    Of a class in several pieces, up to three large ones are named, the largest alone if it is among
+    `once`; specks are not.
     """
     step = -(-max(labels.shape) // _SEARCH_SIDE)
     small = labels[step // 2 :: step, step // 2 :: step]
     placed: list[PlacedName] = []
-    for index, region in _named_regions(small, texts):
+    for index, region in _named_regions(small, texts, once):
         best, best_value = None, 0.0
         for name in _layouts(index, texts[index], region, labels.shape, size, step):
             _, _, width, height = name.box
@@ -187,14 +206,15 @@ def write_names(
 
 
 def _named_regions(
-    small: Int32[np.ndarray, "h w"], texts: Mapping[int, str]
+    small: Int32[np.ndarray, "h w"], texts: Mapping[int, str], once: Collection[int]
 ) -> list[tuple[int, Bool[np.ndarray, "h w"]]]:
     """(class, pixels) of the pieces that deserve a name, largest first."""
     found = []
     for index in texts:
         pieces, _ = ndimage.label(small == index)
         pixels = np.bincount(pieces.ravel())[1:]
-        largest = np.argsort(-pixels, kind="stable")[:_MOST_REPETITIONS]
+        most = 1 if index in once else _MOST_REPETITIONS
+        largest = np.argsort(-pixels, kind="stable")[:most]
         for rank, piece in enumerate(largest.tolist()):
             least = _SMALLEST_REPEATED_SHARE if rank else _SMALLEST_NAMED_SHARE
             if pixels[piece] >= least * small.size:
@@ -267,15 +287,24 @@ def _forbid(
         depth[np.ix_(near_y, near_x)] = 0
 
 
-def _scaled(image: np.ndarray, labels: np.ndarray, long_side: int | None):
+def scaled(
+    image: UInt8[np.ndarray, "h w 3"], labels: Int32[np.ndarray, "h w"], long_side: int | None
+) -> tuple[UInt8[np.ndarray, "h2 w2 3"], Int32[np.ndarray, "h2 w2"]]:
+    """Image and labels with a long side of so many pixels, or as they are."""
     if long_side is None or long_side == max(labels.shape):
         return image, labels
     factor = long_side / max(labels.shape)
     height, width = (max(1, round(side * factor)) for side in labels.shape)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-    rows = (np.arange(height) * labels.shape[0]) // height
-    columns = (np.arange(width) * labels.shape[1]) // width
-    return np.asarray(resized), labels[np.ix_(rows, columns)]
+    return np.asarray(resized), sampled(labels, (height, width))
+
+
+def sampled(labels: Shaped[np.ndarray, "h w"], size: tuple[int, int]) -> np.ndarray:
+    """Labels, or a mask, in another size (height, width), each pixel that of one of the old."""
+    if labels.shape == size:
+        return labels
+    rows, columns = ((np.arange(n) * old) // n for n, old in zip(size, labels.shape, strict=True))
+    return labels[np.ix_(rows, columns)]
 
 
 def _at_least(picture: np.ndarray, width: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, parse_class_list
+from input_pipeline.dataset_specs import SPECS
 from maft_jax.models.text_classifier import check_distinct, checked_texts, find_shared
 
 _OF_SEVERAL_NAMES = re.compile(r"\s*\d+\s*:")
@@ -47,6 +48,14 @@ def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
             "A class of that name is given with a space, no underscore"
         )
     return names
+
+
+def things_of_list(name: str) -> frozenset[int] | None:
+    """Indices of a built-in list's classes with countable objects; None where it does not say."""
+    for spec in SPECS.values():
+        if spec.class_list == name.strip() and spec.stuff_ids is not None:
+            return frozenset(range(spec.num_classes)) - frozenset(spec.stuff_ids)
+    return None
 
 
 def read_names_file(

@@ -19,6 +19,14 @@ _CHOICES = 24
 _FEW = 32
 """So many names can all look different."""
 
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, less their whole parts, keep apart however many there are."""
+_LIGHTER = 0.21
+"""By as much of OKLab's lightness the lightest shade differs from a colour, and the darkest."""
+_LIGHTEST = (0.38, 0.92)
+_TURN = 0.5
+"""Radians of hue between those two."""
+
 # Björn Ottosson, 2020: OKLab to linear sRGB.
 _TO_CUBE_ROOTS = np.array(
     [
@@ -69,6 +77,26 @@ def picture_colors(names: Sequence[str], present: Sequence[int]) -> dict[int, tu
     return colors
 
 
+def shades(color: tuple[int, int, int], count: int) -> list[tuple[int, int, int]]:
+    """Colours of the objects of a class: its own, then lighter and darker ones by turns."""
+    gamma = np.array(color) / 255
+    linear = np.where(gamma <= 0.04045, gamma / 12.92, ((gamma + 0.055) / 1.055) ** 2.4)
+    lab = np.cbrt(linear @ np.linalg.inv(_TO_RGB).T) @ np.linalg.inv(_TO_CUBE_ROOTS).T
+    darkest, lightest = np.clip(lab[0] + np.array([-_LIGHTER, _LIGHTER]), *_LIGHTEST)
+    found = [color]
+    for number in range(1, count):
+        step = (number * _GOLDEN + 0.5) % 1 - 0.5
+        end = lightest if step > 0 else darkest
+        lightness = float(lab[0] + 2 * abs(step) * (end - lab[0]))
+        turn = _TURN * step
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        tried = np.linspace(1, 0, 41)[:, None] * (rotation @ lab[1:])
+        labs = np.concatenate([np.full((len(tried), 1), lightness), tried], axis=1)
+        shown = np.all((_linear_rgb(labs) >= -1e-9) & (_linear_rgb(labs) <= 1 + 1e-9), axis=1)
+        found.append(_srgb(labs[np.argmax(shown)]))
+    return found
+
+
 def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
@@ -91,10 +119,14 @@ def _choice(key: str, choice: int) -> tuple[tuple[int, int, int], tuple[float, f
     linear = _linear_rgb(tried)
     shown = np.all((linear >= 0) & (linear <= 1), axis=1)
     lab = tried[0] + (_SHARES_OF_CHROMA[saturation] * chromas[shown].max() - chromas[0]) * direction
+    return _srgb(lab), tuple(lab.tolist())
+
+
+def _srgb(lab: Float[np.ndarray, " 3"]) -> tuple[int, int, int]:
     linear = np.clip(_linear_rgb(lab), 0, 1)
     gamma = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     red, green, blue = np.rint(255 * gamma).astype(int).tolist()
-    return (red, green, blue), tuple(lab.tolist())
+    return red, green, blue
 
 
 def _linear_rgb(lab: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:

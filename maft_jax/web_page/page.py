@@ -15,7 +15,8 @@ from maft_jax.inference.clip import Clip
 from maft_jax.proposals.generator import ProposalGenerator
 from maft_jax.runtime import stop_requests
 from maft_jax.web_page.guard import RequestGuard, is_open_to_all
-from maft_jax.web_page.session import PageSession, read_field, viewer_data
+from maft_jax.web_page.session import PageSession, read_field
+from maft_jax.web_page.viewer import viewer_data
 
 MOST_PROPOSALS = 300
 _PROPOSALS_STEP = 25
@@ -212,6 +213,27 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
         max_lines=4,
         elem_id="background",
     )
+    asked["task"] = gr.Radio(
+        [("Classes", "semantic"), ("Objects and stuff", "panoptic"), ("Objects", "instance")],
+        value="semantic",
+        label="Find",
+        elem_id="task",
+    )
+    asked["things"] = gr.Textbox(
+        "",
+        label="Things",
+        info="Classes with countable objects; empty: all, or those of a built-in list",
+        placeholder="cat, sofa",
+        max_lines=4,
+        visible=False,
+        elem_id="things",
+    )
+    asked["task"].change(
+        lambda task: gr.Textbox(visible=task != "semantic"),
+        asked["task"],
+        asked["things"],
+        api_visibility="private",
+    )
     asked["num_proposals"] = gr.Slider(
         _PROPOSALS_STEP,
         MOST_PROPOSALS,
@@ -255,7 +277,7 @@ def _showing_side(gr) -> dict[str, Any]:
         "opacity": gr.Slider(0, 1, _FIRST_OPACITY, step=0.05, label="Opacity", elem_id="opacity"),
     }
     with gr.Row():
-        for name, label in (("overlay", "Download overlay"), ("labels", "Download label map")):
+        for name, label in (("overlay", "Download overlay"), ("labels", "Download labels")):
             shown[name] = gr.Button(label, size="sm", interactive=False, elem_id=name)
     shown["file"] = gr.File(visible=False)
     return shown
@@ -264,15 +286,17 @@ def _showing_side(gr) -> dict[str, Any]:
 def _connect(gr, session: PageSession, asked: dict[str, Any], shown: dict[str, Any]) -> None:
     """What follows a click, Enter and the slider; the slider is between browser and picture."""
 
-    def segment(picture, classes, background, num_proposals):
-        result = session.segment(picture, classes, background, int(num_proposals))
+    def segment(picture, classes, background, num_proposals, task, things):
+        of_task = {"task": task, "things": things}
+        result = session.segment(picture, classes, background, int(num_proposals), **of_task)
         ready = gr.Button(interactive=True)
         return result, viewer_data(result), ready, ready
 
+    texts = ("classes", "background", "things")
     gr.on(
-        [asked["button"].click, asked["classes"].submit, asked["background"].submit],
+        [asked["button"].click, *(asked[name].submit for name in texts)],
         _told(gr, segment),
-        [asked[name] for name in ("picture", "classes", "background", "num_proposals")],
+        [asked[name] for name in ("picture", *texts[:2], "num_proposals", "task", texts[2])],
         [shown[name] for name in ("newest", "viewer", "overlay", "labels")],
         api_name="segment",
         show_progress_on=shown["viewer"],

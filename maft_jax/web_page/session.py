@@ -1,10 +1,7 @@
 """What the page's buttons do, without gradio: names and a picture in, a viewer's data out."""
 
-import base64
 import dataclasses
 import functools
-import gzip
-import io
 import os
 import shutil
 import tempfile
@@ -22,19 +19,22 @@ from PIL import Image
 from input_pipeline.examples import PreparedExample
 from input_pipeline.sample_folder import draw_scene
 from maft_jax.inference.clip import Clip
-from maft_jax.inference.files import encode_labels
-from maft_jax.inference.overlay import overlay, place_names, segment_colors
-from maft_jax.inference.segmentation import ImageSegmenter, Segmentation, class_regions
-from maft_jax.inference.vocabulary import check_names, read_names, read_pasted_list
-from maft_jax.pictures.lettering import letter_size, readable
+from maft_jax.inference.files import draw, encode_json, encode_labels
+from maft_jax.inference.object_description import describe_objects
+from maft_jax.inference.segment_masks import ObjectResult
+from maft_jax.inference.segment_rules import RULES, find_things
+from maft_jax.inference.segmentation import ImageSegmenter, Segmentation
+from maft_jax.inference.vocabulary import (
+    check_names,
+    read_names,
+    read_pasted_list,
+    things_of_list,
+)
 from maft_jax.proposals.generator import ProposalGenerator
 
-NO_CLASS = 0xFFFF
-"""In the viewer's labels, where the label map has -1."""
-
-_LONGEST_SIDE_SHOWN = 1600
-"""Pixels of the copy that the browser gets; downloads are as large as the picture."""
-_MOST_ABSENT_NAMES = 12
+TASKS = ("semantic", "panoptic", "instance")
+_RULES = dataclasses.replace(RULES["maft_plus"], instance_threshold=0.5)
+"""Of instances; each proposal is one of several classes, most of them at low scores."""
 _KEPT = 4
 """Vocabularies whose embeddings, and pictures whose proposals, stay in memory."""
 _RESULTS_KEPT = 32
@@ -45,9 +45,9 @@ _EXAMPLE_SEEDS = ((7, 23), (7, 3), (7, 5), (7, 2))
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One picture with its classes."""
+    """One picture with its classes or objects."""
 
-    segmentation: Segmentation
+    segmentation: Segmentation | ObjectResult
     name: str
     """Of the picture's file, without its ending."""
     seconds: float
@@ -80,38 +80,65 @@ class PageSession:
         self._one_at_a_time = threading.Lock()
 
     def segment(
-        self, picture: str | None, classes: str | None, background: str | None, num_proposals: int
+        self,
+        picture: str | None,
+        classes: str | None,
+        background: str | None,
+        num_proposals: int,
+        task: str = TASKS[0],
+        things: str | None = None,
     ) -> Result:
         """Segments the file `picture` with the names of `read_classes` and `read_field`.
+
+        Args:
+            task: one of TASKS.
+            things: of panoptic and instance: names of the classes with countable objects; where it
+                is empty, those of a built-in list, else all.
 
         Raises:
             ValueError: there is no picture or it cannot be read, or the names cannot be used.
         """
         if not picture:
             raise ValueError("There is no picture yet: drop one, or click on an example.")
+        if task not in TASKS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
         names, synonyms = read_classes(classes or "")
         others = read_field(background or "", "background")
         if not names:
             raise ValueError("There are no classes yet: type names with commas between them.")
+        given = read_field(things or "", "things")
+        of_task = find_things(given, names) if given else things_of_list(classes or "")
         with self._one_at_a_time:
             start = time.monotonic()
             segmenter = self._segmenter(names, others, num_proposals, tuple(synonyms.items()))
-            segmentation = segmenter.segment_prepared(self._prepare(segmenter, picture))
+            prepared = self._prepare(segmenter, picture)
+            if task == "semantic":
+                segmentation = segmenter.segment_prepared(prepared)
+            elif task == "panoptic":
+                segmentation = segmenter.panoptic(prepared, things=of_task)
+            else:
+                segmentation = segmenter.instances(prepared, things=of_task, rules=_RULES)
             return Result(segmentation, Path(picture).stem, time.monotonic() - start)
 
     def write_overlay(self, result: Result | None, opacity: float) -> str:
         """Path of a PNG file in a new folder; ValueError where there is no result."""
-        path = self._new_path(result, "overlay")
-        Image.fromarray(overlay(result.segmentation, opacity)).save(path)
+        path = self._new_path(result, "overlay.png")
+        Image.fromarray(draw(result.segmentation, opacity)).save(path)
         return str(path)
 
     def write_labels(self, result: Result | None) -> str:
-        """Path of a PNG file in a new folder; `encode_labels` says what its values are.
+        """Path of a file in a new folder: the label map as PNG, or objects as JSON.
+
+        `encode_labels` says what the PNG's values are, `describe_objects` what the JSON has.
 
         Raises:
             ValueError: there is no result.
         """
-        path = self._new_path(result, "labels")
+        if result is not None and not isinstance(result.segmentation, Segmentation):
+            path = self._new_path(result, "objects.json")
+            path.write_bytes(encode_json(describe_objects(result.segmentation)))
+            return str(path)
+        path = self._new_path(result, "labels.png")
         path.write_bytes(encode_labels(result.segmentation))
         return str(path)
 
@@ -146,7 +173,7 @@ class PageSession:
         oldest_first = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         for path in oldest_first[: 1 - _RESULTS_KEPT]:
             shutil.rmtree(path, ignore_errors=True)
-        return Path(tempfile.mkdtemp(dir=parent)) / f"{result.name}_{what}.png"
+        return Path(tempfile.mkdtemp(dir=parent)) / f"{result.name}_{what}"
 
 
 def read_field(text: str, what: str) -> tuple[str, ...]:
@@ -166,80 +193,6 @@ def read_classes(text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]
     return (
         read_pasted_list(lines, "classes") if len(lines) > 1 else (read_field(text, "classes"), {})
     )
-
-
-def viewer_data(result: Result) -> dict:
-    """What viewer.js shows: JSON with the picture, the labels, and the classes in it.
-
-    `labels` are base64 of gzip of little-endian uint16, row by row: places in `classes`, which
-    are ordered by area, or NO_CLASS. `rest` is the share of the picture without a class.
-    """
-    segmentation = result.segmentation
-    image, labels = _shown_size(segmentation)
-    height, width = labels.shape
-    regions = class_regions(segmentation)
-    colors = segment_colors(segmentation)
-    order = np.full(len(segmentation.class_names) + 1, NO_CLASS, "<u2")  # its last is that of -1
-    order[[region.index for region in regions]] = np.arange(len(regions))
-    classes = [
-        {
-            "name": region.name,
-            "color": [int(value) for value in colors[region.index]],
-            "share": region.share,
-        }
-        for region in regions
-    ]
-    names = {region.index: region.name for region in regions}
-    texts = {index: readable(name, index) for index, name in names.items()}  # to be measured
-    written = []
-    for name in place_names(labels, texts, letter_size(height, width)):
-        left, top, name_width, name_height = name.box
-        x, y = (left + name_width / 2) / width, (top + name_height / 2) / height
-        written.append({"name": names[name.index], "x": x, "y": y})
-    pixels, seconds = segmentation.label_map.shape[::-1], result.seconds
-    return {
-        "width": width,
-        "height": height,
-        "picture": f"data:image/jpeg;base64,{_base64(_jpeg(image))}",
-        "labels": _base64(gzip.compress(order[labels].tobytes(), mtime=0)),
-        "classes": classes,
-        "written": written,
-        "rest": float(np.mean(segmentation.label_map < 0)),
-        "absent": _absent(segmentation, {region.name for region in regions}),
-        "note": f"{pixels[0]} x {pixels[1]} pixels, {len(segmentation.proposals)} proposals, "
-        f"{seconds:.1f} s",
-    }
-
-
-def _shown_size(segmentation: Segmentation) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label map, shrunk where the browser would get too much."""
-    height, width = segmentation.label_map.shape
-    shrink = _LONGEST_SIDE_SHOWN / max(height, width)
-    if shrink >= 1:
-        return segmentation.image, segmentation.label_map
-    size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    image = Image.fromarray(segmentation.image).resize(size, Image.Resampling.LANCZOS)
-    labels = Image.fromarray(segmentation.label_map).resize(size, Image.Resampling.NEAREST)
-    return np.asarray(image), np.asarray(labels)
-
-
-def _absent(segmentation: Segmentation, present: set[str]) -> str:
-    names = [name for name in segmentation.class_names if name not in present]
-    if not names:
-        return ""
-    more = len(names) - _MOST_ABSENT_NAMES
-    listed = " · ".join(names[:_MOST_ABSENT_NAMES]) + (f" · {more} more" if more > 0 else "")
-    return f"Not found: {listed}"
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=92)
-    return buffer.getvalue()
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _make_segmenter(clip: Clip, generator_of, names, others, num_proposals, synonyms=()):

@@ -1,9 +1,10 @@
 // The viewer of the page: colours over the picture, names under the pointer, a legend.
 // gr.HTML runs this once, with `element`, `props` and `watch`; props.value is what
-// session.viewer_data makes. Class names enter the document as text, never as markup.
+// viewer.viewer_data makes: classes, or objects with a detail each. Class names enter the document as text, never as markup.
 
 const NOTHING = 0xffff;
 const FADED = 60; // alpha of the other classes while the pointer is on one in the legend
+const LIGHT = 0.55; // of white in the outlines of objects
 
 let shown = null; // props.value
 let labels = null; // Uint16Array: for each pixel a place in shown.classes, or NOTHING
@@ -38,10 +39,30 @@ function paint() {
     const alpha = alone === null || alone === place ? 255 : FADED;
     return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
   });
+  const light = palette.map(lighter);
   for (let i = 0; i < labels.length; i++) {
-    if (labels[i] !== NOTHING) colours[i] = palette[labels[i]];
+    if (labels[i] === NOTHING) continue;
+    colours[i] = (shown.outlines && isEdge(i) ? light : palette)[labels[i]];
   }
   canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+function lighter(colour) {
+  const shift = [0, 8, 16].map((bits) => {
+    const value = (colour >>> bits) & 255;
+    return Math.round(value + LIGHT * (255 - value)) << bits;
+  });
+  return ((colour & 0xff000000) | shift[0] | shift[1] | shift[2]) >>> 0;
+}
+
+function isEdge(i) {
+  const x = i % shown.width;
+  return (
+    (x > 0 && labels[i - 1] !== labels[i]) ||
+    (x < shown.width - 1 && labels[i + 1] !== labels[i]) ||
+    (i >= shown.width && labels[i - shown.width] !== labels[i]) ||
+    (i + shown.width < labels.length && labels[i + shown.width] !== labels[i])
+  );
 }
 
 function mark(place) {
@@ -60,12 +81,12 @@ function describe() {
   const legend = part("legend");
   legend.replaceChildren();
   part("names").replaceChildren();
-  shown.classes.forEach(({ name, color, share }, i) => {
+  shown.classes.forEach(({ name, color, share, detail }, i) => {
     const entry = make("li", "entry");
     const swatch = make("span", "swatch");
     swatch.style.background = `rgb(${color.join(" ")})`;
     entry.append(swatch, make("span", "name", name), make("span", "share", percent(share)));
-    entry.title = name;
+    entry.title = detail ? `${name} · ${detail}` : name;
     entry.tabIndex = 0;
     entry.dataset.place = i;
     legend.append(entry);
@@ -129,8 +150,9 @@ function placeAt(event) {
 function tell(event) {
   const tip = part("tip");
   const place = placeAt(event);
-  const { name, share } = shown.classes[place] ?? { name: "none of these", share: shown.rest };
-  tip.textContent = `${name} · ${percent(share)}`;
+  const nothing = { name: "none of these", share: shown.rest };
+  const { name, share, detail } = shown.classes[place] ?? nothing;
+  tip.textContent = [name, detail, percent(share)].filter(Boolean).join(" · ");
   tip.hidden = false;
   const stage = part("stage").getBoundingClientRect();
   const x = event.clientX - stage.left + 14;

@@ -27,14 +27,8 @@ from input_pipeline.sample_folder import SAMPLE_CLASSES, draw_scene
 from maft_jax.inference.overlay import overlay
 from maft_jax.inference.segmentation import ImageSegmenter
 from maft_jax.web_page import make_page
-from maft_jax.web_page.session import (
-    NO_CLASS,
-    PageSession,
-    Result,
-    read_classes,
-    read_field,
-    viewer_data,
-)
+from maft_jax.web_page.session import PageSession, Result, read_classes, read_field
+from maft_jax.web_page.viewer import NO_CLASS, viewer_data
 from tests.precompute_jobs import BlockProposals
 from tests.toy_generators import toy_generator
 from tests.web_page.web_pages import serving
@@ -75,7 +69,7 @@ def shown_labels(data: dict) -> np.ndarray:
 def ask(address: str, path: str) -> str:
     """What the server answers to who asks it for the segmentation of any file of its own."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    content = json.dumps({"data": [file, CLASSES, "", 25]}).encode()
+    content = json.dumps({"data": [file, CLASSES, "", 25, "semantic", ""]}).encode()
     url = f"{address}gradio_api/call/segment"
     request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
@@ -288,6 +282,11 @@ def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
         assert shown_labels(data).shape == (120, 160)
         with Image.open(client.predict(api_name="/labels")) as image:
             assert image.size == (160, 120)
+        asked = (uploaded, "red disc, sand", "", 25, "panoptic", "red disc")
+        objects = client.predict(*asked, api_name="/segment")
+        assert objects["outlines"] and all("score" in o["detail"] for o in objects["classes"])
+        with pytest.raises(AppError, match="'cat' is none of the 2 classes"):
+            client.predict(*asked[:-1], "cat", api_name="/segment")
         with pytest.raises(AppError, match="'cat' comes twice"):
             client.predict(uploaded, "cat, cat", "", 25, api_name="/segment")
         with pytest.raises(AppError, match="no picture yet"):

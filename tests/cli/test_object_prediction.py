@@ -1,0 +1,124 @@
+"""maft_jax.cli.predict --task=panoptic and --task=instance."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+import maft_jax
+from input_pipeline.class_lists import load_class_list
+from input_pipeline.run_lengths import decode_segmentation
+from input_pipeline.sample_folder import draw_scene
+from maft_jax.cli import command_line, predict
+from maft_jax.inference.segment_masks import masks_of, segments_of
+from maft_jax.inference.segment_rules import RULES
+from maft_jax.inference.vocabulary import things_of_list
+from tests.fcclip_files import class_names, write_checkpoint
+
+CLASSES, THINGS = ("red disc", "sand", "grass"), ("red disc",)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "scene.png"
+    draw_scene(np.random.default_rng(0), (96, 72))[0].save(path)
+    return path
+
+
+def run(*arguments) -> int:
+    """The command's exit code, without a process of its own."""
+    with flagsaver.flagsaver():
+        return predict.main(
+            command_line.parse(["predict", *map(str, arguments)], predict.check_arguments)
+        )
+
+
+def common(tmp_path, photo, *more):
+    """Arguments for a small CLIP, whose probabilities of three names are all near a third."""
+    return (
+        *("--weights=random:tiny", f"--image={photo}", f"--out={tmp_path}", "--template={}"),
+        *(f"--classes={', '.join(CLASSES)}", "--background=sky", "--num_proposals=16"),
+        *("--image_size=96", f"--cache_dir={tmp_path / 'cache'}", *more),
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "function"),
+    [
+        ("panoptic", "segments", maft_jax.segment_panoptic),
+        ("instance", "instances", maft_jax.segment_instances),
+    ],
+)
+def test_objects_are_those_of_the_function(tmp_path, photo, task, rows, function):
+    of_objects = (f"--task={task}", "--things=red disc", "--rules=fcclip", "--min_score=0.1")
+    assert run(*common(tmp_path, photo, *of_objects)) == 0
+    content = json.loads((tmp_path / "scene.json").read_text())
+    rules = dataclasses.replace(
+        RULES["fcclip"], **{f"{'object' if task == 'panoptic' else 'instance'}_threshold": 0.1}
+    )
+    assert content["settings"]["rules"] == dataclasses.asdict(rules)
+    assert content["settings"]["things"] == ["red disc"]
+    expected = function(
+        dataclasses.replace(maft_jax.load("random:tiny"), image_size=96),
+        photo,
+        CLASSES,
+        things=THINGS,
+        rules=rules,
+        background=["sky"],
+        templates=["{}"],
+        num_proposals=16,
+    )
+    found = zip(content[rows], segments_of(expected), masks_of(expected), strict=True)
+    for row, segment, mask in found:
+        assert (row["name"], row["thing"]) == (segment.class_name, segment.is_thing)
+        np.testing.assert_array_equal(decode_segmentation(row["segmentation"], (1, 1)), mask)
+    assert content[rows] and (tmp_path / "scene_panoptic.png").exists() == (task == "panoptic")
+
+
+def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
+    checkpoint = write_checkpoint(tmp_path / "fcclip.pth")
+    (tmp_path / "names.txt").write_text("\n".join(names[0] for names in class_names()))
+    code = run(
+        *(f"--weights={checkpoint}", "--generator=fcclip", f"--image={photo}", "--task=panoptic"),
+        *(f"--classes_file={tmp_path / 'names.txt'}", f"--out={tmp_path / 'out'}"),
+        f"--cache_dir={tmp_path}",
+    )
+    content = json.loads((tmp_path / "out/scene.json").read_text())
+    assert code == 0 and content["settings"]["rules"] == dataclasses.asdict(RULES["fcclip"])
+    assert content["things"] == content["class_names"]
+    with Image.open(tmp_path / "out/scene_panoptic.png") as image:
+        assert image.size == (96, 72)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--things=red disc"], "--things: only with --task=panoptic or --task=instance"),
+        (["--min_score=0.3"], "--min_score: only with --task=panoptic"),
+        (["--rules=fcclip"], "--rules: only with"),
+        (["--task=panoptic", "--things=cat"], "--things: 'cat' is none of the 3 classes"),
+        (["--task=panoptic", "--things=sand, sand"], "'sand' comes twice"),
+        (["--task=instance", "--things="], "--things: expected at least one class"),
+        (["--task=objects"], "--task=objects"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, photo, capsys, more, message):
+    try:
+        code = run(*common(tmp_path, photo, *more))
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2 and message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_built_in_lists_know_their_things():
+    counts = {"ade20k_150": 100, "coco_stuff_171": 80, "voc_20": 20, "shapes_world": 36}
+    for name, count in counts.items():
+        assert len(things_of_list(name)) == count
+    names = load_class_list("ade20k_150").names
+    assert names.index("person") in things_of_list("ade20k_150")
+    assert names.index("sky") not in things_of_list("ade20k_150")
+    assert things_of_list("ade20k_847") is None and things_of_list("cat, sofa") is None
