@@ -33,6 +33,8 @@ from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
 from tests.tiny_models import NUM_CLASSES, VISION, ip_clip, tiny_batch, tiny_visual
 
+pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+
 MASKCLIPPP = {
     "method": "maskclippp",
     "proposals__generator": "ground_truth",
