@@ -2,8 +2,7 @@
 
 import json
 import pathlib
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
@@ -12,6 +11,7 @@ from maft_jax.shapes_world.experiments import (
     METHOD_EXPERIMENTS,
     METHOD_STEPS,
     METHODS,
+    REFERENCE,
     SECOND_CLIP_EXPERIMENTS,
     SECOND_CLIP_TABLE,
     SECOND_CLIP_TRAINING,
@@ -20,10 +20,10 @@ from maft_jax.shapes_world.method_results import (
     FROZEN,
     LEVEL,
     METRICS,
-    REFERENCE,
     Difference,
     MethodResults,
 )
+from maft_jax.shapes_world.method_times import ROUNDS
 from maft_jax.shapes_world.study_results import Estimate
 
 METHOD_PAGE_FILE = "methods_study.md"
@@ -172,8 +172,8 @@ def _table(results: MethodResults) -> list[str]:
         "## Results",
         markdown.paragraph(
             "mIoU (gt_or_pred) and mean accuracy of masks in percent, mean ± sample standard "
-            "deviation over pairs. Time of a step is a multiple of MAFT's in the same pair: the "
-            "median, and the range over pairs, which tells how busy the machine was besides."
+            f"deviation over pairs. Time is that of a step as a multiple of {REFERENCE}'s: median "
+            f"over {ROUNDS} rounds in one process, in each of which every method takes a step."
         ),
         _results_table(results),
     ]
@@ -182,15 +182,9 @@ def _table(results: MethodResults) -> list[str]:
 def _results_table(results: MethodResults) -> str:
     lines = [[FROZEN, *_cells(results, FROZEN), "-"]]
     for method in results.methods:
-        lines.append([method, *_cells(results, method), _time(results.relative_times(method))])
+        time = results.relative_time(method)
+        lines.append([method, *_cells(results, method), "-" if time is None else f"{time:.2f}"])
     return markdown.table(["", *METRICS, "time"], lines)
-
-
-def _time(ratios: Sequence[float]) -> str:
-    if not ratios:
-        return "-"
-    text = f"{statistics.median(ratios):.2f}"
-    return text if ratios[0] == ratios[-1] else f"{text} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
 def _cells(results: MethodResults, method: str) -> list[str]:
