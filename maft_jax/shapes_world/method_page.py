@@ -30,7 +30,7 @@ METHOD_PAGE_FILE = "methods_study.md"
 
 CLAIMS = (
     ("MAFT", FROZEN, "unseen", "Mask-aware tuning raises unseen mIoU (MAFT)."),
-    ("MAFT", FROZEN, "unseen masks", "So it does because unseen classes' masks are named better."),
+    ("MAFT", FROZEN, "unseen masks", "It does so by naming masks of unseen classes better."),
     ("MaskCLIP++", FROZEN, "unseen", "Labels without proposals raise unseen mIoU (MaskCLIP++)."),
     ("MaskCLIP++", REFERENCE, "hIoU", "They do so more than MAFT's proposals."),
     (
@@ -61,6 +61,7 @@ def render_method_page(study: Mapping) -> str:
     results = MethodResults(study["runs"], METHOD_EXPERIMENTS)
     parts = [
         *_introduction(study, results),
+        *_summary(results),
         *_what_is_equal(),
         *_table(results),
         *_differences(results),
@@ -97,6 +98,31 @@ def _introduction(study: Mapping, results: MethodResults) -> list[str]:
         ),
         *_incomplete(results),
     ]
+
+
+def _summary(results: MethodResults) -> list[str]:
+    """What the test sees, in words."""
+    questions = (
+        (FROZEN, "unseen", "Unseen mIoU against the frozen CLIP"),
+        (FROZEN, "unseen masks", "Accuracy of unseen classes' own masks against the frozen CLIP"),
+        (REFERENCE, "hIoU", f"hIoU against {REFERENCE}"),
+        (REFERENCE, "unseen masks", f"Accuracy of unseen classes' own masks against {REFERENCE}"),
+    )
+    return [
+        "In short:",
+        markdown.bullets(
+            *(f"{name}: {_sides(results, other, metric)}." for other, metric, name in questions)
+        ),
+    ]
+
+
+def _sides(results: MethodResults, other: str, metric: str) -> str:
+    sides: dict[str, list[str]] = {"higher": [], "lower": [], "open": []}
+    for method in results.methods:
+        if method != other:
+            sides[results.difference(method, other, metric).verdict].append(f"*{method}*")
+    words = {"higher": "higher with", "lower": "lower with", "open": "no difference to be told of"}
+    return "; ".join(f"{words[side]} {', '.join(names)}" for side, names in sides.items() if names)
 
 
 def _provenance(study: Mapping) -> str:

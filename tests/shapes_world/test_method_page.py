@@ -113,6 +113,18 @@ def test_claims_are_judged_by_the_paired_test():
     assert len(verdicts) == len(CLAIMS)
 
 
+def test_summary_names_methods_by_the_side_that_they_are_on():
+    page = " ".join(render_method_page(make_study()).split())
+    assert (
+        "hIoU against MAFT: higher with *MAFT on true masks*; lower with *LoRA*; no difference to "
+        "be told of *MaskCLIP++*." in page
+    )
+    assert (
+        "Unseen mIoU against the frozen CLIP: higher with *MAFT*, *MAFT on true masks*, "
+        "*MaskCLIP++*, *LoRA*." in page
+    )
+
+
 def test_page_without_some_runs_names_them():
     study = make_study()
     study["runs"] = [run for run in study["runs"] if (run["row"], run["seed"]) != ("LoRA", 2)]
