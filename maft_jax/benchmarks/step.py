@@ -105,7 +105,7 @@ def measure_step(model: BenchmarkModel, options: BenchmarkOptions) -> dict:
     if options.compare_torch:
         torch_step.check_comparable(model)
     model = dataclasses.replace(model, config=_long_enough(config, options))
-    data = _configured_data(model) if options.configured_data else _drawn_data(model)
+    data = configured_data(model) if options.configured_data else _drawn_data(model)
     program = StepProgram(model, data)
     first_loss = float(program.run()["loss"])
     for _ in range(options.warmup):
@@ -174,8 +174,8 @@ def _drawn_data(model: BenchmarkModel) -> StepData:
     return StepData(draw_batch(model.config), text, f"random, {count} classes")
 
 
-def _configured_data(model: BenchmarkModel) -> StepData:
-    """The first batch that training would read."""
+def configured_data(model: BenchmarkModel) -> StepData:
+    """The first batch that training would read, on the devices."""
     config = model.config
     source = open_training_data(config)
     text = cached_class_embeddings(

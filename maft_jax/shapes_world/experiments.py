@@ -92,8 +92,10 @@ EXPERIMENTS = (
 )
 
 _SAME_RATE_OF_THE_TOWER = {"optimizer.learning_rate": 1e-3, "optimizer.pretrained_rate": 0.1}
+REFERENCE = "MAFT"
+"""The method that the others are compared with."""
 METHODS = {
-    "MAFT": {},
+    REFERENCE: {},
     "MAFT on true masks": {
         "proposals.kinds": ("regions",),
         "evaluation.records": MASKS_OF_THE_RECIPE,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import t as students_t
 
-from maft_jax.shapes_world.experiments import Experiment
+from maft_jax.shapes_world.experiments import REFERENCE, Experiment
 from maft_jax.shapes_world.study_results import as_json
 
 METRICS = {
@@ -18,8 +18,8 @@ METRICS = {
     "unseen masks": "unseen_masks",
 }
 """Names of columns, and what records call these numbers."""
-FROZEN, REFERENCE = "frozen", "MAFT"
-"""What methods are compared with: the CLIP before the first step, and a row of METHODS."""
+FROZEN = "frozen"
+"""What methods are compared with beside the reference: the CLIP before the first step."""
 LEVEL = 0.05
 """Of the two-sided test: how often it sees a difference where there is none."""
 
@@ -109,11 +109,6 @@ class MethodResults:
         first, second = self.values(method, metric), self.values(other, metric)
         return Difference(tuple(first[pair] - second[pair] for pair in first if pair in second))
 
-    def relative_times(self, method: str) -> list[float]:
-        """Of a step, as multiples of MAFT's in the same pair, in rising order."""
-        reference = self._runs[REFERENCE]
-        return sorted(
-            run["seconds_per_step"] / reference[pair]["seconds_per_step"]
-            for pair, run in self._runs[method].items()
-            if pair in reference
-        )
+    def relative_time(self, method: str) -> float | None:
+        """Of a step, as a multiple of the reference's; None where it was not measured."""
+        return next(iter(self._runs[method].values())).get("relative_time")

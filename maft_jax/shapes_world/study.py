@@ -9,14 +9,12 @@ import os
 import pathlib
 import platform
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from etils import epath
 
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
@@ -27,7 +25,6 @@ from maft_jax.evaluators.semantic import mean_ious
 from maft_jax.evaluators.zero_shot import harmonic_mean, unseen_mask
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
-from maft_jax.runtime.metric_logging import read_metrics
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
 from maft_jax.shapes_world.clip_training import CURVE_FILE, train_clip
@@ -36,15 +33,19 @@ from maft_jax.shapes_world.experiments import (
     MASKS_OF_THE_RECIPE,
     METHOD_EXPERIMENTS,
     METHOD_TABLES,
+    METHODS_TABLE,
     OF_THE_SPLIT,
+    REFERENCE,
     SECOND_CLIP,
     SECOND_CLIP_EXPERIMENTS,
     SECOND_CLIP_TABLE,
     SECOND_CLIP_TRAINING,
+    SEEDS,
     Experiment,
 )
 from maft_jax.shapes_world.generator_training import configuration_digest, train_generator
 from maft_jax.shapes_world.method_page import METHOD_PAGE_FILE, write_method_page
+from maft_jax.shapes_world.method_times import relative_times, step_seconds
 from maft_jax.shapes_world.page import PAGE_FILE, write_page
 from maft_jax.shapes_world.study_files import OF_METHODS, read_methods, read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
@@ -77,7 +78,7 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
     chosen = [experiment for experiment in experiments if experiment.table in (tables or known)]
     with _programs_compiled_once():
-        return _run_missing(chosen, folder)
+        return _with_times(_run_missing(chosen, folder), folder)
 
 
 @contextlib.contextmanager
@@ -121,7 +122,7 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
 
 
 def _turn(run: tuple[Experiment, int]) -> tuple[int, ...]:
-    """Methods that are compared come one after the other, on a machine that is equally busy."""
+    """Methods come pair by pair, so that a study that is stopped has some to compare."""
     experiment, seed = run
     if experiment.table not in METHOD_TABLES:
         return (0,)
@@ -175,12 +176,9 @@ def _run(
         "scores": [{"step": step, **_scores(experiment, workdir, step)} for step in steps],
         "seconds": round(time.monotonic() - started, 1),
     }
-    if experiment.table in METHOD_TABLES:
-        record["seconds_per_step"] = _seconds_per_step(workdir)
     if experiment.table == SECOND_CLIP_TABLE:
-        record["quiz"] = json.loads((folder / _SECOND_CLIP_FOLDER / CURVE_FILE).read_text())[
-            "quiz"
-        ][-1]
+        curve = json.loads((folder / _SECOND_CLIP_FOLDER / CURVE_FILE).read_text())
+        record["quiz"] = curve["quiz"][-1]
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_sealed_json(path, record)
 
@@ -200,14 +198,25 @@ def _reuse_frozen(
             shutil.copytree(found, frozen)
 
 
-def _seconds_per_step(workdir: pathlib.Path) -> float:
-    """The median over the windows of the log, of which the first is left out."""
-    windows = [
-        found["seconds_per_step"]
-        for found in read_metrics(epath.Path(workdir))
-        if "seconds_per_step" in found
+def _with_times(records: list[dict[str, Any]], folder: pathlib.Path) -> list[dict[str, Any]]:
+    """With `relative_time`, that of a step, in the records of methods; all take turns for it."""
+    if not any(record["table"] == METHODS_TABLE for record in records):
+        return records
+    of_first = [one for one in METHOD_EXPERIMENTS if one.split == METHOD_EXPERIMENTS[0].split]
+    names = "".join(_name(one, SEEDS[0]) for one in of_first)
+    digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+    path = folder / "results" / f"step_seconds-{digest}.json"
+    seconds = read_sealed_json(path)
+    if seconds is None:
+        configs = {one.row: experiment_config(one, SEEDS[0], folder) for one in of_first}
+        seconds = write_sealed_json(path, step_seconds(configs))
+    times = relative_times(seconds, REFERENCE)
+    return [
+        record | {"relative_time": round(times[record["row"]], 2)}
+        if record["table"] == METHODS_TABLE
+        else record
+        for record in records
     ]
-    return round(statistics.median(windows[1:]), 4)
 
 
 def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -> Config:

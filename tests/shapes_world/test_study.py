@@ -13,6 +13,7 @@ from maft_jax.configs.generator_shapes_world import get_config as generator_conf
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.results import read_result
 from maft_jax.shapes_world import generator_training, study, worlds
+from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 from maft_jax.shapes_world.experiments import (
     EXPERIMENTS,
     LEARNED_MASKS,
@@ -116,6 +117,7 @@ def test_methods_of_a_split_and_a_seed_come_one_after_the_other(tmp_path, monkey
         return {}
 
     monkeypatch.setattr(study, "_run", run)
+    monkeypatch.setattr(study, "_with_times", lambda records, folder: records)
     study.run_study(tmp_path, ["methods"])
     rows = list(METHODS)
     assert ran[:5] == [*((0, 0, row) for row in rows), (0, 1, rows[0])]
@@ -190,7 +192,25 @@ def test_methods_share_what_is_evaluated_of_the_frozen_clip(tmp_path, monkeypatc
         keys.add((result.provenance["key"], result.provenance["finished"]))
         assert read_result(folder / "step_3/shapes_world.json").masks.unseen_mask_accuracy >= 0
     assert len(keys) == 1, "evaluated once, also beside other masks to train on"
-    assert all(record["seconds_per_step"] > 0 for record in records)
+    times = {record["row"]: record["relative_time"] for record in records}
+    assert times["MAFT"] == 1 and min(times.values()) > 0
+
+
+@pytest.mark.slow
+def test_second_clip_is_trained_and_tuned(tmp_path, monkeypatch):
+    draw_small_worlds(tmp_path)
+    short = {"num_steps": 2, "batch_size": 8}
+    training = ClipTrainingConfig(seed=1, num_pictures=100, quiz_size=100, **short)
+    one = SECOND_CLIP_EXPERIMENTS[0]
+    one = dataclasses.replace(one, changes={**one.changes, **short})
+    monkeypatch.setattr(study, "SECOND_CLIP_TRAINING", training)
+    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", (one,))
+    (record,) = study.run_study(tmp_path, ["methods_second_clip"])
+    assert record["quiz"]["step"] == 2
+    folder = tmp_path / "runs" / study._name(one, 0) / "evaluation"
+    weights = read_result(folder / "step_0/shapes_world.json").provenance["weights"]
+    assert weights["pretrained"] == str(tmp_path / "second_clip/clip.safetensors")
+    assert record["scores"][0] != record["scores"][1]
 
 
 @pytest.mark.slow
