@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from maft_jax.evaluators.zero_shot import unseen_mask
+from maft_jax.inference.segments import VOID, PanopticSegmentation
 
-VOID = 0
 IOU_UNITS = 2**40
 """IoUs are added as whole numbers of these parts, whose sums no order of images changes."""
 
@@ -38,6 +38,15 @@ class LabelledSegments:
     """Class ids from 0."""
     crowds: Sequence[bool] | None = None
     """Which segments are groups of objects; None: none is."""
+
+    @classmethod
+    def of_result(cls, result: PanopticSegmentation) -> "LabelledSegments":
+        """The segments of a panoptic result."""
+        ids, classes = (
+            [getattr(segment, name) for segment in result.segments]
+            for name in ("id", "class_index")
+        )
+        return cls(result.segment_map, ids, classes)
 
     def __post_init__(self):
         there = set(np.unique(self.id_map).tolist()) - {VOID}

@@ -9,13 +9,15 @@ import pytest
 
 import maft_jax
 from input_pipeline.run_lengths import decode_segmentation
+from maft_jax.config.sections import MeshConfig
 from maft_jax.inference import row_strips
-from maft_jax.inference.instances import find_instances
-from maft_jax.inference.panoptic import segment_image
+from maft_jax.inference.instances import find_instances, interiors_of_batch
+from maft_jax.inference.panoptic import own_batch, segment_image
 from maft_jax.inference.segment_rules import RULES, SegmentRules, find_rules, find_things
 from maft_jax.inference.segmentation import ImageSegmenter
 from maft_jax.inference.segments import PanopticSegmentation
 from maft_jax.models.mask_pixels import PlacedMasks
+from maft_jax.runtime.sharding import batch_sharding, make_mesh
 from tests.golden_files import golden
 
 NAMES = tuple("abcdefg")
@@ -169,6 +171,26 @@ def test_of_plain_clip_every_proposal_has_a_class(segmenter):
     found = segmenter.panoptic(IMAGE, rules=SegmentRules(0.0, 0.0))
     assert 0 < len(found.segments) <= 4 and found.segment_map.shape == (70, 90)
     assert segmenter.instances(IMAGE).instances[0].score <= 1
+
+
+def test_images_on_several_devices_are_segmented_as_one_by_one():
+    _, probabilities, masks, _, _ = golden_case()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+    both = [jnp.concatenate([probabilities, 1 - probabilities]), jax.tree.map(twice, masks)]
+    spread = jax.device_put(both, batch_sharding(mesh))
+    classes, scores, found = own_batch(*spread, 7, RULES["fcclip"], (192, 256), mesh=mesh)
+    pairs, inside = interiors_of_batch(*spread, 7, RULES["fcclip"], (192, 256), mesh=mesh)
+    alone = own_batch(probabilities, masks, 7, RULES["fcclip"], (192, 256))
+    np.testing.assert_array_equal(found.owner[0], alone[2].owner[0])
+    np.testing.assert_array_equal(classes[0], alone[0][0])
+    _, bits = interiors_of_batch(probabilities, masks, 7, RULES["fcclip"], (192, 256))
+    np.testing.assert_array_equal(inside.bits[0], bits.bits[0])
+    assert len(found.owner.sharding.device_set) == 2 and scores.shape == (2, 12)
+    assert not np.array_equal(pairs.classes[0], pairs.classes[1])
+
+
+def twice(array):
+    return jnp.concatenate([array, array])
 
 
 @pytest.mark.parametrize("wrong", ["cat", ["dog"], [2], [-1]])
