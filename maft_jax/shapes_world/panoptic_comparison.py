@@ -94,7 +94,8 @@ def _measure(
         found = {}
         for name, segmenter in segmenters.items():
             found[name] = segmenter.panoptic(scene.image, masks, things=_THINGS)
-            totals[name].add(count_segments(_counted(found[name]), _counted(truth), len(names)))
+            counted = map(LabelledSegments.of_result, (found[name], truth))
+            totals[name].add(count_segments(*counted, len(names)))
         if len(rows) < _NUM_PICTURES:
             rows.append([scene.image, truth, *found.values()])
     save_picture(workdir / PICTURE, draw_rows(rows))
@@ -147,11 +148,6 @@ def draw_rows(
 def _joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
     gap = np.full_like(np.take(parts[0], range(_GAP), axis=axis), 255)
     return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis=axis)
-
-
-def _counted(result: PanopticSegmentation) -> LabelledSegments:
-    ids, classes = ([getattr(s, name) for s in result.segments] for name in ("id", "class_index"))
-    return LabelledSegments(result.segment_map, ids, classes)
 
 
 def _numbers(metrics: PanopticMetrics) -> dict[str, float]:

@@ -81,6 +81,7 @@ def test_objects_are_those_of_the_function(tmp_path, photo, task, rows, function
     assert content[rows] and (tmp_path / "scene_panoptic.png").exists() == (task == "panoptic")
 
 
+@pytest.mark.slow
 def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
     checkpoint = write_checkpoint(tmp_path / "fcclip.pth")
     names = [names[0] for names in class_names()]
