@@ -36,6 +36,8 @@ class Scene:
     image: UInt8[np.ndarray, "size size 3"]
     label_map: UInt8[np.ndarray, "size size"]
     """Positions in CLASS_NAMES."""
+    instance_map: UInt8[np.ndarray, "size size"]
+    """Numbers of `objects` from 1, 0 where a background is seen."""
     objects: tuple[tuple[int, int], ...]
     """Class id and radius in pixels of each object, the hindmost first."""
     backgrounds: tuple[int, ...]
@@ -70,7 +72,8 @@ def draw_scene(seed: int, number: int, max_objects: int = 3) -> Scene:
         label_map = np.where(new.inside, new.class_id, label_map)
         areas.append(int(new.inside.sum()))
         objects.append((new.class_id, new.radius))
-    return Scene(_light(image, rng), label_map.astype(np.uint8), tuple(objects), backgrounds)
+    maps = label_map.astype(np.uint8), (owner + 1).astype(np.uint8)
+    return Scene(_light(image, rng), *maps, tuple(objects), backgrounds)
 
 
 def _draw_ground(

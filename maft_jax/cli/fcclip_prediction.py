@@ -1,5 +1,6 @@
 """--generator=fcclip of `predict`: a released system, from the checkpoint that --weights names."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def load(
     synonyms: Mapping[str, Sequence[str]],
     templates: Sequence[str],
     compute_dtype: str,
-    cache_dir: str,
+    cache_dir: str | os.PathLike,
 ) -> tuple:
     """The segmenter, and what the JSON files say of how it was made.
 

@@ -137,9 +137,14 @@ def _vocabulary() -> tuple[tuple[str, ...], tuple[str, ...], dict[str, tuple[str
 
 
 def _things_of_list() -> frozenset[int] | None:
+    """Indices of the class list's things, if it says which they are."""
+    from input_pipeline.class_lists import load_class_list
     from maft_jax.inference.vocabulary import things_of_list
 
-    return None if _CLASSES.value is None else things_of_list(_CLASSES.value)
+    if _CLASSES_FILE.value is None:
+        return things_of_list(_CLASSES.value)
+    things = load_class_list(_CLASSES_FILE.value, ignore_labels=()).things
+    return None if things is None else frozenset(things)
 
 
 def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: dict):

@@ -53,8 +53,8 @@ def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
 def things_of_list(name: str) -> frozenset[int] | None:
     """Indices of a built-in list's classes with countable objects; None where it does not say."""
     for spec in SPECS.values():
-        if spec.class_list == name.strip() and spec.stuff_ids is not None:
-            return frozenset(range(spec.num_classes)) - frozenset(spec.stuff_ids)
+        if spec.class_list == name.strip() and spec.thing_ids is not None:
+            return frozenset(spec.thing_ids)
     return None
 
 

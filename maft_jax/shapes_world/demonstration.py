@@ -12,6 +12,7 @@ from maft_jax.diagnosis.diagnose import describe, diagnose
 from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.tables import format_table
+from maft_jax.shapes_world.panoptic_comparison import PICTURE, compare_panoptic
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.training.train_loop import train_and_evaluate
 
@@ -60,9 +61,9 @@ def demonstrate(workdir: pathlib.Path, seed: int = 0, split: int = 0, clip: str 
         num_images=_NUM_DIAGNOSED,
     )
     frozen, tuned = (_result(workdir, step) for step in (0, config.num_steps))
-    return "\n\n".join(
-        (format_table([tuned], baseline=[frozen]), describe(numbers), _what_next(workdir, config))
-    )
+    table = format_table([tuned], baseline=[frozen])
+    objects = compare_panoptic(config, workdir)
+    return "\n\n".join((table, objects, describe(numbers), _what_next(workdir, config)))
 
 
 def _result(workdir: pathlib.Path, step: int) -> EvaluationResult:
@@ -72,6 +73,7 @@ def _result(workdir: pathlib.Path, step: int) -> EvaluationResult:
 def _what_next(workdir: pathlib.Path, config: Config) -> str:
     return f"""Look at
   {workdir}/{RESULTS_FOLDER}/{DATASET}.png           image | labels | frozen | tuned
+  {workdir}/{PICTURE}                              the same of objects
   {workdir}/diagnosis/score_against_iou.png     what fine-tuning changed
   tensorboard --logdir={workdir}
 Name regions of any of the pictures in {config.data.root}/val/images:

@@ -18,7 +18,9 @@ from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.vocabulary import things_of_list
 from tests.fcclip_files import class_names, write_checkpoint
 
-CLASSES, THINGS = ("red disc", "sand", "grass"), ("red disc",)
+CLASSES, THINGS = ("red disc", "sand", "grass"), ("red disc", "sand")
+STRIPES = np.repeat(np.eye(3, dtype=bool)[:, None], 72, axis=1).repeat(32, axis=2)
+"""[3, 72, 96]"""
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,12 @@ def run(*arguments) -> int:
 
 
 def common(tmp_path, photo, *more):
-    """Arguments for a small CLIP, whose probabilities of three names are all near a third."""
+    """Arguments for a small CLIP and three masks beside each other."""
+    (tmp_path / "masks").mkdir()
+    np.savez(tmp_path / "masks/scene.npz", masks=STRIPES, scores=np.array([3, 2, 1], np.float32))
     return (
         *("--weights=random:tiny", f"--image={photo}", f"--out={tmp_path}", "--template={}"),
-        *(f"--classes={', '.join(CLASSES)}", "--background=sky", "--num_proposals=16"),
+        *(f"--classes={', '.join(CLASSES)}", f"--proposals={tmp_path / 'masks'}"),
         *("--image_size=96", f"--cache_dir={tmp_path / 'cache'}", *more),
     )
 
@@ -53,23 +57,22 @@ def common(tmp_path, photo, *more):
     ],
 )
 def test_objects_are_those_of_the_function(tmp_path, photo, task, rows, function):
-    of_objects = (f"--task={task}", "--things=red disc", "--rules=fcclip", "--min_score=0.1")
+    of_objects = (f"--task={task}", "--things=red disc, sand", "--rules=fcclip", "--min_score=0.1")
     assert run(*common(tmp_path, photo, *of_objects)) == 0
     content = json.loads((tmp_path / "scene.json").read_text())
     rules = dataclasses.replace(
         RULES["fcclip"], **{f"{'object' if task == 'panoptic' else 'instance'}_threshold": 0.1}
     )
     assert content["settings"]["rules"] == dataclasses.asdict(rules)
-    assert content["settings"]["things"] == ["red disc"]
+    assert content["settings"]["things"] == ["red disc", "sand"]
     expected = function(
         dataclasses.replace(maft_jax.load("random:tiny"), image_size=96),
         photo,
         CLASSES,
+        STRIPES,
         things=THINGS,
         rules=rules,
-        background=["sky"],
         templates=["{}"],
-        num_proposals=16,
     )
     found = zip(content[rows], segments_of(expected), masks_of(expected), strict=True)
     for row, segment, mask in found:
@@ -78,9 +81,15 @@ def test_objects_are_those_of_the_function(tmp_path, photo, task, rows, function
     assert content[rows] and (tmp_path / "scene_panoptic.png").exists() == (task == "panoptic")
 
 
+@pytest.mark.slow
 def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
     checkpoint = write_checkpoint(tmp_path / "fcclip.pth")
-    (tmp_path / "names.txt").write_text("\n".join(names[0] for names in class_names()))
+    names = [names[0] for names in class_names()]
+    kinds = ["thing", *["stuff"] * (len(names) - 1)]
+    lines = (
+        f"{i}\t{name}\t{kind}" for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    )
+    (tmp_path / "names.txt").write_text("\n".join(lines))
     code = run(
         *(f"--weights={checkpoint}", "--generator=fcclip", f"--image={photo}", "--task=panoptic"),
         *(f"--classes_file={tmp_path / 'names.txt'}", f"--out={tmp_path / 'out'}"),
@@ -88,7 +97,7 @@ def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
     )
     content = json.loads((tmp_path / "out/scene.json").read_text())
     assert code == 0 and content["settings"]["rules"] == dataclasses.asdict(RULES["fcclip"])
-    assert content["things"] == content["class_names"]
+    assert content["things"] == names[:1]
     with Image.open(tmp_path / "out/scene_panoptic.png") as image:
         assert image.size == (96, 72)
 

@@ -77,6 +77,7 @@ def test_captions_fit_into_the_context_of_clip(captioned):
     fullest = Scene(
         image=np.zeros((2, 2, 3), np.uint8),
         label_map=np.zeros((2, 2), np.uint8),
+        instance_map=np.zeros((2, 2), np.uint8),
         objects=tuple((class_id, 30) for class_id in longest),
         backgrounds=(36, 37),
     )
