@@ -142,7 +142,7 @@ class ImageSegmenter:
         self.num_proposals = num_proposals
         self._geometry = eval_geometry(clip.image_aspect)
         self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
-        self._visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
+        self._tower = jax.tree.map(jnp.asarray, clip.tower)
         size = (clip.image_size, clip.image_size)
         short_side = self._geometry.short_side if clip.image_aspect == "keep" else None
         spec = InferenceSpec(clip.encoder, size, short_side, tuple(scales), flip)
@@ -195,7 +195,7 @@ class ImageSegmenter:
         if example.mask_logits is not None:
             of_pixels = pixel_masks(example.mask_logits, batch)
         on_device = jax.tree.map(jnp.asarray, batch | of_pixels)
-        probabilities = self._segmenter.class_probabilities(self._visual, self._text, on_device)
+        probabilities = self._segmenter.class_probabilities(self._tower, self._text, on_device)
         labels, score = self._label(probabilities, on_device, example.image.shape[:2])
         grid_height, grid_width = batch["proposal_grid"][0]
         return Segmentation(

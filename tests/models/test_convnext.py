@@ -232,7 +232,7 @@ def test_learned_masks_are_pooled_map_by_map(golden):
 
     masks = golden.expected["mask_grid_bool"]
     ours, cells = jax.jit(
-        lambda visual: (golden.encoder.encode_drawn(visual, golden.pixels, masks, draw), seen[0])
+        lambda visual: (golden.encoder.encode_drawn(visual, golden.pixels, masks, draw, 1), seen[0])
     )(golden.parameters["visual"])
     assert_close(cells, golden.expected["cell_embedding_raw"])
     assert_close(ours, unit(golden.expected["mask_adapter_embedding_raw"]))
