@@ -12,12 +12,12 @@ import ml_collections
 
 from input_pipeline.class_lists import DEFAULT_IGNORED, UNLESS_NAMED
 from maft_jax.config.fields import FROM_HERE, build, setting
+from maft_jax.config.generator_section import GeneratorConfig
 from maft_jax.config.sections import (
     CheckpointingConfig,
     DataConfig,
     EvaluationConfig,
     EvaluationRoots,
-    GeneratorConfig,
     LossConfig,
     MeshConfig,
     ModelConfig,

@@ -303,18 +303,18 @@ def _map_images(mesh, function, *arrays):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _prepare(mesh, encoder, reader: MaskReader, size, *arrays):
+def _prepare(mesh, encoder, reader: MaskReader, size, images, masks, *sizes):
     grid = tuple(reader.mask_scale * side for side in encoder.grid(size))
 
     def prepare(image, masks, image_size, padded_size, mask_size, covered_size):
         pixels = encoder.normalise(image[None])[0]
-        masks = cut(masks, reader.mask_threshold)
         return (
             encoder_image(pixels, image_size, padded_size, size),
             patch_grid_masks(masks, mask_size, covered_size, padded_size, grid),
         )
 
-    return _map_images(mesh, prepare, *arrays)
+    masks = cut(masks, reader.mask_threshold)
+    return _map_images(mesh, prepare, images, masks, *sizes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

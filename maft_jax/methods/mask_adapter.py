@@ -16,7 +16,7 @@ from maft_jax.losses.classification import best_matches, cosine_distance_terms, 
 from maft_jax.losses.mask_aware import class_masks, soft_iou
 from maft_jax.methods.method import StepInputs
 from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapter, MaskAdapterConfig
-from maft_jax.models.array_types import Batch
+from maft_jax.models.array_types import Batch, Masks
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder, MapEncoder
 from maft_jax.models.mask_reader import cut
 from maft_jax.models.preprocess import coarse_masks_on_grid
@@ -103,7 +103,7 @@ class MaskAdapterMethod:
         self,
         step: StepInputs,
         counts: Counts,
-        masks: Float[Array, "b n h w"],
+        masks: Masks,
         labels: Int[Array, "b g"],
         pairs: Pairs | None,
     ) -> dict[str, LossTerm]:

@@ -75,8 +75,8 @@ def read_student(
     parameters = weights.parameters()
     visual = parameters["visual"]
     trainable = trainable_rules(config, weights.config.vision)
-    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     tree = TunedTree.of(config, trainable)
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps, tree.tower_path)
     begun = tree.begin(weights.config.vision, visual)
     rules = tree.rules(trainable)
     abstract = jax.eval_shape(lambda: init_train_state(begun, rules, tx))

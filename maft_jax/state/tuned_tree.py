@@ -99,6 +99,12 @@ class TunedTree:
         below = (_BEGINNING.sub(f"^{VISUAL}/", rule) for rule in trainable)
         return (*below, f"^{EXTRA}/")
 
+    def tower_path(self, path: str) -> str:
+        """Of a path of the tree the tower's: of a factor its kernel's; of a module its own."""
+        path = path.removeprefix(f"{VISUAL}/") if self.has_modules else path
+        module, _, name = path.rpartition("/")
+        return f"{module}/kernel" if self.lora_rank and name in low_rank.FACTORS else path
+
     def visual(self, tree: Mapping) -> Mapping:
         """The image tower alone."""
         visual = tree[VISUAL] if self.has_modules else tree

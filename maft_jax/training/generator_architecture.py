@@ -1,6 +1,6 @@
 """The architecture that config.generator describes, and what of it is trained."""
 
-from maft_jax.config.sections import GeneratorConfig
+from maft_jax.config.generator_section import GeneratorConfig
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
 from maft_jax.models.generators.masked_decoder import DecoderConfig
 from maft_jax.models.generators.pixel_decoder import PixelDecoderConfig
@@ -22,7 +22,7 @@ BACKBONES: dict[str, ResNetConfig | SwinConfig] = {
     "swin_large": SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
     "swin_nano": SwinConfig(32, (1, 1, 2, 1), (2, 4, 8, 16), 8),
 }
-"""Of config.sections.BACKBONES."""
+"""Of config.generator_section.BACKBONES."""
 
 TRAINABLE = (r"^(?!backbone/.*/norm/)",)
 """All but the four constants of the norms of a ResNet, whatever it is trained on."""
