@@ -142,6 +142,11 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
 
 def _with_modules_of_file(config: Config, weights: ClipWeights) -> ClipWeights:
     """Those of config.model.modules, which config.method knows how to read masks with."""
+    if not config.checkpoint:
+        raise ValueError(
+            f"config.model.modules={config.model.modules}: the frozen CLIP reads masks by itself; "
+            "give the weights that the modules go with as config.checkpoint, tuned or not"
+        )
     tree = TunedTree.of(config, ())
     modules = tree.read_modules(weights.config.vision, config.model.modules)
     if (found := tree.read_with(modules)) is None:
