@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import maft_jax
-from maft_jax.config import from_config_dict, preset
+from maft_jax.config import config_of_run, from_config_dict, preset
 from maft_jax.convert.method_modules import write_modules
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
@@ -202,3 +202,12 @@ def test_rules_of_weight_decay_mean_the_towers_paths(settings, data):
     else:
         assert not decayed["blocks_0/attn/in_proj/lora_down"]
         assert decayed["blocks_1/attn/in_proj/lora_down"]
+
+
+def test_runs_from_before_the_transfer_are_what_they_were():
+    values = {"method": "maft_plus", "loss": {"mask_aware": "l1"}, "data": {"root": "photos"}}
+    config = config_of_run(values | {"model": {"pretrained": TOWER}})
+    tree = TunedTree.of(config, ())
+    assert not tree.has_modules
+    shown = "MaftPlus(mask_aware='l1', mask_aware_weight=1.0, compensation_weight=0.1)"
+    assert repr(tree.method) == shown, "as their checkpoints have it"

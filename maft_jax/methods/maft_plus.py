@@ -46,9 +46,9 @@ class MaftPlus:
 
     @classmethod
     def of(cls, loss: LossConfig) -> "MaftPlus":
-        reader = TransferReader(loss.transfer, loss.transfer_memory)
-        weights = loss.mask_aware_weight, loss.compensation_weight
-        return cls(loss.mask_aware, *weights, None if loss.transfer == "none" else reader)
+        adapts = loss.transfer != "none"
+        reader = TransferReader(loss.transfer, loss.transfer_memory) if adapts else None
+        return cls(loss.mask_aware, loss.mask_aware_weight, loss.compensation_weight, reader)
 
     def __repr__(self) -> str:
         """Without a transfer as in checkpoints of versions that had none."""
