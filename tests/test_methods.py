@@ -15,9 +15,12 @@ from maft_jax.config.sections import LossConfig, MeshConfig, OptimizerConfig
 from maft_jax.convert.method_modules import LINEAR_ALIGNMENT
 from maft_jax.convert.rules import stored_as_ours
 from maft_jax.convert.state_dict_io import open_state_dict
+from maft_jax.losses import mask_aware
 from maft_jax.methods.maft_plus import MaftPlus
+from maft_jax.methods.mask_adapter import MaskAdapterMethod
 from maft_jax.methods.maskclippp import MaskClipPlusPlus
 from maft_jax.models.adapters import low_rank
+from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapterConfig
 from maft_jax.models.clip import CLIP_SIZES, random_parameters
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
 from maft_jax.models.layers import OutProjection, QkvProjection
@@ -197,12 +200,23 @@ def test_it_resumes_with_the_same_bits(run, data, tmp_path):
         train_and_evaluate(other, tmp_path / "resumed")
 
 
+NARROW = AdapterReader(MaskAdapterConfig(width=16))
 CASES = {
     "maskclippp": ("tiny", MaskClipPlusPlus("linear"), 0),
     "maskclippp with lora": ("tiny", MaskClipPlusPlus("linear"), 4),
     "pseudo text": ("convnext_tiny-random", MaskClipPlusPlus("pseudo_text"), 0),
-    "maft_plus": ("convnext_tiny-random", MaftPlus.of(LossConfig()), 0),
+    "maft_plus": ("convnext_tiny-random", MaftPlus.of(LossConfig(transfer="none")), 0),
+    "transfer": ("convnext_tiny-random", MaftPlus.of(LossConfig()), 0),
+    "mask_adapter": ("convnext_tiny-random", MaskAdapterMethod(True, NARROW), 0),
 }
+
+
+def batch_with_fitting_proposals():
+    """The first two proposals of each image are the masks of two of its classes."""
+    batch = tiny_batch(8)
+    masks = mask_aware.class_masks(batch.label_map, batch.present_classes[:, :2])
+    fitting = (255 * masks[..., ::4, ::4]).astype(jnp.uint8)
+    return batch.replace(proposals=batch.proposals.at[:, :2].set(fitting))
 
 
 def gradients_on(case: str, settings: MeshConfig, num_devices: int, parts: int = 1):
@@ -215,11 +229,10 @@ def gradients_on(case: str, settings: MeshConfig, num_devices: int, parts: int =
     encoder = vision.make_encoder(EncoderSettings(masking, mesh, logit_scale=10.0))
     tree = TunedTree(method, rank, 8.0, low_rank.KERNELS if rank else ())
     objective = MethodObjective(encoder, tree, (64, 64), parts)
-    visual = tree_rules.map_with_path(  # which begins so small that gradients are rounding
+    begun = tree_rules.map_with_path(  # which begins so small that gradients are rounding
         lambda path, x: 0.3 + 0 * x if path.endswith("layer_scale") else x,
-        vision.init(jax.random.key(0)),
+        tree.begin(vision, vision.init(jax.random.key(0))),
     )
-    begun = tree.begin(vision, visual)
     rules = tree.rules(tree.tuned_kernels or method.default_trainable(vision))
     trained = tree_rules.select(rules, begun, where="rules")
     shardings = sharding.tree_shardings((trained, begun), mesh, objective.sharding_rules)
@@ -227,7 +240,7 @@ def gradients_on(case: str, settings: MeshConfig, num_devices: int, parts: int =
     text = jax.random.normal(jax.random.key(7), (NUM_CLASSES, vision.embed_dim))
     text = text / jnp.linalg.norm(text, axis=-1, keepdims=True)
     text = jax.device_put(text, sharding.replicated(mesh))
-    batch = jax.device_put(tiny_batch(8), sharding.batch_sharding(mesh))
+    batch = jax.device_put(batch_with_fitting_proposals(), sharding.batch_sharding(mesh))
     step = jax.jit(functools.partial(train_step.gradients, objective))
     return jax.tree.map(np.asarray, step(trained, begun, text, batch))
 
@@ -254,7 +267,7 @@ def test_maft_pluss_first_step_ranks_as_maft_and_compensates_nothing():
     vision = CLIP_SIZES["convnext_tiny-random"].vision
     settings = EncoderSettings(MaskingSpec(0, 64), sharding.one_device_mesh(), logit_scale=10.0)
     encoder, visual = vision.make_encoder(settings), vision.init(jax.random.key(0))
-    batch, loss = tiny_batch(4), LossConfig(distillation_weight=0.0)
+    batch, loss = tiny_batch(4), LossConfig(distillation_weight=0.0, transfer="none")
     text = jax.random.normal(jax.random.key(1), (5, vision.embed_dim))
     trained = init_train_state(
         visual, vision.default_trainable, optimizer.make_optimizer(OptimizerConfig(), 10)

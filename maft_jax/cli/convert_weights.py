@@ -97,11 +97,20 @@ def _write_into(weights, destination: str) -> None:
         raise ValueError(
             f"--into={template}: no such file; expected a checkpoint of MAFT, FC-CLIP or MAFT+"
         )
-    system = fcclip if fcclip.holds_fcclip(template) else maft
-    visual = image_tower(weights).parameters()["visual"]
+    vision, visual = weights.config.vision, image_tower(weights).parameters()["visual"]
     with _progress(template.stat().st_size) as progress:
-        system.write_into(template, destination, weights.config.vision, visual, progress.update)
-    print(f"wrote {destination}: a copy of {template} with the image tower replaced")
+        written = template, destination, vision, visual, progress.update
+        if fcclip.holds_fcclip(template):
+            fcclip.write_into(*written, weights.modules)
+        elif weights.modules is None:
+            maft.write_into(*written)
+        else:
+            raise ValueError(
+                f"--into={template}: expected a checkpoint of MAFT+ or Mask-Adapter, since the run "
+                "trained modules beside the tower; or give its tuned.safetensors, the tower alone"
+            )
+    replaced = "the image tower" + (" and its modules" if weights.modules else "")
+    print(f"wrote {destination}: a copy of {template} with {replaced} replaced")
     if _VERIFY.value:
         _print_verification(destination, read_weights(destination))
 

@@ -179,7 +179,11 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
         cache_dir=cache,
     )
     provenance = {
-        "weights": {"path": _WEIGHTS.value, "fingerprint": fingerprint(clip.parameters)},
+        "weights": {
+            "path": _WEIGHTS.value,
+            "fingerprint": fingerprint(clip.parameters),
+            **({"modules": clip.modules.describe()} if clip.modules else {}),
+        },
         "proposals": {
             "generator": generator.name,
             "path": _generator.path,

@@ -35,7 +35,7 @@ class Config:
     )
     method: str = setting(
         "maft",
-        "how CLIP is taught masks: maft, maft_plus, maskclippp (docs/methods.md)",
+        "how CLIP is taught masks: maft, maft_plus, maskclippp, mask_adapter (docs/methods.md)",
     )
     checkpoint: str = setting(
         "",
@@ -130,6 +130,9 @@ def _in_words_of_today(values: dict[str, Any]) -> dict[str, Any]:
             renamed = {**values[section]}
             renamed[new.removeprefix(f"{section}.")] = renamed.pop(name)
             values[section] = renamed
+    loss = values.get("loss")
+    if values.get("method") == "maft_plus" and isinstance(loss, dict) and "transfer" not in loss:
+        values["loss"] = loss | {"transfer": "none"}  # which it had not then
     data = values.get("data")
     without_synonyms = isinstance(data, dict) and "synonyms" not in data
     if without_synonyms and data.get("ignore_labels") == list(DEFAULT_IGNORED):

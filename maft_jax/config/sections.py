@@ -223,6 +223,25 @@ class LossConfig:
         "pool proposals from a map",
         choices=("linear", "pseudo_text", "none"),
     )
+    transfer: str = setting(
+        "semantic",
+        "method=maft_plus: how class rows adapt to an image, LN(t + change), or t + LN(change), "
+        "which begins as the identity; none = they do not",
+        choices=("semantic", "panoptic", "none"),
+    )
+    transfer_memory: str = setting(
+        "scrambled",
+        "what they look at: the map as the authors' code and weights read it, or its cells",
+        choices=("scrambled", "in_order"),
+    )
+    adapter_masks: str = setting(
+        "ground_truth",
+        "method=mask_adapter: what the adapter learns to read; mixed = also proposals that fit",
+        choices=("ground_truth", "mixed"),
+    )
+    adapter_width: int = setting(
+        768, "method=mask_adapter: channels of the adapter, of the authors' 768", low=8
+    )
 
 
 @dataclass(frozen=True)

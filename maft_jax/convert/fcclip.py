@@ -22,7 +22,7 @@ from maft_jax.convert.generators_official import (
     pixel_decoder_rules,
     predictor_rules,
 )
-from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER
+from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER, foreign_modules
 from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
 from maft_jax.convert.openai import text_rules
 from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
@@ -34,12 +34,13 @@ from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFE
 from maft_jax.models.adapters.content_dependent_transfer import ContentDependentTransfer
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.generators.fcclip import FcClipConfig
+from maft_jax.models.mask_reader import Modules
 from maft_jax.models.towers.convnext import HEADS, ConvNextConfig
 
 CLIP = "backbone.clip_model."
 _PREDICTOR = "sem_seg_head.predictor."
 _HIDDEN = "visual.head.mlp.fc1"
-_TRANSFER = "cdt."
+_TRANSFER, _ADAPTER = "cdt.", "mask_adapter."
 _TRANSFER_BIAS = "cross_atten.MLP.bias"
 _VOID = "void_embedding.weight"
 _OWN_PART = f"{_PREDICTOR}_mask_pooling_proj.1.weight"
@@ -48,6 +49,7 @@ _TRAINING = [
     Ignored(r"criterion\..*", "settings of the losses"),
     Ignored(r"backbone_t\..*", "the CLIP that MAFT+ was tuned from"),
     Ignored(r"cdt\..*", "MAFT+'s content-dependent transfer, which read_transfer reads"),
+    Ignored(r"mask_adapter\..*", "Mask-Adapter's adapter, which config.model.modules reads"),
 ]
 GENERATOR_IGNORED = [
     Ignored(r"backbone\..*", "CLIP, which weights.open_weights reads"),
@@ -86,10 +88,16 @@ def read_transfer(path: str | os.PathLike) -> dict:
     """{"transfer": parameters of MAFT+'s content-dependent transfer}; nothing if there is none.
 
     Raises:
-        ValueError: its tensors are unknown, missing or misshapen.
+        ValueError: its tensors are unknown, missing or misshapen; or it needs a Mask-Adapter.
     """
     tensors = without_torch_wrappers(open_tensors(path).tensors)
     (names,) = find_prefixes(tensors, is_fcclip).values()
+    if any(name.startswith(_ADAPTER) for name in names):
+        raise ValueError(
+            f"{os.fspath(path)}: a checkpoint of Mask-Adapter, whose adapter is used by evaluation "
+            "alone: config.method=mask_adapter, with this file as config.checkpoint and as "
+            "config.model.modules"
+        )
     found = {
         name.removeprefix(_TRANSFER): tensors[whole]
         for name, whole in names.items()
@@ -190,15 +198,17 @@ def write_into(
     config: ConvNextConfig,
     visual: Mapping,
     progress: Callable[[int], object] = lambda num_bytes: None,
+    modules: Modules | None = None,
 ) -> None:
     """Copies a checkpoint of FC-CLIP or MAFT+ with our image tower in the place of its CLIP's.
 
-    Every byte that is not a value of `backbone.clip_model.visual.*` stays as it was: generator,
-    text tower, what MAFT+ was tuned from. Values are rounded to the dtypes that they have there.
+    Every byte that is not a value of `backbone.clip_model.visual.*`, or of the modules that are
+    given, stays as it was: generator, text tower, what MAFT+ was tuned from. Values are rounded to
+    the dtypes that they have there.
 
     Raises:
-        ValueError: the template is of another kind, or its tower of another size. Nothing is
-            written then.
+        ValueError: the template is of another kind, its tower of another size, or it has no such
+            modules. Nothing is written then.
     """
     places = tensor_places(template)
     prefixes = list(find_prefixes(places, is_fcclip))
@@ -215,4 +225,6 @@ def write_into(
             f"{template}: its tower has {len(there)} tensors, ours {len(tower)}; not in both: "
             f"{', '.join(sorted(there ^ set(tower))[:5])}. Expected a tower of as many blocks"
         )
+    if modules is not None:
+        tower |= foreign_modules(modules, places, source=os.fspath(template))
     replace_tensors(template, destination, tower, progress)

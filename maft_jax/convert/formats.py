@@ -42,6 +42,7 @@ from maft_jax.convert.transformers_siglip import TRANSFORMERS_SIGLIP_FORMATS
 from maft_jax.convert.weights_source import OWN_METADATA, open_tensors
 from maft_jax.models.clip import ClipConfig, random_parameters
 from maft_jax.models.encoder import MaskingSpec
+from maft_jax.models.mask_reader import Modules
 from maft_jax.runtime import tree_rules
 from maft_jax.runtime.atomic_files import atomic_folder, clear_leftovers
 
@@ -90,6 +91,8 @@ class ClipWeights:
     """{name: reason} of what the file has and we leave out."""
     masking: MaskingSpec | None = None
     """How they were tuned; None where nobody noted it, as in other people's files."""
+    modules: Modules | None = None
+    """With which a run's tower reads masks."""
 
     @classmethod
     def of(
@@ -167,6 +170,12 @@ def write_weights(
         ValueError: the format cannot hold these weights, or the path cannot be written.
     """
     path = pathlib.Path(path)
+    if weights.modules is not None:
+        raise ValueError(
+            f"{path}: expected a tower alone, and these weights read masks with modules of their "
+            "method, which no such format holds; a run leaves both as files, tuned.safetensors "
+            "and modules.safetensors: give the former"
+        )
     if reason := why_not(format_name, weights.config):
         raise ValueError(
             f"{path}: these weights cannot be written in the format {format_name}: {reason}"

@@ -4,12 +4,16 @@ Names are those below the module's own prefix, such as `cdt.` in MAFT+'s files.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from maft_jax.convert.generator_rules import convolution, dense, norm, packed_attention
+from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
 from maft_jax.convert.rules import Rule, materialised, stored_as_ours, to_foreign
 from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
 from maft_jax.convert.stored_tensor import in_memory
+from maft_jax.models.adapters.content_dependent_transfer import TransferReader
+from maft_jax.models.adapters.mask_adapter import AdapterReader
+from maft_jax.models.mask_reader import Modules
 
 
 def _pointwise(foreign: str, ours: str) -> list[Rule]:
@@ -34,7 +38,7 @@ def _convnext_block(foreign: str, ours: str) -> list[Rule]:
 
 
 def read_modules(path: str | os.PathLike, table: Sequence[Rule], expected: Mapping) -> dict:
-    """The modules of a file, float32.
+    """The modules of a file, or of a whole checkpoint of their authors; float32.
 
     Args:
         expected: nested tree whose leaves have `.shape`.
@@ -42,8 +46,35 @@ def read_modules(path: str | os.PathLike, table: Sequence[Rule], expected: Mappi
     Raises:
         ValueError: it is absent, corrupt, or holds other modules, or of another size.
     """
-    tensors, _ = open_state_dict(path)
+    tensors = without_torch_wrappers(open_state_dict(path)[0])
+    found = list(module_names(tensors, table).values())
+    if len(found) == 1:
+        tensors = {name: tensors[whole] for name, whole in found[0].items()}
     return materialised(stored_as_ours(tensors, expected, table, source=os.fspath(path)))
+
+
+def module_names(names: Collection[str], table: Sequence[Rule]) -> dict[str, dict[str, str]]:
+    """By prefix {name below it: whole name}, where all names of the table are."""
+    wanted = {name for rule in table for name in rule.names}
+    return find_prefixes(names, lambda below: wanted <= set(below))
+
+
+def foreign_modules(modules: Modules, names: Collection[str], *, source: str) -> dict:
+    """Arrays for the names that these modules have in a checkpoint of their authors.
+
+    Raises:
+        ValueError: the checkpoint has no such modules, or several.
+    """
+    table = _TABLES[type(modules.reader)]
+    found = list(module_names(names, table).values())
+    if len(found) != 1:
+        raise ValueError(
+            f"{source}: expected a checkpoint with the modules that the tower reads masks with, "
+            f"{type(modules.reader).__name__}, found {len(found)}; give one of the same method, or "
+            "the tower alone (tuned.safetensors of the run)"
+        )
+    ours = to_foreign(modules.parameters, table)
+    return {whole: ours[name] for name, whole in found[0].items() if name in ours}
 
 
 def write_modules(path: str | os.PathLike, table: Sequence[Rule], modules: Mapping) -> None:
@@ -75,3 +106,5 @@ MASK_ADAPTER = (
     *norm("norm", "ln_maps"),
     *_pointwise("final", "maps"),
 )
+_TABLES = {TransferReader: CONTENT_DEPENDENT_TRANSFER, AdapterReader: MASK_ADAPTER}
+"""Of modules that masks are read with after training."""

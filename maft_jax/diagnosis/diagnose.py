@@ -62,11 +62,11 @@ def diagnose(
     data = _chosen(evaluation, dataset)
     columns = {}
     for name, column in weights.items():
-        visual = column.parameters["visual"]
-        visual = jax.device_put(
-            visual, sharding.tree_shardings(visual, mesh, last.clip.vision.sharding_rules)
+        tower = column.tower
+        tower = jax.device_put(
+            tower, sharding.tree_shardings(tower, mesh, last.clip.vision.sharding_rules)
         )
-        columns[name] = functools.partial(evaluation.class_probabilities, data, visual)
+        columns[name] = functools.partial(evaluation.class_probabilities, data, tower)
     images = ExampleRange(data.source, 0, len(data.source))
     with evaluation.batches(data, images) as batches:
         measured = measure(data.source, data.name, columns, batches)

@@ -80,9 +80,9 @@ def _evaluate(
             make_writable(folder, "--workdir")
             held.enter_context(only_writer(folder, "--workdir", wait=wait))
             describe_run(folder, weights.config)
-    visual = sharding.place(weights.parameters["visual"], mesh, weights.clip.vision.sharding_rules)
+    tower = sharding.place(weights.tower, mesh, weights.clip.vision.sharding_rules)
     with StopSignals() as signals:
-        results = evaluation.evaluate(visual, weights.origin, folder, signals)
+        results = evaluation.evaluate(tower, weights.origin, folder, signals)
     logger.info("results: %s", folder)
     names = [result.dataset for result in results]
     others = _read_others(base if frozen else base / FROZEN_FOLDER, names)

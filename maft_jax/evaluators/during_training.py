@@ -14,6 +14,7 @@ from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult
 from maft_jax.evaluators.tables import format_table
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.mask_reader import Tower, describe_tower, with_modules
 from maft_jax.pictures.sheets import comparison_sheet
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus
@@ -78,9 +79,11 @@ class TrainingEvaluation:
             self._frozen = self._results(workdir, 0, pretrained, self._host_visual, signals)
         results, student = self._frozen, pretrained
         if step > 0:
-            student, _ = self._tree.student(encoder, begun, state.trainable)
-            trainable = consensus.to_host(state.trainable)
-            on_host = self._tree.visual(overlay(self._begun, trainable))
+            visual, modules = self._tree.student(encoder, begun, state.trainable)
+            student = with_modules(visual, self._tree.read_with(modules))
+            tree = overlay(self._begun, consensus.to_host(state.trainable))
+            of_tree = self._tree.read_with(self._tree.modules(tree))
+            on_host = with_modules(self._tree.visual(tree), of_tree)
             results = self._results(workdir, step, student, on_host, signals)
         if step == 0:
             logger.info("the frozen CLIP, before the first step:\n%s", format_table(results))
@@ -98,25 +101,25 @@ class TrainingEvaluation:
         writer.flush()
 
     def _results(
-        self, workdir: epath.Path, step: int, visual: Mapping, on_host: Mapping, signals
+        self, workdir: epath.Path, step: int, tower: Tower, on_host: Tower, signals
     ) -> list[EvaluationResult]:
         origin = {
             "checkpoint": str(workdir),
             "step": step,
             "frozen": step == 0,
             "pretrained": self._config.model.pretrained,
-            "image_tower": fingerprint(on_host),
+            **describe_tower(on_host),
             "tuned_from": None if step == 0 else fingerprint(self._host_visual),
         }
         folder = workdir / RESULTS_FOLDER / f"step_{step}"
-        return self._evaluation.evaluate(visual, origin, folder, signals)
+        return self._evaluation.evaluate(tower, origin, folder, signals)
 
     def _draw(
         self,
         workdir: epath.Path,
         step: int,
         pretrained: Mapping,
-        student: Mapping,
+        student: Tower,
         writer: MetricWriter,
     ) -> None:
         num_pictures = self._config.evaluation.num_pictures

@@ -32,6 +32,7 @@ from maft_jax.inference.segmenter import Segmenter
 from maft_jax.models.clip import ClipConfig, untold_architecture
 from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.encoder_setup import make_encoder
+from maft_jax.models.mask_reader import Tower
 from maft_jax.models.text_classifier import (
     cached_class_embeddings,
     cleaning,
@@ -86,7 +87,7 @@ class Evaluation:
 
     def evaluate(
         self,
-        visual: Mapping,
+        tower: Tower,
         origin: Mapping,
         folder: epath.Path,
         signals: StopSignals | None = None,
@@ -97,8 +98,8 @@ class Evaluation:
         process must call this; the first one writes.
 
         Args:
-            visual: parameters of the image tower.
-            origin: of the weights, for the record; "image_tower" is their fingerprint.
+            tower: parameters of the image tower, with modules if masks are read with them.
+            origin: of the weights, for the record; "image_tower" and "modules" say which they are.
             signals: asked after every batch.
 
         Raises:
@@ -110,14 +111,14 @@ class Evaluation:
             clear_leftovers(folder)
         consensus.check_same({data.name: self._identity(data, origin) for data in self.data_sets})
         for data in self.data_sets:
-            results.append(self._evaluate_set(data, visual, origin, folder, signals))
+            results.append(self._evaluate_set(data, tower, origin, folder, signals))
             if jax.process_index() == 0:
                 write_results(results, folder)
                 self._unfinished(data, origin, folder).remove()
         return results
 
     def label_maps(
-        self, data: EvaluationSet, visual: Mapping, num_images: int
+        self, data: EvaluationSet, tower: Tower, num_images: int
     ) -> list[Int32[np.ndarray, "_ _"]]:
         """Predictions for the first images, at their own sizes, on every process."""
         first = ExampleRange(data.source, 0, min(num_images, len(data.source)))
@@ -125,12 +126,12 @@ class Evaluation:
         order = np.argsort(sharding.positions_of_rows(self._mesh, self._batch_size))
         with self.batches(data, first) as batches:
             for batch in batches:
-                predicted, *_ = self._predict(data, visual, batch)
+                predicted, *_ = self._predict(data, tower, batch)
                 maps += list(np.asarray(consensus.to_host(predicted))[order])
         sizes = first.image_sizes.tolist()
         return [maps[i][:height, :width] for i, (height, width) in enumerate(sizes)]
 
-    def _evaluate_set(self, data, visual, origin, folder, signals) -> EvaluationResult:
+    def _evaluate_set(self, data, tower, origin, folder, signals) -> EvaluationResult:
         key, unfinished = self._key(data, origin), self._unfinished(data, origin, folder)
         num_batches, counts = 0, EvaluationCounts(len(data.source.class_names))
         finished = _finished_result(folder / f"{data.name}.json", key)
@@ -141,7 +142,7 @@ class Evaluation:
         if jax.process_index() == 0:
             num_batches, counts = unfinished.load()
         num_batches, counts = _broadcast_from_first(num_batches, counts)
-        counts = self._counts(data, visual, num_batches, counts, unfinished, signals)
+        counts = self._counts(data, tower, num_batches, counts, unfinished, signals)
         return self._result(data, key, origin, counts.confusion, counts.masks)
 
     def _result(self, data, key: str, origin, confusion, masks) -> EvaluationResult:
@@ -167,7 +168,7 @@ class Evaluation:
     def _counts(
         self,
         data: EvaluationSet,
-        visual: Mapping,
+        tower: Tower,
         num_batches: int,
         counts: EvaluationCounts,
         unfinished: UnfinishedCounts,
@@ -183,7 +184,7 @@ class Evaluation:
             self.batches(data, ExampleRange(data.source, first, num_images)) as batches,
             contextlib.ExitStack() as patience,
         ):
-            computed = _fetched_later(self._count_batch(data, visual, batch) for batch in batches)
+            computed = _fetched_later(self._count_batch(data, tower, batch) for batch in batches)
             for done, counted in enumerate(computed, start=num_batches + 1):
                 if done == num_batches + 1:  # before it, there is nothing to save
                     patience.enter_context(stop_requests.saving())
@@ -198,20 +199,18 @@ class Evaluation:
                     raise EvaluationInterrupted(stopped, data.name, num_done, num_images)
         return counts
 
-    def _count_batch(self, data, visual, batch) -> tuple[Array, int, Array]:
-        predicted, *regions = self._predict(data, visual, batch)
+    def _count_batch(self, data, tower, batch) -> tuple[Array, int, Array]:
+        predicted, *regions = self._predict(data, tower, batch)
         labels, valid = batch["label_map"], batch["example_valid"]
         num_classes = len(data.source.class_names)
         pixels, masks = self._count(predicted, labels, *regions, valid, num_classes)
         return pixels, labels.size, masks
 
     def class_probabilities(
-        self, data: EvaluationSet, visual: Mapping, batch: Mapping[str, Array]
+        self, data: EvaluationSet, tower: Tower, batch: Mapping[str, Array]
     ) -> Float[Array, "b n c"]:
         """Of the proposals of one of `batches`; zeros for those that do not count."""
-        return self._segmenter.class_probabilities(
-            visual, self._text(data), batch, self._seen(data)
-        )
+        return self._segmenter.class_probabilities(tower, self._text(data), batch, self._seen(data))
 
     def _seen(self, data: EvaluationSet) -> Bool[Array, " c"]:
         """On the mesh: which classes count as those of the generator's training."""
@@ -225,13 +224,13 @@ class Evaluation:
         return self._texts[data.name]
 
     def _predict(
-        self, data, visual, batch
+        self, data, tower, batch
     ) -> tuple[Int32[Array, "b h w"], Float[Array, "b r c"], Int32[Array, "b r"]]:
         """Label maps; of ground-truth masks the class probabilities and the classes."""
         num_classes, most = len(data.source.class_names), data.source.max_classes_per_image
         classes = self._classes_shown(batch["label_map"], num_classes, most)
         probabilities, of_masks = self._segmenter.proposals_and_regions(
-            visual, self._text(data), batch, classes, self._seen(data)
+            tower, self._text(data), batch, classes, self._seen(data)
         )
         return self._segmenter.label_maps(probabilities, batch).label_map, of_masks, classes
 
@@ -264,7 +263,8 @@ class Evaluation:
 
     def _identity(self, data: EvaluationSet, origin: Mapping) -> dict:
         """All that a result depends on; JSON values."""
-        weights = {"image_tower": origin["image_tower"], "text_tower": self._text_tower}
+        of_tower = {name: origin[name] for name in ("image_tower", "modules") if name in origin}
+        weights = of_tower | {"text_tower": self._text_tower}
         texts = cleaning(data.source.class_names, self.protocol.templates)
         weights |= self._architecture
         return {"version": VERSION, "weights": weights, **texts, **self.depends_on(data)}

@@ -10,6 +10,7 @@ from maft_jax.config import Config
 from maft_jax.config.sections import DataConfig, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.mask_reader import Modules, Tower, describe_tower, with_modules
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state.restored_run import (
@@ -18,6 +19,7 @@ from maft_jax.state.restored_run import (
     read_run_config,
     read_student,
 )
+from maft_jax.state.tuned_tree import TunedTree
 from maft_jax.weights import open_weights
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,13 @@ class EvaluatedWeights:
     parameters: dict
     origin: dict
     """For the record; JSON values."""
+    modules: Modules | None
+    """With which the tower reads masks."""
+
+    @property
+    def tower(self) -> Tower:
+        """What is evaluated."""
+        return with_modules(self.parameters["visual"], self.modules)
 
 
 def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
@@ -59,6 +68,11 @@ def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
                 f"{', '.join(f'config.model.{name}' for name in stated)}: {source} is a training "
                 "run, whose architecture is known; state none"
             )
+        if config.model.modules:
+            raise ValueError(
+                f"config.model.modules={config.model.modules}: {source} is a training run, which "
+                "has modules of its own if its method trains any; leave it empty"
+            )
         moved = config.model.pretrained or None
         config = _with_protocol_of(config, read_run_config(source))
         weights, step = read_student(
@@ -70,15 +84,18 @@ def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
         weights, first = open_weights(source, **stated, needs_text=not frozen), None
         if config.checkpoint and (frozen or config.model.pretrained):
             first = _frozen_of_file(config, weights)
+        if config.model.modules:
+            weights = _with_modules_of_file(config, weights)
     if config.checkpoint and frozen:
         weights, step, first = first, None, None
     parameters = weights.parameters()
+    modules = weights.modules
     origin = {
         "checkpoint": source,
         "step": step,
         "frozen": frozen,
         "pretrained": config.model.pretrained or None,
-        "image_tower": fingerprint(parameters["visual"]),
+        **describe_tower(with_modules(parameters["visual"], modules)),
         "tuned_from": first and fingerprint(first.parameters()["visual"]),
     }
     logger.info(
@@ -88,7 +105,7 @@ def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
         "" if step is None else f" at step {step}",
     )
     config = resolve(config, weights.config, weights.masking, mesh)
-    return EvaluatedWeights(config, weights.config, parameters, origin)
+    return EvaluatedWeights(config, weights.config, parameters, origin, modules)
 
 
 def _with_protocol_of(config: Config, run: Config) -> Config:
@@ -121,6 +138,23 @@ def _with_protocol_of(config: Config, run: Config) -> Config:
             ),
         ),
     )
+
+
+def _with_modules_of_file(config: Config, weights: ClipWeights) -> ClipWeights:
+    """Those of config.model.modules, which config.method knows how to read masks with."""
+    if not config.checkpoint:
+        raise ValueError(
+            f"config.model.modules={config.model.modules}: the frozen CLIP reads masks by itself; "
+            "give the weights that the modules go with as config.checkpoint, tuned or not"
+        )
+    tree = TunedTree.of(config, ())
+    modules = tree.read_modules(weights.config.vision, config.model.modules)
+    if (found := tree.read_with(modules)) is None:
+        raise ValueError(
+            f"config.model.modules={config.model.modules}: config.method={config.method} reads "
+            "masks without modules; leave it empty, or set the method whose they are"
+        )
+    return dataclasses.replace(weights, modules=found)
 
 
 def _first_changed(default, given, run_value):

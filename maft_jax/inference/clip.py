@@ -16,6 +16,7 @@ from maft_jax.convert.formats import ClipWeights, default_format, write_weights
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import ImageEncoder, MaskingSpec, resolve_masking
 from maft_jax.models.encoder_setup import make_encoder
+from maft_jax.models.mask_reader import Modules, Tower, cut, taken_apart, with_modules
 from maft_jax.models.text_classifier import embed_classes
 from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.weights import open_weights
@@ -45,6 +46,8 @@ class Clip:
     """How proposals read patches, one of models.attention_pattern.MASK_RULES."""
     class_token: int = 0
     """Of towers with several: the one that is matched with text."""
+    modules: Modules | None = None
+    """What a run's method trained beside the tower, with which proposals are then read."""
 
     def __post_init__(self):
         if self.compute_dtype not in ("float32", "bfloat16"):
@@ -90,14 +93,24 @@ class Clip:
                 resolution, covering the whole image. A proposal reads the patches where its mask
                 is at least 0.5.
             valid: [b, n] bool; the embeddings of padding (False) are zeros.
+
+        Raises:
+            ValueError: shapes or values are wrong, or of class rows that each image adapts, with
+                which embeddings alone cannot be compared.
         """
+        if self.modules is not None and self.modules.reader.adapts_text:
+            raise ValueError(
+                "these weights adapt the rows of class names to each image, so that embeddings of "
+                "proposals and of names do not go together; use maft_jax.segment, or load "
+                "tuned.safetensors of the run, its tower alone"
+            )
         images, masks = _checked_images(images), _checked_masks(masks)
         if len(masks) != len(images):
             raise ValueError(f"masks of {len(masks)} images, but {len(images)} images")
         valid = jnp.ones(masks.shape[:2], bool) if valid is None else jnp.asarray(valid, bool)
         if valid.shape != masks.shape[:2]:
             raise ValueError(f"valid: expected shape {masks.shape[:2]}, got {valid.shape}")
-        return _encode_proposals(self.encoder, self.parameters["visual"], images, masks, valid)
+        return _encode_proposals(self.encoder, self.tower, images, masks, valid)
 
     def save(self, path: str | os.PathLike, format_name: str | None = None) -> None:
         """Writes float32 weights: a file or, for transformers and open_clip, a new folder.
@@ -114,7 +127,13 @@ class Clip:
         name = format_name or default_format(path, self.config)
         rules = self.mask_pooling, self.mask_rule, self.class_token
         masking = MaskingSpec(self.mask_start_layer, self.image_size, *rules)
-        write_weights(ClipWeights.of(self.config, self.parameters, masking), path, name)
+        weights = ClipWeights.of(self.config, self.parameters, masking)
+        write_weights(dataclasses.replace(weights, modules=self.modules), path, name)
+
+    @property
+    def tower(self) -> Tower:
+        """The image tower's parameters, with what reads masks besides."""
+        return with_modules(self.parameters["visual"], self.modules)
 
     @functools.cached_property
     def encoder(self) -> ImageEncoder:
@@ -198,6 +217,7 @@ def load(
         mask_pooling=masking.mask_pooling,
         mask_rule=masking.mask_rule,
         class_token=masking.class_token,
+        modules=weights.modules,
     )
 
 
@@ -207,8 +227,10 @@ def _encode_image(encoder, visual, images):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode_proposals(encoder, visual, images, masks, valid):
-    features = encoder.encode_proposals(visual, images, masks)
+def _encode_proposals(encoder, tower, images, masks, valid):
+    visual, modules = taken_apart(tower)
+    masks = cut(masks, modules.reader.mask_threshold)
+    features = modules.reader.read(encoder, visual, modules.parameters, images, masks)
     return jnp.where(valid[..., None], features, 0.0)
 
 

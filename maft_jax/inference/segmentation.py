@@ -150,7 +150,7 @@ class ImageSegmenter:
         self.num_proposals = num_proposals
         self._geometry = eval_geometry(clip.image_aspect)
         self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
-        self._visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
+        self._tower = jax.tree.map(jnp.asarray, clip.tower)
         size = (clip.image_size, clip.image_size)
         short_side = self._geometry.short_side if clip.image_aspect == "keep" else None
         spec = InferenceSpec(clip.encoder, size, short_side, tuple(scales), flip)
@@ -262,7 +262,7 @@ class ImageSegmenter:
         if example.mask_logits is not None:
             of_pixels = pixel_masks(example.mask_logits, batch)
         on_device = jax.tree.map(jnp.asarray, batch | of_pixels)
-        return on_device, self._segmenter.class_probabilities(self._visual, self._text, on_device)
+        return on_device, self._segmenter.class_probabilities(self._tower, self._text, on_device)
 
     def _label(
         self, probabilities: jax.Array, batch: dict, size: tuple[int, int]

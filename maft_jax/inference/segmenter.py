@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int32
 from input_pipeline.eval_pipeline import EvalGeometry
 from maft_jax.inference import geometric_ensemble
 from maft_jax.inference.images_on_devices import map_images, place
-from maft_jax.models.encoder import ImageEncoder, class_logits
+from maft_jax.models.encoder import ImageEncoder
 from maft_jax.models.mask_pixels import PlacedMasks
+from maft_jax.models.mask_reader import MaskReader, Tower, cut, taken_apart
 from maft_jax.models.padded_inputs import encoder_image, patch_grid_masks, patch_grid_regions
 from maft_jax.models.pixel_labels import IGNORE, PixelLabels, covers_pixels, label_pixels
 from maft_jax.runtime.sharding import batch_sharding, replicated, tree_shardings
@@ -108,7 +109,7 @@ class Segmenter:
 
     def class_probabilities(
         self,
-        visual: Mapping,
+        tower: Tower,
         text: Float[Array, "c *names e"],
         batch: Mapping[str, Array],
         seen: Bool[Array, " seen_classes"] | None = None,
@@ -116,18 +117,18 @@ class Segmenter:
         """Softmax over the classes for every proposal; zeros where proposals do not count.
 
         Args:
-            visual: parameters of the image tower.
+            tower: parameters of the image tower, with modules if masks are read with them.
             text: normalised class embeddings; [c, names, e] where classes have several names.
             seen: classes that the generator was trained on; the ensemble needs it.
 
         Raises:
             ValueError: text of another width, or an ensemble without what it needs.
         """
-        return self._classified(visual, text, batch, seen, None)[0]
+        return self._classified(tower, text, batch, seen, None)[0]
 
     def proposals_and_regions(
         self,
-        visual: Mapping,
+        tower: Tower,
         text: Float[Array, "c *names e"],
         batch: Mapping[str, Array],
         classes: Int32[Array, "b r"],
@@ -138,14 +139,14 @@ class Segmenter:
         A region is the pixels that `label_map` gives one of `classes`; below 0 is none, whose row
         says nothing. The tower reads regions with the proposals, in one pass over the image.
         """
-        return self._classified(visual, text, batch, seen, classes)
+        return self._classified(tower, text, batch, seen, classes)
 
-    def _classified(self, visual, text, batch, seen, classes):
+    def _classified(self, tower, text, batch, seen, classes):
         self._check(text, batch, seen)
         if self.mesh is not None:
-            visual = place(
-                visual,
-                tree_shardings(visual, self.mesh, self.spec.encoder.architecture.sharding_rules),
+            tower = place(
+                tower,
+                tree_shardings(tower, self.mesh, self.spec.encoder.architecture.sharding_rules),
             )
             text, seen = place((text, seen), replicated(self.mesh))
         batch, classes = self._spread((dict(batch), classes))
@@ -155,10 +156,10 @@ class Segmenter:
             covers = _covers(self.mesh, *_arrays(batch, *_COVERS_KEYS))
         if self.spec.filter_invalid:
             valid = valid & covers
-        encoder = self.spec.encoder
+        encoder, (_, modules) = self.spec.encoder, taken_apart(tower)
         views = [
-            _classify(encoder, _encode(encoder, visual, *view), text)
-            for view in self._views(batch, classes)
+            _classify(encoder, modules, _encode(encoder, tower, *view), text)
+            for view in self._views(batch, classes, modules.reader)
         ]
         generator = None
         if self.spec.ensemble:
@@ -194,8 +195,8 @@ class Segmenter:
         probabilities, batch, first_rows = self._spread((probabilities, dict(batch), first_rows))
         return _label(self.mesh, size, probabilities, *_arrays(batch, *_LABEL_KEYS), first_rows)
 
-    def _views(self, batch, classes):
-        """Images and masks on the patch grid for every scale, as they are and mirrored.
+    def _views(self, batch, classes, reader):
+        """Images and masks on the reader's grid for every scale, as they are and mirrored.
 
         Behind the proposals' masks come those of regions, of the classes that are given.
         """
@@ -207,10 +208,10 @@ class Segmenter:
         covered = _arrays(batch, *_SIZES) if extent is None else (extent, extent)
         read = *_arrays(batch, *_PREPARE_KEYS), *covered
         for size in self.spec.view_sizes(arrays):
-            view = _prepare(self.mesh, self.spec.encoder, size, *read)
+            view = _prepare(self.mesh, self.spec.encoder, reader, size, *read)
             if classes is not None:
-                arrays_of_labels = (classes, *_arrays(batch, *_REGION_KEYS))
-                view = _with_regions(self.mesh, self.spec.encoder, size, view, arrays_of_labels)
+                of_labels = (classes, *_arrays(batch, *_REGION_KEYS))
+                view = _with_regions(self.mesh, view[1].shape[2:], view, of_labels)
             yield view
             if self.spec.flip:
                 yield _mirror(*view)
@@ -293,9 +294,9 @@ def _arrays(batch, *keys):
     return [batch[key] for key in keys]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _prepare(mesh, encoder, size, *arrays):
-    grid = encoder.grid(size)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _prepare(mesh, encoder, reader: MaskReader, size, images, masks, *sizes):
+    grid = tuple(reader.mask_scale * side for side in encoder.grid(size))
 
     def prepare(image, masks, image_size, padded_size, mask_size, covered_size):
         pixels = encoder.normalise(image[None])[0]
@@ -304,15 +305,16 @@ def _prepare(mesh, encoder, size, *arrays):
             patch_grid_masks(masks, mask_size, covered_size, padded_size, grid),
         )
 
-    return map_images(mesh, prepare, *arrays)
+    masks = cut(masks, reader.mask_threshold)
+    return map_images(mesh, prepare, images, masks, *sizes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _with_regions(mesh, encoder, size, view, arrays):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _with_regions(mesh, grid, view, arrays):
     pixels, masks = view
 
     def regions(classes, label_map, *sizes):
-        return patch_grid_regions(label_map, classes, *sizes, encoder.grid(size))
+        return patch_grid_regions(label_map, classes, *sizes, grid)
 
     return pixels, jnp.concatenate([masks, map_images(mesh, regions, *arrays)], axis=1)
 
@@ -323,13 +325,15 @@ def _mirror(images, masks):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder, visual, pixels, masks):
-    return encoder.encode_proposals(visual, pixels, masks)
+def _encode(encoder, tower, pixels, masks):
+    visual, modules = taken_apart(tower)
+    return modules.reader.read(encoder, visual, modules.parameters, pixels, masks)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _classify(encoder, features, text):
-    return encoder.probabilities(class_logits(encoder, features, text))
+def _classify(encoder, modules, read, text):
+    logits = modules.reader.logits(encoder, modules.parameters, read, text)
+    return encoder.probabilities(logits)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -25,20 +25,17 @@ def class_masks(
     return ((label_map[:, None] == classes) & (classes >= 0)).astype(jnp.float32)
 
 
-def soft_iou(
-    proposals: Masks, ground_truth: Float[Array, "b g h2 w2"], *, align_corners: bool = True
-) -> Float[Array, "b g n"]:
+def soft_iou(proposals: Masks, ground_truth: Float[Array, "b g h2 w2"]) -> Float[Array, "b g n"]:
     """sum(g m) / (sum g + sum m - sum g m + 1e-7), pixel sums at the ground truth's resolution.
 
-    Proposals of another resolution count as resampled to it, bilinearly with `align_corners`: True
-    in MAFT, False (half-pixel) in MAFT+.
+    Proposals of another resolution count as resampled to it, bilinearly with align_corners=True.
     Resampling is linear, m' = U m, and sum(g (U m)) = sum((U^T g) m): so the few ground-truth
     masks are brought to the proposals' grid instead of the many proposals to theirs. The sums
     are the same, and no proposal is ever copied at full resolution.
     """
     masks = mask_probability(proposals)
     rows, columns = (
-        bilinear_matrix(masks.shape[axis], ground_truth.shape[axis], align_corners=align_corners)
+        bilinear_matrix(masks.shape[axis], ground_truth.shape[axis], align_corners=True)
         for axis in (2, 3)
     )
     adjoint = ground_truth

@@ -1,1 +1,1 @@
-"""Ways to teach CLIP masks, beside MAFT's, whose objective is training.clip_objective."""
+"""Ways to teach CLIP masks beside MAFT's, whose objective is training.clip_objective."""

@@ -1,22 +1,25 @@
-"""MAFT+'s two losses of CLIP: probabilities follow IoU, and the map keeps what it knew.
-
-Its transfer of class rows (models.adapters.content_dependent_transfer) is not a part of it: class
-rows are those of the text tower.
-"""
+"""MAFT+: probabilities follow IoU, class rows look at the image, the map keeps what it knew."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from maft_jax.config.sections import LossConfig
+from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER
 from maft_jax.convert.rules import Rule
 from maft_jax.losses.mask_aware import count_terms, iou_target, mask_aware_terms
 from maft_jax.losses.representation import representation_terms
 from maft_jax.methods.method import StepInputs
+from maft_jax.models.adapters.content_dependent_transfer import (
+    HEADS,
+    ContentDependentTransfer,
+    TransferReader,
+)
 from maft_jax.models.array_types import Batch
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder, MapEncoder, class_logits
 from maft_jax.models.preprocess import coarse_masks_on_grid
@@ -38,11 +41,28 @@ class MaftPlus:
     mask_aware_weight: float
     compensation_weight: float
     """The settings of these names."""
-    has_modules: bool = False
+    reader: TransferReader | None = None
+    """With the transfer of class rows; None: they are those of the text tower."""
 
     @classmethod
     def of(cls, loss: LossConfig) -> "MaftPlus":
-        return cls(loss.mask_aware, loss.mask_aware_weight, loss.compensation_weight)
+        adapts = loss.transfer != "none"
+        reader = TransferReader(loss.transfer, loss.transfer_memory) if adapts else None
+        return cls(loss.mask_aware, loss.mask_aware_weight, loss.compensation_weight, reader)
+
+    def __repr__(self) -> str:
+        """Without a transfer as in checkpoints of versions that had none."""
+        shown = [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
+        ]
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"MaftPlus({values})"
+
+    @property
+    def has_modules(self) -> bool:
+        return self.reader is not None
 
     def default_trainable(self, vision: ImageArchitecture) -> tuple[str, ...]:
         return tuple(vision.default_trainable)
@@ -53,13 +73,21 @@ class MaftPlus:
                 "config.method=maft_plus: keeps the map that proposals are pooled from, which "
                 f"{encoder.architecture.describe()} has not; use maft, or a ConvNeXt"
             )
+        if self.has_modules and encoder.architecture.embed_dim % HEADS:
+            raise ValueError(
+                f"config.loss.transfer={self.reader.kind}: expected embeddings of a multiple of "
+                f"{HEADS} numbers, of {encoder.architecture.describe()} they have "
+                f"{encoder.architecture.embed_dim}; use none"
+            )
 
     def init_modules(self, vision: ImageArchitecture, key: jax.Array) -> dict:
-        return {}
+        text = jnp.zeros((1, vision.embed_dim))
+        transfer = ContentDependentTransfer(self.reader.kind)
+        return dict(transfer.init(key, text, jnp.zeros((1, 1, *text.shape)))["params"])
 
     @property
     def module_rules(self) -> Sequence[Rule]:
-        return ()
+        return CONTENT_DEPENDENT_TRANSFER
 
     def counts(self, batch: Batch) -> Counts:
         return Counts(count_terms(batch.present_classes, batch.proposal_valid), len(batch.image))
@@ -71,7 +99,7 @@ class MaftPlus:
         before = lax.stop_gradient(encoder.feature_map(step.frozen, step.pixels))
         proposals = encoder.pool_proposals(step.student, maps, size, masks)
         ranking = mask_aware_terms(
-            encoder.probabilities(class_logits(encoder, proposals, step.text)),
+            encoder.probabilities(self._logits(step, maps, proposals)),
             iou_target(batch),
             batch.present_classes,
             batch.proposal_valid,
@@ -82,3 +110,9 @@ class MaftPlus:
             "ranking": LossTerm(self.mask_aware_weight, ranking, counts.ranking_terms),
             "compensation": LossTerm(self.compensation_weight, compensation, counts.images),
         }
+
+    def _logits(self, step: StepInputs, maps, proposals) -> Float[Array, "b n c"]:
+        if self.reader is None:
+            return class_logits(step.encoder, proposals, step.text)
+        cells = self.reader.memory_of(step.encoder, step.student, maps)
+        return self.reader.logits(step.encoder, step.modules, (proposals, cells), step.text)

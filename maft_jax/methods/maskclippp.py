@@ -38,6 +38,7 @@ class MaskClipPlusPlus:
 
     alignment: str
     """A value of config.loss.alignment."""
+    reader = None
 
     @classmethod
     def of(cls, loss: LossConfig) -> "MaskClipPlusPlus":

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from maft_jax.convert.rules import Rule
 from maft_jax.models.array_types import Batch
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder
+from maft_jax.models.mask_reader import MaskReader
 from maft_jax.training.objective import LossTerm
 
 
@@ -38,6 +39,9 @@ class Method(Protocol):
 
     has_modules: bool
     """Whether there are parameters beside the tower's."""
+    reader: MaskReader | None
+    """How masks are read with the modules once they are trained, which may adapt class rows to an
+    image; None: as the tower does, and modules take part in training alone."""
 
     def default_trainable(self, vision: ImageArchitecture) -> tuple[str, ...]:
         """Rules over the tower's parameter paths, where settings have none; modules always are."""

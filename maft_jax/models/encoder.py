@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from maft_jax.models.array_types import Images, Masks
 from maft_jax.models.attention_pattern import MASK_RULES
+from maft_jax.models.mask_pooling import DrawsMasks
 from maft_jax.models.precision import float32_product
 from maft_jax.runtime.mesh_axes import ShardingRule
 
@@ -197,6 +198,19 @@ class MapEncoder(Protocol):
         masks: Masks,
     ) -> Float[Array, "b n e"]:
         """What encode_proposals gives of pixels of this height and width, whose map is known."""
+
+    def encode_drawn(
+        self,
+        parameters: Parameters,
+        pixels: Float[Array, "b h w 3"],
+        masks: Masks,
+        draw: DrawsMasks,
+        mask_scale: int,
+    ) -> Float[Array, "b n e"]:
+        """Embeddings of proposals that are pooled by the maps that a model draws of them.
+
+        Of masks it reads mask_scale rows, and columns, for each one of the grid.
+        """
 
 
 @runtime_checkable

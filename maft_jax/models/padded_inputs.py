@@ -5,7 +5,7 @@ fit the arrays. The functions take one image; `jax.lax.map` or `jax.vmap` makes 
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from maft_jax.models.dynamic_resize import Taps, composed_taps, dynamic_taps, resample
 from maft_jax.models.preprocess import mask_probability
@@ -26,7 +26,7 @@ def encoder_image(
 
 
 def patch_grid_masks(
-    masks: UInt8[Array, "n h w"] | Float[Array, "n h w"],
+    masks: UInt8[Array, "n h w"] | Float[Array, "n h w"] | Bool[Array, "n h w"],
     mask_size: Size,
     covered_size: Size,
     padded_size: Size,

@@ -3,6 +3,8 @@
 It sees trainable leaves only, so clipping and moments of frozen ones cannot exist.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,12 +33,17 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam moments, decoupled weight decay, learning rate, in this order."""
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, tower_path: Callable[[str], str] = str
+) -> optax.GradientTransformation:
+    """Clipping, Adam moments, decoupled weight decay, learning rate, in this order.
+
+    Rules may mean the paths of the tree that is trained, or what `tower_path` makes of these.
+    """
     return optax.chain(
         clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-        optax.add_decayed_weights(config.weight_decay, mask=_decays(config.no_weight_decay)),
+        optax.add_decayed_weights(config.weight_decay, mask=_decays(config, tower_path)),
         _scale_by_rates(make_schedule(config, num_steps), config.pretrained_rate),
     )
 
@@ -74,13 +81,12 @@ def _scale_by_rates(schedule: optax.Schedule, pretrained: float) -> optax.Gradie
     return optax.GradientTransformation(by_rate.init, update)
 
 
-def _decays(no_weight_decay):
-    for rule in no_weight_decay:
+def _decays(config: OptimizerConfig, tower_path: Callable[[str], str]):
+    rules = config.no_weight_decay
+    for rule in rules:
         tree_rules.compiled(rule, "config.optimizer.no_weight_decay")
 
-    def mask(params):
-        return tree_rules.map_with_path(
-            lambda path, _: not tree_rules.matches_any(no_weight_decay, path), params
-        )
+    def decays(path: str, _) -> bool:
+        return not any(tree_rules.matches_any(rules, name) for name in (path, tower_path(path)))
 
-    return mask
+    return lambda params: tree_rules.map_with_path(decays, params)

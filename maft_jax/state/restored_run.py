@@ -75,8 +75,8 @@ def read_student(
     parameters = weights.parameters()
     visual = parameters["visual"]
     trainable = trainable_rules(config, weights.config.vision)
-    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
     tree = TunedTree.of(config, trainable)
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps, tree.tower_path)
     begun = tree.begin(weights.config.vision, visual)
     rules = tree.rules(trainable)
     abstract = jax.eval_shape(lambda: init_train_state(begun, rules, tx))
@@ -86,10 +86,11 @@ def read_student(
     )
     text_tower = text_tower_identity(weights.config.text, parameters["text"])
     state = read_checkpoint(workdir, abstract, fingerprint(visual), step, text_tower)
-    tuned = jax.tree.map(np.asarray, state.trainable)
-    tuned = jax.tree.map(np.asarray, tree.visual(overlay(begun, tuned)))
-    student = parameters | {"visual": tuned}
-    return ClipWeights.of(weights.config, student, weights.masking), int(state.step)
+    trained = overlay(begun, jax.tree.map(np.asarray, state.trainable))
+    student = parameters | {"visual": jax.tree.map(np.asarray, tree.visual(trained))}
+    tuned = ClipWeights.of(weights.config, student, weights.masking)
+    modules = tree.read_with(tree.modules(trained))
+    return dataclasses.replace(tuned, modules=modules), int(state.step)
 
 
 def read_first_weights(

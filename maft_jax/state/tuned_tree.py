@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import jax
 
 from maft_jax.config import Config
+from maft_jax.convert.method_modules import read_modules
 from maft_jax.methods.method import Method
 from maft_jax.methods.registry import make_method
 from maft_jax.models.adapters import low_rank
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder
+from maft_jax.models.mask_reader import Modules
 from maft_jax.runtime import tree_rules
 from maft_jax.state.train_state import overlay
 
@@ -74,6 +76,20 @@ class TunedTree:
             return visual
         return {VISUAL: visual, EXTRA: self.method.init_modules(vision, of_modules)}
 
+    def read_modules(self, vision: ImageArchitecture, path: str) -> dict:
+        """The method's own parameters of a file.
+
+        Raises:
+            ValueError: the method has none, or the file other ones.
+        """
+        if not self.has_modules:
+            raise ValueError(
+                f"config.model.modules={path}: nothing but the tower is trained by config.method "
+                "as it is configured; leave it empty"
+            )
+        expected = jax.eval_shape(lambda: self.method.init_modules(vision, jax.random.key(0)))
+        return read_modules(path, self.method.module_rules, expected)
+
     def rules(self, trainable: tuple[str, ...]) -> tuple[str, ...]:
         """Those over the tree's paths, of rules over the tower's."""
         if self.lora_rank:
@@ -82,6 +98,12 @@ class TunedTree:
             return trainable
         below = (_BEGINNING.sub(f"^{VISUAL}/", rule) for rule in trainable)
         return (*below, f"^{EXTRA}/")
+
+    def tower_path(self, path: str) -> str:
+        """Of a path of the tree the tower's: of a factor its kernel's; of a module its own."""
+        path = path.removeprefix(f"{VISUAL}/") if self.has_modules else path
+        module, _, name = path.rpartition("/")
+        return f"{module}/kernel" if self.lora_rank and name in low_rank.FACTORS else path
 
     def visual(self, tree: Mapping) -> Mapping:
         """The image tower alone."""
@@ -92,12 +114,18 @@ class TunedTree:
         """The method's own parameters alone."""
         return tree[EXTRA] if self.has_modules else {}
 
+    def read_with(self, modules: Mapping) -> Modules | None:
+        """What of a method goes with the tower when masks are read; None: the tower is all."""
+        if self.method is None or self.method.reader is None:
+            return None
+        return Modules(modules, self.method.reader)
+
     def in_compute_dtype(self, encoder: ImageEncoder, tree: Mapping) -> Mapping:
         """The tree with a tower whose weights are rounded as products read them.
 
         Modules are not; nor is what LoRA adds to, before it is added.
         """
-        visual = tree[VISUAL] if self.has_modules else tree
+        visual = tree.get(VISUAL, {}) if self.has_modules else tree
         if self.lora_rank:
             rounded = tree_rules.flatten(encoder.in_compute_dtype(visual))
             leaves = tree_rules.flatten(visual)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights, default_format, why_not, write_weights
-from maft_jax.convert.method_modules import read_modules, write_modules
+from maft_jax.convert.method_modules import write_modules
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.text_classifier import cached_class_embeddings, text_tower_identity
 from maft_jax.proposals.precompute_job import cache_dir
@@ -55,16 +55,9 @@ class ClipTask:
     @functools.cached_property
     def parameters(self) -> Mapping:
         begun = self.tree.begin(self.clip.vision, self.towers["visual"])
-        path = self.config.model.modules
-        if not path:
+        if not (path := self.config.model.modules):
             return begun
-        if not self.tree.has_modules:
-            raise ValueError(
-                f"config.model.modules={path}: nothing but the tower is trained by "
-                f"config.method={self.config.method} as it is configured; leave it empty"
-            )
-        rules = self.tree.method.module_rules
-        return {**begun, EXTRA: read_modules(path, rules, begun[EXTRA])}
+        return {**begun, EXTRA: self.tree.read_modules(self.clip.vision, path)}
 
     @functools.cached_property
     def setup(self) -> StepSetup:
@@ -128,5 +121,11 @@ def open_clip_task(config: Config, mesh: Mesh) -> ClipTask:
     """
     logger.info("reading %s", config.model.pretrained)
     weights = open_weights(config.model.pretrained, **config.model.stated, needs_text=True)
+    if weights.modules is not None:
+        raise ValueError(
+            f"config.model.pretrained={config.model.pretrained}: its method trained modules beside "
+            "the tower; begin with the run's tuned.safetensors and, if they are to be trained "
+            "further, with its modules.safetensors as config.model.modules"
+        )
     config = resolve(config, weights.config, weights.masking, mesh)
     return ClipTask(config, weights.config, weights.parameters(), mesh)

@@ -78,7 +78,7 @@ def make_step_setup(config: ResolvedConfig, vision: ImageArchitecture, mesh: Mes
     else:
         tree.method.check(encoder)
         objective = MethodObjective(encoder, tree, (size, size), parts)
-    tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
+    tx = optimizer.make_optimizer(config.optimizer, config.num_steps, tree.tower_path)
     return StepSetup(objective, tx, mesh, tree.rules(config.optimizer.trainable))
 
 

@@ -31,8 +31,9 @@ GENERATOR_VARIANTS = [
     "generator_shapes_world.py",
     *(f"generator_coco.py:{name}" for name in ("mask2former", "agnostic", "freeseg")),
 ]
-METHODS = ["maft_plus.py", "maft_plus.py:base", "maskclippp.py"]
+METHODS = ["maft_plus.py", "maft_plus.py:base", "maft_plus.py:tiny", "maskclippp.py"]
 METHODS += [f"maskclippp.py:{name}" for name in ("vit", "eva02", "convnext", "tiny")]
+METHODS += ["mask_adapter.py", "mask_adapter.py:mixed", "mask_adapter.py:tiny"]
 
 
 def parse(variant: str, **overrides) -> ml_collections.ConfigDict:
@@ -125,6 +126,9 @@ OTHER_VALUES = {
     "model.mask_rule": "shared_patches",
     "loss.probabilities": "sigmoid",
     "loss.alignment": "none",
+    "loss.transfer": "panoptic",
+    "loss.transfer_memory": "in_order",
+    "loss.adapter_masks": "mixed",
     "method": "maskclippp",
     "optimizer.schedule": "drops",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),

@@ -18,6 +18,7 @@ from maft_jax.convert.open_clip_convnext import OPEN_CLIP_CONVNEXT_FORMATS
 from maft_jax.models.block_stack import BlockLoop
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec, class_logits
 from maft_jax.models.mask_pooling import hard_weights, mask_of_logits
+from maft_jax.models.resize import resize
 from maft_jax.models.towers.convnext import ConvNext, ConvNextConfig, DepthwiseConvolution
 from maft_jax.models.towers.convnext_encoder import ConvNextEncoder
 from maft_jax.runtime.sharding import batch_sharding, make_mesh, one_device_mesh, replicated
@@ -232,7 +233,7 @@ def test_learned_masks_are_pooled_map_by_map(golden):
 
     masks = golden.expected["mask_grid_bool"]
     ours, cells = jax.jit(
-        lambda visual: (golden.encoder.encode_drawn(visual, golden.pixels, masks, draw), seen[0])
+        lambda visual: (golden.encoder.encode_drawn(visual, golden.pixels, masks, draw, 1), seen[0])
     )(golden.parameters["visual"])
     assert_close(cells, golden.expected["cell_embedding_raw"])
     assert_close(ours, unit(golden.expected["mask_adapter_embedding_raw"]))
@@ -260,6 +261,10 @@ def test_images_are_padded_to_whole_cells_after_normalisation():
     on_grid = jnp.zeros((1, 1, 3, 2)).at[..., :2, 0].set(1)
     at_pixels = jnp.zeros((1, 1, 96, 64)).at[..., :64, :32].set(1)
 
+    def draw(cells, masks):
+        finer = resize(masks, (4 * 3, 4 * 2), axes=(2, 3))
+        return 1e-3 + finer.reshape(1, 2, 3, 4, 2, 4).mean((3, 5)).reshape(1, 2, 1, 6)
+
     @jax.jit
     def embeddings(visual):
         both = encoder.encode_both(visual, pixels, masks)
@@ -271,6 +276,10 @@ def test_images_are_padded_to_whole_cells_after_normalisation():
             (
                 encoder.encode_proposals(visual, pixels, on_grid),
                 encoder.encode_proposals(visual, padded, at_pixels),
+            ),
+            (
+                encoder.encode_drawn(visual, pixels, masks, draw, 4),
+                encoder.encode_drawn(visual, padded, outside, draw, 4),
             ),
         )
 

@@ -29,6 +29,7 @@ from maft_jax.models.adapters.content_dependent_transfer import (
 from maft_jax.models.adapters.mask_adapter import MaskAdapter, MaskAdapterConfig
 from maft_jax.models.encoder import EncoderSettings, MapEncoder
 from maft_jax.models.mask_pooling import SOFT_EPSILON, pool, soft_weights
+from maft_jax.models.resize import resize
 from maft_jax.runtime import tree_rules
 from maft_jax.runtime.sharding import one_device_mesh
 from tests.golden_files import GOLDEN, golden
@@ -119,13 +120,17 @@ def test_representation_compensation_of_the_towers_maps():
     )
 
 
+def masks_at_the_image(clip):
+    """As MAFT+ has them: the sigmoid first, then half-pixel."""
+    masks = jax.nn.sigmoid(clip.mask_logits_f16.astype(jnp.float32))
+    return resize(masks, clip.images_uint8.shape[1:3], axes=(2, 3))
+
+
 def ranking_target(clip):
-    """Of MAFT+: the sigmoid first, then half-pixel to the image."""
     file = file_of("methods/maft_plus")
     present = jnp.array([[0, 1, 2], [0, 2, -1]])
     truth = mask_aware.class_masks(file["label_map"].astype(jnp.int32), present)
-    masks = jax.nn.sigmoid(clip.mask_logits_f16.astype(jnp.float32))
-    iou = mask_aware.soft_iou(masks, truth, align_corners=False)
+    iou = mask_aware.soft_iou(masks_at_the_image(clip), truth)
     return iou, mask_aware.normalise_over_proposals(iou, jnp.ones((2, 7), bool)), present
 
 

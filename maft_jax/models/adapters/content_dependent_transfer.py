@@ -1,18 +1,25 @@
 """MAFT+'s content-dependent transfer: class rows that have looked at the image."""
 
+import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from maft_jax.models.array_types import Masks
+from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.generators.decoder_layers import MultiheadAttention
 from maft_jax.models.generators.projections import linear
 from maft_jax.models.generators.sine_positions import sine_positions
 from maft_jax.models.layers import LayerNorm
 
 Kind = Literal["semantic", "panoptic"]
+Memory = Literal["scrambled", "in_order"]
 HEADS = 8
 
 
@@ -51,3 +58,46 @@ def scrambled_cells(maps: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
     """
     size = maps.shape[1:]
     return rearrange(maps, "b h w d -> b d h w").reshape(-1, *size)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferReader:
+    """The mask_reader.MaskReader of a tower that pools, whose class rows each image adapts."""
+
+    kind: Kind = "semantic"
+    memory: Memory = "scrambled"
+    """How the map is read; `scrambled_cells` says why."""
+    mask_scale = 1
+    mask_threshold = None
+    adapts_text = True
+
+    def memory_of(
+        self, encoder: ImageEncoder, visual: Mapping, maps: Float[Array, "b h w d"]
+    ) -> Float[Array, "b h w e"]:
+        """What class rows look at."""
+        return encoder.embed(visual, scrambled_cells(maps) if self.memory == "scrambled" else maps)
+
+    def read(
+        self,
+        encoder: ImageEncoder,
+        visual: Mapping,
+        modules: Mapping,
+        pixels: Float[Array, "b h w 3"],
+        masks: Masks,
+    ) -> tuple[Float[Array, "b n e"], Float[Array, "b grid_h grid_w e"]]:
+        maps = encoder.feature_map(visual, pixels)
+        embeddings = encoder.pool_proposals(visual, maps, pixels.shape[1:3], masks)
+        return embeddings, self.memory_of(encoder, visual, maps)
+
+    def logits(
+        self,
+        encoder: ImageEncoder,
+        modules: Mapping,
+        read: tuple[Float[Array, "b n e"], Float[Array, "b grid_h grid_w e"]],
+        text: Float[Array, "c *names e"],
+    ) -> Float[Array, "b n c"]:
+        embeddings, cells = read
+        transfer = ContentDependentTransfer(self.kind)
+        rows = transfer.apply({"params": modules}, text.reshape(-1, text.shape[-1]), cells)
+        rows = rows.reshape(len(rows), *text.shape)
+        return jax.vmap(functools.partial(class_logits, encoder))(embeddings, rows)

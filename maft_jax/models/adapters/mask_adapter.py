@@ -1,6 +1,8 @@
 """Mask-Adapter: a model that draws the maps with which a proposal is pooled."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from maft_jax.models.array_types import Masks
+from maft_jax.models.encoder import ImageEncoder, class_logits
 from maft_jax.models.generators.projections import convolution, linear
 from maft_jax.models.layers import LayerNorm
 from maft_jax.models.preprocess import mask_probability
 from maft_jax.models.resize import resize
 from maft_jax.models.towers.convnext import Block
 
+MASK_SCALE = 4
+"""Rows, and columns, of the masks that it reads for each one of the map."""
 _EPSILON = 1e-6
 _BLOCKS = 3
 
@@ -51,7 +56,8 @@ class MaskAdapter(nn.Module):
         """What the weights are made of."""
         batch, height, width, features = cells.shape
         num_proposals = masks.shape[1]
-        x = resize(mask_probability(masks), (4 * height, 4 * width), axes=(2, 3))
+        size = (MASK_SCALE * height, MASK_SCALE * width)
+        x = resize(mask_probability(masks), size, axes=(2, 3))
         x = x.reshape(-1, *x.shape[2:], 1)
         for index, channels in enumerate(self.config.mask_widths):
             x = convolution(channels, 3, jnp.float32, stride=2, name=f"mask_conv_{index}")(x)
@@ -66,3 +72,33 @@ class MaskAdapter(nn.Module):
         x = LayerNorm(jnp.float32, name="ln_maps")(x)
         maps = linear(self.config.num_maps, jnp.float32, name="maps")(x)
         return maps.reshape(batch, num_proposals, height, width, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterReader:
+    """The mask_reader.MaskReader of a tower that pools, by maps that the adapter draws."""
+
+    config: MaskAdapterConfig = MaskAdapterConfig()
+    mask_scale = MASK_SCALE
+    mask_threshold = 0.5
+    adapts_text = False
+
+    def read(
+        self,
+        encoder: ImageEncoder,
+        visual: Mapping,
+        modules: Mapping,
+        pixels: Float[Array, "b h w 3"],
+        masks: Masks,
+    ) -> Float[Array, "b n e"]:
+        draw = functools.partial(MaskAdapter(self.config).apply, {"params": modules})
+        return encoder.encode_drawn(visual, pixels, masks, draw, MASK_SCALE)
+
+    def logits(
+        self,
+        encoder: ImageEncoder,
+        modules: Mapping,
+        read: Float[Array, "b n e"],
+        text: Float[Array, "c *names e"],
+    ) -> Float[Array, "b n c"]:
+        return class_logits(encoder, read, text)

@@ -80,9 +80,15 @@ class ConvNextEncoder(PoolingEncoder):
         pixels: Float[Array, "b h w 3"],
         masks: Masks,
         draw: DrawsMasks,
+        mask_scale: int,
     ) -> Float[Array, "b n e"]:
-        """Proposals under a learned rule: the mean of the embeddings of the maps that it draws."""
+        """See MapEncoder: the mean of the embeddings of the maps.
+
+        Masks cover the image; those as large as `draw` reads them lie on the padded one.
+        """
         maps = self.feature_map(parameters, pixels)
+        size = tuple(mask_scale * side for side in maps.shape[1:3])
+        masks = _of_padded(masks, pixels.shape[1:3], maps.shape[1:3], size)
         weights = draw(self.embed(parameters, maps), masks)
         batch, num_proposals, num_maps, num_cells = weights.shape
         flat = weights.reshape(batch, num_proposals * num_maps, num_cells)
@@ -113,7 +119,7 @@ class ConvNextEncoder(PoolingEncoder):
         masks: Masks,
     ) -> Float[Array, "b n e"]:
         grid = maps.shape[1:3]
-        weights = RULES[self.mask_pooling](_of_padded(masks, size, grid), grid)
+        weights = RULES[self.mask_pooling](_of_padded(masks, size, grid, grid), grid)
         epsilon = SOFT_EPSILON if self.mask_pooling == "soft" else 0.0
         pooled = pool(_cells(maps), weights, epsilon=epsilon)
         return _unit(self.embed(parameters, pooled))
@@ -129,15 +135,18 @@ def _unit(embeddings):
     return embeddings / jnp.sqrt(jnp.maximum(squares, 1e-24))
 
 
-def _of_padded(masks, size: tuple[int, int], grid: tuple[int, int]):
-    """Masks of an image of this size as masks of the padded one, outside of which there is none."""
+def _of_padded(masks, size: tuple[int, int], grid: tuple[int, int], wanted: tuple[int, int]):
+    """Masks of an image of this size as masks of the padded one, outside of which there is none.
+
+    They are resized to `wanted` rows and columns where that is needed.
+    """
     padded = tuple(side * CELL for side in grid)
-    if masks.shape[2:] == grid or padded == size:
+    if masks.shape[2:] == wanted or padded == size:
         return masks
     rows, columns = (
         bilinear_matrix(whole, cells, align_corners=False)[:, :image]
         @ bilinear_matrix(stored, image, align_corners=False)
-        for stored, image, whole, cells in zip(masks.shape[2:], size, padded, grid, strict=True)
+        for stored, image, whole, cells in zip(masks.shape[2:], size, padded, wanted, strict=True)
     )
     exact = lax.Precision.HIGHEST
     masks = jnp.einsum("bnhw,Ww->bnhW", mask_probability(masks), columns, precision=exact)
