@@ -13,7 +13,7 @@ from input_pipeline.shapes_world.vocabulary import unseen_classes
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.evaluators.results import read_result
 from maft_jax.runtime.stop_signals import TrainingInterrupted
-from maft_jax.shapes_world import demonstration, worlds
+from maft_jax.shapes_world import demonstration, panoptic_comparison, worlds
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +31,7 @@ def workdir(tmp_path, monkeypatch):
     """With a world of a few pictures, which `demonstrate` finds as if it had drawn it."""
     write_shapes_world(tmp_path / "demo" / "data", seed=3, num_train=24, num_val=8)
     monkeypatch.setattr(worlds, "get_config", short_config)
+    monkeypatch.setattr(panoptic_comparison, "_NUM_IMAGES", 6)
     return tmp_path / "demo"
 
 
@@ -45,13 +46,18 @@ def test_demonstration_writes_table_pictures_and_weights(workdir, caplog):
         assert result.num_images == 8
         assert f"{100 * result.zero_shot.unseen_miou:.2f}" in said
     assert "score against IoU" in said and "--config=configs/folder.py" in said
-    for name in ("evaluation/shapes_world.png", "diagnosis/score_against_iou.png"):
+    assert "panoptic quality of 6 pictures" in said
+    quality = json.loads((workdir / "panoptic.json").read_text())["pq"]
+    assert 0 < quality["tuned"]["every"] < 1 and f"{100 * quality['frozen']['unseen']:.2f}" in said
+    pictures = ("evaluation/shapes_world.png", "diagnosis/score_against_iou.png", "panoptic.png")
+    for name in pictures:
         with Image.open(workdir / name) as picture:
             assert min(picture.size) > 100
     assert (workdir / "tuned.safetensors").stat().st_size > 1_000_000
     caplog.clear()
     with caplog.at_level(logging.INFO, "maft_jax"):
-        demonstration.demonstrate(workdir, seed=3, split=1)
+        assert demonstration.demonstrate(workdir, seed=3, split=1) == said
+    assert "looking for objects" not in caplog.text
     assert "nothing to do: all 4 steps are done" in caplog.text
 
 
