@@ -43,14 +43,14 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("sample"))
 
 
-TWELVE_STEPS = {"num_steps": 12, "log_every_steps": 2, "checkpointing__every_steps": 4}
+THIRTY_STEPS = {"num_steps": 30, "log_every_steps": 6, "checkpointing__every_steps": 12}
 
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """A run of 12 steps that nothing interrupted, and its workdir."""
+    """A run of 30 steps that nothing interrupted, and its workdir."""
     workdir = tmp_path_factory.mktemp("finished")
-    config = small_config(data, **TWELVE_STEPS)
+    config = small_config(data, **THIRTY_STEPS)
     return train_and_evaluate(config, workdir), workdir
 
 
@@ -60,7 +60,7 @@ def arrays(state):
 
 def test_loss_falls(finished):
     metrics = read_metrics(finished[1])
-    assert [record["step"] for record in metrics] == [2, 4, 6, 8, 10, 12]
+    assert [record["step"] for record in metrics] == [6, 12, 18, 24, 30]
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
 
 
@@ -86,14 +86,14 @@ def test_every_metric_is_written_as_json_and_for_tensorboard(finished):
     assert set(events.Tags()["tensors"]) == expected | {"training_data"}
     steps = [event.step for event in events.Tensors("loss")]
     assert steps == [record["step"] for record in metrics]
-    schedule = [2e-4 * (1 - (record["step"] - 1) / 12) ** 0.9 for record in metrics]
+    schedule = [2e-4 * (1 - (record["step"] - 1) / 30) ** 0.9 for record in metrics]
     np.testing.assert_allclose([record["learning_rate"] for record in metrics], schedule, rtol=1e-5)
 
 
 def test_workdir_tells_what_the_run_was(finished):
     workdir = finished[1]
     config = json.loads((workdir / "config.json").read_text())
-    assert config["num_steps"] == 12 and config["optimizer"]["learning_rate"] == 2e-4
+    assert config["num_steps"] == 30 and config["optimizer"]["learning_rate"] == 2e-4
     versions = json.loads((workdir / "versions.json").read_text())
     assert versions["jax"] and versions["python"] and "git_revision" in versions
 
@@ -152,22 +152,22 @@ def test_training_data_is_drawn(finished):
 
 def test_newest_and_best_checkpoints_are_kept(finished):
     kept = {int(path.name) for path in (finished[1] / "checkpoints").iterdir()}
-    assert {8, 12} <= kept <= {4, 8, 12}
+    assert {24, 30} <= kept <= {12, 24, 30}
 
 
 def test_only_trainable_leaves_are_in_the_checkpoint(finished):
     state, workdir = finished
     blocks = {f"blocks_{i}" for i in range(4)}
     assert set(state.trainable) == blocks | {"ln_post"}
-    manifest = json.loads((workdir / "checkpoints/12/state/_METADATA").read_text())
+    manifest = json.loads((workdir / "checkpoints/30/state/_METADATA").read_text())
     names = list(manifest["tree_metadata"])
     assert any("in_proj" in name for name in names)
     assert not any("mlp" in name or "embedding" in name or "text" in name for name in names)
 
 
 def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
-    config = small_config(data, **TWELVE_STEPS)
-    shutil.copytree(finished[1] / "checkpoints/8", tmp_path / "checkpoints/8")
+    config = small_config(data, **THIRTY_STEPS)
+    shutil.copytree(finished[1] / "checkpoints/24", tmp_path / "checkpoints/24")
     state = train_and_evaluate(config, tmp_path)
     for path, expected in arrays(finished[0]).items():
         np.testing.assert_array_equal(arrays(state)[path], expected, err_msg=path)
@@ -176,7 +176,7 @@ def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
 
 
 def test_finished_run_does_nothing_but_make_missing_weights(data, finished, caplog):
-    config = small_config(data, **TWELVE_STEPS)
+    config = small_config(data, **THIRTY_STEPS)
     before, tuned = read_metrics(finished[1]), finished[1] / "tuned.safetensors"
     with caplog.at_level(logging.INFO, "maft_jax"):
         train_and_evaluate(config, finished[1])
@@ -194,10 +194,10 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
 
 @pytest.fixture
 def copied(data, finished, tmp_path):
-    """A copy of the finished run's workdir with checkpoints at 8 and 12, and its configuration."""
+    """A copy of the finished run's workdir with checkpoints at 24 and 30, and its configuration."""
     workdir = pathlib.Path(shutil.copytree(finished[1], tmp_path / "run"))
-    shutil.rmtree(workdir / "checkpoints/4", ignore_errors=True)  # the best one, perhaps
-    return small_config(data, **TWELVE_STEPS), workdir
+    shutil.rmtree(workdir / "checkpoints/12", ignore_errors=True)  # the best one, perhaps
+    return small_config(data, **THIRTY_STEPS), workdir
 
 
 def largest_file(folder):
@@ -225,30 +225,30 @@ def delete(path):
 )
 def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(copied, damage, caplog):
     config, workdir = copied
-    damage(largest_file(workdir / "checkpoints/12/state"))
+    damage(largest_file(workdir / "checkpoints/30/state"))
     state = train_and_evaluate(config, workdir)
-    assert "checkpoint of step 12 is broken" in caplog.text
-    assert int(state.step) == 12 and (workdir / "broken_checkpoints/12").exists()
-    assert (workdir / "checkpoints/12").exists()
+    assert "checkpoint of step 30 is broken" in caplog.text
+    assert int(state.step) == 30 and (workdir / "broken_checkpoints/30").exists()
+    assert (workdir / "checkpoints/30").exists()
 
 
 def test_unreadable_record_is_a_broken_checkpoint_too(copied, caplog):
     config, workdir = copied
-    largest_file(workdir / "checkpoints/12/data").write_text("[]")
-    with pytest.raises(ValueError, match=r"checkpoints/12 is broken"):
+    largest_file(workdir / "checkpoints/30/data").write_text("[]")
+    with pytest.raises(ValueError, match=r"checkpoints/30 is broken"):
         maft_jax.load(workdir)
     train_and_evaluate(config, workdir)
-    assert "step 12 is broken (its record of what it was made with is corrupt)" in caplog.text
+    assert "step 30 is broken (its record of what it was made with is corrupt)" in caplog.text
 
 
 def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
     config, workdir = copied
-    truncate(largest_file(workdir / "checkpoints/12/state"))
-    truncate(largest_file(workdir / "checkpoints/8/data"))
+    truncate(largest_file(workdir / "checkpoints/30/state"))
+    truncate(largest_file(workdir / "checkpoints/24/data"))
     for _ in range(2):  # nor does a second start begin at step 0 in silence
-        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[12, 8"):
+        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[30, 24"):
             train_and_evaluate(config, workdir)
-    assert "checkpoint of step 8 is broken (JSONDecodeError" in caplog.text
+    assert "checkpoint of step 24 is broken (JSONDecodeError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
 def test_checkpoint_of_another_run_is_refused(data, finished, change, message):
     before = (finished[1] / "config.json").read_text()
     with pytest.raises(ValueError, match=message):
-        train_and_evaluate(small_config(data, **(TWELVE_STEPS | change)), finished[1])
+        train_and_evaluate(small_config(data, **(THIRTY_STEPS | change)), finished[1])
     assert (finished[1] / "config.json").read_text() == before
 
 
@@ -292,9 +292,9 @@ def test_what_is_told_by_digests_is_said_in_words(tmp_path):
 
 def test_changed_setting_is_reported(data, copied, caplog):
     _, workdir = copied
-    config = small_config(data, **TWELVE_STEPS | {"log_every_steps": 3})
+    config = small_config(data, **THIRTY_STEPS | {"log_every_steps": 3})
     train_and_evaluate(config, workdir)
-    assert "config.log_every_steps was 2 when this run began, now 3" in caplog.text
+    assert "config.log_every_steps was 6 when this run began, now 3" in caplog.text
 
 
 @pytest.mark.slow
