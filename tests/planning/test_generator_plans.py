@@ -12,7 +12,7 @@ from maft_jax.planning.generator_step import plan_generator_step, training_flops
 from maft_jax.planning.products import product_flops
 from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.training.generator_architecture import make_architecture
-from tests.planning.test_plan_command import planned
+from tests.planning.test_plan_command import WITHOUT_SEARCH, planned
 from tests.training.test_generator_training import SETTINGS, preset_with
 
 TINY = (
@@ -88,7 +88,8 @@ def test_weights_that_are_there_have_their_own_sizes():
 @pytest.mark.slow
 def test_step_of_a_generator_on_tpus(tmp_path):
     """Each gradient once, of a network that the compiler has kernels for; nothing is there."""
-    plan = planned(tmp_path, *TINY, "--topology=v5e:2x2", "--config.data.root=nowhere")
+    command = [*TINY, "--topology=v5e:2x2", "--config.data.root=nowhere"]
+    plan = planned(tmp_path, *command, **WITHOUT_SEARCH)
     costs, parameters = plan["costs"], plan["costs"]["trainable_parameters"]
     assert costs["fits"] and plan["model"].startswith("Mask2Former: Swin of width 32")
     assert (plan["batch_size"], plan["batch_per_device"], plan["image_size"]) == (8, 2, 64)
