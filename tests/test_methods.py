@@ -258,6 +258,9 @@ def test_a_step_on_eight_devices_and_in_parts_is_that_of_one(case):
         gradient, other = gradients_on(case, mesh, num_devices, parts)
         np.testing.assert_allclose(other["loss"], metrics["loss"], rtol=1e-5)
         for path, leaf in tree_rules.flatten(gradient).items():
+            if path == "extra/ln_text/bias":  # adds the same to all classes: its gradient is zero
+                assert max(np.abs(leaf).max(), scale[path]) <= 10 * rounding
+                continue
             error = np.abs(leaf - expected[path]).max()
             assert error <= 2e-5 * scale[path] + rounding, path
 
