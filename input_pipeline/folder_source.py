@@ -61,6 +61,8 @@ class FolderSource(LayoutSource):
             labelled.labels,
             folder.class_list.further_names if folder.has_class_list() else {},
         )
+        if folder.has_class_list():
+            self.things = folder.class_list.things
 
 
 def _tidy(folder: str) -> str:

@@ -6,8 +6,9 @@ import operator
 from etils import epath
 
 from maft_jax.config import Config
+from maft_jax.config.evaluation_section import EvaluationRoots
 from maft_jax.config.fields import field_names
-from maft_jax.config.sections import DataConfig, EvaluationRoots, MeshConfig, ModelConfig
+from maft_jax.config.sections import DataConfig, MeshConfig, ModelConfig
 from maft_jax.models.clip import CLIP_SIZES
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.resolved_config import resolve

@@ -62,6 +62,8 @@ class LayoutSource:
         self._tree = tree
         self._images = tuple(images)
         self._labels = labels
+        self.things: tuple[int, ...] | None = None
+        """Class ids with countable objects, where the source's own class list says it."""
 
     def __len__(self) -> int:
         return len(self._images)
@@ -84,6 +86,13 @@ class LayoutSource:
             )
         label_map = self._labels.class_ids(values, label_at)
         return Example(self.example_ids[index], image, label_map, instances=instances)
+
+    def labels(
+        self, index: int
+    ) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, "h w"] | None]:
+        """Class ids or IGNORE, and the instances where they are known; the image is not read."""
+        values, instances = self._labels.read(index)
+        return self._labels.class_ids(values, self.label_place(index)), instances
 
     def label_values(self, index: int) -> Int32[np.ndarray, "h w"]:
         """The label map with the values of its source."""

@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 
 from maft_jax.benchmarks import torch_device
 from maft_jax.benchmarks.models import BenchmarkModel
-from maft_jax.config.sections import EvaluationConfig
+from maft_jax.config.evaluation_section import EvaluationConfig
 from maft_jax.convert.openai import to_openai
 
 _FIXED_EVALUATION = ("ensemble_weight", "filter_invalid", "scales", "flip")

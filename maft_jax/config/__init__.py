@@ -11,13 +11,12 @@ from typing import Any
 import ml_collections
 
 from input_pipeline.class_lists import DEFAULT_IGNORED, UNLESS_NAMED
+from maft_jax.config.evaluation_section import EvaluationConfig, EvaluationRoots
 from maft_jax.config.fields import FROM_HERE, build, setting
 from maft_jax.config.generator_section import GeneratorConfig
 from maft_jax.config.sections import (
     CheckpointingConfig,
     DataConfig,
-    EvaluationConfig,
-    EvaluationRoots,
     LossConfig,
     MeshConfig,
     ModelConfig,
@@ -186,6 +185,11 @@ def _validate_where_data_is(config: Config) -> None:
 
 
 def _validate_evaluation_on_the_way(evaluation: EvaluationConfig) -> None:
+    if evaluation.task != "semantic":
+        raise ValueError(
+            f"config.evaluation.task={evaluation.task}: only for --config=configs/eval_only.py; "
+            "training evaluates label maps"
+        )
     if evaluation.every_steps and not evaluation.has_data_sets:
         raise ValueError(
             f"config.evaluation.every_steps={evaluation.every_steps}: no data set; say where one "

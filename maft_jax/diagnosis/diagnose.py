@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from input_pipeline.example_range import ExampleRange
 from maft_jax.config import Config
-from maft_jax.config.sections import EvaluationRoots
+from maft_jax.config.evaluation_section import EvaluationRoots
 from maft_jax.diagnosis import pictures
 from maft_jax.diagnosis.collection import crops_of_false_positives, measure
 from maft_jax.diagnosis.report import summarise

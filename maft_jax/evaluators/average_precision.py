@@ -5,6 +5,7 @@ matches at each threshold of IoU and range of sizes; all numbers follow from the
 up over images in any order.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,13 +72,59 @@ class InstanceMatches:
 
     def __add__(self, other: "InstanceMatches") -> "InstanceMatches":
         """Of these images and of others."""
-        mine, theirs = vars(self), vars(other)
-        joined = {
-            name: np.concatenate([mine[name], theirs[name]])
-            for name in mine
-            if name != "num_objects"
-        }
-        return InstanceMatches(**joined, num_objects=self.num_objects + other.num_objects)
+        return joined_matches([self, other])
+
+
+class InstanceTotal:
+    """What the predictions of all images so far match."""
+
+    def __init__(self, num_classes: int):
+        self._parts = [InstanceMatches.nothing(num_classes)]
+
+    @property
+    def matches(self) -> InstanceMatches:
+        """All of them."""
+        if len(self._parts) > 1:
+            self._parts = [joined_matches(self._parts)]
+        return self._parts[0]
+
+    def add(self, matches: InstanceMatches) -> None:
+        """Adds those of some images."""
+        self._parts.append(matches)
+
+    def merge(self, other: "InstanceTotal") -> None:
+        """Adds those of other images."""
+        self.add(other.matches)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `from_state` takes; arrays, to be saved with numpy."""
+        return dict(vars(self.matches))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], num_classes: int) -> "InstanceTotal":
+        """Takes up where `state` was taken.
+
+        Raises:
+            ValueError: the state is of another number of classes.
+        """
+        names = [field.name for field in dataclasses.fields(InstanceMatches)]
+        matches = InstanceMatches(**{name: np.asarray(state[name]) for name in names})
+        if len(matches.num_objects) != num_classes:
+            raise ValueError(
+                f"InstanceTotal.from_state: expected {num_classes} classes, got "
+                f"{len(matches.num_objects)}; was it counted with another class list?"
+            )
+        total = cls(num_classes)
+        total.add(matches)
+        return total
+
+
+def joined_matches(parts: Sequence[InstanceMatches]) -> InstanceMatches:
+    """Those of all parts, of which there is one at least."""
+    fields = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    objects = np.sum(fields.pop("num_objects"), axis=0)
+    joined = {name: np.concatenate(arrays) for name, arrays in fields.items()}
+    return InstanceMatches(**joined, num_objects=objects)
 
 
 def match_instances(
@@ -95,15 +142,14 @@ def match_instances(
     sizes = {tuple(one.run_lengths["size"]) for one in (*predicted, *truth)}
     if len(sizes) > 1:
         raise ValueError(f"expected masks of one size, got {sorted(sizes)}")
-    found = InstanceMatches.nothing(num_classes)
+    parts = [InstanceMatches.nothing(num_classes)]
     for index in sorted({one.class_index for one in (*predicted, *truth)}):
         predictions = [one for one in predicted if one.class_index == index]
         predictions.sort(key=lambda one: -one.score)
         objects = [one for one in truth if one.class_index == index]
-        found += _match_class(
-            image, index, predictions[: MAX_PREDICTIONS[-1]], objects, num_classes
-        )
-    return found
+        best = predictions[: MAX_PREDICTIONS[-1]]
+        parts.append(_match_class(image, index, best, objects, num_classes))
+    return joined_matches(parts)
 
 
 def _match_class(image, index, predictions, objects, num_classes) -> InstanceMatches:

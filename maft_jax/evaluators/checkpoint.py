@@ -12,6 +12,8 @@ from maft_jax.config import Config
 from maft_jax.evaluators.data_sets import check_roots
 from maft_jax.evaluators.evaluation import Evaluation
 from maft_jax.evaluators.results import EvaluationResult, read_result
+from maft_jax.evaluators.segment_evaluation import SegmentEvaluation
+from maft_jax.evaluators.segment_results import SegmentResult, segment_table
 from maft_jax.evaluators.tables import format_table
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.proposals.precompute_job import cache_dir
@@ -31,13 +33,16 @@ logger = logging.getLogger(__name__)
 class EvaluationReport:
     """The results of one command, and those of the other kind of weights in the same workdir."""
 
-    results: list[EvaluationResult]
+    results: list[EvaluationResult] | list[SegmentResult]
+    """Of segments or objects where config.evaluation.task says so."""
     frozen: bool
     others: list[EvaluationResult]
     """Of the tuned weights if these are frozen, of the frozen ones if these are tuned."""
 
     def table(self) -> str:
         """For people: frozen, tuned and gain where both are there."""
+        if isinstance(self.results[0], SegmentResult):
+            return segment_table(self.results)
         if not self.others:
             return format_table(self.results)
         tuned, frozen = self.results, self.others
@@ -76,14 +81,19 @@ def _evaluate(
         frozen = weights.origin["frozen"]
         folder = base / FROZEN_FOLDER if frozen else base
         evaluation = Evaluation(weights.config, weights.clip, weights.parameters["text"], mesh)
+        evaluator = evaluation
+        if config.evaluation.task != "semantic":
+            evaluator = SegmentEvaluation(evaluation, weights.config)
         if jax.process_index() == 0:
             make_writable(folder, "--workdir")
             held.enter_context(only_writer(folder, "--workdir", wait=wait))
             describe_run(folder, weights.config)
     tower = sharding.place(weights.tower, mesh, weights.clip.vision.sharding_rules)
     with StopSignals() as signals:
-        results = evaluation.evaluate(tower, weights.origin, folder, signals)
+        results = evaluator.evaluate(tower, weights.origin, folder, signals)
     logger.info("results: %s", folder)
+    if evaluator is not evaluation:
+        return EvaluationReport(results, frozen, [])
     names = [result.dataset for result in results]
     others = _read_others(base if frozen else base / FROZEN_FOLDER, names)
     return EvaluationReport(results, frozen, others)

@@ -16,7 +16,7 @@ from input_pipeline.records.label_counts import list_names
 from input_pipeline.records.record_shards import DATASET_FILE, read_dataset_file
 from input_pipeline.records.record_source import RecordSource
 from maft_jax.config import Config
-from maft_jax.config.sections import EvaluationRoots
+from maft_jax.config.evaluation_section import EvaluationRoots
 from maft_jax.evaluators.zero_shot import unseen_mask
 from maft_jax.inference.geometric_ensemble import seen_by_name
 from maft_jax.proposals.precompute import precompute

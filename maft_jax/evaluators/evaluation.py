@@ -63,10 +63,10 @@ class Evaluation:
 
     def __init__(self, config: ResolvedConfig, clip: ClipConfig, text_tower: Mapping, mesh: Mesh):
         self.protocol = EvaluationProtocol.of(config)
-        self._mesh = mesh
+        self.mesh = mesh
         trained = config.evaluation.trained_classes
         self._trained = read_trained_classes(trained) if trained else None
-        self._batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
+        self.batch_size = config.evaluation.images_per_device * num_batch_shards(mesh)
         self._segmenter = make_segmenter(config, clip, mesh)
         self._text_tower = text_tower_identity(clip.text, text_tower)
         self._architecture = untold_architecture(clip)
@@ -109,7 +109,7 @@ class Evaluation:
         results = []
         if jax.process_index() == 0:
             clear_leftovers(folder)
-        consensus.check_same({data.name: self._identity(data, origin) for data in self.data_sets})
+        consensus.check_same({data.name: self.identity(data, origin) for data in self.data_sets})
         for data in self.data_sets:
             results.append(self._evaluate_set(data, tower, origin, folder, signals))
             if jax.process_index() == 0:
@@ -123,7 +123,7 @@ class Evaluation:
         """Predictions for the first images, at their own sizes, on every process."""
         first = ExampleRange(data.source, 0, min(num_images, len(data.source)))
         maps: list[np.ndarray] = []
-        order = np.argsort(sharding.positions_of_rows(self._mesh, self._batch_size))
+        order = np.argsort(sharding.positions_of_rows(self.mesh, self.batch_size))
         with self.batches(data, first) as batches:
             for batch in batches:
                 predicted, *_ = self._predict(data, tower, batch)
@@ -176,7 +176,7 @@ class Evaluation:
     ) -> EvaluationCounts:
         """Adds all batches from number `num_batches` on to the counts."""
         num_images = len(data.source)
-        first = min(num_batches * self._batch_size, num_images)
+        first = min(num_batches * self.batch_size, num_images)
         if first:
             logger.info("%s: going on after %d of %d images", data.name, first, num_images)
         progress = ProgressLines(data.name, num_images, first)
@@ -189,7 +189,7 @@ class Evaluation:
                 if done == num_batches + 1:  # before it, there is nothing to save
                     patience.enter_context(stop_requests.saving())
                 counts.add(*counted)
-                num_done = min(done * self._batch_size, num_images)
+                num_done = min(done * self.batch_size, num_images)
                 progress.show(num_done)
                 stopped = None if signals is None else signals.agreed()
                 if jax.process_index() == 0 and num_done < num_images:
@@ -214,13 +214,13 @@ class Evaluation:
 
     def _seen(self, data: EvaluationSet) -> Bool[Array, " c"]:
         """On the mesh: which classes count as those of the generator's training."""
-        return sharding.place_whole(data.seen(self._trained), self._mesh)
+        return sharding.place_whole(data.seen(self._trained), self.mesh)
 
     def _text(self, data: EvaluationSet) -> Float[Array, "c *names e"]:
         """Class embeddings on the mesh, which are those of the first process."""
         if data.name not in self._texts:
             text = consensus.broadcast_from_first(self._host_texts[data.name])
-            self._texts[data.name] = sharding.place_whole(text, self._mesh)
+            self._texts[data.name] = sharding.place_whole(text, self.mesh)
         return self._texts[data.name]
 
     def _predict(
@@ -238,30 +238,30 @@ class Evaluation:
     def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:
         """Batches of a part of a data set on the devices, closed in the end."""
         ensemble = self._segmenter.spec.ensemble is not None
-        share = sharding.share_of_process(self._mesh, jax.process_index(), self._batch_size)
+        share = sharding.share_of_process(self.mesh, jax.process_index(), self.batch_size)
         dataset = make_eval_dataset(
             source,
-            global_batch_size=self._batch_size,
+            global_batch_size=self.batch_size,
             geometry=self.protocol.geometry,
             process_index=share[0],
             process_count=share[1],
             num_generator_classes=data.num_generator_classes if ensemble else 0,
         )
-        batches = GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(self._mesh))
+        batches = GlobalBatches(NumpyBatches(dataset), sharding.batch_sharding(self.mesh))
         try:
             yield batches
         finally:
             batches.close()
 
     def _unfinished(self, data, origin, folder) -> UnfinishedCounts:
-        counted = {"batch_size": self._batch_size, "masks": True}  # which version 0.1 did not count
+        counted = {"batch_size": self.batch_size, "masks": True}  # which version 0.1 did not count
         key = key_of({"result": self._key(data, origin), **counted})
         return UnfinishedCounts(folder, data.name, key, len(data.source.class_names))
 
     def _key(self, data: EvaluationSet, origin: Mapping) -> str:
-        return key_of(self._identity(data, origin))
+        return key_of(self.identity(data, origin))
 
-    def _identity(self, data: EvaluationSet, origin: Mapping) -> dict:
+    def identity(self, data: EvaluationSet, origin: Mapping) -> dict:
         """All that a result depends on; JSON values."""
         of_tower = {name: origin[name] for name in ("image_tower", "modules") if name in origin}
         weights = of_tower | {"text_tower": self._text_tower}

@@ -7,14 +7,14 @@ class, crowd. Of a class: PQ = sum of IoUs / (TP + FP / 2 + FN / 2) = SQ * RQ, a
 IoU of matches.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from maft_jax.evaluators.zero_shot import unseen_mask
-from maft_jax.inference.segments import VOID, PanopticSegmentation
+from maft_jax.inference.segments import VOID, Segment
 
 IOU_UNITS = 2**40
 """IoUs are added as whole numbers of these parts, whose sums no order of images changes."""
@@ -40,13 +40,10 @@ class LabelledSegments:
     """Which segments are groups of objects; None: none is."""
 
     @classmethod
-    def of_result(cls, result: PanopticSegmentation) -> "LabelledSegments":
-        """The segments of a panoptic result."""
-        ids, classes = (
-            [getattr(segment, name) for segment in result.segments]
-            for name in ("id", "class_index")
-        )
-        return cls(result.segment_map, ids, classes)
+    def of(cls, id_map: Int[np.ndarray, "h w"], segments: Sequence[Segment]) -> "LabelledSegments":
+        """Those of a panoptic result."""
+        ids = [segment.id for segment in segments]
+        return cls(id_map, ids, [segment.class_index for segment in segments])
 
     def __post_init__(self):
         there = set(np.unique(self.id_map).tolist()) - {VOID}
@@ -124,6 +121,25 @@ class PanopticTotal:
             ValueError: they are of another number of classes, or no counts.
         """
         self.counts = self.counts + checked_panoptic_counts(counts, len(self.counts), "add")
+
+    def merge(self, other: "PanopticTotal") -> None:
+        """Adds those of other images."""
+        self.add(other.counts)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `from_state` takes; arrays, to be saved with numpy."""
+        return {"segments": self.counts}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], num_classes: int) -> "PanopticTotal":
+        """Takes up where `state` was taken.
+
+        Raises:
+            ValueError: the state is of another number of classes.
+        """
+        total = cls(num_classes)
+        total.add(state["segments"])
+        return total
 
 
 def checked_panoptic_counts(counts: np.ndarray, num_classes: int, where: str) -> PanopticCounts:

@@ -47,7 +47,7 @@ def format_table(
     if baseline is None:
         groups = [[_line(key, None, tuned[key])] for key in keys]
         notes = [note for key in keys for note in _absent_classes(key, tuned[key])]
-        return "\n".join(_as_text(_Table(["data set", "images", *COLUMNS], 1, groups, notes)))
+        return "\n".join(as_text(Table(["data set", "images", *COLUMNS], 1, groups, notes)))
     notes = [note for key in keys for note in _absent_classes(key, tuned.get(key) or frozen[key])]
     warnings, groups = [], []
     for key in keys:
@@ -59,17 +59,17 @@ def format_table(
         ]
         if None in pair:
             missing = "frozen" if pair[0] is None else "tuned"
-            warnings.append(f"WARNING: {_title(key)}: no gain, there is no {missing} result")
+            warnings.append(f"WARNING: {title_of(key)}: no gain, there is no {missing} result")
         elif differ := differences(pair[1], pair[0]):
             warnings.append(
-                f"WARNING: {_title(key)}: no gain, frozen and tuned cannot be compared: they "
+                f"WARNING: {title_of(key)}: no gain, frozen and tuned cannot be compared: they "
                 f"differ in {'; '.join(differ)}"
             )
         else:
             group.append(_gain_line(*pair))
         groups.append(group)
     headings = ["data set", "weights", "images", *COLUMNS]
-    return "\n".join(_as_text(_Table(headings, 2, groups, notes + warnings)))
+    return "\n".join(as_text(Table(headings, 2, groups, notes + warnings)))
 
 
 def _absent_classes(key: tuple[str, str], result: EvaluationResult) -> list[str]:
@@ -78,13 +78,14 @@ def _absent_classes(key: tuple[str, str], result: EvaluationResult) -> list[str]
     notes = []
     if absent:
         notes.append(
-            f"{_title(key)}: no labelled pixel shows {len(absent)} of {total} classes: "
+            f"{title_of(key)}: no labelled pixel shows {len(absent)} of {total} classes: "
             f"{list_names(absent)}"
         )
     if total - len(absent) < 2:
         notes.append(
-            f"WARNING: {_title(key)}: the labels show fewer than two classes, so that the numbers "
-            "say nothing of telling classes apart; see whether label values and class list agree"
+            f"WARNING: {title_of(key)}: the labels show fewer than two classes, so that the "
+            "numbers say nothing of telling classes apart; see whether label values and class list "
+            "agree"
         )
     return notes
 
@@ -124,7 +125,9 @@ def _changes(name: str, was, now) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Table:
+class Table:
+    """Cells of text, of which the first columns are words and the others numbers."""
+
     headings: list[str]
     num_text_columns: int
     groups: list[list[list[str]]]
@@ -147,7 +150,8 @@ def _rank(key: tuple[str, str]) -> int:
     return order.index(key[0]) if key[0] in order else len(order)
 
 
-def _title(key: tuple[str, str]) -> str:
+def title_of(key: tuple[str, str]) -> str:
+    """How papers call a data set, and its split unless it is val."""
     dataset, split = key
     title = SPECS[dataset].short_title if dataset in SPECS else dataset
     return title if split == "val" else f"{title} {split}"
@@ -157,7 +161,7 @@ def _line(key, weights: str | None, result: EvaluationResult) -> list[str]:
     numbers = result.numbers()
     shown = [100 * numbers[name] for name in COLUMNS.values()]
     cells = [_UNDEFINED if math.isnan(number) else f"{number:.2f}" for number in shown]
-    names = [_title(key)] if weights is None else [_title(key), weights]
+    names = [title_of(key)] if weights is None else [title_of(key), weights]
     return [*names, f"{result.num_images:,}", *cells]
 
 
@@ -167,7 +171,8 @@ def _gain_line(frozen: EvaluationResult, tuned: EvaluationResult) -> list[str]:
     return ["", "gain", "", *(_UNDEFINED if math.isnan(x) else f"{x:+.2f}" for x in gains)]
 
 
-def _as_text(table: _Table) -> list[str]:
+def as_text(table: Table) -> list[str]:
+    """Aligned lines."""
     rows = [table.headings, *(line for group in table.groups for line in group)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -20,6 +21,15 @@ SECONDS_BETWEEN_LINES = 10.0
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """Of some number of classes; made anew, or `from_state`."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays, to be saved with numpy."""
+        ...
+
+
 def key_of(parts: Mapping) -> str:
     """Digest of JSON values; equal keys mean equal counts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
@@ -28,15 +38,19 @@ def key_of(parts: Mapping) -> str:
 class UnfinishedCounts:
     """The file with the counts of a data set until it is finished."""
 
-    def __init__(self, folder: epath.Path, dataset: str, key: str, num_classes: int):
+    def __init__(
+        self, folder: epath.Path, dataset: str, key: str, num_classes: int, kind=EvaluationCounts
+    ):
+        """`kind` is the class of the counts."""
+        self._kind = kind
         self._path = folder / f"{dataset}.unfinished.npz"
         self._key = key
         self._num_classes = num_classes
         self._saved = time.monotonic()
 
-    def load(self) -> tuple[int, EvaluationCounts]:
+    def load(self) -> tuple[int, Counts]:
         """Number of batches that are counted, and their counts; none if the file is of others."""
-        nothing = 0, EvaluationCounts(self._num_classes)
+        nothing = 0, self._kind(self._num_classes)
         content = read_sealed(self._path)
         if content is None:
             return nothing
@@ -44,10 +58,10 @@ class UnfinishedCounts:
             if str(stored["key"]) != self._key:
                 logger.info("%s is of another evaluation; starting anew", self._path)
                 return nothing
-            counts = EvaluationCounts.from_state(stored, self._num_classes)
+            counts = self._kind.from_state(stored, self._num_classes)
             return int(stored["num_batches"]), counts
 
-    def save(self, num_batches: int, counts: EvaluationCounts) -> None:
+    def save(self, num_batches: int, counts: Counts) -> None:
         """Replaces the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
@@ -55,7 +69,7 @@ class UnfinishedCounts:
         write_sealed(self._path, file.getvalue())
         self._saved = time.monotonic()
 
-    def save_now_and_then(self, num_batches: int, counts: EvaluationCounts) -> None:
+    def save_now_and_then(self, num_batches: int, counts: Counts) -> None:
         """Saves if the last time is long enough ago."""
         if time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
             self.save(num_batches, counts)

@@ -176,14 +176,19 @@ def _maximum_over_devices():
 
 def _gather_texts(text: str) -> list[str]:
     """The text of every process, however long."""
-    content = np.frombuffer(text.encode(), np.uint8)
+    return [content.decode() for content in gather_bytes(text.encode())]
+
+
+def gather_bytes(content: bytes) -> list[bytes]:
+    """What each process gives, however much, in their order."""
+    if jax.process_count() == 1:
+        return [content]
+    content = np.frombuffer(content, np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.array([len(content)], np.int32)))
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = content
     rows = np.asarray(multihost_utils.process_allgather(padded))
-    return [
-        row[:size].tobytes().decode() for row, size in zip(rows, sizes.reshape(-1), strict=True)
-    ]
+    return [row[:size].tobytes() for row, size in zip(rows, sizes.reshape(-1), strict=True)]
 
 
 def _gather_reports(code: int, reason: str) -> list[tuple[int, str]]:

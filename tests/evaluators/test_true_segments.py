@@ -14,7 +14,7 @@ from maft_jax.evaluators.panoptic_quality import (
     panoptic_metrics,
 )
 from maft_jax.evaluators.true_segments import true_instances, true_segments
-from maft_jax.inference.segments import PanopticSegmentation, Segment
+from maft_jax.inference.segments import Segment
 
 LABELS = np.array([[0, 0, 1, 1], [0, 0, 2, -1], [0, 0, 2, -1]], np.int32)
 INSTANCES = np.array([[1, 1, 7, 8], [2, 2, 0, 0], [2, 2, 3, 3]], np.int32)
@@ -42,14 +42,13 @@ def test_what_is_there_is_found_perfectly_by_itself():
         for number, index in zip(truth.ids, truth.classes, strict=True)
     )
     ids = truth.id_map.astype(np.int32)
-    image = np.zeros((3, 4, 3), np.uint8)
-    result = PanopticSegmentation(image, ("0", "1", "2"), frozenset({0, 2}), ids, segments)
-    counts = count_segments(LabelledSegments.of_result(result), truth, 3)
+    predicted = LabelledSegments.of(ids, segments)
+    counts = count_segments(predicted, truth, 3)
     assert counts[:, :3].tolist() == [[2, 0, 0], [1, 0, 0], [1, 0, 0]]
     assert panoptic_metrics(counts, [0, 2]).every.pq == 1
     objects = true_instances(truth, [0, 2])
-    predicted = [PredictedInstance(one.class_index, 0.9, one.run_lengths) for one in objects]
-    matches = match_instances(0, predicted, objects, 3) + InstanceMatches.nothing(3)
+    found = [PredictedInstance(one.class_index, 0.9, one.run_lengths) for one in objects]
+    matches = match_instances(0, found, objects, 3) + InstanceMatches.nothing(3)
     assert instance_metrics(matches).ap > 1 - 1e-9
 
 

@@ -9,7 +9,8 @@ import pytest
 from input_pipeline.class_lists import BUILT_IN
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import open_tree
-from maft_jax.config.sections import DATASETS, EvaluationRoots
+from maft_jax.config.evaluation_section import EvaluationRoots
+from maft_jax.config.sections import DATASETS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 

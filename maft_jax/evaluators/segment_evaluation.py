@@ -1,0 +1,273 @@
+"""Evaluates segments and objects of data sets, beside what `evaluation` does with label maps."""
+
+import contextlib
+import dataclasses
+import datetime
+import io
+import itertools
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from input_pipeline.example_range import ExampleRange
+from maft_jax.evaluators.average_precision import (
+    InstanceTotal,
+    PredictedInstance,
+    match_instances,
+)
+from maft_jax.evaluators.data_sets import EvaluationSet
+from maft_jax.evaluators.evaluation import Evaluation
+from maft_jax.evaluators.panoptic_quality import (
+    LabelledSegments,
+    PanopticTotal,
+    count_segments,
+)
+from maft_jax.evaluators.segment_results import (
+    SegmentResult,
+    instance_numbers,
+    panoptic_numbers,
+    read_segment_result,
+    write_segment_result,
+)
+from maft_jax.evaluators.true_labels import TrueLabels
+from maft_jax.evaluators.true_segments import true_instances, true_segments
+from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
+from maft_jax.inference.images_on_devices import place
+from maft_jax.inference.instances import BestPairs, interiors_of_batch, rank_instances
+from maft_jax.inference.panoptic import OwnedPixels, merge_segments, own_batch
+from maft_jax.inference.segment_rules import RULES
+from maft_jax.inference.segmenter import stored_masks_of
+from maft_jax.models.mask_reader import Tower
+from maft_jax.resolved_config import ResolvedConfig
+from maft_jax.runtime import consensus, stop_requests
+from maft_jax.runtime.sharding import batch_sharding
+from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
+from maft_jax.runtime.versions import versions
+
+VERSION = 1
+"""Part of every key: raise it when the same input would give other counts."""
+
+_TOTALS = {"panoptic": PanopticTotal, "instance": InstanceTotal}
+_NUMBERS = {"panoptic": panoptic_numbers, "instance": instance_numbers}
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentEvaluation:
+    """PQ or AP of the data sets of an evaluation, as config.evaluation.task says.
+
+    Raises:
+        ValueError: a data set knows no objects, or not which classes have some.
+    """
+
+    def __init__(self, evaluation: Evaluation, config: ResolvedConfig):
+        settings = config.evaluation
+        self._evaluation = evaluation
+        self._task, self._rules_name = settings.task, settings.segment_rules
+        self._rules = RULES[settings.segment_rules]
+        self._truth = {data.name: TrueLabels.of(config, data) for data in evaluation.data_sets}
+
+    def evaluate(
+        self,
+        tower: Tower,
+        origin: Mapping,
+        folder: epath.Path,
+        signals: StopSignals | None = None,
+    ) -> list[SegmentResult]:
+        """Counts all data sets and writes their results, as `Evaluation.evaluate` does.
+
+        Raises:
+            EvaluationInterrupted: a signal came; what was counted is kept in `folder`.
+            ValueError: a record or a label map is corrupt.
+        """
+        sets = self._evaluation.data_sets
+        consensus.check_same({data.name: self._identity(data, origin) for data in sets})
+        return [self._evaluate_set(data, tower, origin, folder, signals) for data in sets]
+
+    def _evaluate_set(self, data, tower, origin, folder, signals) -> SegmentResult:
+        key, names = key_of(self._identity(data, origin)), data.source.class_names
+        finished = self._finished(data, key, folder)
+        if finished is not None:
+            logger.info("%s: evaluated before, with the same weights and protocol", data.name)
+            return finished
+        unfinished = UnfinishedCounts(
+            folder,
+            f"{data.name}_{self._task}",
+            key_of({"result": key, "batch_size": self._evaluation.batch_size}),
+            len(names),
+            _TOTALS[self._task],
+        )
+        total = self._total(data, tower, unfinished, signals)
+        things = self._truth[data.name].things
+        numbers, rows = _NUMBERS[self._task](total, names, things, data.unseen_classes)
+        result = self._result(data, key, origin, numbers, rows)
+        if jax.process_index() == 0:
+            write_segment_result(result, folder)
+            unfinished.remove()
+        return result
+
+    def _finished(self, data, key, folder) -> SegmentResult | None:
+        """What the first process has of this evaluation."""
+        found = None
+        if jax.process_index() == 0:
+            found = read_segment_result(folder / f"{data.name}_{self._task}.json", key)
+        content = json.dumps(found and dataclasses.asdict(found)).encode()
+        first = json.loads(consensus.gather_bytes(content)[0])
+        return first and SegmentResult(**first)
+
+    def _total(self, data, tower, unfinished, signals) -> PanopticTotal | InstanceTotal:
+        """Counts all batches that are not counted yet; the same on every process."""
+        num_done, total = 0, _TOTALS[self._task](len(data.source.class_names))
+        if jax.process_index() == 0:
+            num_done, total = unfinished.load()
+        num_done = int(consensus.broadcast_from_first(num_done))
+        total = self._merged([_gathered(total)[0]], data)
+        size, num_images = self._evaluation.batch_size, len(data.source)
+        first = min(num_done * size, num_images)
+        if first:
+            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
+        progress = ProgressLines(data.name, num_images, first)
+        rest = ExampleRange(data.source, first, num_images)
+        with self._evaluation.batches(data, rest) as batches, contextlib.ExitStack() as patience:
+            computed = _ahead(self._compute(data, tower, batch) for batch in batches)
+            for done, arrays in enumerate(computed, start=num_done + 1):
+                with consensus.fail_together():
+                    counted = self._count(data, arrays, first)
+                total.merge(self._merged(_gathered(counted), data))
+                if done == num_done + 1:  # before it, there is nothing to save
+                    patience.enter_context(stop_requests.saving())
+                counted_images = min(done * size, num_images)
+                progress.show(counted_images)
+                stopped = None if signals is None else signals.agreed()
+                if counted_images == num_images:
+                    break
+                if jax.process_index() == 0:
+                    save = unfinished.save if stopped is not None else unfinished.save_now_and_then
+                    save(done, total)
+                if stopped is not None:
+                    raise EvaluationInterrupted(stopped, data.name, counted_images, num_images)
+        return total
+
+    def _compute(self, data: EvaluationSet, tower: Tower, batch: Mapping) -> tuple:
+        """Arrays of a batch, rows of images first: numbers, sizes, and what is found."""
+        evaluation = self._evaluation
+        probabilities = evaluation.class_probabilities(data, tower, batch)
+        size, num_classes = batch["label_map"].shape[1:3], len(data.source.class_names)
+        of_batch = own_batch if self._task == "panoptic" else interiors_of_batch
+        found = of_batch(
+            probabilities,
+            stored_masks_of(batch),
+            num_classes,
+            self._rules,
+            size,
+            mesh=evaluation.mesh,
+        )
+        return batch["example_index"], batch["label_size"], *jax.tree.leaves(found)
+
+    def _count(self, data, arrays: tuple, first: int) -> PanopticTotal | InstanceTotal:
+        """Of the images that this process has."""
+        total = _TOTALS[self._task](len(data.source.class_names))
+        for index, size, *found in _local_rows(arrays, self._evaluation.mesh):
+            if index < 0:
+                continue
+            number = first + int(index)
+            total.add(self._count_image(data, number, tuple(size.tolist()), found))
+        return total
+
+    def _count_image(self, data, number: int, size: tuple[int, int], found: list):
+        truth = self._truth[data.name]
+        names, num_classes = data.source.class_names, len(data.source.class_names)
+        label_map, instances = truth.read(data.source.example_ids[number])
+        there = true_segments(label_map, instances, truth.things)
+        rows, columns = map(slice, size)
+        if self._task == "panoptic":
+            classes, scores, owner, *counts = found
+            owned = OwnedPixels(classes, scores, owner[rows, columns], *counts)
+            id_map, segments = merge_segments(owned, names, truth.things, self._rules)
+            return count_segments(LabelledSegments.of(id_map, segments), there, num_classes)
+        proposals, classes, probabilities, bits, num_pixels, sums = found
+        pairs = BestPairs(proposals, classes, probabilities)
+        bits, sums = bits[rows, columns], sums.astype(np.float64)
+        objects, masks = rank_instances(
+            pairs, bits, num_pixels, sums, names, truth.things, self._rules
+        )
+        predicted = [
+            PredictedInstance(one.class_index, one.score, mask)
+            for one, mask in zip(objects, masks, strict=True)
+        ]
+        return match_instances(number, predicted, true_instances(there, truth.things), num_classes)
+
+    def _merged(self, parts: list[bytes], data) -> PanopticTotal | InstanceTotal:
+        kind, num_classes = _TOTALS[self._task], len(data.source.class_names)
+        total = kind(num_classes)
+        for part in parts:
+            with np.load(io.BytesIO(part), allow_pickle=False) as state:
+                total.merge(kind.from_state(state, num_classes))
+        return total
+
+    def _result(self, data, key: str, origin, numbers, rows) -> SegmentResult:
+        provenance = {
+            "key": key,
+            "weights": dict(origin),
+            **self._depends_on(data),
+            "records": str(data.folder),
+            "versions": versions(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        split, num_images = data.description["split"], len(data.source)
+        return SegmentResult(data.name, split, self._task, num_images, numbers, rows, provenance)
+
+    def _identity(self, data: EvaluationSet, origin: Mapping) -> dict:
+        """All that a result depends on; JSON values."""
+        identity = self._evaluation.identity(data, origin)
+        return {"segments": VERSION, **identity, **self._depends_on(data)}
+
+    def _depends_on(self, data: EvaluationSet) -> dict:
+        truth = self._truth[data.name]
+        rules = {"name": self._rules_name, **dataclasses.asdict(self._rules)}
+        return {
+            **self._evaluation.depends_on(data),
+            "segment_rules": rules,
+            "things": sorted(truth.things),
+            "task": self._task,
+        }
+
+
+def _ahead(computed: Iterator) -> Iterator:
+    """Each, once the devices have the next one to do; several processes, which talk to each other
+    in between, do one after the other.
+    """
+    if jax.process_count() > 1:
+        yield from computed
+        return
+    pending = deque(itertools.islice(computed, 1))
+    while pending:
+        arrays = pending.popleft()
+        pending.extend(itertools.islice(computed, 1))
+        yield arrays
+
+
+def _gathered(total: PanopticTotal | InstanceTotal) -> list[bytes]:
+    """The state of each process's, as numpy saves it."""
+    content = io.BytesIO()
+    np.savez(content, **total.state())
+    return consensus.gather_bytes(content.getvalue())
+
+
+def _local_rows(arrays: tuple, mesh: Mesh) -> list[tuple]:
+    """Rows of batches that this process has, each of which no other counts."""
+    rows: dict[int, list] = {}
+    for array in place(arrays, batch_sharding(mesh)):
+        for shard in array.addressable_shards:
+            if shard.replica_id:
+                continue
+            first = shard.index[0].start or 0
+            for place_in_shard, row in enumerate(np.asarray(shard.data)):
+                rows.setdefault(first + place_in_shard, []).append(row)
+    return [tuple(rows[number]) for number in sorted(rows)]

@@ -1,0 +1,92 @@
+"""Labels with their objects, which records do not keep: read from the data set itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+from input_pipeline.dataset_specs import SPECS
+from input_pipeline.layouts import open_dataset
+from input_pipeline.layouts.base import LayoutSource
+from maft_jax.evaluators.data_sets import SPLIT, EvaluationSet
+from maft_jax.inference.segment_rules import find_things
+from maft_jax.resolved_config import ResolvedConfig
+
+
+@dataclass(frozen=True)
+class TrueLabels:
+    """Of one data set, by the ids of its examples."""
+
+    source: LayoutSource
+    index_of: dict[str, int]
+    things: frozenset[int]
+    """Ids of the classes with countable objects."""
+
+    @classmethod
+    def of(cls, config: ResolvedConfig, data: EvaluationSet) -> "TrueLabels":
+        """Opens the data set that `data` is of.
+
+        Raises:
+            ValueError: it is not there, knows no objects, or not which classes have some.
+        """
+        root, task = getattr(config.evaluation.roots, data.name), config.evaluation.task
+        if not root:
+            raise ValueError(
+                f"config.evaluation.roots.{data.name}: expected the data set beside its records, "
+                f"for config.evaluation.task={task}: records do not keep objects"
+            )
+        settings = config.data
+        source = open_dataset(
+            data.name,
+            root,
+            SPLIT,
+            images=settings.images,
+            annotations=settings.annotations,
+            classes=settings.classes,
+            ignore_labels=settings.ignore_labels,
+        )
+        if source.class_names != data.source.class_names:
+            raise ValueError(
+                f"{root}: expected the classes of the records in {data.folder}; write them again"
+            )
+        index_of = {name: index for index, name in enumerate(source.example_ids)}
+        labels = cls(source, index_of, _things(config, data.name, source))
+        labels.read(data.source.example_ids[0])
+        return labels
+
+    def read(self, example_id: str) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
+        """The label map, and the numbers of instances from 1.
+
+        Raises:
+            ValueError: there is no such example, or it comes without instances.
+        """
+        if example_id not in self.index_of:
+            raise ValueError(
+                f"{self.source.name}: expected the example {example_id!r} of the records, it is "
+                "gone; write the records again"
+            )
+        index = self.index_of[example_id]
+        label_map, instances = self.source.labels(index)
+        if instances is None:
+            raise ValueError(
+                f"{self.source.label_place(index)}: tells classes, but no objects: evaluate it "
+                "with config.evaluation.task=semantic, or give a data set whose labels have "
+                "instances (docs/panoptic.md)"
+            )
+        return label_map, instances
+
+
+def _things(config: ResolvedConfig, name: str, source: LayoutSource) -> frozenset[int]:
+    if name in SPECS:
+        things = SPECS[name].thing_ids
+    elif config.evaluation.things:
+        return find_things(config.evaluation.things, source.class_names)
+    else:
+        things = source.things
+    if things is None:
+        raise ValueError(
+            f"config.evaluation.task={config.evaluation.task}: expected to know which classes of "
+            f"{name} are things; say it in the class list (docs/class_lists.md), or name them by "
+            "config.evaluation.things"
+        )
+    return frozenset(things)

@@ -1,0 +1,181 @@
+"""PQ and AP of a data set: batches and devices against one image after the other, and files."""
+
+import json
+import shutil
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from input_pipeline.example_range import ExampleRange
+from input_pipeline.folder_source import FolderSource
+from maft_jax.evaluators.average_precision import (
+    InstanceTotal,
+    PredictedInstance,
+    match_instances,
+)
+from maft_jax.evaluators.checkpoint import evaluate_checkpoint
+from maft_jax.evaluators.panoptic_quality import (
+    LabelledSegments,
+    PanopticTotal,
+    count_segments,
+)
+from maft_jax.evaluators.segment_evaluation import SegmentEvaluation
+from maft_jax.evaluators.segment_results import (
+    instance_numbers,
+    panoptic_numbers,
+    segment_table,
+)
+from maft_jax.evaluators.true_segments import true_instances, true_segments
+from maft_jax.inference.instances import find_instances
+from maft_jax.inference.panoptic import segment_image
+from maft_jax.inference.segment_rules import RULES
+from maft_jax.inference.segmenter import stored_masks_of
+from maft_jax.runtime.stop_signals import EvaluationInterrupted
+from tests.evaluators.segment_folders import segment_settings
+from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
+from tests.hosts import free_port
+from tests.runs import REPOSITORY, finish, start
+
+NAMES, THINGS = ("cat", "sky", "dog"), frozenset({0, 2})
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return segment_settings(tmp_path_factory.mktemp("segments"))
+
+
+def probabilities_of(_, visual, batch):
+    """Of every proposal by its pixels, so that nothing depends on the tower."""
+    shares = batch["proposals"].mean(axis=(2, 3)) / 255
+    logits = jnp.stack([40 * shares, 20 * shares + 1, 4 - 50 * shares], axis=-1)
+    weights = jnp.where(batch["proposal_valid"][..., None], jnp.exp(logits), 0)
+    return weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-9)
+
+
+def evaluator_of(settings, task, num_devices=1, **mesh):
+    config = evaluation_config(settings, evaluation__task=task)
+    evaluation, weights = set_up(config, num_devices, **mesh)
+    evaluation.class_probabilities = probabilities_of
+    evaluator = SegmentEvaluation(evaluation, weights.config)
+    visual = weights.parameters["visual"]
+
+    def evaluate(folder, signals=None):
+        [result] = evaluator.evaluate(visual, weights.origin, epath.Path(folder), signals)
+        return result
+
+    return evaluation, evaluate
+
+
+def one_by_one(evaluation, task):
+    """Numbers and classes by the functions of one image."""
+    [data] = evaluation.data_sets
+    rules, is_panoptic = RULES["fcclip"], task == "panoptic"
+    total = PanopticTotal(3) if is_panoptic else InstanceTotal(3)
+    root = data.folder.parent.parent.parent / "data"
+    source = FolderSource(root, annotations="annotations/panoptic.json")
+    for number in range(len(source)):
+        with evaluation.batches(data, ExampleRange(data.source, number, number + 1)) as batches:
+            batch = next(iter(batches))
+        example = source[number]
+        there = true_segments(example.label_map, example.instances, THINGS)
+        probabilities = probabilities_of(None, None, batch)
+        arguments = (example.image, probabilities, stored_masks_of(batch), NAMES, THINGS, rules)
+        if is_panoptic:
+            found = segment_image(*arguments)
+            predicted = LabelledSegments.of(found.segment_map, found.segments)
+            total.add(count_segments(predicted, there, 3))
+        else:
+            found = find_instances(*arguments)
+            predicted = [
+                PredictedInstance(one.class_index, one.score, mask)
+                for one, mask in zip(found.instances, found.run_lengths, strict=True)
+            ]
+            objects = true_instances(there, THINGS)
+            total.add(match_instances(number, predicted, objects, 3))
+    return (panoptic_numbers if is_panoptic else instance_numbers)(total, NAMES, THINGS, ())
+
+
+@pytest.mark.parametrize("task", [pytest.param("panoptic", marks=pytest.mark.slow), "instance"])
+def test_batches_on_devices_find_what_one_image_after_the_other_does(settings, tmp_path, task):
+    one, evaluate = evaluator_of(settings, task)
+    numbers, rows = one_by_one(one, task)
+    result = evaluate(tmp_path / "one")
+    assert result.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
+    np.testing.assert_equal(list(result.classes), rows)
+    main = "pq" if task == "panoptic" else "ap"
+    assert 0.02 < numbers[main] < 0.98, "not all, not nothing"
+    assert f"{100 * numbers[main]:.2f}" in segment_table([result])
+    _, on_four = evaluator_of(settings, task, 4, fsdp=2)
+    spread = on_four(tmp_path / "four")
+    assert spread.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
+    with pytest.raises(EvaluationInterrupted):
+        evaluate(tmp_path / "stopped", StopAfter(2))
+    assert len(list((tmp_path / "stopped").iterdir())) == 1
+    again = evaluate(tmp_path / "stopped")
+    assert again.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"folder_{task}.json"]
+    one.batches = None  # nothing is computed again
+    read = evaluate(tmp_path / "stopped")
+    np.testing.assert_equal(dict(read.numbers), dict(again.numbers))
+    assert read.provenance == again.provenance
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation.things": ("cat", "bird")}, "things: 'bird' is none of the 3 classes"),
+        ({"data.classes": "names.txt"}, "which classes of folder are things"),
+        ({"data.annotations": "labels"}, "tells classes, but no objects"),
+    ],
+)
+def test_data_without_things_or_objects_is_refused(settings, changes, message):
+    root = epath.Path(settings["evaluation.roots.folder"])
+    (root / "names.txt").write_text("cat\nsky\ndog\n")
+    (root / "labels").mkdir(exist_ok=True)
+    for path in (root / "images").iterdir():
+        with Image.open(path) as image:
+            labels = np.tile(np.array([1, 2, 5], np.uint8), (image.height, image.width))
+            Image.fromarray(labels[:, : image.width]).save(root / "labels" / path.name)
+    config = evaluation_config(settings | changes, evaluation__task="panoptic")
+    evaluation, weights = set_up(config)
+    with pytest.raises(ValueError, match=message):
+        SegmentEvaluation(evaluation, weights.config)
+
+
+def test_training_evaluates_label_maps_alone(settings):
+    with pytest.raises(ValueError, match="only for --config=configs/eval_only"):
+        evaluation_config(settings, evaluation__task="instance", task="train", data__root="x")
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(settings, tmp_path):
+    config = evaluation_config(settings)
+    [data] = set_up(config)[0].data_sets
+    shutil.copytree(data.folder, tmp_path / "records/folder")
+    settings = settings | {"evaluation.records": str(tmp_path / "records")}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    program = [
+        sys.executable,
+        str(REPOSITORY / "tests/evaluators/evaluate_segments_on_hosts.py"),
+        str(free_port()),
+    ]
+    for process in [start([*program, str(i), "2", str(tmp_path)]) for i in range(2)]:
+        finish(process)
+    for task in ("panoptic", "instance"):
+        alone = evaluate_checkpoint(
+            evaluation_config(settings, evaluation__task=task), tmp_path / "alone"
+        )
+        [result] = alone.results
+        for i in range(2):
+            found = json.loads((tmp_path / f"{i}.json").read_text())
+            for again in (False, True):
+                numbers, classes = found[f"{task}{again}"]
+                np.testing.assert_equal(numbers, dict(result.numbers))
+                np.testing.assert_equal(classes, list(result.classes))
+    assert not (tmp_path / "workdir_1/evaluation").exists() or not list(
+        (tmp_path / "workdir_1/evaluation").glob("*.json")
+    )
