@@ -1,6 +1,7 @@
 """Eight fake CPU devices, exact matrix products, and a compilation cache for the whole suite."""
 
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -15,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers: many threads, few allocations
 
 import jax
+import numpy as np
 import pytest
 
 from tests.torch_reference.torchvision_operators import declare_missing_operators
@@ -33,7 +35,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update(
     "jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # two workers, and commands
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup or in the background, where what tests start would not hear their Ctrl-C either.
@@ -48,9 +50,39 @@ def pytest_configure(config):
     """
     if config.option.markexpr not in ("", "cuda"):
         flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+        # Weights that a test's function closes over would be computed with while it is compiled.
+        flags.append("--xla_disable_hlo_passes=constant_folding")
+        # Parts of a program that are compiled side by side cost more, and both cores have work.
+        flags.append("--xla_cpu_parallel_codegen_split_count=1")
         if jax.__version_info__ < (0, 11):  # later ones end at once over a flag that is no more
             flags.append("--xla_cpu_use_fusion_emitters=false")
         os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
+
+@pytest.fixture(scope="module")
+def steps_compiled_once():
+    """Runs of a file whose settings give the same train step share its compiled program.
+
+    A step is known by its objective, its optimiser's settings, its mesh and its arguments' shapes.
+    """
+    from maft_jax.state import optimizer  # not before jaxtyping's hook is there
+    from maft_jax.training import train_step
+
+    make_optimizer, make_train_step = optimizer.make_optimizer, train_step.make_train_step
+    made: dict = {}
+
+    def make_once(objective, tx, mesh, state, pretrained):
+        leaves, structure = jax.tree.flatten((state, pretrained))
+        shapes = tuple((np.shape(leaf), np.dtype(leaf.dtype)) for leaf in leaves)
+        key = (objective, tx, mesh, structure, shapes)
+        if key not in made:
+            made[key] = make_train_step(objective, tx, mesh, state, pretrained)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(optimizer, "make_optimizer", functools.cache(make_optimizer))
+        patched.setattr(train_step, "make_train_step", make_once)
+        yield
 
 
 _MOST_KEPT = 1_300_000_000

@@ -13,7 +13,7 @@ from maft_jax.runtime import tree_rules
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("steps_compiled_once")]
 
 
 @pytest.fixture(scope="module")

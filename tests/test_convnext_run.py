@@ -16,7 +16,7 @@ from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import make_data, small_config
 from tests.tower_steps import step_on
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("steps_compiled_once")]
 
 SIZE = "convnext_tiny-random"
 VISION = CLIP_SIZES[SIZE].vision

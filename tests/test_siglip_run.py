@@ -25,6 +25,8 @@ from tests.runs import make_data, read_metrics, small_config
 from tests.siglip_files import unpacked
 from tests.tower_steps import lowered_step, step_on
 
+pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+
 TINY = CLIP_SIZES["siglip_tiny-random"]
 
 

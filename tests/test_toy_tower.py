@@ -22,6 +22,8 @@ from maft_jax.runtime import tree_rules
 from maft_jax.training.train_loop import train_and_evaluate
 from tests.runs import command, finish, make_data, read_metrics, small_config, start
 
+pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+
 PATCH, PIXELS = 8, 64
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests import runs
 
-NUM_SIGNALS = int(os.environ.get("MAFT_JAX_SIGNALS", "2"))
+NUM_SIGNALS = int(os.environ.get("MAFT_JAX_SIGNALS", "1"))
 MOST_SECONDS = 20.0
 """Until the end: half of it is what a command may take that reaches no safe point."""
 LAST_SECOND = {"precompute": 3.0, "convert": 5.0, "visualize": 6.0, "predict": 9.0}

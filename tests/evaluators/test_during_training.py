@@ -27,7 +27,10 @@ from tests.runs import make_data, read_metrics, small_config
 from tests.test_structure import REPOSITORY, imports_of
 
 # When one reader finds a file broken, orbax leaves the others to end in a closed event loop.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("steps_compiled_once"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STEPS = {"num_steps": 4, "log_every_steps": 1, "checkpointing.every_steps": 4}
 

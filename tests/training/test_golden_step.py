@@ -104,12 +104,12 @@ def official_steps():
     history = []
 
     @jax.jit
-    def step(state):
+    def step(state, teacher, text, batch):
         gradient, _ = train_step.gradients(spec, state.trainable, teacher, text, batch)
         return gradient, *train_step.train_step(spec, tx, state, teacher, text, batch)
 
     for _ in range(3):
-        gradient, state, metrics = step(state)
+        gradient, state, metrics = step(state, teacher, text, batch)
         history.append((gradient, jax.device_get(metrics)))
     first_gradient, metrics = as_openai(history[0][0]), [metrics for _, metrics in history]
     return first_gradient, metrics, as_openai(state.trainable)

@@ -26,6 +26,8 @@ from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.training.training_data import batch_shapes, open_training_data, train_geometry
 from tests.runs import make_data, read_metrics, small_config
 
+pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+
 SETTINGS = {"data.augment": False, "loss.cached_teacher": True}
 
 

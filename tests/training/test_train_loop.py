@@ -24,7 +24,10 @@ from maft_jax.training.train_loop import TrainingDiverged, train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
 
 # When one reader finds a file broken, orbax leaves the others to end in a closed event loop.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("steps_compiled_once"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +43,7 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("sample"))
 
 
-THIRTY_STEPS = {"num_steps": 30, "log_every_steps": 5, "checkpointing__every_steps": 10}
+THIRTY_STEPS = {"num_steps": 30, "log_every_steps": 6, "checkpointing__every_steps": 12}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def arrays(state):
 
 def test_loss_falls(finished):
     metrics = read_metrics(finished[1])
-    assert [record["step"] for record in metrics] == [5, 10, 15, 20, 25, 30]
+    assert [record["step"] for record in metrics] == [6, 12, 18, 24, 30]
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
 
 
@@ -149,7 +152,7 @@ def test_training_data_is_drawn(finished):
 
 def test_newest_and_best_checkpoints_are_kept(finished):
     kept = {int(path.name) for path in (finished[1] / "checkpoints").iterdir()}
-    assert {20, 30} <= kept <= {10, 20, 30}
+    assert {24, 30} <= kept <= {12, 24, 30}
 
 
 def test_only_trainable_leaves_are_in_the_checkpoint(finished):
@@ -164,7 +167,7 @@ def test_only_trainable_leaves_are_in_the_checkpoint(finished):
 
 def test_resumed_run_ends_bit_identical(data, finished, tmp_path):
     config = small_config(data, **THIRTY_STEPS)
-    shutil.copytree(finished[1] / "checkpoints/20", tmp_path / "checkpoints/20")
+    shutil.copytree(finished[1] / "checkpoints/24", tmp_path / "checkpoints/24")
     state = train_and_evaluate(config, tmp_path)
     for path, expected in arrays(finished[0]).items():
         np.testing.assert_array_equal(arrays(state)[path], expected, err_msg=path)
@@ -191,9 +194,9 @@ def test_finished_run_does_nothing_but_make_missing_weights(data, finished, capl
 
 @pytest.fixture
 def copied(data, finished, tmp_path):
-    """A copy of the finished run's workdir with checkpoints at 20 and 30, and its configuration."""
+    """A copy of the finished run's workdir with checkpoints at 24 and 30, and its configuration."""
     workdir = pathlib.Path(shutil.copytree(finished[1], tmp_path / "run"))
-    shutil.rmtree(workdir / "checkpoints/10", ignore_errors=True)  # the best one, perhaps
+    shutil.rmtree(workdir / "checkpoints/12", ignore_errors=True)  # the best one, perhaps
     return small_config(data, **THIRTY_STEPS), workdir
 
 
@@ -241,11 +244,11 @@ def test_unreadable_record_is_a_broken_checkpoint_too(copied, caplog):
 def test_no_whole_checkpoint_is_an_error_that_says_so(copied, caplog):
     config, workdir = copied
     truncate(largest_file(workdir / "checkpoints/30/state"))
-    truncate(largest_file(workdir / "checkpoints/20/data"))
+    truncate(largest_file(workdir / "checkpoints/24/data"))
     for _ in range(2):  # nor does a second start begin at step 0 in silence
-        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[30, 20"):
+        with pytest.raises(ValueError, match=r"no whole checkpoint is left; broken ones \[30, 24"):
             train_and_evaluate(config, workdir)
-    assert "checkpoint of step 20 is broken (JSONDecodeError" in caplog.text
+    assert "checkpoint of step 24 is broken (JSONDecodeError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ def test_changed_setting_is_reported(data, copied, caplog):
     _, workdir = copied
     config = small_config(data, **THIRTY_STEPS | {"log_every_steps": 3})
     train_and_evaluate(config, workdir)
-    assert "config.log_every_steps was 5 when this run began, now 3" in caplog.text
+    assert "config.log_every_steps was 6 when this run began, now 3" in caplog.text
 
 
 @pytest.mark.slow
