@@ -34,6 +34,7 @@ def loss_gradient():
 
 
 def with_padding(batch, seed):
+    """Three more proposals that are not valid; all that `loss_gradient` reads, to compile once."""
     shape = (len(batch.image), 3, *batch.proposals.shape[2:])
     extra = jax.random.bits(jax.random.key(seed), shape, jnp.uint8)
     return batch.replace(
@@ -49,7 +50,7 @@ def test_content_of_padding_changes_nothing_bit_for_bit(loss_gradient):
 
 
 def test_image_without_classes_adds_only_distillation(loss_gradient):
-    batch = tiny_batch(4)
+    batch = with_padding(tiny_batch(4), 1)
     nothing = batch.replace(
         label_map=batch.label_map.at[1].set(-1),
         present_classes=batch.present_classes.at[1].set(-1),
@@ -61,7 +62,7 @@ def test_image_without_classes_adds_only_distillation(loss_gradient):
 
 
 def test_batch_without_any_class_has_zero_loss_and_gradient(loss_gradient):
-    batch = tiny_batch(4)
+    batch = with_padding(tiny_batch(4), 1)
     nothing = batch.replace(
         label_map=jnp.full_like(batch.label_map, -1),
         present_classes=jnp.full_like(batch.present_classes, -1),
@@ -80,14 +81,14 @@ def test_empty_proposals_are_counted_among_the_valid(loss_gradient):
 
 
 def test_nan_image_is_blamed(loss_gradient):
-    batch = tiny_batch(4)
+    batch = with_padding(tiny_batch(4), 1)
     images = jnp.zeros((4, 64, 64, 3)).at[2, 5, 5, 0].set(jnp.nan)
     metrics = loss_gradient(batch.replace(image=images))[1]
     np.testing.assert_array_equal(metrics["example_finite"], [True, True, False, True])
 
 
 def test_frozen_leaves_have_no_gradient_moment_or_place_in_the_state(loss_gradient):
-    gradient, _ = loss_gradient(tiny_batch(4))
+    gradient, _ = loss_gradient(with_padding(tiny_batch(4), 1))
     paths = set(tree_rules.flatten(gradient))
     blocks = {f"blocks_{i}" for i in range(3)}
     assert {path.split("/")[0] for path in paths} == blocks | {"ln_post"}
