@@ -70,8 +70,8 @@ class SegmentEvaluation:
         settings = config.evaluation
         if jax.process_count() > 1:
             raise ValueError(
-                f"config.evaluation.task={settings.task}: expected one process, which may have many "
-                f"devices, got {jax.process_count()}; evaluate segments by one"
+                f"config.evaluation.task={settings.task}: expected one process, which may "
+                f"have many devices, got {jax.process_count()}; evaluate segments by one"
             )
         self._evaluation = evaluation
         self._task, self._rules_name = settings.task, settings.segment_rules
