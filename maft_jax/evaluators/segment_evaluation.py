@@ -63,11 +63,17 @@ class SegmentEvaluation:
     """PQ or AP of the data sets of an evaluation, as config.evaluation.task says.
 
     Raises:
-        ValueError: a data set knows no objects, or not which classes have some.
+        ValueError: a data set knows no objects, or not which classes have some; or there are
+            several processes.
     """
 
     def __init__(self, evaluation: Evaluation, config: ResolvedConfig):
         settings = config.evaluation
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"config.evaluation.task={settings.task}: expected one process, which may "
+                f"have many devices, got {jax.process_count()}; evaluate segments by one"
+            )
         self._evaluation = evaluation
         self._task, self._rules_name = settings.task, settings.segment_rules
         self._rules = RULES[settings.segment_rules]

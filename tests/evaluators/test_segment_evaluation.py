@@ -1,9 +1,5 @@
 """PQ and AP of a data set: batches and devices against one image after the other, and files."""
 
-import json
-import shutil
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +13,6 @@ from maft_jax.evaluators.average_precision import (
     PredictedInstance,
     match_instances,
 )
-from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.evaluators.panoptic_quality import (
     LabelledSegments,
     PanopticTotal,
@@ -37,8 +32,6 @@ from maft_jax.inference.segmenter import stored_masks_of
 from maft_jax.runtime.stop_signals import EvaluationInterrupted
 from tests.evaluators.segment_folders import segment_settings
 from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
-from tests.hosts import free_port
-from tests.runs import REPOSITORY, finish, start
 
 NAMES, THINGS = ("cat", "sky", "dog"), frozenset({0, 2})
 
@@ -151,31 +144,8 @@ def test_training_evaluates_label_maps_alone(settings):
         evaluation_config(settings, evaluation__task="instance", task="train", data__root="x")
 
 
-@pytest.mark.slow
-def test_two_processes_find_what_one_does(settings, tmp_path):
-    config = evaluation_config(settings)
-    [data] = set_up(config)[0].data_sets
-    shutil.copytree(data.folder, tmp_path / "records/folder")
-    settings = settings | {"evaluation.records": str(tmp_path / "records")}
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    program = [
-        sys.executable,
-        str(REPOSITORY / "tests/evaluators/evaluate_segments_on_hosts.py"),
-        str(free_port()),
-    ]
-    for process in [start([*program, str(i), "2", str(tmp_path)]) for i in range(2)]:
-        finish(process)
-    for task in ("panoptic", "instance"):
-        alone = evaluate_checkpoint(
-            evaluation_config(settings, evaluation__task=task), tmp_path / "alone"
-        )
-        [result] = alone.results
-        for i in range(2):
-            found = json.loads((tmp_path / f"{i}.json").read_text())
-            for again in (False, True):
-                numbers, classes = found[f"{task}{again}"]
-                np.testing.assert_equal(numbers, dict(result.numbers))
-                np.testing.assert_equal(classes, list(result.classes))
-    assert not (tmp_path / "workdir_1/evaluation").exists() or not list(
-        (tmp_path / "workdir_1/evaluation").glob("*.json")
-    )
+def test_several_processes_are_refused(settings, monkeypatch):
+    evaluation, weights = set_up(evaluation_config(settings, evaluation__task="panoptic"))
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match="one process"):
+        SegmentEvaluation(evaluation, weights.config)
