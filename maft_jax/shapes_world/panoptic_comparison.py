@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from scipy.ndimage import find_objects
 
@@ -74,13 +75,14 @@ def compare_panoptic(config: Config, workdir: pathlib.Path) -> str:
         }
         numbers = _measure(config, segmenters, workdir)
         kept = {"of": identity, "pq": numbers}
-        atomic_write_bytes(workdir / NUMBERS, json.dumps(kept, indent=1).encode() + b"\n")
+        content = json.dumps(kept, indent=1, allow_nan=False).encode() + b"\n"
+        atomic_write_bytes(epath.Path(workdir / NUMBERS), content)
     return _table(kept["pq"])
 
 
 def _measure(
     config: Config, segmenters: Mapping[str, ImageSegmenter], workdir: pathlib.Path
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     names = _SPEC.classes.names
     generator = make_generator(config.proposals, names)
     totals = {name: PanopticTotal(len(names)) for name in segmenters}
@@ -98,7 +100,7 @@ def _measure(
             totals[name].add(count_segments(*counted, len(names)))
         if len(rows) < _NUM_PICTURES:
             rows.append([scene.image, truth, *found.values()])
-    save_picture(workdir / PICTURE, draw_rows(rows))
+    save_picture(epath.Path(workdir / PICTURE), draw_rows(rows))
     unseen = [names.index(name) for name in config.data.unseen_classes]
     return {
         name: _numbers(panoptic_metrics(total.counts, _THINGS, unseen))
@@ -150,15 +152,18 @@ def _joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis=axis)
 
 
-def _numbers(metrics: PanopticMetrics) -> dict[str, float]:
+def _numbers(metrics: PanopticMetrics) -> dict[str, float | None]:
+    """PQ by part; None of a part of which there is no segment."""
     parts = ("every", "things", "stuff", "seen", "unseen")
-    return {part: getattr(metrics, part).pq for part in parts}
+    found = {part: getattr(metrics, part) for part in parts}
+    return {part: quality.pq if quality.num_classes else None for part, quality in found.items()}
 
 
-def _table(numbers: Mapping[str, Mapping[str, float]]) -> str:
+def _table(numbers: Mapping[str, Mapping[str, float | None]]) -> str:
     parts = list(numbers["frozen"])
     lines = [f"panoptic quality of {_NUM_IMAGES} pictures, {PICTURE} shows {_NUM_PICTURES}"]
     lines.append(" " * 8 + "".join(f"{part:>8}" for part in ("all", *parts[1:])))
     for name, values in numbers.items():
-        lines.append(f"{name:<8}" + "".join(f"{100 * values[part]:>8.2f}" for part in parts))
+        shown = ["-" if values[part] is None else f"{100 * values[part]:.2f}" for part in parts]
+        lines.append(f"{name:<8}" + "".join(f"{text:>8}" for text in shown))
     return "\n".join(lines)
