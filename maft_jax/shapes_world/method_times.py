@@ -8,7 +8,7 @@ from maft_jax.benchmarks.step import StepProgram, configured_data
 from maft_jax.benchmarks.timing import seconds_of
 from maft_jax.config import Config
 
-ROUNDS = 20
+ROUNDS = 10
 
 
 def step_seconds(configs: Mapping[str, Config], rounds: int = ROUNDS) -> dict[str, list[float]]:
