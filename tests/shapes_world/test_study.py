@@ -171,32 +171,6 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_methods_share_what_is_evaluated_of_the_frozen_clip(tmp_path, monkeypatch):
-    draw_small_worlds(tmp_path)
-
-    short = {"num_steps": 3, "batch_size": 8, "log_every_steps": 1}
-    experiments = tuple(
-        dataclasses.replace(one, seeds=(0,), changes={**one.changes, **short})
-        for one in METHOD_EXPERIMENTS
-        if one.split == 0
-    )
-    monkeypatch.setattr(study, "METHOD_EXPERIMENTS", experiments)
-    records = study.run_study(tmp_path, ["methods"])
-    first, *others = [record["scores"][0] for record in records]
-    assert all(scores == first for scores in others)
-    assert len({record["scores"][-1]["seen_masks"] for record in records}) > 1
-    keys = set()
-    for one in experiments:
-        folder = tmp_path / "runs" / study._name(one, 0) / "evaluation"
-        result = read_result(folder / "step_0/shapes_world.json")
-        keys.add((result.provenance["key"], result.provenance["finished"]))
-        assert read_result(folder / "step_3/shapes_world.json").masks.unseen_mask_accuracy >= 0
-    assert len(keys) == 1, "evaluated once, also beside other masks to train on"
-    times = {record["row"]: record["relative_time"] for record in records}
-    assert times["MAFT"] == 1 and min(times.values()) > 0
-
-
-@pytest.mark.slow
 def test_second_clip_is_trained_and_tuned(tmp_path, monkeypatch):
     draw_small_worlds(tmp_path)
     short = {"num_steps": 2, "batch_size": 8}
