@@ -63,17 +63,11 @@ class SegmentEvaluation:
     """PQ or AP of the data sets of an evaluation, as config.evaluation.task says.
 
     Raises:
-        ValueError: a data set knows no objects, or not which classes have some; or there are
-            several processes.
+        ValueError: a data set knows no objects, or not which classes have some.
     """
 
     def __init__(self, evaluation: Evaluation, config: ResolvedConfig):
         settings = config.evaluation
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"config.evaluation.task={settings.task}: expected one process, which may "
-                f"have many devices, got {jax.process_count()}; evaluate segments by one"
-            )
         self._evaluation = evaluation
         self._task, self._rules_name = settings.task, settings.segment_rules
         self._rules = RULES[settings.segment_rules]
@@ -129,11 +123,11 @@ class SegmentEvaluation:
 
     def _total(self, data, tower, unfinished, signals) -> PanopticTotal | InstanceTotal:
         """Counts all batches that are not counted yet; the same on every process."""
-        num_done, total = 0, _TOTALS[self._task](len(data.source.class_names))
+        num_done, total, fresh = 0, self._nothing(data), self._nothing(data)
         if jax.process_index() == 0:
             num_done, total = unfinished.load()
         num_done = int(consensus.broadcast_from_first(num_done))
-        total = self._merged([_gathered(total)[0]], data)
+        total = self._merged(_gathered(total)[:1], data)
         size, num_images = self._evaluation.batch_size, len(data.source)
         first = min(num_done * size, num_images)
         if first:
@@ -144,18 +138,21 @@ class SegmentEvaluation:
             computed = _ahead(self._compute(data, tower, batch) for batch in batches)
             for done, arrays in enumerate(computed, start=num_done + 1):
                 with consensus.fail_together():
-                    counted = self._count(data, arrays, first)
-                total.merge(self._merged(_gathered(counted), data))
+                    self._count(data, arrays, first, fresh)
                 if done == num_done + 1:  # before it, there is nothing to save
                     patience.enter_context(stop_requests.saving())
                 counted_images = min(done * size, num_images)
                 progress.show(counted_images)
                 stopped = None if signals is None else signals.agreed()
-                if counted_images == num_images:
+                is_last = counted_images == num_images
+                if not is_last and stopped is None and not _is_due(unfinished):
+                    continue
+                total.merge(self._merged(_gathered(fresh), data))
+                if is_last:
                     break
+                fresh = self._nothing(data)
                 if jax.process_index() == 0:
-                    save = unfinished.save if stopped is not None else unfinished.save_now_and_then
-                    save(done, total)
+                    unfinished.save(done, total)
                 if stopped is not None:
                     raise EvaluationInterrupted(stopped, data.name, counted_images, num_images)
         return total
@@ -176,15 +173,13 @@ class SegmentEvaluation:
         )
         return batch["example_index"], batch["label_size"], *jax.tree.leaves(found)
 
-    def _count(self, data, arrays: tuple, first: int) -> PanopticTotal | InstanceTotal:
-        """Of the images that this process has."""
-        total = _TOTALS[self._task](len(data.source.class_names))
+    def _count(self, data, arrays: tuple, first: int, fresh: PanopticTotal | InstanceTotal) -> None:
+        """Adds the images that this process has."""
         for index, size, *found in _local_rows(arrays, self._evaluation.mesh):
             if index < 0:
                 continue
             number = first + int(index)
-            total.add(self._count_image(data, number, tuple(size.tolist()), found))
-        return total
+            fresh.add(self._count_image(data, number, tuple(size.tolist()), found))
 
     def _count_image(self, data, number: int, size: tuple[int, int], found: list):
         truth = self._truth[data.name]
@@ -209,12 +204,14 @@ class SegmentEvaluation:
         ]
         return match_instances(number, predicted, true_instances(there, truth.things), num_classes)
 
+    def _nothing(self, data) -> PanopticTotal | InstanceTotal:
+        return _TOTALS[self._task](len(data.source.class_names))
+
     def _merged(self, parts: list[bytes], data) -> PanopticTotal | InstanceTotal:
-        kind, num_classes = _TOTALS[self._task], len(data.source.class_names)
-        total = kind(num_classes)
+        total = self._nothing(data)
         for part in parts:
             with np.load(io.BytesIO(part), allow_pickle=False) as state:
-                total.merge(kind.from_state(state, num_classes))
+                total.merge(total.from_state(state, len(data.source.class_names)))
         return total
 
     def _result(self, data, key: str, origin, numbers, rows) -> SegmentResult:
@@ -257,6 +254,11 @@ def _ahead(computed: Iterator) -> Iterator:
         arrays = pending.popleft()
         pending.extend(itertools.islice(computed, 1))
         yield arrays
+
+
+def _is_due(unfinished: UnfinishedCounts) -> bool:
+    """By the clock of the first process."""
+    return bool(consensus.broadcast_from_first(unfinished.is_due))
 
 
 def _gathered(total: PanopticTotal | InstanceTotal) -> list[bytes]:

@@ -69,9 +69,14 @@ class UnfinishedCounts:
         write_sealed(self._path, file.getvalue())
         self._saved = time.monotonic()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last time is long enough ago."""
+        return time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES
+
     def save_now_and_then(self, num_batches: int, counts: Counts) -> None:
-        """Saves if the last time is long enough ago."""
-        if time.monotonic() - self._saved >= SECONDS_BETWEEN_SAVES:
+        """Saves if it is due."""
+        if self.is_due:
             self.save(num_batches, counts)
 
     def remove(self) -> None:

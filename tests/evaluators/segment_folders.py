@@ -1,11 +1,15 @@
 """Folders in COCO's panoptic format with drawn scenes, and what an evaluation asks of them."""
 
+import dataclasses
 import json
 import pathlib
 
 import numpy as np
 from PIL import Image
 
+from maft_jax.evaluators.evaluation import Evaluation
+from maft_jax.evaluators.segment_evaluation import SegmentEvaluation
+from maft_jax.resolved_config import ResolvedConfig
 from tests.evaluators.small_evaluations import write_telling_weights
 
 CLASSES = "1\tcat\tthing\n2\tsky\tstuff\n5\tdog\tthing\n"
@@ -47,9 +51,9 @@ def write_panoptic_folder(folder: pathlib.Path, num_images: int = 5) -> pathlib.
     return folder
 
 
-def segment_settings(folder: pathlib.Path) -> dict:
+def segment_settings(folder: pathlib.Path, num_images: int = 5) -> dict:
     """Settings that point to weights, such a folder and an empty cache."""
-    write_panoptic_folder(folder / "data")
+    write_panoptic_folder(folder / "data", num_images)
     return {
         "model.pretrained": str(write_telling_weights(folder / "clip.safetensors")),
         "evaluation.roots.folder": str(folder / "data"),
@@ -60,3 +64,9 @@ def segment_settings(folder: pathlib.Path) -> dict:
         "evaluation.short_side": 96,
         "evaluation.segment_rules": "fcclip",
     }
+
+
+def of_task(task: str, evaluation: Evaluation, config: ResolvedConfig) -> SegmentEvaluation:
+    """Evaluates segments or objects, with what `evaluation` has set up."""
+    section = dataclasses.replace(config.evaluation, task=task)
+    return SegmentEvaluation(evaluation, dataclasses.replace(config, evaluation=section))

@@ -142,10 +142,3 @@ def test_data_without_things_or_objects_is_refused(settings, changes, message):
 def test_training_evaluates_label_maps_alone(settings):
     with pytest.raises(ValueError, match="only for --config=configs/eval_only"):
         evaluation_config(settings, evaluation__task="instance", task="train", data__root="x")
-
-
-def test_several_processes_are_refused(settings, monkeypatch):
-    evaluation, weights = set_up(evaluation_config(settings, evaluation__task="panoptic"))
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(ValueError, match="one process"):
-        SegmentEvaluation(evaluation, weights.config)
