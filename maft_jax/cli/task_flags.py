@@ -89,7 +89,7 @@ def _things(class_names: tuple[str, ...], of_list: frozenset[int] | None) -> fro
     if not _THINGS.value.strip():
         return frozenset()
     try:
-        return find_things(parse_names(_THINGS.value), class_names)
+        return find_things(parse_names(_THINGS.value, "things"), class_names)
     except ValueError as error:
         raise ValueError(f"--{error}") from None
 

@@ -109,7 +109,7 @@ def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
         (["--min_score=0.3"], "--min_score: only with --task=panoptic"),
         (["--rules=fcclip"], "--rules: only with"),
         (["--task=panoptic", "--things=cat"], "--things: 'cat' is none of the 3 classes"),
-        (["--task=panoptic", "--things=sand, sand"], "'sand' comes twice"),
+        (["--task=panoptic", "--things=sand, sand"], "--things: 'sand' comes twice"),
         (["--task=instance", "--things="], "--things: expected at least one class"),
         (["--task=objects"], "--task=objects"),
     ],
