@@ -13,6 +13,7 @@ from maft_jax.evaluators.average_precision import (
     PredictedInstance,
     match_instances,
 )
+from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.evaluators.panoptic_quality import (
     LabelledSegments,
     PanopticTotal,
@@ -125,7 +126,7 @@ def test_batches_on_devices_find_what_one_image_after_the_other_does(settings, t
         ({"data.annotations": "labels"}, "tells classes, but no objects"),
     ],
 )
-def test_data_without_things_or_objects_is_refused(settings, changes, message):
+def test_data_without_things_or_objects_is_refused(settings, tmp_path, changes, message):
     root = epath.Path(settings["evaluation.roots.folder"])
     (root / "names.txt").write_text("cat\nsky\ndog\n")
     (root / "labels").mkdir(exist_ok=True)
@@ -133,10 +134,11 @@ def test_data_without_things_or_objects_is_refused(settings, changes, message):
         with Image.open(path) as image:
             labels = np.tile(np.array([1, 2, 5], np.uint8), (image.height, image.width))
             Image.fromarray(labels[:, : image.width]).save(root / "labels" / path.name)
-    config = evaluation_config(settings | changes, evaluation__task="panoptic")
-    evaluation, weights = set_up(config)
+    nothing_made = {"data.cache_dir": str(tmp_path / "cache")}
+    config = evaluation_config(settings | changes | nothing_made, evaluation__task="panoptic")
     with pytest.raises(ValueError, match=message):
-        SegmentEvaluation(evaluation, weights.config)
+        evaluate_checkpoint(config, tmp_path / "results")
+    assert not (tmp_path / "cache").exists(), "refused before proposals are made"
 
 
 def test_training_evaluates_label_maps_alone(settings):
