@@ -1,5 +1,7 @@
 """Labels with their objects, which records do not keep: read from the data set itself."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,18 +68,24 @@ class TrueLabels:
             labels.read(first)
         return labels
 
+    def digest(self, example_ids: Iterable[str]) -> str:
+        """Of what files and settings say of the objects of these examples, none of which is read.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        digest = hashlib.sha256()
+        for example_id in example_ids:
+            digest.update(self.source.label_signature(self._index(example_id)).encode() + b"\0")
+        return digest.hexdigest()
+
     def read(self, example_id: str) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
         """The label map, and the numbers of instances from 1.
 
         Raises:
             ValueError: there is no such example, or it comes without instances.
         """
-        if example_id not in self.index_of:
-            raise ValueError(
-                f"{self.source.name}: expected the example {example_id!r} of the records, it is "
-                "gone; write the records again"
-            )
-        index = self.index_of[example_id]
+        index = self._index(example_id)
         label_map, instances = self.source.labels(index)
         if instances is None:
             raise ValueError(
@@ -86,6 +94,14 @@ class TrueLabels:
                 "instances (docs/panoptic.md)"
             )
         return label_map, instances
+
+    def _index(self, example_id: str) -> int:
+        if example_id not in self.index_of:
+            raise ValueError(
+                f"{self.source.name}: expected the example {example_id!r} of the records, it is "
+                "gone; write the records again"
+            )
+        return self.index_of[example_id]
 
 
 def check_objects(config: Config) -> None:

@@ -1,5 +1,7 @@
 """PQ and AP of a data set: batches and devices against one image after the other, and files."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.segmenter import stored_masks_of
 from maft_jax.runtime.stop_signals import EvaluationInterrupted
-from tests.evaluators.segment_folders import segment_settings
+from tests.evaluators.segment_folders import segment_settings, write_panoptic_folder
 from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
 
 NAMES, THINGS = ("cat", "sky", "dog"), frozenset({0, 2})
@@ -139,6 +141,29 @@ def test_data_without_things_or_objects_is_refused(settings, tmp_path, changes, 
     with pytest.raises(ValueError, match=message):
         evaluate_checkpoint(config, tmp_path / "results")
     assert not (tmp_path / "cache").exists(), "refused before proposals are made"
+
+
+def test_results_of_other_objects_are_not_taken_for_those_of_these(settings, tmp_path):
+    root = write_panoptic_folder(tmp_path / "data", 2)
+    more = {"evaluation.roots.folder": str(root), "data.cache_dir": str(tmp_path / "cache")}
+    more |= {"proposals.generator": "superpixels"}
+    config = evaluation_config(settings | more, evaluation__task="panoptic")
+
+    def parts():
+        evaluation, weights = set_up(config)
+        [data] = evaluation.data_sets
+        evaluator = SegmentEvaluation(evaluation, weights.config)
+        return data.digest, evaluator._identity(data, weights.origin)
+
+    before = parts()
+    assert parts() == before
+    path = root / "annotations/panoptic.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1]["segments_info"][1]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    digest, identity = parts()
+    assert digest == before[0], "of what records keep"
+    assert identity != before[1]
 
 
 def test_training_evaluates_label_maps_alone(settings):
