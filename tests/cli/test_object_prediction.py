@@ -123,6 +123,11 @@ def test_what_cannot_be_meant_is_refused(tmp_path, photo, capsys, more, message)
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_pasted_lists_may_say_their_things():
+    assert things_of_list("1:cat,kitten\tthing\n\n2:sky\tstuff\n") == {0}
+    assert things_of_list("1:cat,kitten\n2:sky") is None and things_of_list("cat\nsky") is None
+
+
 def test_built_in_lists_know_their_things():
     counts = {"ade20k_150": 100, "coco_stuff_171": 80, "voc_20": 20, "shapes_world": 36}
     for name, count in counts.items():
