@@ -8,8 +8,10 @@ config.checkpoint is the workdir of a run (its newest checkpoint) or a file of w
 config.model.pretrained is evaluated as it is. The same command with --config.evaluation.frozen=True
 evaluates the CLIP that the checkpoint was tuned from, and the table then shows frozen, tuned and
 gain. Data sets: ade20k_full, pascal_context_459, ade20k_150, pascal_context_59, voc2012,
-coco_stuff, shapes_world and folder (config.data says how it is laid out), in this order whatever
-the command's.
+coco_stuff, coco_panoptic, ade20k_panoptic, cityscapes, shapes_world and folder (config.data says
+how it is laid out), in this order whatever the command's. Where labels know objects
+(coco_panoptic, ade20k_panoptic, cityscapes, COCO's JSON in a folder), PQ or AP instead of mIoU is
+--config.evaluation.task=panoptic or instance (docs/panoptic.md).
 
 Start layer and image size come from the weights where they say it, else they are 8 and 480;
 prompts and logit scale from the run. Everything else is the official protocol: short side 640,

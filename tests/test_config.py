@@ -175,6 +175,23 @@ WRONG_VALUES = {
         {"evaluation.every_steps": 5},
         r"config\.evaluation\.every_steps=5: no data set; say where one lies",
     ),
+    "things of label maps": (
+        {"evaluation.things": ("cat",), "evaluation.roots.folder": "photos"},
+        r"config\.evaluation\.things=\('cat',\): only for config\.evaluation\.task=panoptic or",
+    ),
+    "things of a data set that knows its own": (
+        {
+            "task": "evaluate",
+            "evaluation.task": "panoptic",
+            "evaluation.things": ("cat",),
+            "evaluation.roots.cityscapes": "city",
+        },
+        r"config\.evaluation\.things=\('cat',\): of config\.evaluation\.roots\.folder alone",
+    ),
+    "segments of label maps": (
+        {"evaluation.segment_rules": "fcclip"},
+        r"config\.evaluation\.segment_rules=fcclip: only for config\.evaluation\.task=panoptic",
+    ),
     "no scale": (
         {"evaluation.scales": ()},
         r"config\.evaluation\.scales: expected at least one positive factor, got \(\)",

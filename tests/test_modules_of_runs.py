@@ -183,6 +183,30 @@ def test_modules_of_another_size_are_refused(tmp_path):
         TunedTree.of(other, ()).read_modules(vision, str(tmp_path / "m.safetensors"))
 
 
+def test_a_tower_without_a_map_is_not_read_with_them(data, tmp_path):
+    clip = maft_jax.load("random:tiny")
+    clip.save(tmp_path / "clip.safetensors")
+    method = TunedTree.of(small_config(data, **MASK_ADAPTER), ()).method
+    modules = method.init_modules(clip.config.vision, jax.random.key(0))
+    write_modules(tmp_path / "modules.safetensors", method.module_rules, modules)
+    files = {"checkpoint": str(tmp_path / "clip.safetensors"), "method": "mask_adapter"}
+    files |= {"model__modules": str(tmp_path / "modules.safetensors"), "loss__adapter_width": 16}
+    with pytest.raises(ValueError, match=r"config\.method=mask_adapter: draws weights of"):
+        evaluate_checkpoint(evaluated(data, **files), tmp_path / "results")
+
+
+@pytest.mark.parametrize("other", [{"transfer": "semantic"}, {"transfer_memory": "in_order"}])
+def test_modules_are_not_read_in_another_way_than_their_run_did(data, tmp_path, other):
+    begun = small_config(data, **MAFT_PLUS)
+    tree, vision = TunedTree.of(begun, ()), maft_jax.load(TOWER).config.vision
+    modules, file = tree.method.init_modules(vision, jax.random.key(0)), tmp_path / "m.safetensors"
+    write_modules(file, tree.method.module_rules, modules, tree.method.reader)
+    tree.read_modules(vision, str(file))
+    changed = dataclasses.replace(begun, loss=dataclasses.replace(begun.loss, **other))
+    with pytest.raises(ValueError, match=r"the run that left them read masks with TransferReader"):
+        TunedTree.of(changed, ()).read_modules(vision, str(file))
+
+
 @pytest.mark.parametrize("settings", [{"method": "maskclippp"}, {"optimizer__lora_rank": 2}])
 def test_rules_of_weight_decay_mean_the_towers_paths(settings, data):
     rules = ("^ln_", r"^blocks_0/attn/\w+/kernel$", r"^extra/proj_in/bias$")

@@ -140,6 +140,10 @@ def _check_annotation(row: object, categories: Categories, where: str) -> None:
                 f"{place}: expected a segment with id and category_id, {segment!r:.60}"
             )
         category_of(segment, categories, place)
+    ids = [segment["id"] for segment in segments]
+    if len(set(ids)) < len(ids):
+        twice = next(number for number in ids if ids.count(number) > 1)
+        raise ValueError(f"{where}: segments_info has the id {twice} twice; leave one of the two")
 
 
 def _find_pngs(folder: DataFolder, names: Sequence[str]) -> list[str]:

@@ -121,7 +121,11 @@ class LayoutSource:
 
     def signature(self, index: int) -> str:
         """Stamps of image and label map, and of what the label values mean."""
-        return f"{self._tree.stamp(self._images[index])}|{self._labels.signature(index)}"
+        return f"{self._tree.stamp(self._images[index])}|{self.label_signature(index)}"
+
+    def label_signature(self, index: int) -> str:
+        """Of the label map alone."""
+        return self._labels.signature(index)
 
 
 def index_source(

@@ -24,10 +24,10 @@ from maft_jax.config import Config
 from maft_jax.evaluators.evaluation import Evaluation, make_segmenter
 from maft_jax.evaluators.protocol import EvaluationProtocol
 from maft_jax.inference.segmenter import PixelLabels
+from maft_jax.models.mask_reader import describe_tower
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import sharding
 from maft_jax.runtime.mesh_axes import num_batch_shards
-from maft_jax.runtime.tree_rules import fingerprint
 
 
 class EvaluationProgram:
@@ -40,14 +40,14 @@ class EvaluationProgram:
         self.example = draw_example_batch(config)
         rows = {key: np.repeat(x, self.num_images, 0) for key, x in self.example.items()}
         self._batch = jax.device_put(rows, sharding.batch_sharding(model.mesh))
-        self._visual = model.on_devices(model.parameters["visual"])
+        self._tower = model.on_devices(model.tower)
         self.text = draw_text(num_classes(config), model.clip.vision.embed_dim)
         self._text = jax.device_put(self.text, sharding.replicated(model.mesh))
         self._segmenter = make_segmenter(config, model.clip, model.mesh)
 
     def dispatch(self) -> PixelLabels:
         """Starts a batch, and returns its labels while it may still run."""
-        probabilities = self._segmenter.class_probabilities(self._visual, self._text, self._batch)
+        probabilities = self._segmenter.class_probabilities(self._tower, self._text, self._batch)
         return self._segmenter.label_maps(probabilities, self._batch)
 
     def run(self) -> PixelLabels:
@@ -145,12 +145,12 @@ def _data_sets(model: BenchmarkModel, options: BenchmarkOptions) -> dict:
             "--config.evaluation.roots.voc2012=VOC2012, or leave --data=configured away"
         )
     evaluation = Evaluation(model.config, model.clip, model.parameters["text"], model.mesh)
-    visual = model.on_devices(model.parameters["visual"])
-    origin = {"image_tower": fingerprint(model.parameters["visual"])}
+    tower = model.on_devices(model.tower)
+    origin = describe_tower(model.tower)
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            evaluation.evaluate(visual, origin, epath.Path(folder))
+            evaluation.evaluate(tower, origin, epath.Path(folder))
 
     first, seconds = seconds_of(run), seconds_of(run)
     num_images = sum(len(data.source) for data in evaluation.data_sets)

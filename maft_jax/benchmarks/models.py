@@ -9,8 +9,11 @@ from jax.sharding import Mesh
 from maft_jax.config import Config
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
+from maft_jax.models.encoder_setup import make_encoder
+from maft_jax.models.mask_reader import Tower, with_modules
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime import sharding
+from maft_jax.training.step_setup import tuned_tree
 from maft_jax.weights import RANDOM_PREFIX, is_here, open_weights, size_named_by
 
 
@@ -27,6 +30,15 @@ class BenchmarkModel:
     """In words."""
 
     @property
+    def tower(self) -> Tower:
+        """The image tower on the host, with modules as a run begins with them, where its method
+        reads masks with some.
+        """
+        tree, visual = tuned_tree(self.config), self.parameters["visual"]
+        begun = tree.begin(self.clip.vision, visual)
+        return with_modules(visual, tree.read_with(tree.modules(begun)))
+
+    @property
     def device(self) -> jax.Device:
         """One of those that are measured, which are all of one kind."""
         return self.mesh.devices.flat[0]
@@ -40,10 +52,10 @@ class BenchmarkModel:
         """Most memory that was in use on `device`; None where it does not tell, as on CPUs."""
         return (self.device.memory_stats() or {}).get("peak_bytes_in_use")
 
-    def on_devices(self, visual: dict) -> dict:
+    def on_devices(self, tower: Tower) -> Tower:
         """The image tower, spread over the mesh as in training."""
         return jax.device_put(
-            visual, sharding.tree_shardings(visual, self.mesh, self.clip.vision.sharding_rules)
+            tower, sharding.tree_shardings(tower, self.mesh, self.clip.vision.sharding_rules)
         )
 
 
@@ -51,17 +63,31 @@ def load_model(config: Config, devices: Sequence[jax.Device] | None = None) -> B
     """Reads the weights and arranges the devices, all of them unless given.
 
     Raises:
-        ValueError: weights, mesh or settings of the model cannot work, or it is a generator.
+        ValueError: weights, mesh or settings of the model cannot work, or it is a generator, a run
+            with modules of its method, or not label maps that are evaluated.
     """
     if config.task == "train_generator":
         raise ValueError(
             f"config.task={config.task}: steps and evaluations of generators are not benchmarked "
             "yet; take a configuration that trains CLIP, such as --config=configs/coco.py"
         )
+    if config.evaluation.task != "semantic":
+        raise ValueError(
+            f"config.evaluation.task={config.evaluation.task}: label maps are what is timed; leave "
+            "it out"
+        )
     mesh = sharding.make_mesh(config.mesh, devices)
     weights, described = open_weights_or_random(config.model.pretrained, **config.model.stated)
+    if weights.modules is not None:
+        raise ValueError(
+            f"config.model.pretrained={config.model.pretrained}: its method trained modules beside "
+            "the tower; give the run's tuned.safetensors and config.method, whose modules are "
+            "timed with the values that they begin with"
+        )
     clip = weights.config
     config = resolve(config, clip, weights.masking, mesh)
+    if (method := tuned_tree(config).method) is not None:
+        method.check(make_encoder(config.model, clip.vision, mesh, config.loss.logit_scale))
     return BenchmarkModel(config, mesh, clip, weights.parameters(), described)
 
 

@@ -54,13 +54,13 @@ def check_flags() -> None:
 
 
 def make_segment(
-    segmenter: Any, of_list: frozenset[int] | None, system: str
+    segmenter: Any, of_list: Callable[[], frozenset[int] | None], system: str
 ) -> tuple[Callable, dict]:
     """What makes a result of a path and an example's id, and the settings of that.
 
     Args:
         segmenter: an ImageSegmenter or FcClipSegmenter.
-        of_list: indices of the class list's things, if it says which they are.
+        of_list: gives indices of the class list's things, if it says which they are.
         system: whose rules are the default.
 
     Raises:
@@ -80,16 +80,19 @@ def make_segment(
     return segment, {"things": names, "rules": dataclasses.asdict(rules)}
 
 
-def _things(class_names: tuple[str, ...], of_list: frozenset[int] | None) -> frozenset[int]:
+def _things(
+    class_names: tuple[str, ...], of_list: Callable[[], frozenset[int] | None]
+) -> frozenset[int]:
     from maft_jax.inference.segment_rules import find_things
     from maft_jax.inference.vocabulary import parse_names
 
     if _THINGS.value is None:
-        return find_things(None, class_names) if of_list is None else of_list
+        known = of_list()
+        return find_things(None, class_names) if known is None else known
     if not _THINGS.value.strip():
         return frozenset()
     try:
-        return find_things(parse_names(_THINGS.value), class_names)
+        return find_things(parse_names(_THINGS.value, "things"), class_names)
     except ValueError as error:
         raise ValueError(f"--{error}") from None
 

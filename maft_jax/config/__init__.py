@@ -228,10 +228,30 @@ def _validate_evaluation(evaluation: EvaluationConfig) -> None:
             f"config.evaluation.trained_classes={evaluation.trained_classes}: only for an "
             "ensemble; set ensemble_exponents or ensemble_weight, or leave it out"
         )
+    _validate_segments(evaluation)
     if evaluation.short_side > evaluation.max_long_side:
         raise ValueError(
             f"config.evaluation.max_long_side={evaluation.max_long_side}: expected at least "
             f"config.evaluation.short_side, {evaluation.short_side}"
+        )
+
+
+def _validate_segments(evaluation: EvaluationConfig) -> None:
+    rules, things = evaluation.segment_rules, evaluation.things
+    if evaluation.task == "semantic":
+        for name, given in (
+            ("things", things),
+            ("segment_rules", rules if rules != EvaluationConfig.segment_rules else ""),
+        ):
+            if given:
+                raise ValueError(
+                    f"config.evaluation.{name}={given}: only for config.evaluation.task=panoptic "
+                    "or instance; leave it out"
+                )
+    if things and not evaluation.roots.folder:
+        raise ValueError(
+            f"config.evaluation.things={things}: of config.evaluation.roots.folder alone, which is "
+            "not there; data sets with a name of their own know their things: leave it out"
         )
 
 

@@ -13,7 +13,10 @@ from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
 from maft_jax.convert.stored_tensor import in_memory
 from maft_jax.models.adapters.content_dependent_transfer import TransferReader
 from maft_jax.models.adapters.mask_adapter import AdapterReader
-from maft_jax.models.mask_reader import Modules
+from maft_jax.models.mask_reader import MaskReader, Modules
+
+_READER = "reader"
+"""In a file's metadata."""
 
 
 def _pointwise(foreign: str, ours: str) -> list[Rule]:
@@ -77,9 +80,28 @@ def foreign_modules(modules: Modules, names: Collection[str], *, source: str) ->
     return {whole: ours[name] for name, whole in found[0].items() if name in ours}
 
 
-def write_modules(path: str | os.PathLike, table: Sequence[Rule], modules: Mapping) -> None:
-    """The file that `read_modules` reads; written aside, then renamed."""
-    write_state_dict(in_memory(to_foreign(modules, table)), path)
+def reader_noted(path: str | os.PathLike) -> str | None:
+    """How masks were read with the modules of a file, if a run that left it noted that.
+
+    Raises:
+        ValueError: as `open_state_dict`.
+    """
+    return open_state_dict(path)[1].get(_READER)
+
+
+def write_modules(
+    path: str | os.PathLike,
+    table: Sequence[Rule],
+    modules: Mapping,
+    reader: MaskReader | None = None,
+) -> None:
+    """The file that `read_modules` reads; written aside, then renamed.
+
+    Args:
+        reader: is noted in it, where masks are read with the modules.
+    """
+    noted = {} if reader is None else {_READER: repr(reader)}
+    write_state_dict(in_memory(to_foreign(modules, table)), path, noted)
 
 
 CONTENT_DEPENDENT_TRANSFER = (

@@ -116,6 +116,11 @@ def _with_one_data_set(config: Config, dataset: str, num_images: int) -> Config:
             "config.evaluation.roots: no data set; say where one lies, such as "
             "--config.evaluation.roots.voc2012=VOC2012"
         )
+    if config.evaluation.task != "semantic":
+        raise ValueError(
+            f"config.evaluation.task={config.evaluation.task}: a diagnosis is of masks and label "
+            "maps; leave it out"
+        )
     if dataset and given and dataset not in given and not config.evaluation.records:
         raise ValueError(
             f"--dataset={dataset}: expected one of {list(given)}, those of which "

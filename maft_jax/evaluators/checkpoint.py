@@ -15,6 +15,7 @@ from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.segment_evaluation import SegmentEvaluation
 from maft_jax.evaluators.segment_results import SegmentResult, segment_table
 from maft_jax.evaluators.tables import format_table
+from maft_jax.evaluators.true_labels import check_objects
 from maft_jax.evaluators.weights import read_evaluated_weights
 from maft_jax.proposals.precompute_job import cache_dir
 from maft_jax.runtime import consensus, sharding
@@ -74,6 +75,8 @@ def _evaluate(
     base = epath.Path(workdir) / RESULTS_FOLDER
     with consensus.fail_together():
         check_roots(config)
+        if config.evaluation.task != "semantic":
+            check_objects(config)
         make_writable(base, "--workdir")
         make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
         mesh = make_mesh(config.mesh)

@@ -138,7 +138,7 @@ def find_evaluation_data(config: Config) -> list[FoundSet]:
     Raises:
         ValueError: there is none, or one of them is not where the configuration says.
     """
-    found = [_find(config, name) for name in DATA_SETS if _is_asked_for(config, name)]
+    found = [_find(config, name) for name in names_asked_for(config)]
     if not found:
         raise ValueError(
             f"config.evaluation.records={config.evaluation.records}: expected a folder with the "
@@ -147,10 +147,15 @@ def find_evaluation_data(config: Config) -> list[FoundSet]:
     return found
 
 
-def _is_asked_for(config: Config, name: str) -> bool:
-    records = config.evaluation.records
-    there = bool(records) and (epath.Path(records) / name / DATASET_FILE).exists()
-    return bool(getattr(config.evaluation.roots, name)) or there
+def names_asked_for(config: Config) -> list[str]:
+    """Data sets that have a root or records, in the order of papers."""
+
+    def has_records(name: str) -> bool:
+        records = config.evaluation.records
+        return bool(records) and (epath.Path(records) / name / DATASET_FILE).exists()
+
+    roots = config.evaluation.roots
+    return [name for name in DATA_SETS if getattr(roots, name) or has_records(name)]
 
 
 def _find(config: Config, name: str) -> FoundSet:

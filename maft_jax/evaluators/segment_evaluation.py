@@ -238,6 +238,7 @@ class SegmentEvaluation:
             **self._evaluation.depends_on(data),
             "segment_rules": rules,
             "things": sorted(truth.things),
+            "objects": truth.digest(data.source.example_ids),
             "task": self._task,
         }
 

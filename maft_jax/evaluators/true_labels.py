@@ -1,5 +1,7 @@
 """Labels with their objects, which records do not keep: read from the data set itself."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +10,9 @@ from jaxtyping import Int32
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.layouts import open_dataset
 from input_pipeline.layouts.base import LayoutSource
-from maft_jax.evaluators.data_sets import SPLIT, EvaluationSet
+from maft_jax.config import Config
+from maft_jax.evaluators.data_sets import SPLIT, EvaluationSet, names_asked_for
 from maft_jax.inference.segment_rules import find_things
-from maft_jax.resolved_config import ResolvedConfig
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,36 @@ class TrueLabels:
     """Ids of the classes with countable objects."""
 
     @classmethod
-    def of(cls, config: ResolvedConfig, data: EvaluationSet) -> "TrueLabels":
+    def of(cls, config: Config, data: EvaluationSet) -> "TrueLabels":
         """Opens the data set that `data` is of.
+
+        Raises:
+            ValueError: as `open`, or it has other classes than the records.
+        """
+        labels = cls.open(config, data.name)
+        if labels.source.class_names != data.source.class_names:
+            root = getattr(config.evaluation.roots, data.name)
+            raise ValueError(
+                f"{root}: expected the classes of the records in {data.folder}; write them again"
+            )
+        return labels
+
+    @classmethod
+    def open(cls, config: Config, name: str) -> "TrueLabels":
+        """Opens the data set of this name, and reads its first label.
 
         Raises:
             ValueError: it is not there, knows no objects, or not which classes have some.
         """
-        root, task = getattr(config.evaluation.roots, data.name), config.evaluation.task
+        root, task = getattr(config.evaluation.roots, name), config.evaluation.task
         if not root:
             raise ValueError(
-                f"config.evaluation.roots.{data.name}: expected the data set beside its records, "
+                f"config.evaluation.roots.{name}: expected the data set beside its records, "
                 f"for config.evaluation.task={task}: records do not keep objects"
             )
         settings = config.data
         source = open_dataset(
-            data.name,
+            name,
             root,
             SPLIT,
             images=settings.images,
@@ -45,14 +62,22 @@ class TrueLabels:
             classes=settings.classes,
             ignore_labels=settings.ignore_labels,
         )
-        if source.class_names != data.source.class_names:
-            raise ValueError(
-                f"{root}: expected the classes of the records in {data.folder}; write them again"
-            )
-        index_of = {name: index for index, name in enumerate(source.example_ids)}
-        labels = cls(source, index_of, _things(config, data.name, source))
-        labels.read(data.source.example_ids[0])
+        index_of = {example: index for index, example in enumerate(source.example_ids)}
+        labels = cls(source, index_of, _things(config, name, source))
+        for first in source.example_ids[:1]:
+            labels.read(first)
         return labels
+
+    def digest(self, example_ids: Iterable[str]) -> str:
+        """Of what files and settings say of the objects of these examples, none of which is read.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        digest = hashlib.sha256()
+        for example_id in example_ids:
+            digest.update(self.source.label_signature(self._index(example_id)).encode() + b"\0")
+        return digest.hexdigest()
 
     def read(self, example_id: str) -> tuple[Int32[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]:
         """The label map, and the numbers of instances from 1.
@@ -60,12 +85,7 @@ class TrueLabels:
         Raises:
             ValueError: there is no such example, or it comes without instances.
         """
-        if example_id not in self.index_of:
-            raise ValueError(
-                f"{self.source.name}: expected the example {example_id!r} of the records, it is "
-                "gone; write the records again"
-            )
-        index = self.index_of[example_id]
+        index = self._index(example_id)
         label_map, instances = self.source.labels(index)
         if instances is None:
             raise ValueError(
@@ -75,8 +95,26 @@ class TrueLabels:
             )
         return label_map, instances
 
+    def _index(self, example_id: str) -> int:
+        if example_id not in self.index_of:
+            raise ValueError(
+                f"{self.source.name}: expected the example {example_id!r} of the records, it is "
+                "gone; write the records again"
+            )
+        return self.index_of[example_id]
 
-def _things(config: ResolvedConfig, name: str, source: LayoutSource) -> frozenset[int]:
+
+def check_objects(config: Config) -> None:
+    """Refuses data sets without objects, before hours may be spent on their proposals.
+
+    Raises:
+        ValueError: as `TrueLabels.open`.
+    """
+    for name in names_asked_for(config):
+        TrueLabels.open(config, name)
+
+
+def _things(config: Config, name: str, source: LayoutSource) -> frozenset[int]:
     if name in SPECS:
         things = SPECS[name].thing_ids
     elif config.evaluation.things:

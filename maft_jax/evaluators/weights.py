@@ -10,6 +10,7 @@ from maft_jax.config import Config
 from maft_jax.config.sections import DataConfig, LossConfig, ModelConfig
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.models.clip import ClipConfig
+from maft_jax.models.encoder_setup import make_encoder
 from maft_jax.models.mask_reader import Modules, Tower, describe_tower, with_modules
 from maft_jax.resolved_config import ResolvedConfig, resolve
 from maft_jax.runtime.tree_rules import fingerprint
@@ -52,8 +53,8 @@ def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
     what they will be evaluated on.
 
     Raises:
-        ValueError: the weights are absent, corrupt, without text tower, or of a file of which
-            nobody said what it was tuned from.
+        ValueError: the weights are absent, corrupt, without text tower, of a file of which nobody
+            said what it was tuned from, or of a tower that cannot read with the modules given.
     """
     source, step = config.checkpoint or config.model.pretrained, None
     if not source:
@@ -105,6 +106,9 @@ def read_evaluated_weights(config: Config, mesh: Mesh) -> EvaluatedWeights:
         "" if step is None else f" at step {step}",
     )
     config = resolve(config, weights.config, weights.masking, mesh)
+    if modules is not None and config.model.modules:
+        vision, scale = weights.config.vision, config.loss.logit_scale
+        TunedTree.of(config, ()).method.check(make_encoder(config.model, vision, mesh, scale))
     return EvaluatedWeights(config, weights.config, parameters, origin, modules)
 
 

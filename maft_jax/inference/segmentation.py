@@ -241,6 +241,11 @@ class ImageSegmenter:
         rules, things = find_rules(rules), find_things(things, self.class_names)
         if not isinstance(image, PreparedImage):
             image = self.prepare(image, proposals, example_id)
+        elif proposals is not None:
+            raise ValueError(
+                "proposals: expected none with what `prepare` returned, which has its own; give "
+                "them to `prepare`"
+            )
         on_device, probabilities = self._classified(image, self._batch(image))
         masks = stored_masks_of(on_device)
         return make(image.image, probabilities, masks, self.class_names, things, rules)

@@ -50,10 +50,18 @@ def read_names(text: str, what: str = "classes") -> tuple[str, ...]:
     return names
 
 
-def things_of_list(name: str) -> frozenset[int] | None:
-    """Indices of a built-in list's classes with countable objects; None where it does not say."""
+def things_of_list(text: str) -> frozenset[int] | None:
+    """Indices of the classes with countable objects; None where nothing says which they are.
+
+    Args:
+        text: a built-in list's name, or the lines of a list that `read_pasted_list` parses.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and all(map(_OF_SEVERAL_NAMES.match, lines)):
+        things = parse_class_list("\n".join(lines).encode(), "classes", ignore_labels=()).things
+        return None if things is None else frozenset(things)
     for spec in SPECS.values():
-        if spec.class_list == name.strip() and spec.thing_ids is not None:
+        if spec.class_list == text.strip() and spec.thing_ids is not None:
             return frozenset(spec.thing_ids)
     return None
 

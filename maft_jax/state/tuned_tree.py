@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 
 from maft_jax.config import Config
-from maft_jax.convert.method_modules import read_modules
+from maft_jax.convert.method_modules import read_modules, reader_noted
 from maft_jax.methods.method import Method
 from maft_jax.methods.registry import make_method
 from maft_jax.models.adapters import low_rank
@@ -80,12 +80,19 @@ class TunedTree:
         """The method's own parameters of a file.
 
         Raises:
-            ValueError: the method has none, or the file other ones.
+            ValueError: the method has none, or the file other ones, or those of a run whose
+                settings read masks in another way.
         """
         if not self.has_modules:
             raise ValueError(
                 f"config.model.modules={path}: nothing but the tower is trained by config.method "
                 "as it is configured; leave it empty"
+            )
+        noted, reader = reader_noted(path), self.method.reader
+        if noted is not None and noted != repr(reader):
+            raise ValueError(
+                f"config.model.modules={path}: the run that left them read masks with {noted}, and "
+                f"these settings with {reader!r}; set config.method and config.loss as it had them"
             )
         expected = jax.eval_shape(lambda: self.method.init_modules(vision, jax.random.key(0)))
         return read_modules(path, self.method.module_rules, expected)

@@ -104,8 +104,9 @@ class ClipTask:
         visual = jax.tree.map(np.asarray, self.tree.visual(tree))
         tuned = self.towers | {"visual": visual}
         if self.tree.has_modules:
-            rules = self.tree.method.module_rules
-            write_modules(path.parent / MODULES, rules, self.tree.modules(tree))
+            method = self.tree.method
+            modules, file = self.tree.modules(tree), path.parent / MODULES
+            write_modules(file, method.module_rules, modules, method.reader)
         name = default_format(path, self.clip)
         if reason := why_not(name, self.clip):
             return f"the format {name} {reason}"

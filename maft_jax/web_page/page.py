@@ -222,7 +222,7 @@ def _asking_side(gr, classes: str, background: str, num_proposals: int, session)
     asked["things"] = gr.Textbox(
         "",
         label="Things",
-        info="Classes with countable objects; empty: all, or those of a built-in list",
+        info="Classes with countable objects; empty: all, or those of a list that says it",
         placeholder="cat, sofa",
         max_lines=4,
         visible=False,

@@ -93,7 +93,7 @@ class PageSession:
         Args:
             task: one of TASKS.
             things: of panoptic and instance: names of the classes with countable objects; where it
-                is empty, those of a built-in list, else all.
+                is empty, those of a list that says it, else all.
 
         Raises:
             ValueError: there is no picture or it cannot be read, or the names cannot be used.

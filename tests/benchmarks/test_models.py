@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import pytest
 
 from maft_jax.benchmarks.models import load_model, open_weights_or_random
 from maft_jax.config import Config
+from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapterConfig
 from maft_jax.models.clip import CLIP_SIZES
+from maft_jax.models.mask_reader import Modules, TowerWithModules
 from maft_jax.weights import open_weights
 from tests.runs import small_config
 
@@ -61,4 +64,35 @@ def test_nothing_is_left_open():
 def test_a_generator_is_not_measured_as_a_clip():
     config = dataclasses.replace(Config(), task="train_generator")
     with pytest.raises(ValueError, match="of generators are not benchmarked yet; take a config"):
+        load_model(config)
+
+
+def test_masks_are_read_with_modules_as_the_method_begins_with_them():
+    of_method = {"method": "mask_adapter", "loss__adapter_width": 16, "model__mask_start_layer": -1}
+    tower = "random:convnext_tiny-random"
+    config = small_config({"data.root": "unused"}, **of_method, model__pretrained=tower)
+    read = load_model(config).tower
+    assert isinstance(read, TowerWithModules)
+    assert read.modules.reader == AdapterReader(MaskAdapterConfig(width=16))
+    assert read.modules.parameters["maps"]["kernel"].shape == (16, 16)
+    assert isinstance(load_model(small_config({"data.root": "unused"})).tower, dict)
+    with pytest.raises(ValueError, match=r"config\.method=mask_adapter: draws weights of"):
+        load_model(
+            small_config({"data.root": "unused"}, **of_method, model__pretrained="random:tiny")
+        )
+
+
+def test_a_run_with_modules_is_no_tower_to_measure(monkeypatch):
+    weights = dataclasses.replace(
+        open_weights("random:tiny"), modules=Modules({"scale": jnp.ones(1)}, AdapterReader())
+    )
+    monkeypatch.setattr("maft_jax.benchmarks.models.open_weights", lambda *_, **options: weights)
+    with pytest.raises(ValueError, match=r"give the run.s tuned\.safetensors and config\.method"):
+        load_model(small_config({"data.root": "unused"}))
+
+
+def test_objects_are_not_measured_as_label_maps():
+    roots = {"data.root": "", "evaluation.roots.folder": "unused"}
+    config = small_config(roots, task="evaluate", evaluation__task="panoptic")
+    with pytest.raises(ValueError, match=r"config\.evaluation\.task=panoptic: label maps are"):
         load_model(config)

@@ -109,7 +109,7 @@ def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
         (["--min_score=0.3"], "--min_score: only with --task=panoptic"),
         (["--rules=fcclip"], "--rules: only with"),
         (["--task=panoptic", "--things=cat"], "--things: 'cat' is none of the 3 classes"),
-        (["--task=panoptic", "--things=sand, sand"], "'sand' comes twice"),
+        (["--task=panoptic", "--things=sand, sand"], "--things: 'sand' comes twice"),
         (["--task=instance", "--things="], "--things: expected at least one class"),
         (["--task=objects"], "--task=objects"),
     ],
@@ -121,6 +121,11 @@ def test_what_cannot_be_meant_is_refused(tmp_path, photo, capsys, more, message)
         code = stopped.code
     assert code == 2 and message in capsys.readouterr().err
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_pasted_lists_may_say_their_things():
+    assert things_of_list("1:cat,kitten\tthing\n\n2:sky\tstuff\n") == {0}
+    assert things_of_list("1:cat,kitten\n2:sky") is None and things_of_list("cat\nsky") is None
 
 
 def test_built_in_lists_know_their_things():

@@ -163,6 +163,7 @@ def test_every_column_is_summed_up_in_a_line(equal):
             "",
             r"roots: no data set",
         ),
+        ({"evaluation__task": "panoptic"}, "", r"evaluation\.task=panoptic: a diagnosis is of"),
     ],
 )
 def test_what_cannot_be_diagnosed_is_refused_with_advice(folder, changes, dataset, message):

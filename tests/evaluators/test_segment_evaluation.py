@@ -1,5 +1,7 @@
 """PQ and AP of a data set: batches and devices against one image after the other, and files."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from maft_jax.evaluators.average_precision import (
     PredictedInstance,
     match_instances,
 )
+from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.evaluators.panoptic_quality import (
     LabelledSegments,
     PanopticTotal,
@@ -30,7 +33,7 @@ from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.segmenter import stored_masks_of
 from maft_jax.runtime.stop_signals import EvaluationInterrupted
-from tests.evaluators.segment_folders import segment_settings
+from tests.evaluators.segment_folders import segment_settings, write_panoptic_folder
 from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
 
 NAMES, THINGS = ("cat", "sky", "dog"), frozenset({0, 2})
@@ -125,7 +128,7 @@ def test_batches_on_devices_find_what_one_image_after_the_other_does(settings, t
         ({"data.annotations": "labels"}, "tells classes, but no objects"),
     ],
 )
-def test_data_without_things_or_objects_is_refused(settings, changes, message):
+def test_data_without_things_or_objects_is_refused(settings, tmp_path, changes, message):
     root = epath.Path(settings["evaluation.roots.folder"])
     (root / "names.txt").write_text("cat\nsky\ndog\n")
     (root / "labels").mkdir(exist_ok=True)
@@ -133,10 +136,34 @@ def test_data_without_things_or_objects_is_refused(settings, changes, message):
         with Image.open(path) as image:
             labels = np.tile(np.array([1, 2, 5], np.uint8), (image.height, image.width))
             Image.fromarray(labels[:, : image.width]).save(root / "labels" / path.name)
-    config = evaluation_config(settings | changes, evaluation__task="panoptic")
-    evaluation, weights = set_up(config)
+    nothing_made = {"data.cache_dir": str(tmp_path / "cache")}
+    config = evaluation_config(settings | changes | nothing_made, evaluation__task="panoptic")
     with pytest.raises(ValueError, match=message):
-        SegmentEvaluation(evaluation, weights.config)
+        evaluate_checkpoint(config, tmp_path / "results")
+    assert not (tmp_path / "cache").exists(), "refused before proposals are made"
+
+
+def test_results_of_other_objects_are_not_taken_for_those_of_these(settings, tmp_path):
+    root = write_panoptic_folder(tmp_path / "data", 2)
+    more = {"evaluation.roots.folder": str(root), "data.cache_dir": str(tmp_path / "cache")}
+    more |= {"proposals.generator": "superpixels"}
+    config = evaluation_config(settings | more, evaluation__task="panoptic")
+
+    def parts():
+        evaluation, weights = set_up(config)
+        [data] = evaluation.data_sets
+        evaluator = SegmentEvaluation(evaluation, weights.config)
+        return data.digest, evaluator._identity(data, weights.origin)
+
+    before = parts()
+    assert parts() == before
+    path = root / "annotations/panoptic.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1]["segments_info"][1]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    digest, identity = parts()
+    assert digest == before[0], "of what records keep"
+    assert identity != before[1]
 
 
 def test_training_evaluates_label_maps_alone(settings):

@@ -167,6 +167,12 @@ def test_instances_of_one_proposal_may_be_several_and_stuff_is_none(monkeypatch,
     assert [i.id for i in cats.instances] == [1, 2, 3, 4]
 
 
+def test_a_prepared_image_has_its_own_proposals(segmenter):
+    prepared = segmenter.prepare(IMAGE, quarters())
+    with pytest.raises(ValueError, match="proposals: expected none with what `prepare` returned"):
+        segmenter.panoptic(prepared, quarters())
+
+
 def test_of_plain_clip_every_proposal_has_a_class(segmenter):
     found = segmenter.panoptic(IMAGE, rules=SegmentRules(0.0, 0.0))
     assert 0 < len(found.segments) <= 4 and found.segment_map.shape == (70, 90)

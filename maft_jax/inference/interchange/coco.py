@@ -60,7 +60,7 @@ def coco_panoptic_document(
     """The JSON of the panoptic format, whose PNGs `encode_panoptic_png` makes.
 
     Args and errors as of `coco_document`; besides, two images need names that differ in more than
-    their endings, since their PNGs are called like them.
+    their endings, and lie below one folder, since their PNGs are called like them.
     """
     ids = _category_ids(results, category_ids)
     pngs = _png_names(results)
@@ -124,7 +124,8 @@ def write_coco_dataset(
     Args: as of `coco_document`.
 
     Raises:
-        ValueError: as `coco_document`, or names of images that differ in their endings alone.
+        ValueError: as `coco_document`, or names of images that differ in their endings alone, or
+            lead out of the folder.
         OSError: the folder is there and not empty, or cannot be written.
     """
     named = dict(zip(_png_names(results), results.values(), strict=True))
@@ -197,7 +198,15 @@ def _category_ids(
 
 
 def _png_names(results: Mapping[str, ObjectResult]) -> list[str]:
-    names = [pathlib.PurePosixPath(name).with_suffix(_PNG).as_posix() for name in results]
+    paths = [pathlib.PurePosixPath(name) for name in results]
+    for path in paths:
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError(
+                f"results: expected names of files, perhaps in folders, below the one that is "
+                f"written, got {str(path)!r}; give names such as 'photo.jpg', without the folder "
+                "that images lie in"
+            )
+    names = [path.with_suffix(_PNG).as_posix() for path in paths]
     twice = (
         {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     )

@@ -132,3 +132,14 @@ def test_impossible_files_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(OSError):
         write_coco_dataset({"a.jpg": result}, tmp_path / "full")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize("write", [write_coco_dataset, write_coco_panoptic])
+@pytest.mark.parametrize("name", ["{folder}/a.png", "../a.png", "b/../../../a.png", "..", ""])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, write, name):
+    mine = tmp_path / "a.png"
+    mine.write_bytes(b"a photograph")
+    result = made_up_panoptic()
+    with pytest.raises(ValueError, match="expected names of files, perhaps in folders, below"):
+        write({name.format(folder=tmp_path): result}, tmp_path / "made")
+    assert mine.read_bytes() == b"a photograph" and list(tmp_path.iterdir()) == [mine]

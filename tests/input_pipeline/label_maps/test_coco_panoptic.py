@@ -111,6 +111,10 @@ def test_missing_pngs_are_named_with_their_place(tmp_path):
             {"segments_info": [{"category_id": 1}]},
             r"segments_info\[0\]: expected a segment with id",
         ),
+        (
+            {"segments_info": [{"id": 7, "category_id": 1}, {"id": 7, "category_id": 1}]},
+            r"annotations\[0\]: segments_info has the id 7 twice",
+        ),
         ({"image_id": 8}, "annotations of image_id 8, which is none of its 1 images"),
         ({"image_id": None}, r"annotations\[0\]: expected an annotation with image_id, file_name"),
     ],
