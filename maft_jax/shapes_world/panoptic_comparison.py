@@ -93,11 +93,12 @@ def _measure(
         example = Example(drawn.example_id, scene.image, scene.label_map.astype(np.int32))
         most = config.proposals.num_proposals
         masks = keep_best(generator(example, most), scene.image.shape[:2], most).masks
+        there = LabelledSegments.of(truth.segment_map, truth.segments)
         found = {}
         for name, segmenter in segmenters.items():
             found[name] = segmenter.panoptic(scene.image, masks, things=_THINGS)
-            counted = map(LabelledSegments.of_result, (found[name], truth))
-            totals[name].add(count_segments(*counted, len(names)))
+            predicted = LabelledSegments.of(found[name].segment_map, found[name].segments)
+            totals[name].add(count_segments(predicted, there, len(names)))
         if len(rows) < _NUM_PICTURES:
             rows.append([scene.image, truth, *found.values()])
     save_picture(epath.Path(workdir / PICTURE), draw_rows(rows))

@@ -2,20 +2,20 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 import maft_jax
 from input_pipeline.class_lists import load_class_list
 from input_pipeline.run_lengths import decode_segmentation
 from input_pipeline.sample_folder import draw_scene
-from maft_jax.cli import command_line, predict
 from maft_jax.inference.segment_masks import masks_of, segments_of
 from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.vocabulary import things_of_list
+from tests import runs
 from tests.fcclip_files import class_names, write_checkpoint
 
 CLASSES, THINGS = ("red disc", "sand", "grass"), ("red disc", "sand")
@@ -30,17 +30,33 @@ def photo(tmp_path_factory):
     return path
 
 
-def run(*arguments) -> int:
-    """The command's exit code, without a process of its own."""
-    with flagsaver.flagsaver():
-        return predict.main(
-            command_line.parse(["predict", *map(str, arguments)], predict.check_arguments)
-        )
+_PROGRAM = """
+import json, sys
+from absl.testing import flagsaver
+from maft_jax.cli import command_line, predict
+for arguments in json.loads(sys.argv[1]):
+    saved = flagsaver.save_flag_values()
+    try:
+        code = predict.main(command_line.parse(["predict", *arguments], predict.check_arguments))
+    except SystemExit as stop:
+        code = stop.code
+    flagsaver.restore_flag_values(saved)
+    print(f"code {code}", file=sys.stderr, flush=True)
+"""
+
+
+def run(*commands) -> list[tuple[str, int]]:
+    """What each says, and its exit code: one process for all, as flags are of one command."""
+    arguments = json.dumps([list(map(str, command)) for command in commands])
+    answers = runs.finish(runs.start([sys.executable, "-c", _PROGRAM, arguments])).split("code ")
+    codes = [int(after.split("\n")[0]) for after in answers[1:]]
+    assert len(codes) == len(commands), answers
+    return list(zip(answers[:-1], codes, strict=True))
 
 
 def common(tmp_path, photo, *more):
     """Arguments for a small CLIP and three masks beside each other."""
-    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks").mkdir(exist_ok=True)
     np.savez(tmp_path / "masks/scene.npz", masks=STRIPES, scores=np.array([3, 2, 1], np.float32))
     return (
         *("--weights=random:tiny", f"--image={photo}", f"--out={tmp_path}", "--template={}"),
@@ -58,7 +74,8 @@ def common(tmp_path, photo, *more):
 )
 def test_objects_are_those_of_the_function(tmp_path, photo, task, rows, function):
     of_objects = (f"--task={task}", "--things=red disc, sand", "--rules=fcclip", "--min_score=0.1")
-    assert run(*common(tmp_path, photo, *of_objects)) == 0
+    [(_, code)] = run(common(tmp_path, photo, *of_objects))
+    assert code == 0
     content = json.loads((tmp_path / "scene.json").read_text())
     rules = dataclasses.replace(
         RULES["fcclip"], **{f"{'object' if task == 'panoptic' else 'instance'}_threshold": 0.1}
@@ -90,11 +107,12 @@ def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
         f"{i}\t{name}\t{kind}" for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
     )
     (tmp_path / "names.txt").write_text("\n".join(lines))
-    code = run(
+    arguments = (
         *(f"--weights={checkpoint}", "--generator=fcclip", f"--image={photo}", "--task=panoptic"),
         *(f"--classes_file={tmp_path / 'names.txt'}", f"--out={tmp_path / 'out'}"),
         f"--cache_dir={tmp_path}",
     )
+    [(_, code)] = run(arguments)
     content = json.loads((tmp_path / "out/scene.json").read_text())
     assert code == 0 and content["settings"]["rules"] == dataclasses.asdict(RULES["fcclip"])
     assert content["things"] == names[:1]
@@ -102,24 +120,21 @@ def test_the_whole_of_fcclip_finds_objects_by_its_own_rules(tmp_path, photo):
         assert image.size == (96, 72)
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--things=red disc"], "--things: only with --task=panoptic or --task=instance"),
-        (["--min_score=0.3"], "--min_score: only with --task=panoptic"),
-        (["--rules=fcclip"], "--rules: only with"),
-        (["--task=panoptic", "--things=cat"], "--things: 'cat' is none of the 3 classes"),
-        (["--task=panoptic", "--things=sand, sand"], "--things: 'sand' comes twice"),
-        (["--task=instance", "--things="], "--things: expected at least one class"),
-        (["--task=objects"], "--task=objects"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(tmp_path, photo, capsys, more, message):
-    try:
-        code = run(*common(tmp_path, photo, *more))
-    except SystemExit as stopped:
-        code = stopped.code
-    assert code == 2 and message in capsys.readouterr().err
+REFUSED = [
+    (["--things=red disc"], "--things: only with --task=panoptic or --task=instance"),
+    (["--min_score=0.3"], "--min_score: only with --task=panoptic"),
+    (["--rules=fcclip"], "--rules: only with"),
+    (["--task=panoptic", "--things=cat"], "--things: 'cat' is none of the 3 classes"),
+    (["--task=panoptic", "--things=sand, sand"], "--things: 'sand' comes twice"),
+    (["--task=instance", "--things="], "--things: expected at least one class"),
+    (["--task=objects"], "--task=objects"),
+]
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path, photo):
+    answers = run(*(common(tmp_path, photo, *more) for more, _ in REFUSED))
+    for (more, message), (said, code) in zip(REFUSED, answers, strict=True):
+        assert code == 2 and message in said, (more, said)
     assert not list(tmp_path.glob("*.json"))
 
 

@@ -27,7 +27,7 @@ def test_every_object_and_every_background_is_a_segment(number):
         assert (scene.label_map[mask] == segment.class_index).all()
         x, y, width, height = segment.box
         assert mask.sum() == mask[y : y + height, x : x + width].sum() == segment.num_pixels
-    counted = LabelledSegments.of_result(truth)
+    counted = LabelledSegments.of(truth.segment_map, truth.segments)
     counts = count_segments(counted, counted, len(CLASS_NAMES))
     assert panoptic_metrics(counts, range(len(OBJECTS))).every.pq == 1
 

@@ -117,7 +117,7 @@ def test_names_are_written_inside_their_own_regions(result):
 
 
 def test_vocabularies_share_the_image_tower_on_the_device(session):
-    towers = [session._segmenter((name,), ("sky",), 25)._visual for name in ("cat", "dog")]
+    towers = [session._segmenter((name,), ("sky",), 25)._tower for name in ("cat", "dog")]
     assert towers[0]["proj"] is towers[1]["proj"]
 
 
