@@ -62,6 +62,7 @@ def segment_settings(folder: pathlib.Path, num_images: int = 5) -> dict:
         "proposals.generator": "ground_truth",
         "proposals.num_proposals": 8,
         "evaluation.short_side": 96,
+        "evaluation.task": "panoptic",
         "evaluation.segment_rules": "fcclip",
     }
 
