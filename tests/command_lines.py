@@ -29,6 +29,21 @@ json.dump(outcomes, sys.stdout)
 """
 """Python, absl and ml_collections start once; each command runs in a fork of that process."""
 
+PREDICT_IN_TURN = """
+import json, sys
+from absl.testing import flagsaver
+from maft_jax.cli import command_line, predict
+for arguments in json.loads(sys.argv[1]):
+    saved = flagsaver.save_flag_values()
+    try:
+        code = predict.main(command_line.parse(["predict", *arguments], predict.check_arguments))
+    except SystemExit as stop:
+        code = stop.code
+    flagsaver.restore_flag_values(saved)
+    print(f"code {code}", file=sys.stderr, flush=True)
+"""
+"""Given lists of arguments as JSON: each is predicted with, and its exit code printed."""
+
 
 def answers(
     module: str, commands: Mapping[str, Sequence[str]]

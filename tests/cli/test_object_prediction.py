@@ -16,6 +16,7 @@ from maft_jax.inference.segment_masks import masks_of, segments_of
 from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.vocabulary import things_of_list
 from tests import runs
+from tests.command_lines import PREDICT_IN_TURN
 from tests.fcclip_files import class_names, write_checkpoint
 
 CLASSES, THINGS = ("red disc", "sand", "grass"), ("red disc", "sand")
@@ -30,25 +31,12 @@ def photo(tmp_path_factory):
     return path
 
 
-_PROGRAM = """
-import json, sys
-from absl.testing import flagsaver
-from maft_jax.cli import command_line, predict
-for arguments in json.loads(sys.argv[1]):
-    saved = flagsaver.save_flag_values()
-    try:
-        code = predict.main(command_line.parse(["predict", *arguments], predict.check_arguments))
-    except SystemExit as stop:
-        code = stop.code
-    flagsaver.restore_flag_values(saved)
-    print(f"code {code}", file=sys.stderr, flush=True)
-"""
-
-
 def run(*commands) -> list[tuple[str, int]]:
     """What each says, and its exit code: one process for all, as flags are of one command."""
     arguments = json.dumps([list(map(str, command)) for command in commands])
-    answers = runs.finish(runs.start([sys.executable, "-c", _PROGRAM, arguments])).split("code ")
+    answers = runs.finish(runs.start([sys.executable, "-c", PREDICT_IN_TURN, arguments])).split(
+        "code "
+    )
     codes = [int(after.split("\n")[0]) for after in answers[1:]]
     assert len(codes) == len(commands), answers
     return list(zip(answers[:-1], codes, strict=True))

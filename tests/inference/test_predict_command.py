@@ -30,6 +30,7 @@ from maft_jax.inference.overlay import overlay, segment_colors
 from maft_jax.inference.result import Segmentation
 from maft_jax.runtime import stop_requests
 from tests import runs
+from tests.command_lines import PREDICT_IN_TURN
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NAMES = ("salt, pepper", "חתול", "a name of exactly forty characters, yes!")
@@ -155,24 +156,11 @@ def test_broken_command_lines_exit_with_2_before_anything_is_written(photos, tmp
         ({"classes": "cat " * 90 + ", dog"}, "shorten it"),
         ({"colour": 3}, "Unknown command line flag 'colour'"),
     ]
-    program = """
-import json, sys
-from absl.testing import flagsaver
-from maft_jax.cli import command_line, predict
-for arguments in json.loads(sys.argv[1]):
-    saved = flagsaver.save_flag_values()
-    try:
-        code = predict.main(command_line.parse(["predict", *arguments], predict.check_arguments))
-    except SystemExit as stop:
-        code = stop.code
-    flagsaver.restore_flag_values(saved)
-    print(f"code {code}", file=sys.stderr, flush=True)
-"""
     arguments = [
         [f"--{name}={value}" for name, value in (good | change).items() if value is not None]
         for change, _ in cases
     ]
-    process = runs.start([sys.executable, "-c", program, json.dumps(arguments)])
+    process = runs.start([sys.executable, "-c", PREDICT_IN_TURN, json.dumps(arguments)])
     answers = runs.finish(process).split("code ")
     for (change, message), before, after in zip(cases, answers, answers[1:], strict=False):
         assert message in before and after.startswith("2"), (change, before, after)
