@@ -67,7 +67,6 @@ setup(
         "safetensors>=0.8",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "pillow>=11.3",
-        "protobuf>=6",
         "scikit-image>=0.25",
         "scipy>=1.15",
         "pyyaml>=6.0",

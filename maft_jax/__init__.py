@@ -11,6 +11,7 @@ import itertools
 import sys
 
 from maft_jax.runtime import stop_requests
+from maft_jax.runtime.absent_keras import leave_keras_out
 from maft_jax.runtime.absent_tpu import stop_the_search_for_tpus
 
 __all__ = ["Clip", "load", "segment", "segment_instances", "segment_panoptic"]
@@ -21,6 +22,7 @@ if any(
     for flag, name in itertools.pairwise(sys.orig_argv)
 ):
     stop_requests.watch()  # of a command nothing comes earlier than this
+    leave_keras_out()
 
 
 def __getattr__(name: str):
