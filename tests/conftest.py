@@ -9,6 +9,7 @@ import pathlib
 import resource
 import signal
 import sys
+import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -38,6 +39,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # two work
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup or in the background, where what tests start would not hear their Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--begin-until",
+        type=float,
+        metavar="SECONDS",
+        help="since the epoch: tests that have not begun by then are skipped, which the end says",
+    )
+
+
+def pytest_runtest_setup(item):
+    until = item.config.option.begin_until
+    if until is not None and time.time() > until:
+        pytest.skip("out of time: --begin-until has passed")
 
 
 def pytest_configure(config):
