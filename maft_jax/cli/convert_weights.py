@@ -91,8 +91,9 @@ def _write_into(weights, destination: str) -> None:
     from maft_jax.convert import fcclip, maft
     from maft_jax.convert.conversion import image_tower
     from maft_jax.convert.formats import read_weights
+    from maft_jax.weights import path_of
 
-    template = pathlib.Path(_INTO.value)
+    template = pathlib.Path(path_of(_INTO.value))
     if not template.is_file():
         raise ValueError(
             f"--into={template}: no such file; expected a checkpoint of MAFT, FC-CLIP or MAFT+"
