@@ -129,8 +129,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _json(self, value):
-        self._send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
+    def _json(self, value, status: int = 200):
+        self._send(status, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
     def _knows_token(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -205,12 +205,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = f"{asked['organization'] or 'user'}/{asked['name']}"
         if not self._knows_token():
             return self._send(401)
-        if name in self.hub.commits:
-            return self._send(409)
-        self.hub.put(name, {})
+        status = 409 if name in self.hub.commits else 200
+        if status == 200:
+            self.hub.put(name, {})
         if asked.get("visibility") == "private" or asked.get("private"):
             self.hub.private.add(name)
-        self._json({"url": f"{self.hub.url}/{name}", "id": name, "name": name})
+        self._json({"url": f"{self.hub.url}/{name}", "id": name, "name": name}, status)
 
     def _upload(self, name: str, path: str):
         if not self._knows_token() or self._refuse(name, "main") is None:

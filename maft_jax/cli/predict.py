@@ -151,6 +151,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     """The segmenter, and what the JSON files say of how it was made."""
     import maft_jax
     from maft_jax.config.sections import DataConfig
+    from maft_jax.hub.local_files import pinned
     from maft_jax.inference.segmentation import ImageSegmenter
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.proposals.precompute_job import cache_dir
@@ -180,7 +181,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     )
     provenance = {
         "weights": {
-            "path": _WEIGHTS.value,
+            "path": pinned(_WEIGHTS.value),
             "fingerprint": fingerprint(clip.parameters),
             **({"modules": clip.modules.describe()} if clip.modules else {}),
         },

@@ -1,0 +1,53 @@
+"""A folder of weights becomes a repository of the Hugging Face hub, by the hub's own client."""
+
+import os
+import re
+
+from maft_jax.hub.hugging_face import explained, import_client
+from maft_jax.hub.names import HubName
+
+
+def check_upload(repository: str) -> None:
+    """Asks the hub who is logged in: what takes long should not end with a refusal.
+
+    Raises:
+        ValueError: no name of a repository, the client is missing, nobody is logged in, or the hub
+            refuses the token.
+        OSError: the hub cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"--push={repository}: expected OWNER/NAME, such as --push=me/my-clip")
+    client = import_client(f"--push={repository}")
+    if client.get_token() is None:
+        raise ValueError(
+            f"--push={repository}: nobody is logged in: `hf auth login` with a token that may "
+            "write, or set HF_TOKEN"
+        )
+    try:
+        client.HfApi().whoami()
+    except (client.errors.HTTPError, ConnectionError) as error:
+        raise explained(error, HubName(repository)) from error
+
+
+def upload(folder: str | os.PathLike, repository: str, *, private: bool, message: str) -> str:
+    """Uploads all files of a folder in one commit, and returns the address of the repository.
+
+    Args:
+        private: whether a repository that is made is private; one that exists stays as it is.
+
+    Raises:
+        ValueError: the token may not write there.
+        OSError: the hub cannot be reached, or fails.
+    """
+    client = import_client(f"--push={repository}")
+    api = client.HfApi()
+    try:
+        url = api.create_repo(repository, private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+    except (client.errors.HTTPError, ConnectionError) as error:
+        raise explained(error, HubName(repository)) from error
+    except RuntimeError as error:  # of a file, around what the server said
+        if not isinstance(error.__cause__, client.errors.HTTPError):
+            raise
+        raise explained(error.__cause__, HubName(repository)) from error
+    return str(url)
