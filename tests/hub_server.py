@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 LARGE = 2000
 TOKEN = "hf_a_token_of_the_tests"
@@ -266,7 +267,6 @@ def serve_hub() -> Iterator[Hub]:
 
 def use_hub(patch: pytest.MonkeyPatch, hub: Hub, cache: str) -> None:
     """Lets this process's client talk to the hub, as HF_ENDPOINT does before it is imported."""
-    constants = huggingface_hub.constants
     template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     patch.setattr(constants, "ENDPOINT", hub.url)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -274,5 +274,5 @@ def use_hub(patch: pytest.MonkeyPatch, hub: Hub, cache: str) -> None:
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage has another protocol
     patch.setattr(constants, "HF_TOKEN_PATH", f"{cache}/token")
     patch.setattr(constants, "HF_STORED_TOKENS_PATH", f"{cache}/tokens")
-    patch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    patch.setattr(_http.time, "sleep", lambda seconds: None)
     patch.delenv("HF_TOKEN", raising=False)

@@ -27,7 +27,10 @@ from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = command_line.define_path(
-    "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
+    "weights",
+    None,
+    "CLIP of any known format, tuned or not, the workdir of a training run, or a name that is "
+    "downloaded once: hf:OWNER/NAME, openai:ViT-B/16",
 )
 _stated = command_line.define_stated_flags("the weights")
 _IMAGE = command_line.define_paths(

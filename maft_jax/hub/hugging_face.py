@@ -60,7 +60,7 @@ def fetch(name: HubName) -> Fetched:
             it wants somebody who may read it.
         OSError: what is not in the cache cannot be downloaded now.
     """
-    import_client(name)
+    check_client(name)
     try:
         return _select(name, _InCache(name))
     except _Unknown:
@@ -76,19 +76,18 @@ def fetch(name: HubName) -> Fetched:
     return fetched
 
 
-def import_client(name: object):
-    """The package huggingface_hub; `name` is what it is needed for.
+def check_client(name: object) -> None:
+    """Looks for the package huggingface_hub; `name` is what it is needed for.
 
     Raises:
         ValueError: it is not installed.
     """
     try:
-        import huggingface_hub
+        import huggingface_hub  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f"{name}: the Hugging Face hub needs its client ({error}): {INSTALL}"
         ) from None
-    return huggingface_hub
 
 
 class _Unknown(Exception):
@@ -187,11 +186,11 @@ def _select(name: HubName, look: _InCache | _Download) -> Fetched:
 
 
 def _list_files(name: HubName) -> list[str]:
-    import huggingface_hub
+    from huggingface_hub import HfApi, errors
 
     try:
-        files = huggingface_hub.HfApi().list_repo_files(name.repository, revision=name.revision)
-    except (huggingface_hub.errors.HTTPError, ConnectionError) as error:
+        files = HfApi().list_repo_files(name.repository, revision=name.revision)
+    except (errors.HTTPError, ConnectionError) as error:
         raise explained(error, name) from error
     return list(files)
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from maft_jax.hub.hugging_face import explained, import_client
+from maft_jax.hub.hugging_face import check_client, explained
 from maft_jax.hub.names import HubName
 
 
@@ -17,15 +17,17 @@ def check_upload(repository: str) -> None:
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"--push={repository}: expected OWNER/NAME, such as --push=me/my-clip")
-    client = import_client(f"--push={repository}")
-    if client.get_token() is None:
+    check_client(f"--push={repository}")
+    from huggingface_hub import HfApi, errors, get_token
+
+    if get_token() is None:
         raise ValueError(
             f"--push={repository}: nobody is logged in: `hf auth login` with a token that may "
             "write, or set HF_TOKEN"
         )
     try:
-        client.HfApi().whoami()
-    except (client.errors.HTTPError, ConnectionError) as error:
+        HfApi().whoami()
+    except (errors.HTTPError, ConnectionError) as error:
         raise explained(error, HubName(repository)) from error
 
 
@@ -39,15 +41,16 @@ def upload(folder: str | os.PathLike, repository: str, *, private: bool, message
         ValueError: the token may not write there.
         OSError: the hub cannot be reached, or fails.
     """
-    client = import_client(f"--push={repository}")
-    api = client.HfApi()
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
     try:
         url = api.create_repo(repository, private=private or None, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
-    except (client.errors.HTTPError, ConnectionError) as error:
+    except (errors.HTTPError, ConnectionError) as error:
         raise explained(error, HubName(repository)) from error
     except RuntimeError as error:  # of a file, around what the server said
-        if not isinstance(error.__cause__, client.errors.HTTPError):
+        if not isinstance(error.__cause__, errors.HTTPError):
             raise
         raise explained(error.__cause__, HubName(repository)) from error
     return str(url)

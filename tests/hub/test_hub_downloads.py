@@ -13,16 +13,21 @@ import sys
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 import maft_jax
+from maft_jax.config.sections import ProposalsConfig
+from maft_jax.convert.generators import BUILT_IN
 from maft_jax.hub.hugging_face import fetch
 from maft_jax.hub.local_files import digests, local_path, pinned
 from maft_jax.hub.names import HubName, parse_hub_name
+from maft_jax.proposals.generators import make_generator
 from maft_jax.weights import is_here, path_of
 from tests.convert import library_models
 from tests.hub_server import TOKEN, serve_hub, use_hub
 
 SETTINGS = b'{"model_type": "clip"}'
+GENERATOR = BUILT_IN["built-in:shapes_world"]
 BIG = bytes(range(256)) * 64
 
 
@@ -155,7 +160,7 @@ def test_the_digests_are_those_of_the_contents_and_a_damaged_cache_is_noticed(hu
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_was(hub, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 500)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)
     hub.put("user/clip", {"model.safetensors": BIG})
     hub.cuts = [1000, 500]
     path = pathlib.Path(local_path("hf:user/clip")) / "model.safetensors"
@@ -207,15 +212,15 @@ def test_a_hub_that_is_ill_is_said_to_be(hub, status, error, message):
 
 
 def test_without_network_the_message_says_so_and_offline_mode_is_obeyed(hub, monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="hf:user/clip: not in the cache, and HF_HUB_OFFLINE forbids"):
         local_path("hf:user/clip")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = f"http://127.0.0.1:{free.getsockname()[1]}"
     template = f"{closed}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", closed)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", closed)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(OSError, match=f"cannot be downloaded from {closed}.*check the connection"):
         local_path("hf:user/clip")
 
@@ -226,10 +231,31 @@ def test_without_network_what_another_program_cached_is_taken_with_a_warning(
     hub.put("user/clip", {"model.safetensors": BIG, "config.json": SETTINGS})
     for file in ("config.json", "model.safetensors"):
         path = huggingface_hub.hf_hub_download("user/clip", file)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with caplog.at_level(logging.WARNING):
         assert local_path("hf:user/clip") == os.path.dirname(path)
     assert "taken from the cache as it is" in caplog.text
+
+
+def test_generators_are_named_likewise(hub):
+    files = {path.name: path.read_bytes() for path in GENERATOR.iterdir()}
+    hub.put("user/generator", files)
+    there, here = (
+        make_generator(ProposalsConfig("mask2former", path=path), ["a"])
+        for path in ("hf:user/generator", "built-in:shapes_world")
+    )
+    assert there.fingerprint == here.fingerprint
+    settings = {"config.json": b'{"model_type": "mask2former"}', "preprocessor_config.json": b"{}"}
+    hub.put("user/theirs", settings | {"model.safetensors": BIG})
+    theirs = make_generator(ProposalsConfig("transformers", path="hf:user/theirs"), ["a"])
+    assert {path.name for path in theirs.path.iterdir()} == {*settings, "model.safetensors"}
+
+
+@pytest.mark.parametrize("generator", ["mask2former", "transformers", "fcclip"])
+def test_a_generators_name_without_its_prefix_is_asked_about(generator):
+    name = "facebook/mask2former-swin-large"
+    with pytest.raises(ValueError, match=f"did you mean hf:{name}, which is downloaded once"):
+        make_generator(ProposalsConfig(generator, path=name), ["a"])
 
 
 def test_without_the_client_the_message_has_the_line_that_installs_it(monkeypatch):

@@ -14,12 +14,11 @@ from maft_jax.convert.formats import write_weights
 from maft_jax.runtime.workdir import describe_run
 from maft_jax.state.named_weights import pin_weights, read_named_weights
 from maft_jax.training.train_loop import train_and_evaluate
-from maft_jax.weights import BUILT_IN, open_weights
+from maft_jax.weights import open_weights
 from tests.hub_server import serve_hub, use_hub
 from tests.runs import make_data, small_config
 
 NAME = "hf:user/clip"
-FILE = BUILT_IN["built-in:shapes_world"].read_bytes()
 
 
 @pytest.fixture
@@ -47,8 +46,9 @@ def test_a_run_keeps_the_commit_and_notes_the_files_with_which_it_began(hub, tmp
 
     hub.put("user/clip", {"model.safetensors": b"y" * 3000})
     shutil.rmtree(tmp_path / "cache")
-    assert pin_weights(configure(), before) == (config, named) == pin_weights(config, before)
-    assert pin_weights(configure(), {})[0] != config  # another run begins with what is there now
+    again = configure(model__modules="here.pt")
+    assert pin_weights(again, before) == (config, named) == pin_weights(config, before)
+    assert pin_weights(again, {})[0] != config  # another run begins with what is there now
 
 
 def test_a_run_whose_files_changed_is_told_which(hub):

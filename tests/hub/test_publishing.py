@@ -141,6 +141,7 @@ def test_the_card_names_the_base_model_where_it_is_known(run, pretrained, base, 
     assert 'maft_jax.load("hf:me/clip")' in text
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_folder_with_its_processor(folder, run):
     model = transformers.CLIPModel.from_pretrained(folder)
     processor = transformers.CLIPProcessor.from_pretrained(folder)
