@@ -25,7 +25,7 @@ GENERATORS = (
 class ModelConfig:
     pretrained: str = setting(
         "",
-        "weights: OpenAI, open_clip, transformers, ...; hf:OWNER/NAME or openai:ViT-B/16, which are "
+        "weights: OpenAI, open_clip, transformers, ...; hf:OWNER/NAME or openai:ViT-B/16, "
         "downloaded once; or random:tiny, built-in:shapes_world",
         path=FROM_HERE,
     )
