@@ -156,9 +156,18 @@ def test_transformers_loads_the_folder_with_its_processor(folder, run):
 
 def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    arguments = ("--to=transformers", "--card", "--push=user/my-clip", "--private")
+    tower = fingerprint(maft_jax.load(folder).parameters["visual"])
+    evaluate(pathlib.Path("eval"), "", np.diag([3, 2, 0]), tower, "x", "ade20k_150")
+    arguments = (
+        "--to=transformers",
+        "--card",
+        "--push=user/my-clip",
+        "--private",
+        "--results=eval",
+    )
     assert convert(run, "pushed", *arguments) == 0
     assert "maft_jax reads it as hf:user/my-clip" in capsys.readouterr().out
+    assert "A-150" in pathlib.Path("pushed/README.md").read_text()
     (files,) = (x for x in hub.commits["user/my-clip"].values() if x)
     assert files == {x.name: x.read_bytes() for x in pathlib.Path("pushed").iterdir()}
     assert "user/my-clip" in hub.private and len(hub.uploaded) > 0
