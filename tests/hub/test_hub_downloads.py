@@ -148,6 +148,13 @@ def test_a_branch_stays_what_it_was_and_a_commit_is_always_the_same(hub):
     assert digests("hf:user/clip@try%2Fthis") != digests("hf:user/clip")
 
 
+def test_files_are_of_one_commit_though_somebody_pushes_meanwhile(hub):
+    commit = hub.put("user/clip", {"model.safetensors": BIG, "config.json": SETTINGS})
+    hub.pushed_later = {"model.safetensors": BIG + b"!", "config.json": b"{}"}
+    assert pinned("hf:user/clip") == f"hf:user/clip@{commit}"
+    assert set(digests("hf:user/clip")) == {"model.safetensors", "config.json"}
+
+
 def test_the_digests_are_those_of_the_contents_and_a_damaged_cache_is_noticed(hub):
     hub.put("user/clip", {"model.safetensors": BIG, "config.json": SETTINGS})
     found = digests("hf:user/clip")
