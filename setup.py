@@ -10,7 +10,7 @@ TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
-HUB = "huggingface_hub>=1"
+HUB = "huggingface_hub>=1.31,<3"  # earlier ones give up where a connection is cut
 SENTENCEPIECE = "sentencepiece>=0.2.1"
 # For Python 3.14 there are release candidates alone, which only a bound like theirs lets pip take.
 TENSORFLOW = [
