@@ -52,6 +52,8 @@ class Hub:
     cuts: list[int] = field(default_factory=list)
     """For each of the next answers with a large file, after how many bytes it ends."""
     ignores_ranges: bool = False
+    full: bool = False
+    """Whether there is no room for uploads."""
     pushed_later: dict[str, bytes] | None = None
     """What somebody pushes to user/clip once its config.json was read."""
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -112,7 +114,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._json({"errors": [], "warnings": []})
         elif path.startswith("/upload/"):
             self.hub.uploaded[path.removeprefix("/upload/")] = self.body
-            self._send(200)
+            self._send(507 if self.hub.full else 200)
         elif found := _UPLOAD.fullmatch(path):
             self._upload(found["name"], path)
         else:

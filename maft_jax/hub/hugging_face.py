@@ -6,6 +6,7 @@ client notes there which files a repository does not have, too, so that nothing 
 
 import logging
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from maft_jax.hub.names import HubName
@@ -35,6 +36,8 @@ _BESIDE = (
 _OTHER_TOWER = (("_vision.npz", "_text.npz"), ("_text.npz", "_vision.npz"))
 """Endings of the two files of TIPS."""
 _WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".ckpt")
+FAILURES = (ConnectionError, RuntimeError)
+"""Of the client, beside its HTTPError; RuntimeError wraps the failure of one of several files."""
 INSTALL = "pip install 'maft_jax[hub]' (or huggingface_hub)"
 
 logger = logging.getLogger(__name__)
@@ -138,7 +141,7 @@ class _Download:
             return None
         except errors.EntryNotFoundError:
             return None
-        except (errors.HTTPError, ConnectionError) as error:
+        except (errors.HTTPError, *FAILURES) as error:
             raise explained(error, self.name) from error
         path = pathlib.Path(path)
         self._revision = path.parents[file.count("/")].name
@@ -175,7 +178,7 @@ def _select(name: HubName, look: _InCache | _Download) -> Fetched:
             companion = prefix + file.removesuffix(ending) + other
             found[companion] = look(companion)
     if candidate.endswith(".index.json"):
-        for shard in sorted(set(read_json(weights).get("weight_map", {}).values())):
+        for shard in _shards(weights):
             found[prefix + shard] = look(prefix + shard)
             if found[prefix + shard] is None:
                 raise look.why_none(replace(name, file=prefix + shard))
@@ -185,12 +188,19 @@ def _select(name: HubName, look: _InCache | _Download) -> Fetched:
     return Fetched(pinned, path, {key: path for key, path in found.items() if path is not None})
 
 
+def _shards(index: pathlib.Path) -> list[str]:
+    """Names of files; what is no index has none, which its reader will say."""
+    where = read_json(index).get("weight_map")
+    names = where.values() if isinstance(where, Mapping) else ()
+    return sorted({name for name in names if isinstance(name, str)})
+
+
 def _list_files(name: HubName) -> list[str]:
     from huggingface_hub import HfApi, errors
 
     try:
         files = HfApi().list_repo_files(name.repository, revision=name.revision)
-    except (errors.HTTPError, ConnectionError) as error:
+    except (errors.HTTPError, *FAILURES) as error:
         raise explained(error, name) from error
     return list(files)
 
@@ -217,7 +227,8 @@ def explained(error: Exception, name: HubName) -> Exception:
             f"{name}: no such repository at {where}, or a private one: check the name; to read a "
             "private one log in with `hf auth login`, or set HF_TOKEN"
         )
-    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    wraps = isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError))
+    cause = error.__cause__ if wraps else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if status in (401, 403):
         return ValueError(

@@ -3,7 +3,7 @@
 import os
 import re
 
-from maft_jax.hub.hugging_face import check_client, explained
+from maft_jax.hub.hugging_face import FAILURES, check_client, explained
 from maft_jax.hub.names import HubName
 
 
@@ -27,7 +27,7 @@ def check_upload(repository: str) -> None:
         )
     try:
         HfApi().whoami()
-    except (errors.HTTPError, ConnectionError) as error:
+    except (errors.HTTPError, *FAILURES) as error:
         raise explained(error, HubName(repository)) from error
 
 
@@ -47,10 +47,6 @@ def upload(folder: str | os.PathLike, repository: str, *, private: bool, message
     try:
         url = api.create_repo(repository, private=private or None, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
-    except (errors.HTTPError, ConnectionError) as error:
+    except (errors.HTTPError, *FAILURES) as error:
         raise explained(error, HubName(repository)) from error
-    except RuntimeError as error:  # of a file, around what the server said
-        if not isinstance(error.__cause__, errors.HTTPError):
-            raise
-        raise explained(error.__cause__, HubName(repository)) from error
     return str(url)

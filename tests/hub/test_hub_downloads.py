@@ -114,6 +114,21 @@ def test_shards_come_with_their_index(hub):
     assert found == {"model.safetensors.index.json", "m-1.safetensors", "m-2.safetensors"}
 
 
+@pytest.mark.parametrize("content", [b'{"weight_map": [1]}', b"{}", b'{"weight_map": {"a": 3}}'])
+def test_a_damaged_index_is_refused_by_who_reads_it(hub, content):
+    hub.put("user/clip", {"model.safetensors.index.json": content})
+    with pytest.raises(ValueError, match=r"index\.json: expected weight_map, an object of file"):
+        maft_jax.load("hf:user/clip")
+
+
+@pytest.mark.parametrize("shard", ["../../outside", "/tmp/outside"])
+def test_shards_outside_of_the_repository_are_refused(hub, shard):
+    index = json.dumps({"weight_map": {"a": shard}}).encode()
+    hub.put("user/clip", {"model.safetensors.index.json": index})
+    with pytest.raises(ValueError, match=r"(?i)invalid filename"):
+        local_path("hf:user/clip")
+
+
 def test_a_file_is_named_behind_the_repository_and_brings_what_lies_beside_it(hub):
     files = {"a/tips_vision.npz": BIG, "a/tips_text.npz": BIG + b"t", "a/config.json": SETTINGS}
     hub.put("user/clips", files | {"config.json": b"{}", "other.npz": BIG})

@@ -19,6 +19,7 @@ from PIL import Image
 import maft_jax
 from maft_jax.cli import command_line, convert_weights
 from maft_jax.evaluators.results import EvaluationResult, write_results
+from maft_jax.publishing.upload import upload
 from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import Checkpoints
@@ -208,6 +209,16 @@ def test_a_card_is_of_a_run_a_folder_and_results_of_its_weights(hub, run, folder
     assert convert(run, "out", "--to=transformers", "--card", "--results=other") == 2
     assert "there are no such results" in capsys.readouterr().err
     assert not pathlib.Path("out").exists()
+
+
+def test_an_upload_that_fails_says_so(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (tmp_path / "out").mkdir()
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / "out" / name).write_bytes(name.encode() * 1000)
+    hub.full = True
+    with pytest.raises(OSError, match=r"hf:user/full: http://.* answers with 507; try again later"):
+        upload(tmp_path / "out", "user/full", private=False, message="weights")
 
 
 @pytest.mark.slow
