@@ -6,11 +6,13 @@ client notes there which files a repository does not have, too, so that nothing 
 
 import logging
 import pathlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from maft_jax.hub.names import HubName
 from maft_jax.models.text.sentencepiece_tokenizer import TOKENIZER_FILES
+from maft_jax.runtime.console import drawing
 from maft_jax.runtime.json_files import read_json
 
 WEIGHTS_FILES = (
@@ -69,7 +71,8 @@ def fetch(name: HubName) -> Fetched:
     except _Unknown:
         logger.info("looking for %s on the hub", name)
     download = _Download(name)
-    fetched = _select(name, download)
+    with drawing():
+        fetched = _select(name, download)
     if download.unreachable is not None:
         logger.warning(
             "%s: taken from the cache as it is, for the hub cannot be asked for more: %s",
@@ -189,10 +192,10 @@ def _select(name: HubName, look: _InCache | _Download) -> Fetched:
 
 
 def _shards(index: pathlib.Path) -> list[str]:
-    """Names of files; what is no index has none, which its reader will say."""
+    """Names of files; what is no index, or leads elsewhere, its reader will refuse."""
     where = read_json(index).get("weight_map")
     names = where.values() if isinstance(where, Mapping) else ()
-    return sorted({name for name in names if isinstance(name, str)})
+    return sorted({x for x in names if isinstance(x, str) and re.fullmatch(r"\w[\w.-]*", x)})
 
 
 def _list_files(name: HubName) -> list[str]:

@@ -5,6 +5,7 @@ import re
 
 from maft_jax.hub.hugging_face import FAILURES, check_client, explained
 from maft_jax.hub.names import HubName
+from maft_jax.runtime.console import drawing
 
 
 def check_upload(repository: str) -> None:
@@ -46,7 +47,8 @@ def upload(folder: str | os.PathLike, repository: str, *, private: bool, message
     api = HfApi()
     try:
         url = api.create_repo(repository, private=private or None, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+        with drawing():
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except (errors.HTTPError, *FAILURES) as error:
         raise explained(error, HubName(repository)) from error
     return str(url)
