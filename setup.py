@@ -10,6 +10,7 @@ TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
+HUB = "huggingface_hub>=1.31,<3"  # earlier ones give up where a connection is cut
 SENTENCEPIECE = "sentencepiece>=0.2.1"
 # For Python 3.14 there are release candidates alone, which only a bound like theirs lets pip take.
 TENSORFLOW = [
@@ -85,6 +86,7 @@ setup(
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
         "heic": [HEIC],
+        "hub": [HUB],
         "sentencepiece": [SENTENCEPIECE],
         "plan": [LIBTPU],
         "cuda-compile": CUDA_COMPILER,
@@ -108,6 +110,7 @@ setup(
             BEAM,
             GRADIO,
             HEIC,
+            HUB,
             LIBTPU,
             SENTENCEPIECE,
             TORCH,

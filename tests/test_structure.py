@@ -56,6 +56,7 @@ ONLY_IN = {
     "clu": ["maft_jax/runtime/metric_logging.py"],
     "orbax": ["maft_jax/state/checkpointing.py"],
     "gradio": ["maft_jax/web_page/page.py"],
+    "huggingface_hub": ["maft_jax/hub/hugging_face.py", "maft_jax/publishing/upload.py"],
 }
 
 SOURCES = sorted(

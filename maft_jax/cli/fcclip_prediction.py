@@ -76,6 +76,7 @@ def load(
     Raises:
         ValueError: exponents that are none, or no checkpoint of such a system.
     """
+    from maft_jax.hub.local_files import pinned
     from maft_jax.inference.fcclip import FcClipSegmenter
     from maft_jax.inference.geometric_ensemble import read_trained_classes
     from maft_jax.models.encoder_setup import compute_dtype as decided
@@ -97,7 +98,7 @@ def load(
         cache_dir=cache_dir,
     )
     provenance = {
-        "weights": {"path": weights, "fingerprint": segmenter.fingerprint},
+        "weights": {"path": pinned(weights), "fingerprint": segmenter.fingerprint},
         "settings": {
             "templates": list(templates),
             **({"synonyms": dict(synonyms)} if synonyms else {}),

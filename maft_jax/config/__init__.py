@@ -153,7 +153,8 @@ def from_config_dict(
     if require_weights and not (without_clip or config.model.pretrained or config.checkpoint):
         raise ValueError(
             "config.model.pretrained: no weights; give a file (--config.model.pretrained="
-            "ViT-B-16.pt), or random:tiny to try things out"
+            "ViT-B-16.pt), a name (hf:openai/clip-vit-base-patch16), or random:tiny to try things "
+            "out"
         )
     if config.task == "evaluate":
         _validate_evaluation_alone(config)
