@@ -7,12 +7,11 @@ draw without a script.
 
 import html
 import json
-import os.path
 import pathlib
 import posixpath
 import re
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).absolute().parent.parent
 ELSEWHERE = {
     "README.md": "index.md",
     "docs/README.md": "pages.md",
@@ -81,7 +80,7 @@ def notebook_page(text: str) -> str:
                 parts.append("```text\n" + "".join(output["text"]) + "\n```")
             elif "image/png" in output["data"]:
                 picture = "".join(output["data"]["image/png"]).replace("\n", "")
-                parts.append(f'<img alt="output of the cell above" src="data:image/png;base64,{picture}">')
+                parts.append(f'<img alt="what it shows" src="data:image/png;base64,{picture}">')
     return "\n\n".join(parts)
 
 
@@ -144,7 +143,7 @@ def on_files(files, config):
         elif path.endswith(".ipynb"):
             files.append(File.generated(config, to, content=notebook_page(texts[path])))
         else:
-            files.append(File.generated(config, to, abs_src_path=os.path.abspath(REPOSITORY / path)))
+            files.append(File.generated(config, to, abs_src_path=str(REPOSITORY / path)))
     return files
 
 
