@@ -7,9 +7,12 @@ draw without a script.
 
 import html
 import json
+import logging
 import pathlib
 import posixpath
 import re
+
+log = logging.getLogger("mkdocs.hooks")
 
 REPOSITORY = pathlib.Path(__file__).absolute().parent.parent
 ELSEWHERE = {
@@ -115,6 +118,23 @@ def with_formulas(page: str) -> str:
     return re.sub(r'<(span|div) class="(arithmatex)">(.*?)</\1>', drawn, page, flags=re.DOTALL)
 
 
+def differences(markdown: str, page: str) -> list[str]:
+    """Elements of which a repository's host shows another number than the site does.
+
+    Python's Markdown wants four spaces where others want as many as the text of a list item has.
+    """
+    from markdown_it import MarkdownIt
+
+    expected = MarkdownIt("commonmark").enable("table").render(markdown)
+    formulas = expected.count('class="language-math"')
+    return [
+        f"{tag}: {there} there, {here} here"
+        for tag in ("li", "ol", "ul", "pre", "table", "tr", "td", "strong")
+        if (there := len(re.findall(f"<{tag}[ >]", expected)) - formulas * (tag == "pre"))
+        != (here := len(re.findall(f"<{tag}[ >]", page)))
+    ]
+
+
 def on_config(config):
     """The navigation, by mkdocs' name for this step."""
     config.nav = navigation((REPOSITORY / "docs/README.md").read_text(encoding="utf-8"))
@@ -158,5 +178,9 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Formulas."""
+    """Formulas, and a warning where the page looks otherwise on a repository's host."""
+    path = page.file.src_uri
+    if not path.startswith("source/") and path != "api.md":
+        for difference in differences(page.markdown, content):
+            log.warning(f"{path} is read in two ways: {difference}")
     return with_formulas(content)
