@@ -96,6 +96,7 @@ setup(
             "mkdocs-material>=9.7,<10",
             "mkdocstrings[python]>=1",
             "latex2mathml>=3.78",
+            "ruff",  # writes signatures
             "markdown-it-py>=3",
         ],
         "browser": [GRADIO, "playwright>=1.60"],

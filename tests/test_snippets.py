@@ -58,18 +58,17 @@ ABRIDGED = {
 """What goes for "..." in a command, as far as it is not given."""
 
 _FORKS = """
-import json, os, runpy, sys, tempfile
+import argparse, json, os, runpy, sys, tempfile
 import absl.app, ml_collections.config_flags, maft_jax.config
 
-def parse_alone(main, flags_parser):
-    flags_parser(sys.argv)
-    sys.exit(0)
-
-absl.app.run = parse_alone
+parse_args = argparse.ArgumentParser.parse_args
+absl.app.run = lambda main, flags_parser: (flags_parser(sys.argv), sys.exit(0))
+argparse.ArgumentParser.parse_args = lambda *given: (parse_args(*given), sys.exit(0))
 refused = []
 for module, arguments in json.load(sys.stdin):
     errors = tempfile.TemporaryFile("w+")
     if not (child := os.fork()):
+        os.dup2(errors.fileno(), 1)
         os.dup2(errors.fileno(), 2)
         sys.argv = [module, *arguments]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -82,14 +81,17 @@ json.dump(refused, sys.stdout)
 
 
 def module_of(command: Command) -> str:
-    """Of `python -m`, also where its arguments are abridged; none of another program."""
+    """Of `python -m`; that of `maft-jax`; none of another program."""
     words = command.arguments
+    if command.program == "maft-jax":
+        return "maft_jax.cli.program"
     return words[1] if command.program == "python" and words[:1] == ("-m",) else ""
 
 
 def filled_in(command: Command) -> list[str]:
     """Arguments, with something in the places that are left to the reader."""
-    words = [re.sub(r"\$\w+", "0", word) for word in command.arguments[2:]]
+    arguments = command.arguments[2 if command.program == "python" else 0 :]
+    words = [re.sub(r"\$\w+", "0", word) for word in arguments]
     if command.is_abridged:
         words = [word for word in words if word[0] != "[" and not word.endswith("...")]
         given = {word.partition("=")[0] for word in words}
