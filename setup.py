@@ -92,11 +92,23 @@ setup(
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
         "demo": [GRADIO],
+        "docs": [
+            "mkdocs>=1.6.1,<2",  # the second has no plugins
+            "mkdocs-material>=9.7,<10",
+            "mkdocstrings[python]>=1",
+            "latex2mathml>=3.78",
+            "ruff",  # writes signatures
+            "markdown-it-py>=3",
+        ],
         "browser": [GRADIO, "playwright>=1.60"],
         "test": [
             "pytest-xdist>=3.8",
             "pytest>=9.2",  # its caplog hears loggers that do not propagate
             "beartype>=0.20",
+            "ipykernel>=7",  # with nbclient, the notebook's test
+            "markdown-it-py>=3",  # finds the code in the documents
+            "nbclient>=0.10.4",
+            "ty>=0.0.108,<0.1",  # compares Python in the documents with what it calls
             "dill>=0.3.8",  # tensorflow_datasets.testing imports it without declaring it
             "open_clip_torch>=3.3",
             "pycocotools>=2.0.8",

@@ -9,6 +9,7 @@ objects = maft_jax.segment_panoptic(clip, "photo.jpg", "cat, sofa, wall", things
 
 import itertools
 import sys
+from typing import TYPE_CHECKING
 
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.absent_keras import leave_keras_out
@@ -24,13 +25,18 @@ if any(
     stop_requests.watch()  # of a command nothing comes earlier than this
     leave_keras_out()
 
+if TYPE_CHECKING:  # for editors, and for the site's reference
+    from maft_jax.inference.clip import Clip, load
+    from maft_jax.inference.object_segmentation import segment_instances, segment_panoptic
+    from maft_jax.inference.segmentation import segment
+else:
 
-def __getattr__(name: str):
-    """Loads JAX only when it is needed: not for --help, nor in processes that make proposals."""
-    if name in __all__:
-        from maft_jax.inference import clip, object_segmentation, segmentation
+    def __getattr__(name: str):
+        """Loads JAX only when needed: not for --help, nor in processes that make proposals."""
+        if name in __all__:
+            from maft_jax.inference import clip, object_segmentation, segmentation
 
-        for module in (clip, object_segmentation, segmentation):
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")
+            for module in (clip, object_segmentation, segmentation):
+                if hasattr(module, name):
+                    return getattr(module, name)
+        raise AttributeError(f"module 'maft_jax' has no attribute {name!r}")
