@@ -62,6 +62,12 @@ class EvaluationConfig:
         (),
         "classes of roots.folder with objects that can be counted; empty = as its class list says",
     )
+    write_segments: bool = setting(
+        True,
+        "beside PQ or AP, write what was found as COCO's results: a JSON, and PNGs of panoptic "
+        "segments (some 10 kB an image, of instances up to 50), which cannot be had later without "
+        "evaluating again",
+    )
     ensemble_weight: float = setting(
         0.0, "exponent of the generator's own class probabilities; 0 = CLIP alone", low=0, high=1
     )
