@@ -17,13 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 
 from input_pipeline.run_lengths import encode_mask
-from maft_jax.inference.images_on_devices import map_images, place
+from maft_jax.inference.images_on_devices import map_images, same_row
 from maft_jax.inference.row_strips import row_strips
 from maft_jax.inference.segment_rules import SegmentRules
 from maft_jax.inference.segments import InstanceSegmentation, Segment
 from maft_jax.models.array_types import Leaf
 from maft_jax.models.mask_pixels import MaskInteriors, PlacedMasks, mask_interiors
-from maft_jax.runtime.sharding import batch_sharding
 
 _EPSILON = 1e-6
 """Pixels that are added to a mask's in its mean."""
@@ -80,9 +79,7 @@ def interiors_of_batch(
     mesh: Mesh | None = None,
 ) -> tuple[BestPairs, MaskInteriors]:
     """The best pairs, and where the masks of each are; arguments as of `panoptic.own_batch`."""
-    first_rows = jnp.full(len(probabilities), first_row, jnp.int32)
-    if mesh is not None:
-        first_rows = place(first_rows, batch_sharding(mesh))
+    first_rows = same_row(first_row, len(probabilities), mesh)
     return _interiors(
         mesh, num_classes, rules.max_instances, size, probabilities, masks, first_rows
     )
