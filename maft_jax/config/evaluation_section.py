@@ -92,7 +92,10 @@ class EvaluationConfig:
     )
     flip: bool = setting(False, "test-time augmentation: also read the mirror image")
     num_pictures: int = setting(
-        4, "images of each data set drawn as image | labels | frozen | tuned; 0 = none", low=0
+        4,
+        "images of each data set that training draws as image | labels | frozen | tuned, and "
+        "write_segments as true | found; 0 = none",
+        low=0,
     )
     roots: EvaluationRoots = dataclasses.field(
         default=EvaluationRoots(),

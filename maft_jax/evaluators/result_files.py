@@ -1,8 +1,9 @@
 """What an evaluation found, in the files that COCO's servers and tools take.
 
 Of a panoptic evaluation `<name>_results.json` and the folder `<name>_results` with its PNGs, of
-instances a list with run lengths. Until all images are there they are kept in parts, so that an
-interrupted evaluation goes on to the same bytes; the JSON comes last, and only whole.
+instances a list with run lengths; for people pictures of the first images. Until all images are
+there they are kept in parts, so that an interrupted evaluation goes on to the same bytes; the JSON
+comes last, and only whole.
 """
 
 import base64
@@ -31,6 +32,8 @@ class FoundInImage(TypedDict):
     """One of a panoptic result, one of each instance."""
     png: str | None
     """Of a panoptic result, in base64."""
+    picture: str | None
+    """For people, of the first images, the same."""
 
 
 def encode_found(found: Iterable[FoundInImage]) -> bytes:
@@ -50,6 +53,7 @@ class ResultFiles:
         """`key` says which evaluation it is, `has_pngs` whether it is a panoptic one."""
         self.document = folder / f"{name}_results.json"
         self._pngs = folder / f"{name}_results"
+        self._pictures = folder / f"{name}_pictures"
         self._parts = folder / f"{name}.unfinished"
         self._key = key.encode()
         self._name, self._has_pngs = name, has_pngs
@@ -82,11 +86,12 @@ class ResultFiles:
         """
         self.remove()
         progress = ProgressLines(f"{self._name}_results", num_images, 0)
-        for done, found in enumerate(self._kept() if self._has_pngs else (), start=1):
-            [annotation] = found["annotations"]
-            path = self._pngs / annotation["file_name"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_bytes(path, base64.b64decode(found["png"]))
+        for done, found in enumerate(self._kept(), start=1):
+            name = epath.Path(found["image"]["file_name"]).with_suffix(".png")
+            for folder, png in ((self._pngs, found["png"]), (self._pictures, found["picture"])):
+                if png is not None:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    atomic_write_bytes(folder / name, base64.b64decode(png))
             progress.show(done)
         with atomic_write(self.document) as aside, aside.open("w") as file:
             if self._has_pngs:
@@ -110,8 +115,9 @@ class ResultFiles:
     def remove(self) -> None:
         """The JSON first, so that none is there whose PNGs are not."""
         self.document.unlink(missing_ok=True)
-        if self._pngs.exists():
-            self._pngs.rmtree()
+        for folder in (self._pngs, self._pictures):
+            if folder.exists():
+                folder.rmtree()
 
     def remove_kept(self) -> None:
         """Once the result is written, or another evaluation begins."""

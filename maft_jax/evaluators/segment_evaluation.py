@@ -1,6 +1,5 @@
 """Evaluates segments and objects of data sets, beside what `evaluation` does with label maps."""
 
-import base64
 import contextlib
 import dataclasses
 import io
@@ -17,16 +16,15 @@ from jax.sharding import Mesh
 
 from input_pipeline.example_range import ExampleRange
 from maft_jax.evaluators.average_precision import (
-    InstanceMatches,
     InstanceTotal,
     PredictedInstance,
     match_instances,
 )
 from maft_jax.evaluators.data_sets import EvaluationSet
+from maft_jax.evaluators.evaluated_image import EvaluatedImage
 from maft_jax.evaluators.evaluation import Evaluation, provenance
 from maft_jax.evaluators.panoptic_quality import (
     LabelledSegments,
-    PanopticCounts,
     PanopticTotal,
     count_segments,
 )
@@ -53,12 +51,7 @@ from maft_jax.evaluators.unfinished_counts import (
 )
 from maft_jax.inference.images_on_devices import place
 from maft_jax.inference.instances import BestPairs, interiors_of_batch, rank_instances
-from maft_jax.inference.interchange.coco import (
-    encode_panoptic_png,
-    instance_results,
-    panoptic_annotation,
-    panoptic_categories,
-)
+from maft_jax.inference.interchange.coco import panoptic_categories
 from maft_jax.inference.panoptic import OwnedPixels, merge_segments, own_batch
 from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.segmenter import stored_masks_of
@@ -89,6 +82,7 @@ class SegmentEvaluation:
         self._evaluation = evaluation
         self._task, self._rules_name = settings.task, settings.segment_rules
         self._rules, self._writes = RULES[settings.segment_rules], settings.write_segments
+        self._num_pictures = settings.num_pictures
         self._truth = {data.name: TrueLabels.of(config, data) for data in evaluation.data_sets}
 
     def evaluate(
@@ -111,7 +105,7 @@ class SegmentEvaluation:
     def _evaluate_set(self, data, tower, origin, folder, signals) -> SegmentResult:
         key, names = key_of(self._identity(data, origin)), data.source.class_names
         of_batches = {"result": key, "batch_size": self._evaluation.batch_size}
-        kept_key = key_of(of_batches | {"found": self._writes})
+        kept_key = key_of(of_batches | {"found": self._writes and self._num_pictures + 1})
         files = ResultFiles(folder, self._name(data), kept_key, self._task == "panoptic")
         finished = self._finished(data, key, folder, files)
         if finished is not None:
@@ -232,41 +226,40 @@ class SegmentEvaluation:
             if index < 0:
                 continue
             number = first + int(index)
-            image = _Image(data, self._truth[data.name], number, tuple(size.tolist()))
+            labels, is_drawn = self._truth[data.name], number < self._num_pictures
+            image = EvaluatedImage(data, labels, number, tuple(size.tolist()), is_drawn)
             judge = self._panoptic if self._task == "panoptic" else self._instances
-            counts, written = judge(image, of_image)
+            counts, *objects = judge(image, of_image)
             fresh.add(counts)
-            if self._writes:
-                found.append(written)
+            if self._writes and self._task == "panoptic":
+                found.append(image.found_segments(*objects))
+            elif self._writes:
+                found.append(image.found_instances(*objects))
 
-    def _panoptic(self, image: "_Image", of_image: list) -> tuple[PanopticCounts, FoundInImage]:
-        truth, (rows, columns) = image.truth, map(slice, image.size)
+    def _panoptic(self, image: EvaluatedImage, of_image: list) -> tuple:
+        """The counts of an image, the map of segments' ids, and the segments."""
+        names, (rows, columns) = image.data.source.class_names, map(slice, image.size)
         classes, scores, owner, *counts = of_image
         owned = OwnedPixels(classes, scores, owner[rows, columns], *counts)
-        names, ids = image.data.source.class_names, truth.source.ids
-        id_map, segments = merge_segments(owned, names, truth.things, self._rules)
-        there, found = truth.segments(image.example_id), LabelledSegments.of(id_map, segments)
-        png = f"{image.example_id}.png"
-        annotation = panoptic_annotation(image.official_id, png, segments, ids.categories)
-        written = image.found([annotation], encode_panoptic_png(id_map) if self._writes else None)
-        return count_segments(found, there, len(names)), written
+        id_map, segments = merge_segments(owned, names, image.labels.things, self._rules)
+        found = LabelledSegments.of(id_map, segments)
+        return count_segments(found, image.segments, len(names)), id_map, segments
 
-    def _instances(self, image: "_Image", of_image: list) -> tuple[InstanceMatches, FoundInImage]:
-        truth, (rows, columns) = image.truth, map(slice, image.size)
+    def _instances(self, image: EvaluatedImage, of_image: list) -> tuple:
+        """The matches of an image, the instances, and their run lengths."""
+        names, (rows, columns) = image.data.source.class_names, map(slice, image.size)
         proposals, classes, probabilities, bits, num_pixels, sums = of_image
         pairs = BestPairs(proposals, classes, probabilities)
         bits, sums = bits[rows, columns], sums.astype(np.float64)
-        names, ids = image.data.source.class_names, truth.source.ids
         objects, masks = rank_instances(
-            pairs, bits, num_pixels, sums, names, truth.things, self._rules
+            pairs, bits, num_pixels, sums, names, image.labels.things, self._rules
         )
         predicted = [
             PredictedInstance(one.class_index, one.score, mask)
             for one, mask in zip(objects, masks, strict=True)
         ]
-        there, number = truth.instances(image.example_id), truth.rank(image.example_id)
-        written = image.found(instance_results(image.official_id, objects, masks, ids.categories))
-        return match_instances(number, predicted, there, len(names)), written
+        rank = image.labels.rank(image.example_id)
+        return match_instances(rank, predicted, image.instances, len(names)), objects, masks
 
     def _write_found(self, data, files: ResultFiles) -> dict | None:
         """Name and digest of what the first process writes of all that was found."""
@@ -336,30 +329,6 @@ def _keep(files: ResultFiles, first: int, done: int, found: list[FoundInImage]) 
     with consensus.fail_together():
         if jax.process_index() == 0:
             files.keep(first, done, encode_found(decode_found(*parts)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Image:
-    data: EvaluationSet
-    truth: TrueLabels
-    number: int
-    size: tuple[int, int]
-
-    @property
-    def example_id(self) -> str:
-        return self.data.source.example_ids[self.number]
-
-    @property
-    def official_id(self) -> int | str:
-        return self.truth.source.ids.images[self.truth.index(self.example_id)]
-
-    def found(self, annotations: list[dict], png: bytes | None = None) -> FoundInImage:
-        """What is written of it."""
-        height, width = self.size
-        name = self.truth.source.image_name(self.truth.index(self.example_id))
-        row = {"id": self.official_id, "file_name": name, "width": width, "height": height}
-        encoded = None if png is None else base64.b64encode(png).decode()
-        return FoundInImage(number=self.number, image=row, annotations=annotations, png=encoded)
 
 
 def _local_rows(arrays: tuple, mesh: Mesh) -> list[tuple]:

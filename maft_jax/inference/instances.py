@@ -123,7 +123,7 @@ def rank_instances(
         proposal, index = int(pairs.proposals[pair]), int(pairs.classes[pair])
         if proposal not in masks:
             mask = (bits[..., pair // 8] >> (pair % 8) & 1).astype(bool)
-            masks[proposal] = encode_mask(mask), _box(mask)
+            masks[proposal] = encode_mask(mask), box_of(mask)
         encoded, box = masks[proposal]
         run_lengths.append(encoded)
         instances.append(
@@ -140,7 +140,7 @@ def rank_instances(
     return tuple(instances), tuple(run_lengths)
 
 
-def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
     """x, y, width, height of what is inside, of which there is something."""
     (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
     return int(left), int(top), int(right - left + 1), int(bottom - top + 1)

@@ -131,10 +131,17 @@ def merge_segments(
         if index not in things:
             of_stuff[index] = len(classes)
     segment_map = np.where(found.owner == NOBODY, np.int32(VOID), ids[found.owner])
-    return segment_map, _segments(segment_map, classes, scores, class_names, things)
+    return segment_map, segments_of_map(segment_map, classes, scores, class_names, things)
 
 
-def _segments(segment_map, classes, scores, class_names, things) -> tuple[Segment, ...]:
+def segments_of_map(
+    segment_map: Int32[np.ndarray, "h w"],
+    classes: Sequence[int],
+    scores: Sequence[float],
+    class_names: Sequence[str],
+    things: frozenset[int],
+) -> tuple[Segment, ...]:
+    """The segments of a map whose ids count from 1, each of which is there."""
     pixels = np.bincount(segment_map.ravel(), minlength=len(classes) + 1)
     boxes = find_objects(segment_map, max_label=len(classes))
     return tuple(

@@ -95,5 +95,6 @@ def of_task(task: str, evaluation: Evaluation, config: ResolvedConfig) -> Segmen
 
 def written_files(folder: pathlib.Path) -> dict[str, bytes]:
     """Those of results, by name."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and "_results" in str(path))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    written = (path for path in paths if "_results" in str(path) or "_pictures" in str(path))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written}

@@ -118,7 +118,7 @@ def test_batches_on_devices_find_what_one_image_after_the_other_does(settings, t
     for name, number in theirs.items():
         assert numbers[name] == pytest.approx(number, abs=1e-12, nan_ok=True), name
     files = written_files(tmp_path / "one")
-    assert len(files) == (1 + 5 if task == "panoptic" else 1)
+    assert len(files) == (1 + 5 if task == "panoptic" else 1) + 2, "two pictures"
     _, on_four = evaluator_of(settings, task, 4, fsdp=2)
     spread = on_four(tmp_path / "four")
     assert spread.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
