@@ -173,12 +173,8 @@ class Evaluation:
     ) -> EvaluationCounts:
         """Adds all batches from number `num_batches` on to the counts."""
         num_images = len(data.source)
-        first = min(num_batches * self.batch_size, num_images)
-        if first:
-            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
-        progress = ProgressLines(data.name, num_images, first)
         with (
-            self.batches(data, ExampleRange(data.source, first, num_images)) as batches,
+            self.batches_after(data, num_batches) as (batches, progress),
             contextlib.ExitStack() as patience,
         ):
             computed = _fetched_later(self._count_batch(data, tower, batch) for batch in batches)
@@ -230,6 +226,19 @@ class Evaluation:
             tower, self._text(data), batch, classes, self._seen(data)
         )
         return self._segmenter.label_maps(probabilities, batch).label_map, of_masks, classes
+
+    @contextlib.contextmanager
+    def batches_after(
+        self, data: EvaluationSet, num_batches: int
+    ) -> Iterator[tuple[GlobalBatches, ProgressLines]]:
+        """All that follow so many batches, and what says how far it is."""
+        num_images = len(data.source)
+        first = min(num_batches * self.batch_size, num_images)
+        if first:
+            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
+        progress = ProgressLines(data.name, num_images, first)
+        with self.batches(data, ExampleRange(data.source, first, num_images)) as batches:
+            yield batches, progress
 
     @contextlib.contextmanager
     def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:

@@ -14,7 +14,6 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from input_pipeline.example_range import ExampleRange
 from maft_jax.evaluators.average_precision import (
     InstanceTotal,
     PredictedInstance,
@@ -43,7 +42,6 @@ from maft_jax.evaluators.segment_results import (
 )
 from maft_jax.evaluators.true_labels import TrueLabels
 from maft_jax.evaluators.unfinished_counts import (
-    ProgressLines,
     UnfinishedCounts,
     from_first,
     key_of,
@@ -58,6 +56,7 @@ from maft_jax.inference.segmenter import stored_masks_of
 from maft_jax.models.mask_reader import Tower
 from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, stop_requests
+from maft_jax.runtime.atomic_files import clear_leftovers
 from maft_jax.runtime.sharding import batch_sharding
 from maft_jax.runtime.stop_signals import EvaluationInterrupted, StopSignals
 
@@ -99,6 +98,8 @@ class SegmentEvaluation:
             ValueError: a record or a label map is corrupt.
         """
         sets = self._evaluation.data_sets
+        if jax.process_index() == 0:
+            clear_leftovers(folder)
         consensus.check_same({data.name: self._identity(data, origin) for data in sets})
         return [self._evaluate_set(data, tower, origin, folder, signals) for data in sets]
 
@@ -167,12 +168,11 @@ class SegmentEvaluation:
         num_done, total = self._begin(data, unfinished, files)
         fresh, found = self._nothing(data), []
         size, num_images = self._evaluation.batch_size, len(data.source)
-        first, last_kept = min(num_done * size, num_images), num_done
-        if first:
-            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
-        progress = ProgressLines(data.name, num_images, first)
-        rest = ExampleRange(data.source, first, num_images)
-        with self._evaluation.batches(data, rest) as batches, contextlib.ExitStack() as patience:
+        first, last_kept = num_done * size, num_done
+        with (
+            self._evaluation.batches_after(data, num_done) as (batches, progress),
+            contextlib.ExitStack() as patience,
+        ):
             computed = _ahead(self._compute(data, tower, batch) for batch in batches)
             for done, arrays in enumerate(computed, start=num_done + 1):
                 with consensus.fail_together():
