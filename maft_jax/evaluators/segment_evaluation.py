@@ -300,6 +300,7 @@ class SegmentEvaluation:
             "segment_rules": rules,
             "things": sorted(truth.things),
             "objects": truth.digest(data.source.example_ids),
+            "objects_have_own_masks": truth.masks is not None,
             "task": self._task,
         }
 
