@@ -165,7 +165,8 @@ def index_source(
     """
     paths = [entry.label for entry in files]
     labels = IndexMaps(tree, paths, class_names, class_of_value, read_values)
-    examples, images = zip(*((entry.example_id, entry.image) for entry in files), strict=True)
+    examples = [entry.example_id for entry in files]
+    images = [entry.image for entry in files]
     return LayoutSource(name, tree, examples, images, class_names, labels, **more)
 
 
