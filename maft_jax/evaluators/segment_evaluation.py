@@ -141,8 +141,8 @@ class SegmentEvaluation:
         found = None
         if jax.process_index() == 0:
             found = read_segment_result(folder / f"{self._name(data)}.json", key)
-            written = found and self._writes and (found.written or {}).get("sha256")
-            if found and self._writes and (not written or written != files.digest()):
+            written = (found and found.written) or {"sha256": "none"}
+            if found and self._writes and written["sha256"] != files.digest():
                 logger.info("%s is not there, or not whole; evaluating again", files.document)
                 found = None
         content = json.dumps(found and dataclasses.asdict(found)).encode()
