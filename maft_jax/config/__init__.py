@@ -243,6 +243,7 @@ def _validate_segments(evaluation: EvaluationConfig) -> None:
         for name, given in (
             ("things", things),
             ("segment_rules", rules if rules != EvaluationConfig.segment_rules else ""),
+            ("write_segments", "" if evaluation.write_segments else "False"),
         ):
             if given:
                 raise ValueError(
