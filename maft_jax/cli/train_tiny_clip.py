@@ -17,10 +17,13 @@ from absl import flags
 
 from maft_jax.cli import command_line
 from maft_jax.runtime.console import log_to_stderr, run_and_report
-from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
+from maft_jax.shapes_world.clip_training_config import TOWERS, ClipTrainingConfig
 
 _DEFAULTS = ClipTrainingConfig()
 _WORKDIR = command_line.define_path("workdir", "runs/tiny_clip", "folder to write to")
+_TOWER = flags.DEFINE_enum(
+    "tower", _DEFAULTS.tower, TOWERS, "convnext is trained for the text tower of the package's CLIP"
+)
 _SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "another one is another CLIP", lower_bound=0)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", _DEFAULTS.num_steps, "of training", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer(
@@ -28,6 +31,9 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _NUM_PICTURES = flags.DEFINE_integer(
     "num_pictures", _DEFAULTS.num_pictures, "that are drawn", lower_bound=100
+)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", _DEFAULTS.learning_rate, "highest, after the warm-up", lower_bound=0
 )
 
 
@@ -40,10 +46,12 @@ def main(arguments: list[str]) -> int:
         from maft_jax.shapes_world.clip_training import train_clip
 
         config = ClipTrainingConfig(
+            tower=_TOWER.value,
             seed=_SEED.value,
             num_steps=_NUM_STEPS.value,
             batch_size=_BATCH_SIZE.value,
             num_pictures=_NUM_PICTURES.value,
+            learning_rate=_LEARNING_RATE.value,
         )
         weights = train_clip(config, pathlib.Path(_WORKDIR.value))
         print(f"{weights}\nfine-tune it: python -m maft_jax.cli.demo --clip={weights}")

@@ -4,9 +4,17 @@ from dataclasses import dataclass
 
 from maft_jax.config.fields import setting
 
+TOWERS = ("vit", "convnext")
+
 
 @dataclass(frozen=True)
 class ClipTrainingConfig:
+    tower: str = setting(
+        "vit",
+        "vit = both towers from nothing; convnext = an image tower for the package's text tower, "
+        "which stays as it is",
+        choices=TOWERS,
+    )
     seed: int = setting(0, "of pictures, captions, their order and the first parameters", low=0)
     num_steps: int = setting(1600, "contrastive steps", low=1)
     batch_size: int = setting(128, "pictures per step", low=2)
