@@ -54,16 +54,16 @@ CLIP = clip_config(
 CLIPS = {
     "vit": CLIP,
     "convnext": ClipConfig(
-        ConvNextConfig((1, 1, 2, 1), (8, 16, 64, 128), CLIP.text.embed_dim, image_size=192),
+        ConvNextConfig((1, 1, 2, 1), (16, 32, 64, 128), CLIP.text.embed_dim, image_size=SIZE),
         CLIP.text,
     ),
 }
-"""By config.tower. The ConvNeXt reads pictures enlarged, so that its last map has 6 x 6 cells."""
+"""By config.tower. The ConvNeXt's last map has 4 x 4 cells."""
 WEIGHTS_FILE, CURVE_FILE, STATE_FILE = "clip.safetensors", "clip.json", "unfinished.msgpack"
 
 _MAX_SCALE = 100.0
 """Of similarities, as in CLIP."""
-_FIRST_LAYER_SCALE = 0.1
+_FIRST_LAYER_SCALE = 1.0
 """Of a ConvNeXt's blocks, whose own beginning, 1e-6, is made for much longer training."""
 _LOG_EVERY, _QUIZ_EVERY = 50, 100
 _QUIZ_BATCH = 100
@@ -122,7 +122,7 @@ def _train(
     clip = CLIPS[config.tower]
     started, first = time.monotonic(), len(curve["loss"])
     for step in range(first, config.num_steps):
-        batch = pairs.batch(step, config.batch_size, config.seed)
+        batch = pairs.batch(step, config.batch_size, config.seed, config.num_captions)
         state, loss = _step(clip, optimizer, state, batch)
         curve["loss"].append(loss)
         done = step + 1
@@ -212,10 +212,14 @@ def _step(
 
 def _loss(parameters: Mapping, clip: ClipConfig, batch: Mapping[str, Array]) -> Float[Array, ""]:
     images = _encode(clip.vision, parameters["visual"], batch["images"])
-    texts = clip.text.encode(parameters["text"], batch["tokens"])
+    num_captions, batch_size, length = batch["tokens"].shape
+    texts = clip.text.encode(parameters["text"], batch["tokens"].reshape(-1, length))
+    texts = texts.reshape(num_captions, batch_size, -1)
     if clip is not CLIP:  # whose text tower was trained before
         texts = lax.stop_gradient(texts)
-    return contrastive_loss(images, texts, jnp.exp(parameters["logit_scale"]), batch["content"])
+    scale = jnp.exp(parameters["logit_scale"])
+    loss_of = jax.vmap(lambda text, content: contrastive_loss(images, text, scale, content))
+    return jnp.mean(loss_of(texts, batch["content"]))
 
 
 @functools.partial(jax.jit, static_argnums=0)

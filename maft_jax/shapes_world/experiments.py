@@ -124,7 +124,12 @@ SECOND_CLIP_TRAINING = ClipTrainingConfig(seed=1, num_steps=800, batch_size=32, 
 SECOND_CLIP_TABLE = "methods_second_clip"
 CONVNEXT_CLIP = "ConvNeXt CLIP"
 CONVNEXT_TRAINING = ClipTrainingConfig(
-    tower="convnext", num_steps=600, batch_size=32, num_pictures=6000, learning_rate=2e-3
+    tower="convnext",
+    num_steps=700,
+    batch_size=32,
+    num_captions=4,
+    num_pictures=5000,
+    learning_rate=2e-3,
 )
 CLIPS_OF_THE_STUDY = {SECOND_CLIP: SECOND_CLIP_TRAINING, CONVNEXT_CLIP: CONVNEXT_TRAINING}
 """What the study trains by itself, by what stands for it as pretrained weights."""
@@ -159,9 +164,10 @@ CONVNEXT_METHODS = {
         **_SAME_RATE_OF_THE_TOWER,
     },
     "MAFT+": {"method": "maft_plus", "loss.transfer": "panoptic", **_SAME_RATE_OF_THE_TOWER},
+    "MAFT+ without transfer": {"method": "maft_plus", "loss.transfer": "none"},
     "Mask-Adapter": {**_ADAPTER, "loss.adapter_masks": "mixed"},
 }
-"""As METHODS, with the ConvNeXt, which the last two need."""
+"""As METHODS, with the ConvNeXt, which all below MaskCLIP++ need."""
 CONVNEXT_TABLE, CONVNEXT_STEPS = "methods_convnext", 50
 
 

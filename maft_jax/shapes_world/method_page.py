@@ -73,6 +73,12 @@ CONVNEXT_CLAIMS = (
     ("MAFT+", FROZEN, "unseen", "Ranking, compensation and transfer raise unseen mIoU (MAFT+)."),
     ("MAFT+", REFERENCE, "hIoU", "They do so more than MAFT's losses."),
     (
+        "MAFT+ without transfer",
+        FROZEN,
+        "unseen",
+        "Ranking and compensation alone raise unseen mIoU.",
+    ),
+    (
         "Mask-Adapter",
         FROZEN,
         "unseen",
@@ -209,7 +215,7 @@ def _convnext(study: Mapping | None) -> list[str]:
         markdown.paragraph(
             "The same with a tower that pools masks from a map. It is compared with itself alone: "
             "its CLIP is another than that above. Its image tower, with "
-            f"{_num_parameters():,} parameters and a map of 6 x 6 cells, was trained for the text "
+            f"{_num_parameters():,} parameters and a map of 4 x 4 cells, was trained for the text "
             f"tower of the other one, on whole pictures, {CONVNEXT_TRAINING.num_steps} steps of "
             f"{CONVNEXT_TRAINING.batch_size}; in the end it names {quiz['object']:.0%} of single "
             "objects ([shapes_world.md](shapes_world.md#the-tiny-clip)). It does not come with the "

@@ -33,6 +33,7 @@ GAINS = {
     "MaskCLIP++": 0.101,
     "LoRA": 0.05,
     "MAFT+": 0.12,
+    "MAFT+ without transfer": 0.1,
     "Mask-Adapter": -0.1,
 }
 """Above frozen, of all numbers; MaskCLIP++'s is uncertain."""

@@ -27,6 +27,7 @@ from maft_jax.shapes_world.experiments import (
     SEEDS,
     Experiment,
 )
+from maft_jax.state.restored_run import MODULES
 
 
 def draw_small_worlds(folder):
@@ -212,6 +213,31 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("0.45", "0.54"))
     (again,) = study.run_study(tmp_path)
     assert again["scores"] == first["scores"] and len(trained) == 2
+
+
+def test_second_phase_begins_with_the_modules_of_the_first_which_is_not_evaluated(
+    tmp_path, monkeypatch
+):
+    write_shapes_world(tmp_path / "worlds" / "seed_1", 1, num_train=1, num_val=1)
+    adapter = {"method": "mask_adapter", "num_steps": 3}
+    mixed = {**adapter, "loss.adapter_masks": "mixed", "num_steps": 4}
+    experiment = Experiment("methods", "two phases", mixed, first_phase=adapter)
+    ran = []
+
+    def train(config, workdir):
+        ran.append((config, workdir))
+        workdir.mkdir(parents=True)
+        (workdir / MODULES).touch()
+
+    monkeypatch.setattr(study, "train_and_evaluate", train)
+    monkeypatch.setattr(study, "_reuse_frozen", lambda *_: None)
+    study._run(experiment, 1, tmp_path, tmp_path / "results" / "name.json")
+    (first, workdir), (second, _) = ran
+    assert (first.num_steps, first.loss.adapter_masks) == (3, "ground_truth")
+    assert not first.evaluation.has_data_sets and not first.model.modules
+    assert (second.num_steps, second.loss.adapter_masks) == (4, "mixed")
+    assert second.evaluation.has_data_sets and second.model.modules == str(workdir / MODULES)
+    assert first.seed == second.seed == 1 and first.data == second.data
 
 
 @pytest.mark.slow
