@@ -168,14 +168,18 @@ CONVNEXT_METHODS = {
     "Mask-Adapter": {**_ADAPTER, "loss.adapter_masks": "mixed"},
 }
 """As METHODS, with the ConvNeXt, which all below MaskCLIP++ need."""
-CONVNEXT_TABLE, CONVNEXT_STEPS = "methods_convnext", 50
+CONVNEXT_TABLE, CONVNEXT_STEPS, CONVNEXT_SEEDS = "methods_convnext", 50, SEEDS[:1]
 
 
 def _with_the_convnext(method: str, split: int) -> Experiment:
     """Mask-Adapter's two phases share the steps that another method has."""
     steps = {**_OF_THE_CONVNEXT, "num_steps": CONVNEXT_STEPS}
     experiment = Experiment(
-        CONVNEXT_TABLE, method, {**steps, **CONVNEXT_METHODS[method]}, split=split
+        CONVNEXT_TABLE,
+        method,
+        {**steps, **CONVNEXT_METHODS[method]},
+        seeds=CONVNEXT_SEEDS,
+        split=split,
     )
     if method != "Mask-Adapter":
         return experiment

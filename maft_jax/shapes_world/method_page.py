@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from input_pipeline.shapes_world.vocabulary import NUM_SPLITS
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
 from maft_jax.runtime.atomic_files import atomic_write
@@ -15,6 +16,7 @@ from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 from maft_jax.shapes_world.experiments import (
     CONVNEXT_EXPERIMENTS,
     CONVNEXT_METHODS,
+    CONVNEXT_SEEDS,
     CONVNEXT_STEPS,
     CONVNEXT_TABLE,
     CONVNEXT_TRAINING,
@@ -25,6 +27,7 @@ from maft_jax.shapes_world.experiments import (
     SECOND_CLIP_EXPERIMENTS,
     SECOND_CLIP_TABLE,
     SECOND_CLIP_TRAINING,
+    SEEDS,
 )
 from maft_jax.shapes_world.method_results import (
     FROZEN,
@@ -223,8 +226,9 @@ def _convnext(study: Mapping | None) -> list[str]:
         ),
         _training_command("convnext", CONVNEXT_TRAINING),
         markdown.bullets(
-            f"**Runs**: {len(study['runs'])} of {results.num_pairs} pairs, {minutes:.0f} minutes "
-            "in total ([methods_convnext.json](shapes_world/methods_convnext.json), with "
+            f"**Runs**: {len(study['runs'])}, of {results.num_pairs} pairs: {NUM_SPLITS} splits "
+            f"and {len(CONVNEXT_SEEDS)} of the {len(SEEDS)} seeds above, {minutes:.0f} minutes in "
+            "total ([methods_convnext.json](shapes_world/methods_convnext.json), with "
             f"`--tables={CONVNEXT_TABLE}`). {_provenance(study)}",
             f"**Steps**: {CONVNEXT_STEPS} of {get_config().batch_size} pictures. Mask-Adapter has "
             "half of them in each of its phases, and its time is that of the second.",
