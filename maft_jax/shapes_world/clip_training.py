@@ -26,11 +26,10 @@ from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.convert.formats import ClipWeights, default_format, read_weights, write_weights
 from maft_jax.losses.contrastive import contrastive_loss
-from maft_jax.models.clip import ClipConfig, clip_config, random_parameters
+from maft_jax.models.clip import ClipConfig, clip_config, convnext_clip, random_parameters
 from maft_jax.models.encoder import EncoderSettings, ImageArchitecture
 from maft_jax.models.first_positions import with_sines
 from maft_jax.models.text_classifier import embed_classes
-from maft_jax.models.towers.convnext import ConvNextConfig
 from maft_jax.runtime import stop_requests, tree_rules
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.runtime.only_writer import only_writer
@@ -53,9 +52,9 @@ CLIP = clip_config(
 """Two thirds of its parameters are the vocabulary's."""
 CLIPS = {
     "vit": CLIP,
-    "convnext": ClipConfig(
-        ConvNextConfig((1, 1, 2, 1), (16, 32, 64, 128), CLIP.text.embed_dim, image_size=SIZE),
-        CLIP.text,
+    "convnext": dataclasses.replace(
+        convnext_clip((16, 32, 64, 128), CLIP.text.embed_dim, SIZE, 1, depths=(1, 1, 2, 1)),
+        text=CLIP.text,
     ),
 }
 """By config.tower. The ConvNeXt's last map has 4 x 4 cells."""
