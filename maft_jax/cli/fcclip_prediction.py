@@ -14,7 +14,8 @@ _EXPONENTS = flags.DEFINE_list(
     "ensemble_exponents",
     None,
     "generator=fcclip: exponents of CLIP's probabilities for classes that the generator was "
-    "trained on and for others; default: 0.4,0.8 of FC-CLIP, 1,1 of MAFT+",
+    "trained on and for others; default: 0.4,0.8 of FC-CLIP, 1,1 of MAFT+, "
+    "0.7,0.9 of Mask-Adapter",
 )
 _TRAINED = command_line.define_path(
     "trained_classes",
