@@ -190,6 +190,7 @@ def load(
     Raises:
         ValueError: the file is absent, corrupt or of another architecture, or
             `mask_start_layer` is not between 0 and the number of layers.
+        OSError: a name that is not in the cache cannot be downloaded now.
     """
     weights = open_weights(
         path,
