@@ -13,6 +13,8 @@ import sys
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.absent_tpu import stop_the_search_for_tpus
 
+__version__ = "0.1.0"
+
 __all__ = ["Clip", "load", "segment", "segment_instances", "segment_panoptic"]
 
 stop_the_search_for_tpus()
