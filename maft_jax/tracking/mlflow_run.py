@@ -15,6 +15,8 @@ _MOST_CHARACTERS = 6000
 class MlflowRun:
     """A `TrackedRun`, in the file store WORKDIR/mlruns unless MLFLOW_TRACKING_URI says where."""
 
+    seconds_to_keep = 0.0
+
     def __init__(self, workdir: epath.Path, run_id: str | None, settings: Mapping[str, Any]):
         """Begins or resumes a run; settings are parameters, which MLflow does not change later."""
         for name, value in _ENVIRONMENT.items():

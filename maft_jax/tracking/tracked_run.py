@@ -1,15 +1,18 @@
 """What a tracking service does for a run, whichever it is."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
 
+@runtime_checkable
 class TrackedRun(Protocol):
     """A run at a service, which takes points; any method may raise what its client raises."""
 
     id: str
+    seconds_to_keep: float
+    """After which a point that was written survives the end of this process, however it comes."""
 
     def has(self, step: int, name: str) -> bool:
         """Whether a metric has a point at this step, where `log` would write it twice."""

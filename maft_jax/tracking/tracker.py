@@ -69,7 +69,7 @@ def tracked(config: Config, workdir: epath.Path, begin: bool) -> Iterator[list[S
 
 @dataclasses.dataclass
 class _Progress:
-    """What tracking.json has, so that a resumed run goes on with the same curves."""
+    """What tracking.json has: points that no kill can undo any more."""
 
     service: str
     run: str | None = None
@@ -97,6 +97,8 @@ class Tracker(ScalarWriter):
         self._workdir, self._settings, self._clock = workdir, settings, clock
         self._progress = _read_progress(workdir / TRACKING_FILE, service)
         self._run: TrackedRun | None = None
+        self._logged: list[tuple[float, str, int]] = []
+        """When, of which kind, at which step: points that the service may not keep yet."""
         self._first_ones: set[str] = set()
         self._retry_at, self._warned = -np.inf, False
         self._waiting: list[tuple[int, dict[str, float]]] = []
@@ -136,6 +138,7 @@ class Tracker(ScalarWriter):
             return
         try:
             self._run.finish(complete)
+            self._note_kept(np.inf)
         except Exception as error:
             logger.warning("config.tracking=%s: %s", self._service, error)
 
@@ -157,11 +160,19 @@ class Tracker(ScalarWriter):
         kind = _kind(scalars)
         first = kind not in self._first_ones
         if not (first and any(self._run.has(step, name) for name in list(scalars)[:1])):
-            self._run.log(self._progress.num_points, step, scalars)
+            self._run.log(self._progress.num_points + len(self._logged), step, scalars)
         self._first_ones.add(kind)
-        self._progress.num_points += 1
-        self._progress.last_steps[kind] = step
-        self._save()
+        self._logged.append((self._clock(), kind, step))
+        self._note_kept(self._clock() - self._run.seconds_to_keep)
+
+    def _note_kept(self, until: float) -> None:
+        """Notes the points that were written by then."""
+        kept = [(kind, step) for seconds, kind, step in self._logged if seconds <= until]
+        if kept:
+            del self._logged[: len(kept)]
+            self._progress.num_points += len(kept)
+            self._progress.last_steps |= dict(kept)
+            self._save()
 
     def _save(self) -> None:
         content = json.dumps(dataclasses.asdict(self._progress), indent=2) + "\n"

@@ -19,6 +19,8 @@ class WandbRun:
     belongs to a step of training that was written before; the axis of curves is the metric `step`.
     """
 
+    seconds_to_keep = 30.0  # in offline mode its process writes to the disk every 15 s
+
     def __init__(self, workdir: epath.Path, run_id: str | None, settings: Mapping[str, Any]):
         """Begins or resumes a run; WANDB_MODE and the like mean what they mean to the client."""
         import wandb
