@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 
+from maft_jax import __version__
 from maft_jax.doctor.examination import examine
 from maft_jax.doctor.page import format_page, without_names
 from maft_jax.runtime import stop_requests
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the same as JSON, with more detail")
     parser.add_argument("--offline", action="store_true", help="ask nothing over the network")
     given = parser.parse_args(arguments)
-    found = without_names(examine(given.folders, given.offline))
+    found = {"maft_jax": __version__} | without_names(examine(given.folders, given.offline))
     print(json.dumps(found, indent=2) if given.json else format_page(found))
     return 1 if found["cannot_work"] else 0
 

@@ -5,7 +5,6 @@ import sys
 import tempfile
 from typing import Any
 
-import maft_jax
 from maft_jax.doctor import devices, machine, packages
 from maft_jax.doctor.hub import hub_state
 from maft_jax.runtime.absent_tpu import tpu_may_be_attached
@@ -24,7 +23,6 @@ def examine(folders: list[str], offline: bool) -> dict[str, Any]:
         offline: nothing is asked over the network.
     """
     found: dict[str, Any] = {
-        "maft_jax": maft_jax.__version__,
         "system": machine.system(),
         "environment": {name: os.environ[name] for name in _DECIDING if name in os.environ},
         "cards": machine.nvidia_cards(),
