@@ -23,6 +23,7 @@ class WandbRun:
 
     def __init__(self, workdir: epath.Path, run_id: str | None, settings: Mapping[str, Any]):
         """Begins or resumes a run; WANDB_MODE and the like mean what they mean to the client."""
+        os.environ.setdefault("WANDB_SILENT", "true")  # or it would ask for a login, and wait
         import wandb
 
         self.id = run_id or uuid.uuid4().hex[:8]
@@ -35,9 +36,7 @@ class WandbRun:
             reinit="create_new",
             settings=wandb.Settings(
                 console="off",
-                silent=True,
                 init_timeout=_SECONDS_TO_BEGIN,
-                login_timeout=_SECONDS_TO_BEGIN,
                 finish_timeout=_SECONDS_TO_FINISH,
             ),
         )

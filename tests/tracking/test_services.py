@@ -13,7 +13,8 @@ SETTINGS = {"seed": 0, "data.short_sides": (64, 80), "data.templates": ("a {}.",
 
 
 @pytest.fixture
-def wandb():
+def wandb(monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
     with made_up_client("wandb") as module:
         yield module
 
