@@ -48,7 +48,8 @@ class WandbRun:
         return False
 
     def log(self, index: int, step: int, scalars: Mapping[str, float]) -> None:
-        self._run.log({"step": step, **scalars}, step=index)
+        # Without `commit` the row would wait for the next one, in the client's memory.
+        self._run.log({"step": step, **scalars}, step=index, commit=True)
 
     def finish(self, complete: bool) -> None:
         self._run.finish(exit_code=0 if complete else 1)

@@ -26,7 +26,8 @@ class _Run:
     def define_metric(self, name, step_metric=None):
         self.axes[name] = step_metric
 
-    def log(self, data, *, step):
+    def log(self, data, *, step, commit):
+        assert commit
         if not self.rows or step > self.rows[-1][0]:  # what comes later is dropped
             self.rows.append((step, data))
 
