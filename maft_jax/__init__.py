@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Clip", "load", "segment", "segment_instances", "segment_panoptic"]
 
 stop_the_search_for_tpus()
-if any(
+if sys.argv[0].rpartition("/")[2] == "maft-jax" or any(
     flag == "-m" and name.startswith("maft_jax.")
     for flag, name in itertools.pairwise(sys.orig_argv)
 ):

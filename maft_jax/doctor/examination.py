@@ -48,6 +48,7 @@ def _folders(given: list[str]) -> dict[str, str]:
     named = {
         "working folder": ".",
         "records, texts": os.path.join(cache, "maft_jax"),
+        "weights of hubs": os.environ.get("HF_HOME") or os.path.join(cache, "huggingface"),
         "temporary files": tempfile.gettempdir(),
     }
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR"):

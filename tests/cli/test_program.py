@@ -24,8 +24,10 @@ from maft_jax.runtime.console import run_and_report
 print("ready", sys.modules["__main__"].__spec__.name, sys.argv[1:], flush=True)
 stop_requests.leave(run_and_report(lambda: stop_requests.wait(60)))
 """
-BY_NAME = """
+SCRIPT = """
 from maft_jax.cli import program
+from maft_jax.runtime import stop_requests
+assert stop_requests.is_watching(), "as soon as with python -m"
 program.COMMANDS["waits"] = program.COMMANDS["evaluate"]._replace(module="waits")
 program.main()
 """
@@ -101,8 +103,9 @@ def test_nothing_of_a_command_is_loaded_before_it_runs():
 
 def test_stopping_it_is_stopping_the_command(tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
+    (tmp_path / "maft-jax").write_text(SCRIPT)  # as pip writes it, but for the command
     process = subprocess.Popen(
-        [sys.executable, "-c", BY_NAME, "waits", "--flag"],
+        [sys.executable, str(tmp_path / "maft-jax"), "waits", "--flag"],
         env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
