@@ -16,6 +16,7 @@ TORCH = "torch==2.13.0"
 BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
+HUB = "huggingface_hub>=1.31,<3"  # earlier ones give up where a connection is cut
 SENTENCEPIECE = "sentencepiece>=0.2.1"
 # For Python 3.14 there are release candidates alone, which only a bound like theirs lets pip take.
 TENSORFLOW = [
@@ -92,7 +93,6 @@ setup(
         "safetensors>=0.8",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "pillow>=11.3",
-        "protobuf>=6",
         "scikit-image>=0.25",
         "scipy>=1.15",
         "pyyaml>=6.0",
@@ -111,6 +111,7 @@ setup(
         "torch": ["torch>=2.6", "transformers>=5"],
         "external": ["pycocotools>=2.0.8"],
         "heic": [HEIC],
+        "hub": [HUB],
         "sentencepiece": [SENTENCEPIECE],
         "plan": [LIBTPU],
         "cuda-compile": CUDA_COMPILER,
@@ -118,11 +119,23 @@ setup(
         "demo": [GRADIO],
         "wandb": ["wandb>=0.31"],
         "mlflow": ["mlflow-skinny>=3.17"],
+        "docs": [
+            "mkdocs>=1.6.1,<2",  # the second has no plugins
+            "mkdocs-material>=9.7,<10",
+            "mkdocstrings[python]>=1",
+            "latex2mathml>=3.78",
+            "ruff",  # writes signatures
+            "markdown-it-py>=3",
+        ],
         "browser": [GRADIO, "playwright>=1.60"],
         "test": [
             "pytest-xdist>=3.8",
             "pytest>=9.2",  # its caplog hears loggers that do not propagate
             "beartype>=0.20",
+            "ipykernel>=7",  # with nbclient, the notebook's test
+            "markdown-it-py>=3",  # finds the code in the documents
+            "nbclient>=0.10.4",
+            "ty>=0.0.108,<0.1",  # compares Python in the documents with what it calls
             "dill>=0.3.8",  # tensorflow_datasets.testing imports it without declaring it
             "open_clip_torch>=3.3",
             "pycocotools>=2.0.8",
@@ -136,6 +149,7 @@ setup(
             BEAM,
             GRADIO,
             HEIC,
+            HUB,
             LIBTPU,
             SENTENCEPIECE,
             TORCH,

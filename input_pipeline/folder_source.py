@@ -60,6 +60,7 @@ class FolderSource(LayoutSource):
             labelled.class_names,
             labelled.labels,
             folder.class_list.further_names if folder.has_class_list() else {},
+            labelled.ids,
         )
         if folder.has_class_list():
             self.things = folder.class_list.things

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,34 @@ def decode_segmentation(segmentation: Any, image_size: tuple[int, int]) -> Mask:
     Raises:
         ValueError: neither run lengths nor polygons, or they do not fit the size.
     """
-    if isinstance(segmentation, list):
-        return _draw_polygons(segmentation, image_size)
-    runs = _checked_runs(segmentation)
-    height, width = segmentation_size(segmentation, image_size)
+    encoded = encode_segmentation(segmentation, image_size)
+    runs, (height, width) = mask_runs(encoded), encoded["size"]
     inside = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
 
 
-def mask_runs(segmentation: dict) -> Int64[np.ndarray, " run"]:
+def encode_segmentation(segmentation: Any, image_size: tuple[int, int]) -> Mapping:
+    """The run lengths of an annotation's `segmentation`: its own, or those of its polygons.
+
+    Raises:
+        ValueError: as `decode_segmentation`.
+    """
+    if isinstance(segmentation, list):
+        return _draw_polygons(segmentation, image_size)
+    _checked_runs(segmentation)
+    return segmentation
+
+
+def count_pixels(segmentation: Mapping) -> int:
+    """Inside of a mask, of its run lengths.
+
+    Raises:
+        ValueError: as `mask_runs`.
+    """
+    return int(mask_runs(segmentation)[1::2].sum())
+
+
+def mask_runs(segmentation: Mapping) -> Int64[np.ndarray, " run"]:
     """The run lengths of a mask, down the columns; the first is of what is outside.
 
     Raises:
@@ -119,7 +139,7 @@ def _decompress_counts(text: str | bytes) -> Int64[np.ndarray, " run"]:
     return numbers
 
 
-def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
+def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> dict:
     require_pycocotools("segmentation")
     from pycocotools import mask as coco
 
@@ -134,7 +154,7 @@ def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
             )
     check_limit(MAX_PIXELS, math.prod(image_size), "pixels that polygons are drawn on")
     if not polygons:
-        return np.zeros(image_size, bool)
+        return encode_mask(np.zeros(image_size, bool))
     polygons = [np.clip(polygon, -1e6, 1e6) for polygon in polygons]
     for polygon in polygons:
         points = polygon.reshape(-1, 2)
@@ -145,7 +165,7 @@ def _draw_polygons(polygons: list, image_size: tuple[int, int]) -> Mask:
                 f"{outline:.0f} with {len(points)} points"
             )
     parts = coco.frPyObjects([polygon.tolist() for polygon in polygons], *image_size)
-    return decode_segmentation(coco.merge(parts), image_size)
+    return coco.merge(parts)
 
 
 def encode_mask(mask: Mask) -> dict:

@@ -8,11 +8,11 @@ import numpy as np
 
 from maft_jax.config.fields import expand_path
 from maft_jax.convert.formats import ClipWeights, read_weights
+from maft_jax.hub.local_files import local_path
+from maft_jax.hub.names import did_you_mean, is_hub_name
 from maft_jax.models.clip import CLIP_SIZES, FOLDERS, random_parameters
 
 RANDOM_PREFIX = "random:"
-_OPENAI_NAMES = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 BUILT_IN = {
     "built-in:shapes_world": pathlib.Path(__file__).parent / "shapes_world/clip.safetensors"
 }
@@ -34,7 +34,8 @@ def open_weights(
 
     Args:
         source: a file or folder in a format of convert.formats, recognised by content, the workdir
-            of a training run, a name of BUILT_IN, or "random:SIZE" with a name of CLIP_SIZES.
+            of a training run, a name of BUILT_IN, "hf:OWNER/NAME" or "openai:MODEL", which are
+            downloaded once, or "random:SIZE" with a name of CLIP_SIZES.
         activation, head_width, tokenizer, format_name: of files, where their content does not tell
             or tells wrongly; see formats.read_weights.
         step, pretrained: of a training run: which checkpoint, by default the newest, and where the
@@ -44,6 +45,7 @@ def open_weights(
     Raises:
         ValueError: the source is none of these, corrupt, of another architecture, or is told what
             only another kind of source has.
+        OSError: it cannot be downloaded now.
     """
     source = expand_path(os.fspath(source))
     stated = {"activation": activation, "head_width": head_width, "tokenizer": tokenizer}
@@ -72,12 +74,12 @@ def open_weights(
 
 def path_of(source: str) -> str:
     """Where the file or folder that is called so lies."""
-    return os.fspath(BUILT_IN.get(source, expand_path(source)))
+    return local_path(os.fspath(BUILT_IN.get(source, expand_path(source))))
 
 
 def is_here(source: str) -> bool:
-    """Whether there is something of that name to open, corrupt or not."""
-    known = source.startswith(RANDOM_PREFIX) or source in BUILT_IN
+    """Whether there is something of that name to open, corrupt or not, or to download."""
+    known = source.startswith(RANDOM_PREFIX) or source in BUILT_IN or is_hub_name(source)
     return known or (bool(source) and os.path.exists(source))
 
 
@@ -91,7 +93,7 @@ def size_named_by(source: str) -> str | None:
 
 
 def _may_be_run(source: str) -> bool:
-    return source not in BUILT_IN and not os.path.isfile(source)
+    return source not in BUILT_IN and not is_hub_name(source) and not os.path.isfile(source)
 
 
 def _refuse_parts_of_runs(source: str) -> None:
@@ -109,23 +111,13 @@ def _refuse_parts_of_runs(source: str) -> None:
 
 
 def _refuse_names_of_models(source: str) -> None:
-    """Nothing is downloaded; says how to get what such a name stands for."""
-    if os.path.exists(source) or source.endswith(_SUFFIXES):
-        return
-    if source in _OPENAI_NAMES or source in CLIP_SIZES:
-        file = source.replace("/", "-").replace("@", "-")
+    """Nothing is downloaded without a prefix that says from where."""
+    if hint := did_you_mean(source):
+        raise ValueError(f"{source}: no such file or folder{hint}")
+    if source in CLIP_SIZES and not os.path.exists(source):
         raise ValueError(
-            f"{source}: no such file; a name alone is not enough, for nothing is downloaded here. "
-            f"Give the file that OpenAI's clip.load({source!r}) leaves, ~/.cache/clip/{file}.pt, "
-            "or random:SIZE to try things out"
-        )
-    name = source.removeprefix("hf-hub:").removeprefix("hf://")
-    if name.count("/") == 1 and name[0] not in "./":
-        folder = name.partition("/")[2]
-        raise ValueError(
-            f"{source}: no such file or folder. If this is a name on the Hugging Face hub: nothing "
-            f"is downloaded here; `hf download {name} --local-dir {folder}` does, then give the "
-            f"folder {folder}"
+            f"{source}: no such file; the name of an architecture is not enough: give a file of "
+            f"weights, or {RANDOM_PREFIX}{source} to try things out"
         )
 
 

@@ -9,7 +9,7 @@ import pathlib
 import resource
 import signal
 import sys
-import types
+import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 
+from maft_jax.runtime.absent_keras import leave_keras_out
 from tests.torch_reference.torchvision_operators import declare_missing_operators
 
 # Test files and packages are compiled once for all of the many processes that tests start.
@@ -26,9 +27,7 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # PyTorch for CUDA brings triton, which ends a process that has loaded TensorFlow; no test needs it.
 sys.modules.setdefault("triton", None)
-# TensorFlow and TensorBoard import all of Keras where it is, 175 MB a process, and use none of it.
-sys.modules.setdefault("keras", None)
-sys.modules.setdefault("tensorboard.plugins.hparams._keras", types.SimpleNamespace(Callback=None))
+leave_keras_out()  # as commands do
 declare_missing_operators()  # before anything imports transformers, which imports torchvision
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -40,6 +39,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # two work
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Under nohup or in the background, where what tests start would not hear their Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--begin-until",
+        type=float,
+        metavar="SECONDS",
+        help="since the epoch: tests that have not begun by then are skipped, which the end says",
+    )
+
+
+def pytest_runtest_setup(item):
+    until = item.config.option.begin_until
+    if until is not None and time.time() > until:
+        pytest.skip("out of time: --begin-until has passed")
 
 
 def pytest_configure(config):

@@ -192,6 +192,10 @@ WRONG_VALUES = {
         {"evaluation.segment_rules": "fcclip"},
         r"config\.evaluation\.segment_rules=fcclip: only for config\.evaluation\.task=panoptic",
     ),
+    "no segments of label maps": (
+        {"evaluation.write_segments": False},
+        r"config\.evaluation\.write_segments=False: only for config\.evaluation\.task=panoptic",
+    ),
     "no scale": (
         {"evaluation.scales": ()},
         r"config\.evaluation\.scales: expected at least one positive factor, got \(\)",

@@ -32,7 +32,7 @@ MASK_ADAPTER = SHARED | {
 }
 MAFT_PLUS = SHARED | {"method": "maft_plus", "loss__transfer": "panoptic"}
 METHODS = [
-    pytest.param(MASK_ADAPTER, id="mask_adapter"),
+    pytest.param(MASK_ADAPTER, id="mask_adapter", marks=pytest.mark.slow),
     pytest.param(MAFT_PLUS, id="maft_plus", marks=pytest.mark.slow),
 ]
 NAMES = {"mask_adapter": "cnext2.dwconv.weight", "maft_plus": "cross_atten.MLP.weight"}

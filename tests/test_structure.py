@@ -58,6 +58,7 @@ ONLY_IN = {
     "gradio": ["maft_jax/web_page/page.py"],
     "wandb": ["maft_jax/tracking/wandb_run.py"],
     "mlflow": ["maft_jax/tracking/mlflow_run.py"],
+    "huggingface_hub": ["maft_jax/hub/hugging_face.py", "maft_jax/publishing/upload.py"],
 }
 
 SOURCES = sorted(

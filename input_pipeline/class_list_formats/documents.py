@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from input_pipeline.class_list_formats.listed_class import THINGS, WRITE_LINES, ListedClass
+from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass, read_thing
 
 _LONGEST_YAML = 2**18
 _DEEPEST_YAML = 32
@@ -117,7 +117,7 @@ def _categories(categories: object, where: str) -> list[ListedClass]:
         if not isinstance(category, dict) or not {"id", "name"} <= category.keys():
             raise ValueError(f"{place}: expected 'id' and 'name', found {category!r:.60}")
         value = _value(category["id"], place)
-        color = category.get("color")
+        color, kind = category.get("color"), category.get("isthing")
         of_rgb = isinstance(color, list) and len(color) == 3
         listed.append(
             ListedClass(
@@ -125,7 +125,7 @@ def _categories(categories: object, where: str) -> list[ListedClass]:
                 value,
                 _name(category["name"], place),
                 color=tuple(_value(part, f"{place}.color") for part in color) if of_rgb else None,
-                is_thing=THINGS.get(str(category.get("isthing")).lower()),
+                is_thing=None if kind is None else read_thing(str(kind), f"{place}.isthing"),
             )
         )
     return listed

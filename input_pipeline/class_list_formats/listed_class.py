@@ -28,5 +28,20 @@ class ListedClass(NamedTuple):
 THINGS = {"thing": True, "stuff": False, "1": True, "0": False, "true": True, "false": False}
 """What columns and entries say, in small letters, of whether a class has countable objects."""
 
+
+def read_thing(text: str, place: str) -> bool:
+    """What such a column or entry says.
+
+    Raises:
+        ValueError: neither a word for things nor one for stuff.
+    """
+    if text.lower() not in THINGS:
+        raise ValueError(
+            f"{place}: whether it is a thing: expected one of {', '.join(THINGS)}, found {text!r}; "
+            "correct it"
+        )
+    return THINGS[text.lower()]
+
+
 WRITE_LINES = "write 'integer<TAB>name' lines, where the integer is the value in the label maps"
 """What works for every list."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from input_pipeline.class_list_formats.documents import Found
-from input_pipeline.class_list_formats.listed_class import THINGS, WRITE_LINES, ListedClass
+from input_pipeline.class_list_formats.listed_class import WRITE_LINES, ListedClass, read_thing
 
 _VALUE_HEADING = re.compile(
     r"((label|class|category|pixel|train) ?)?(id|idx|index|value|number)|key|pixel"
@@ -39,7 +39,7 @@ def read_table(lines: Sequence[str], where: str) -> Found | None:
     if len(words) < 2 or not names or not (values or colors or len(names) == len(words)):
         return None
     rows = _rows(lines, delimiter, len(words), where)
-    things = _thing_column(words, rows)
+    things = next((i for i, word in enumerate(words) if _THING_HEADING.fullmatch(word)), None)
     if not values:
         values = [i for i in names if all(row[i].isdecimal() for row in rows)]
         names = [i for i in names if i not in values]
@@ -61,7 +61,7 @@ def read_table(lines: Sequence[str], where: str) -> Found | None:
             raise ValueError(f"{place}: the class name is blank; delete the line or name the class")
         value = _integer(row[values[0]], place) if values else None
         color = tuple(_integer(row[i], place) for i in colors) if colors else None
-        is_thing = None if things is None else THINGS[row[things].lower()]
+        is_thing = None if things is None else read_thing(row[things], place)
         listed.append(ListedClass(place, value, name, color=color, is_thing=is_thing))
     if not values:
         return listed, "colours -> classes"
@@ -83,12 +83,6 @@ def _headings(cells: Sequence[str]) -> list[str]:
 
 def _color_headings(words: Sequence[str]) -> Sequence[str]:
     return next((colors for colors in _COLOR_HEADINGS if set(colors) <= set(words)), ())
-
-
-def _thing_column(words: Sequence[str], rows: Sequence[Sequence[str]]) -> int | None:
-    """The column that says of every class whether it is a thing or stuff."""
-    columns = (i for i, word in enumerate(words) if _THING_HEADING.fullmatch(word))
-    return next((i for i in columns if all(row[i].lower() in THINGS for row in rows)), None)
 
 
 def _rows(lines: Sequence[str], delimiter: str, width: int, where: str) -> list[list[str]]:

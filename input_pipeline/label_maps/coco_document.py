@@ -1,5 +1,6 @@
 """COCO's JSON: its images, categories as classes, and annotations kept by image."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from input_pipeline.examples import IGNORE
 from input_pipeline.file_names import portable_path
 from input_pipeline.label_maps.data_folder import DataFolder
 from input_pipeline.label_maps.image_finder import find_images
+from input_pipeline.label_maps.interface import OfficialIds
 from input_pipeline.label_maps.packed_json import PackedJson, digest, pack
 from input_pipeline.limits import MAX_PIXELS, check_limit
 
@@ -20,6 +22,7 @@ from input_pipeline.limits import MAX_PIXELS, check_limit
 class CocoImage:
     """An image of the JSON that is there; `packed` are its annotations."""
 
+    image_id: int | str
     path: PurePosixPath
     file_name: str
     size: tuple[int, int]
@@ -136,15 +139,32 @@ def read_images(
     paths = find_images(folder, [row["file_name"] for row in rows], where)
     found = [
         CocoImage(
+            row["id"],
             path,
             row["file_name"],
             (row["height"], row["width"]),
-            pack(annotations.get(row["id"], [])),
+            _packed(annotations.get(row["id"], [])),
         )
         for row, path in zip(rows, paths, strict=True)
         if path is not None
     ]
     return sorted(found, key=lambda image: image.path.as_posix())
+
+
+def _packed(annotations: Sequence[Mapping]) -> PackedJson:
+    """The digest is without areas, which no label map depends on."""
+    painted = [{key: row[key] for key in row if key != "area"} for row in annotations]
+    return pack(annotations, told=painted)
+
+
+def official_ids(images: Sequence[CocoImage], classes: Classes) -> OfficialIds:
+    """Those of the JSON; of several categories of a class the first, of none one that is free."""
+    first_of: dict[int, int] = {}
+    for number, class_id in sorted(classes.of_category.items()):
+        first_of.setdefault(class_id, number)
+    free = itertools.count(max(classes.of_category, default=0) + 1)
+    categories = (first_of[i] if i in first_of else next(free) for i in range(len(classes.names)))
+    return OfficialIds(tuple(image.image_id for image in images), tuple(categories))
 
 
 def category_of(row: Mapping, categories: Categories, where: str) -> int:

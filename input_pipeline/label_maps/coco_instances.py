@@ -1,5 +1,6 @@
 """COCO's instances: polygons and run lengths in one JSON, as many tools export them."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,17 +11,23 @@ from input_pipeline.label_maps.coco_document import (
     CocoImage,
     category_of,
     image_rows,
+    official_ids,
     read_categories,
     read_classes,
     read_images,
 )
 from input_pipeline.label_maps.data_folder import DataFolder, LabelledImages, logger
-from input_pipeline.label_maps.interface import LabelMap
+from input_pipeline.label_maps.interface import LabelMap, ObjectMask
 from input_pipeline.label_maps.packed_json import digest
 from input_pipeline.label_maps.regions import Region, RegionMaps, paint
-from input_pipeline.run_lengths import decode_segmentation, require_pycocotools
+from input_pipeline.run_lengths import (
+    count_pixels,
+    decode_segmentation,
+    encode_segmentation,
+    require_pycocotools,
+)
 
-_KEPT = ("id", "category_id", "iscrowd", "segmentation")
+_KEPT = ("id", "category_id", "iscrowd", "segmentation", "area")
 
 
 def open_coco_instances(folder: DataFolder, content: Any) -> LabelledImages | None:
@@ -44,15 +51,16 @@ def open_coco_instances(folder: DataFolder, content: Any) -> LabelledImages | No
     if empty := sum(1 for row in rows if not by_image.get(row["id"])):
         logger.info("%s: %d images have no region", folder.where(), empty)
     labels = CocoInstanceMaps(folder.where(), images, classes)
-    return LabelledImages(tuple(image.path for image in images), classes.names, labels)
+    paths = tuple(image.path for image in images)
+    return LabelledImages(paths, classes.names, labels, official_ids(images, classes))
 
 
 class CocoInstanceMaps(RegionMaps):
-    """LabelMaps of the annotations of COCO's JSON."""
+    """LabelMaps, and ObjectMasks, of the annotations of COCO's JSON."""
 
     def __init__(self, where: str, images: Sequence[CocoImage], classes: Classes):
         super().__init__(classes.names)
-        self._where, self._images = where, tuple(images)
+        self._where, self._images, self._classes = where, tuple(images), classes
         self._of_category = dict(classes.of_category)
         self._labelling = digest("coco instances", classes.names, sorted(self._of_category.items()))
 
@@ -68,12 +76,34 @@ class CocoInstanceMaps(RegionMaps):
             mask = decode_segmentation(row["segmentation"], image.size)
         except ValueError as error:
             raise ValueError(f"{place}: {error}; correct or remove it") from error
-        if mask.shape != image.size:
-            raise ValueError(
-                f"{place}: expected run lengths of the size of the image (height x width), "
-                f"{image.size[0]} x {image.size[1]}, got {mask.shape[0]} x {mask.shape[1]}"
-            )
+        _check_size(mask.shape, image.size, place)
         return Region(self._of_category[row["category_id"]], mask, bool(row.get("iscrowd")))
+
+    def objects(self, index: int) -> list[ObjectMask]:
+        """The image's annotations as pycocotools makes masks of them; nothing is cut or joined."""
+        image = self._images[index]
+        return [self._object(row, image, self.place(index)) for row in image.annotations]
+
+    def _object(self, row: Mapping, image: CocoImage, where: str) -> ObjectMask:
+        place = f"{where}, annotation {row.get('id')}"
+        try:
+            runs = encode_segmentation(row["segmentation"], image.size)
+            area = _area(row["area"]) if "area" in row else count_pixels(runs)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}; correct or remove it") from error
+        _check_size(tuple(runs["size"]), image.size, place)
+        class_id = self._of_category[row["category_id"]]
+        return ObjectMask(class_id, runs, area, bool(row.get("iscrowd")))
+
+    def object_signature(self, index: int) -> str:
+        """As `signature`, and of the areas."""
+        areas = [row.get("area") for row in self._images[index].annotations]
+        return digest(self.signature(index), areas)
+
+    def of_images(self, indices: Sequence[int]) -> "CocoInstanceMaps":
+        """The same of some of the images, in this order."""
+        images = [self._images[index] for index in indices]
+        return CocoInstanceMaps(self._where, images, self._classes)
 
     def place(self, index: int) -> str:
         """The JSON and the image's name in it."""
@@ -82,6 +112,20 @@ class CocoInstanceMaps(RegionMaps):
     def signature(self, index: int) -> str:
         """Digest of the image's annotations, and what categories mean."""
         return f"{self._images[index].digest}|{self._labelling}"
+
+
+def _check_size(size: tuple[int, int], expected: tuple[int, int], place: str) -> None:
+    if size != expected:
+        raise ValueError(
+            f"{place}: expected run lengths of the size of the image (height x width), "
+            f"{expected[0]} x {expected[1]}, got {size[0]} x {size[1]}"
+        )
+
+
+def _area(area: object) -> float:
+    if type(area) not in (int, float) or not 0 <= area < math.inf:
+        raise ValueError(f"area: expected a number of pixels, got {area!r:.40}")
+    return float(area)
 
 
 def _by_image(

@@ -16,6 +16,7 @@ from input_pipeline.label_maps.coco_document import (
     CocoImage,
     category_of,
     image_rows,
+    official_ids,
     read_categories,
     read_classes,
     read_images,
@@ -62,7 +63,8 @@ def open_coco_panoptic(folder: DataFolder, content: Any) -> LabelledImages | Non
         )
     pngs = _find_pngs(folder, [image.annotations[0]["file_name"] for image in images])
     labels = CocoPanopticMaps(folder.tree, where, images, pngs, classes)
-    return LabelledImages(tuple(image.path for image in images), classes.names, labels)
+    paths = tuple(image.path for image in images)
+    return LabelledImages(paths, classes.names, labels, official_ids(images, classes))
 
 
 class CocoPanopticMaps(RegionMaps):

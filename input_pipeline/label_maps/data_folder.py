@@ -12,7 +12,7 @@ from input_pipeline.class_lists import BUILT_IN, ClassList, load_class_list, par
 from input_pipeline.file_names import composed, shorten
 from input_pipeline.file_trees import FileTree
 from input_pipeline.label_maps.file_endings import SAME, find_endings
-from input_pipeline.label_maps.interface import LabelMaps
+from input_pipeline.label_maps.interface import LabelMaps, OfficialIds
 
 DEFAULT_CLASSES = "classes.txt"
 _ENDINGS_OF_LISTS = (".txt", ".csv", ".tsv", ".yaml", ".yml", ".pbtxt", ".names")
@@ -73,6 +73,8 @@ class LabelledImages:
     paths: tuple[PurePosixPath, ...]
     class_names: tuple[str, ...]
     labels: LabelMaps
+    ids: OfficialIds | None = None
+    """Where the labels have some."""
 
 
 def example_id(path: PurePosixPath) -> str:

@@ -1,7 +1,7 @@
 """What builds the label map of an image: the interface that every kind of label maps follows."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
@@ -16,6 +16,40 @@ class LabelMap(NamedTuple):
     values: Int32[np.ndarray, "h w"]
     instances: Int32[np.ndarray, "h w"] | None = None
     """Numbers of instances from 1; 0 where there is none."""
+
+
+class ObjectMask(NamedTuple):
+    """An object with a mask of its own, which those of others may overlap."""
+
+    class_id: int
+    """Or IGNORE."""
+    run_lengths: Mapping
+    """COCO's {"size", "counts"}."""
+    area: float
+    """What its file says, which may be the area of polygons, else pixels."""
+    is_crowd: bool = False
+
+
+@runtime_checkable
+class ObjectMasks(Protocol):
+    """Objects by the index of their example, one mask each; read when asked for."""
+
+    def objects(self, index: int) -> list[ObjectMask]:
+        """Of an example, in their order. ValueError names file and entry of what is wrong."""
+        ...
+
+    def object_signature(self, index: int) -> str:
+        """A string that changes when the objects may have changed; cheap, decodes nothing."""
+        ...
+
+
+class OfficialIds(NamedTuple):
+    """What COCO's files about a data set call its images and classes."""
+
+    images: tuple[int | str, ...]
+    """By the index of their example."""
+    categories: tuple[int, ...]
+    """By class id."""
 
 
 class LabelMaps(Protocol):

@@ -22,10 +22,11 @@ class PackedJson:
         return json.loads(zlib.decompress(self.data))
 
 
-def pack(value: Any) -> PackedJson:
-    """The value in a small form."""
+def pack(value: Any, told: Any = None) -> PackedJson:
+    """The value in a small form; the digest is of `told` where that is given."""
     text = json.dumps(value).encode()
-    return PackedJson(zlib.compress(text, 1), hashlib.sha256(text).hexdigest())
+    of = text if told is None else json.dumps(told).encode()
+    return PackedJson(zlib.compress(text, 1), hashlib.sha256(of).hexdigest())
 
 
 def digest(*parts: object) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -16,7 +17,7 @@ from input_pipeline.file_names import shorten
 from input_pipeline.file_trees import FileTree
 from input_pipeline.image_files import HEIC_ADVICE, UNREAD_HEIC, read_image, read_label_map
 from input_pipeline.label_maps.index_maps import IndexMaps
-from input_pipeline.label_maps.interface import LabelMaps
+from input_pipeline.label_maps.interface import LabelMaps, ObjectMasks, OfficialIds
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ class LayoutSource:
     """Examples (an `ExampleSource`) of images in a tree and their label maps; decoded on access.
 
     `images` are paths in the tree, `labels` what builds their label maps, by index, `synonyms` the
-    further names of classes that have some.
+    further names of classes that have some. `ids` are those of official files; by default images
+    go by the ids of examples, and classes count from 1. `open_objects`, which must be picklable,
+    reads the masks of objects where they lie in other files than the labels.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class LayoutSource:
         class_names: Sequence[str],
         labels: LabelMaps,
         synonyms: Mapping[str, tuple[str, ...]] | None = None,
+        ids: OfficialIds | None = None,
+        open_objects: Callable[[], ObjectMasks] | None = None,
     ):
         self.name = name
         self.class_names = tuple(class_names)
@@ -62,6 +67,9 @@ class LayoutSource:
         self._tree = tree
         self._images = tuple(images)
         self._labels = labels
+        self._open_objects = open_objects
+        counted = tuple(range(1, len(self.class_names) + 1))
+        self.ids = ids or OfficialIds(self.example_ids, counted)
         self.things: tuple[int, ...] | None = None
         """Class ids with countable objects, where the source's own class list says it."""
 
@@ -94,6 +102,16 @@ class LayoutSource:
         values, instances = self._labels.read(index)
         return self._labels.class_ids(values, self.label_place(index)), instances
 
+    def object_masks(self) -> ObjectMasks | None:
+        """The masks of objects, by index; None where label maps alone have them, or nothing.
+
+        Raises:
+            ValueError: a file of them is damaged, or lacks an example.
+        """
+        if self._open_objects is not None:
+            return self._open_objects()
+        return self._labels if isinstance(self._labels, ObjectMasks) else None
+
     def label_values(self, index: int) -> Int32[np.ndarray, "h w"]:
         """The label map with the values of its source."""
         return self._labels.read(index).values
@@ -115,6 +133,10 @@ class LayoutSource:
         """What makes ignored pixels learnt; None where label values in the class list do."""
         return self._labels.advice_for_ignored
 
+    def image_name(self, index: int) -> str:
+        """The example's id with the ending of the image's file."""
+        return self.example_ids[index] + PurePath(self._images[index]).suffix
+
     def image_bytes(self, index: int) -> bytes:
         """The encoded image as it came."""
         return self._tree.read(self._images[index])
@@ -135,12 +157,17 @@ def index_source(
     class_names: Sequence[str],
     class_of_value: Int32[np.ndarray, " v"],
     read_values: Callable[[bytes, str], Int32[np.ndarray, "h w"]] = read_label_map,
+    **more: Any,
 ) -> LayoutSource:
-    """The examples of a published data set, whose label maps are `IndexMaps`."""
+    """The examples of a published data set, whose label maps are `IndexMaps`.
+
+    `more` is what `LayoutSource` takes besides.
+    """
     paths = [entry.label for entry in files]
     labels = IndexMaps(tree, paths, class_names, class_of_value, read_values)
-    ids = [entry.example_id for entry in files]
-    return LayoutSource(name, tree, ids, [entry.image for entry in files], class_names, labels)
+    examples = [entry.example_id for entry in files]
+    images = [entry.image for entry in files]
+    return LayoutSource(name, tree, examples, images, class_names, labels, **more)
 
 
 def contiguous(classes: ClassList) -> ClassList:

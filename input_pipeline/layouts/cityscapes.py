@@ -7,7 +7,7 @@ import numpy as np
 from input_pipeline.dataset_specs import SPECS
 from input_pipeline.file_trees import FileTree
 from input_pipeline.label_maps.index_maps import IndexMaps, class_lookup
-from input_pipeline.label_maps.interface import LabelMap
+from input_pipeline.label_maps.interface import LabelMap, OfficialIds
 from input_pipeline.layouts.base import (
     LayoutSource,
     contiguous,
@@ -75,6 +75,9 @@ def open_cityscapes(tree: FileTree, split: str) -> LayoutSource:
         [entry.image for entry in files],
         classes.names,
         maps(tree, paths, classes.names, lookup),
+        ids=OfficialIds(
+            tuple(entry.example_id.rpartition("/")[2] for entry in files), classes.label_values
+        ),
     )
 
 

@@ -1,89 +1,147 @@
-"""tf.train.Example messages without TensorFlow, whose import takes a worker process seconds.
+"""tf.train.Example messages, read and written by hand.
 
-The message is described here field by field as in tensorflow/core/example/{example,feature}.proto,
-whose field numbers are fixed for good. It lives in a descriptor pool of its own, so that importing
-TensorFlow beside it registers nothing twice.
+TensorFlow takes seconds to import in every worker process, and the protobuf library's compiled
+messages have twice ended a process while several threads read records. The format is small: the
+wire format of protocol buffers (protobuf.dev/programming-guides/encoding) with the fields of
+tensorflow/core/example/{example,feature}.proto, whose numbers are fixed for good:
+
+    Example {1: Features}           Features {1: repeated entry {1: name, 2: Feature}}
+    Feature {1: BytesList} or {2: FloatList} or {3: Int64List}, each list {1: repeated value}
 """
 
-from collections.abc import Mapping
-
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+import struct
+from collections.abc import Iterator, Mapping
 
 Feature = list[bytes] | list[int] | list[float]
 
-_FIELD = descriptor_pb2.FieldDescriptorProto
-_LISTS = {
-    "BytesList": _FIELD.TYPE_BYTES,
-    "FloatList": _FIELD.TYPE_FLOAT,
-    "Int64List": _FIELD.TYPE_INT64,
-}
-_KINDS = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "Int64List"}
+_VARINT, _FIXED_64, _LENGTH, _FIXED_32 = 0, 1, 2, 5
+"""How a field's value is laid out, in the three low bits of its tag."""
+_BYTES, _FLOATS, _INTEGERS = 1, 2, 3
+"""Numbers of the fields of Feature."""
+_Field = tuple[int, int, bytes | int]
+"""Number, layout and value."""
 
 
 def encode_features(features: Mapping[str, Feature]) -> bytes:
-    """Serializes named lists of bytes, integers or floats; equal features give equal bytes."""
-    example = _Example()
-    for name, values in features.items():
-        feature = example.features.feature[name]
-        if values and isinstance(values[0], bytes):
-            feature.bytes_list.value.extend(values)
-        elif values and isinstance(values[0], float):
-            feature.float_list.value.extend(values)
-        else:
-            feature.int64_list.value.extend(values)
-    return example.SerializeToString(deterministic=True)
+    """Serializes named lists of bytes, integers or floats; equal features give equal bytes.
+
+    They are those of protobuf's deterministic serialization, in which a name comes after longer
+    names that begin with it.
+    """
+    names = sorted(features, key=lambda name: name.encode() + b"\xff")
+    entries = b"".join(
+        _block(1, _block(1, name.encode()) + _block(2, _encode_feature(features[name])))
+        for name in names
+    )
+    return _block(1, entries) if names else b""
 
 
 def decode_features(data: bytes) -> dict[str, Feature]:
     """The named lists of a serialized message; ValueError where it is none."""
+    features: dict[str, Feature] = {}
     try:
-        example = _Example.FromString(data)
-    except message.DecodeError as error:
+        for block in _blocks(data, 1):
+            for entry in _blocks(block, 1):
+                name = b"".join(_blocks(entry, 1)[-1:]).decode()
+                features[name] = _decode_feature(b"".join(_blocks(entry, 2)))
+    except (IndexError, struct.error, ValueError) as error:
         raise ValueError(f"expected a tf.train.Example message: {error}") from None
-    return {
-        name: list(getattr(feature, kind).value) if (kind := feature.WhichOneof("kind")) else []
-        for name, feature in example.features.feature.items()
-    }
+    return features
 
 
-def _build_message_class() -> type[message.Message]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="tensorflow/core/example/example.proto", package="tensorflow", syntax="proto3"
-    )
-    for name, value_type in _LISTS.items():
-        _add_field(file.message_type.add(name=name), "value", 1, value_type, repeated=True)
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, list_type) in enumerate(_KINDS.items(), start=1):
-        field = _add_field(feature, name, number, list_type)
-        field.oneof_index = 0
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    _add_field(entry, "key", 1, _FIELD.TYPE_STRING)
-    _add_field(entry, "value", 2, "Feature")
-    _add_field(features, "feature", 1, "Features.FeatureEntry", repeated=True)
-    _add_field(file.message_type.add(name="Example"), "features", 1, "Features")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+def _encode_feature(values: Feature) -> bytes:
+    if not values:
+        return _block(_INTEGERS, b"")
+    if isinstance(values[0], bytes):
+        return _block(_BYTES, b"".join(_block(1, value) for value in values))
+    if isinstance(values[0], float):
+        return _block(_FLOATS, _block(1, struct.pack(f"<{len(values)}f", *values)))
+    return _block(_INTEGERS, _block(1, b"".join(map(_varint, values))))
 
 
-def _add_field(
-    parent: descriptor_pb2.DescriptorProto,
-    name: str,
-    number: int,
-    field_type: int | str,
-    repeated: bool = False,
-) -> descriptor_pb2.FieldDescriptorProto:
-    """A field of a scalar type, or of the message type of that name."""
-    label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
-    field = parent.field.add(name=name, number=number, label=label)
-    if isinstance(field_type, str):
-        field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".tensorflow.{field_type}"
-    else:
-        field.type = field_type
-    return field
+def _decode_feature(data: bytes) -> Feature:
+    """Several lists of one kind are one; of several kinds the last counts."""
+    kind, values = 0, []
+    for number, layout, block in _fields(data):
+        if number not in (_BYTES, _FLOATS, _INTEGERS) or layout != _LENGTH:
+            continue
+        if number != kind:
+            kind, values = number, []
+        for inner, inner_layout, value in _fields(block):
+            if inner == 1:
+                values += _decode_values(kind, inner_layout, value)
+    return values
 
 
-_Example = _build_message_class()
+def _decode_values(kind: int, layout: int, value: bytes | int) -> Feature:
+    """One value of a list, or several where numbers are packed."""
+    if kind == _BYTES and layout == _LENGTH:
+        return [value]
+    if kind == _FLOATS and layout in (_LENGTH, _FIXED_32):
+        return list(struct.unpack(f"<{len(value) // 4}f", value))
+    if kind == _INTEGERS and layout == _VARINT:
+        return [_signed(value)]
+    if kind == _INTEGERS and layout == _LENGTH:
+        numbers, position = [], 0
+        while position < len(value):
+            number, position = _read_varint(value, position)
+            numbers.append(_signed(number))
+        return numbers
+    raise ValueError(f"a value of layout {layout} in a list of kind {kind}")
+
+
+def _blocks(data: bytes, number: int) -> list[bytes]:
+    """Fields of that number whose values are bytes; others are passed over."""
+    return [value for field, layout, value in _fields(data) if (field, layout) == (number, _LENGTH)]
+
+
+def _fields(data: bytes) -> Iterator[_Field]:
+    position = 0
+    while position < len(data):
+        tag, position = _read_varint(data, position)
+        layout = tag & 7
+        if layout == _VARINT:
+            value, position = _read_varint(data, position)
+        else:
+            if layout == _LENGTH:
+                size, position = _read_varint(data, position)
+            elif layout in (_FIXED_64, _FIXED_32):
+                size = 8 if layout == _FIXED_64 else 4
+            else:
+                raise ValueError(f"a field of layout {layout}")
+            value, position = data[position : position + size], position + size
+            if position > len(data):
+                raise ValueError("it ends in the middle of a field")
+        yield tag >> 3, layout, value
+
+
+def _block(number: int, value: bytes) -> bytes:
+    return bytes([number << 3 | _LENGTH]) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, low ones first; negative numbers as their two's complement of 64 bits."""
+    number &= 2**64 - 1
+    groups = bytearray()
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number & 2**64 - 1, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than ten bytes")
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >> 63 else number

@@ -3,9 +3,12 @@
     python -m maft_jax.cli.convert_weights ViT-B-16.pt clip_vit_b16 --to=transformers
     python -m maft_jax.cli.convert_weights runs/first tuned.safetensors --to=open_clip
     python -m maft_jax.cli.convert_weights runs/first ours.pth --into=maft_vit_b.pth
-    python -m maft_jax.cli.convert_weights --inspect --verify ViT-B-16.pt
+    python -m maft_jax.cli.convert_weights --inspect --verify hf:openai/clip-vit-base-patch16
+    python -m maft_jax.cli.convert_weights runs/first my-clip --to=transformers --card \\
+        --push=me/my-clip
 
-SOURCE is a file, a folder as transformers and open_clip leave them, the workdir of a training run
+SOURCE is a file, a folder as transformers and open_clip leave them, a name of the Hugging Face hub
+or of OpenAI's (hf:OWNER/NAME, openai:ViT-B/16; downloaded once), the workdir of a training run
 (its newest checkpoint, or --step), or random:SIZE; its format is recognised by its content.
 DESTINATION is a file (.safetensors, .pt, .npz) or, without ending, a folder. Where its name leaves
 several formats possible, --to says which. Nothing is unpickled but tensors. docs/weights.md has the
@@ -15,6 +18,7 @@ Exit codes: 0 done, 1 failed or (--verify) different, 2 wrong input, 130 and 143
 """
 
 import pathlib
+import re
 
 from absl import flags
 
@@ -40,6 +44,17 @@ _INSPECT = flags.DEFINE_bool("inspect", False, "print tensors, architecture and 
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "compare with the format's own library on random images, texts and masks"
 )
+_CARD = flags.DEFINE_bool(
+    "card", False, "of a run, written as a folder: add a model card (README.md) with its results"
+)
+_LICENSE = flags.DEFINE_string("license", None, "--card: of the weights, such as mit, apache-2.0")
+_RESULTS = command_line.define_path(
+    "results", None, "--card: workdir of an evaluation of these weights; the run's own count, too"
+)
+_PUSH = flags.DEFINE_string(
+    "push", None, "OWNER/NAME: upload the folder to the Hugging Face hub, with the login's token"
+)
+_PRIVATE = flags.DEFINE_bool("private", False, "--push: make the repository a private one")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an existing DESTINATION")
 
 
@@ -56,6 +71,10 @@ def _convert(source: str, destination: str | None = None) -> None:
 
     if destination is not None:
         conversion.check_destination(destination, _OVERWRITE.value)
+    if _PUSH.value is not None:
+        from maft_jax.publishing.upload import check_upload
+
+        check_upload(_PUSH.value)
     weights = open_weights(source, **_stated(), format_name=_FROM.value)
     source = path_of(source)
     if _INSPECT.value:
@@ -72,27 +91,62 @@ def _convert(source: str, destination: str | None = None) -> None:
     if _INTO.value is not None:
         _write_into(weights, destination)
     else:
-        _write(weights, destination)
+        _write(weights, destination, source)
 
 
-def _write(weights, destination: str) -> None:
+def _write(weights, destination: str, source: str) -> None:
     from maft_jax.convert import conversion
     from maft_jax.convert.formats import write_weights
 
     name = conversion.choose_format(weights, destination, _TO.value)
+    card = _make_card(weights, destination, name, source) if _CARD.value else None
     with _progress(conversion.num_bytes(weights, _DTYPE.value)) as progress:
         write_weights(weights, destination, name, _DTYPE.value, progress.update)
     print(f"wrote {destination}: {len(weights.tensors)} parameters in the format {name}")
     if _VERIFY.value:
         _print_verification(destination, conversion.read_back(weights, destination, name))
+    if card is not None:
+        from etils import epath
+
+        from maft_jax.publishing.model_card import CARD
+        from maft_jax.runtime.atomic_files import atomic_write_bytes
+
+        atomic_write_bytes(epath.Path(destination) / CARD, card.encode())
+    if _PUSH.value is not None:
+        from maft_jax.publishing.upload import upload
+
+        message = f"Weights in the format {name}, by maft_jax"
+        url = upload(destination, _PUSH.value, private=_PRIVATE.value, message=message)
+        print(f"uploaded to {url}; maft_jax reads it as hf:{_PUSH.value}")
+
+
+def _make_card(weights, destination: str, format_name: str, source: str) -> str:
+    from maft_jax.publishing.model_card import describe_run_to_publish, model_card
+    from maft_jax.state.restored_run import is_training_run
+
+    if not is_training_run(source):
+        raise ValueError(f"--card: expected the workdir of a training run as SOURCE, got {source}")
+    return model_card(
+        describe_run_to_publish(
+            source,
+            weights,
+            pathlib.Path(destination),
+            format_name,
+            step=_stated()["step"],
+            evaluation=_RESULTS.value,
+            license=_LICENSE.value,
+            repository=_PUSH.value,
+        )
+    )
 
 
 def _write_into(weights, destination: str) -> None:
     from maft_jax.convert import fcclip, maft
     from maft_jax.convert.conversion import image_tower
     from maft_jax.convert.formats import read_weights
+    from maft_jax.weights import path_of
 
-    template = pathlib.Path(_INTO.value)
+    template = pathlib.Path(path_of(_INTO.value))
     if not template.is_file():
         raise ValueError(
             f"--into={template}: no such file; expected a checkpoint of MAFT, FC-CLIP or MAFT+"
@@ -148,7 +202,30 @@ def check_arguments(paths: list[str]) -> list[str]:
         raise ValueError("--into writes the image tower alone, in the format that the file has")
     if _IMAGE_ONLY.value and _TEXT_FROM.value:
         raise ValueError("--image_only and --text_from exclude each other")
+    _check_publishing(paths)
     return [*map(expand_path, paths)]
+
+
+def _check_publishing(paths: list[str]) -> None:
+    """Raises ValueError for flags that would be ignored, or that a file has no place for."""
+    for name, other in (("license", _CARD), ("results", _CARD), ("private", _PUSH)):
+        if flags.FLAGS[name].value and not other.value:
+            raise ValueError(f"--{name}: only with --{other.name}; leave it out")
+    if not (_CARD.value or _PUSH.value):
+        return
+    files = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+    if len(paths) < 2 or pathlib.Path(paths[1]).suffix in files or _INTO.value:
+        raise ValueError(
+            "--card and --push: expected a folder as DESTINATION, a name without ending, such as "
+            "my-clip with --to=transformers"
+        )
+    if _CARD.value and _IMAGE_ONLY.value:
+        raise ValueError("--card: expected a whole CLIP, with its text tower; drop --image_only")
+    if _LICENSE.value and not re.fullmatch("[a-z0-9][a-z0-9.+-]*", _LICENSE.value):
+        raise ValueError(
+            f"--license={_LICENSE.value}: expected an identifier of the hub, such as mit, "
+            "apache-2.0, cc-by-nc-4.0 or other"
+        )
 
 
 def run() -> None:

@@ -14,7 +14,8 @@ _EXPONENTS = flags.DEFINE_list(
     "ensemble_exponents",
     None,
     "generator=fcclip: exponents of CLIP's probabilities for classes that the generator was "
-    "trained on and for others; default: 0.4,0.8 of FC-CLIP, 1,1 of MAFT+",
+    "trained on and for others; default: 0.4,0.8 of FC-CLIP, 1,1 of MAFT+, "
+    "0.7,0.9 of Mask-Adapter",
 )
 _TRAINED = command_line.define_path(
     "trained_classes",
@@ -76,6 +77,7 @@ def load(
     Raises:
         ValueError: exponents that are none, or no checkpoint of such a system.
     """
+    from maft_jax.hub.local_files import pinned
     from maft_jax.inference.fcclip import FcClipSegmenter
     from maft_jax.inference.geometric_ensemble import read_trained_classes
     from maft_jax.models.encoder_setup import compute_dtype as decided
@@ -97,7 +99,7 @@ def load(
         cache_dir=cache_dir,
     )
     provenance = {
-        "weights": {"path": weights, "fingerprint": segmenter.fingerprint},
+        "weights": {"path": pinned(weights), "fingerprint": segmenter.fingerprint},
         "settings": {
             "templates": list(templates),
             **({"synonyms": dict(synonyms)} if synonyms else {}),

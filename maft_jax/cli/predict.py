@@ -27,7 +27,10 @@ from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = command_line.define_path(
-    "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
+    "weights",
+    None,
+    "CLIP of any known format, tuned or not, the workdir of a training run, or a name that is "
+    "downloaded once: hf:OWNER/NAME, openai:ViT-B/16",
 )
 _stated = command_line.define_stated_flags("the weights")
 _IMAGE = command_line.define_paths(
@@ -151,6 +154,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     """The segmenter, and what the JSON files say of how it was made."""
     import maft_jax
     from maft_jax.config.sections import DataConfig
+    from maft_jax.hub.local_files import pinned
     from maft_jax.inference.segmentation import ImageSegmenter
     from maft_jax.models.encoder_setup import compute_dtype
     from maft_jax.proposals.precompute_job import cache_dir
@@ -180,7 +184,7 @@ def _load(class_names: tuple[str, ...], background: tuple[str, ...], synonyms: d
     )
     provenance = {
         "weights": {
-            "path": _WEIGHTS.value,
+            "path": pinned(_WEIGHTS.value),
             "fingerprint": fingerprint(clip.parameters),
             **({"modules": clip.modules.describe()} if clip.modules else {}),
         },

@@ -2,13 +2,15 @@
 
     python -m maft_jax.cli.shapes_world_study --workdir=runs/study --page=docs
 
-An hour and a half on two CPU cores, besides three generators of masks that it trains. Runs that
+Some hours on two CPU cores, with the generators of masks and the CLIPs that it trains. Runs that
 WORKDIR holds are not repeated, so that the command goes on where it was stopped. PAGE then has
 shapes_world.md with its tables and figures, and what they are made of, shapes_world/runs.json and
-learned_masks.json; and methods_study.md, made of shapes_world/methods.json. With
---tables=learned_masks or --tables=methods that file alone is new, and its page is made again.
+learned_masks.json; and methods_study.md, made of shapes_world/methods.json and two files of other
+CLIPs, which it trains. With --tables=learned_masks, methods, methods_convnext or
+methods_second_clip that file alone is new, and its page is made again.
 The generator that comes with the package is generator_float16 in
-WORKDIR/generators/split_0-DIGEST, whose name has a digest of its configuration.
+WORKDIR/generators/split_0-DIGEST, whose name has a digest of its configuration. Results are named
+by what was run and by the content of the weights that it read.
 maft_jax/shapes_world/experiments.py says what is run.
 
 Exit codes: 0 done, 1 failed, 2 wrong input, 130 and 143 interrupted.
@@ -26,7 +28,8 @@ _PAGE = command_line.define_path("page", "runs/study/page", "folder to write the
 _TABLES = flags.DEFINE_list(
     "tables",
     [],
-    "only these tables' runs, with a page for learned_masks or methods alone; empty = all",
+    "only these tables' runs, with a page for learned_masks, methods, methods_convnext or "
+    "methods_second_clip alone; empty = all",
 )
 
 

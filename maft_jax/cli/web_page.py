@@ -22,7 +22,10 @@ from maft_jax.cli import command_line, generator_flags
 from maft_jax.runtime.console import log_to_stderr, run_and_report
 
 _WEIGHTS = command_line.define_path(
-    "weights", None, "CLIP of any known format, tuned or not, or the workdir of a training run"
+    "weights",
+    None,
+    "CLIP of any known format, tuned or not, the workdir of a training run, or a name that is "
+    "downloaded once: hf:OWNER/NAME, openai:ViT-B/16",
 )
 _stated = command_line.define_stated_flags("the weights")
 _masking = command_line.define_masking_flags()

@@ -158,7 +158,8 @@ def from_config_dict(
     if require_weights and not (without_clip or config.model.pretrained or config.checkpoint):
         raise ValueError(
             "config.model.pretrained: no weights; give a file (--config.model.pretrained="
-            "ViT-B-16.pt), or random:tiny to try things out"
+            "ViT-B-16.pt), a name (hf:openai/clip-vit-base-patch16), or random:tiny to try things "
+            "out"
         )
     if config.task == "evaluate":
         _validate_evaluation_alone(config)
@@ -247,6 +248,7 @@ def _validate_segments(evaluation: EvaluationConfig) -> None:
         for name, given in (
             ("things", things),
             ("segment_rules", rules if rules != EvaluationConfig.segment_rules else ""),
+            ("write_segments", "" if evaluation.write_segments else "False"),
         ):
             if given:
                 raise ValueError(

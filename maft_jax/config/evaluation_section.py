@@ -62,6 +62,12 @@ class EvaluationConfig:
         (),
         "classes of roots.folder with objects that can be counted; empty = as its class list says",
     )
+    write_segments: bool = setting(
+        True,
+        "beside PQ or AP, write what was found as COCO's results: a JSON, and PNGs of panoptic "
+        "segments (some 10 kB an image, of instances up to 50), which cannot be had later without "
+        "evaluating again",
+    )
     ensemble_weight: float = setting(
         0.0, "exponent of the generator's own class probabilities; 0 = CLIP alone", low=0, high=1
     )
@@ -86,7 +92,10 @@ class EvaluationConfig:
     )
     flip: bool = setting(False, "test-time augmentation: also read the mirror image")
     num_pictures: int = setting(
-        4, "images of each data set drawn as image | labels | frozen | tuned; 0 = none", low=0
+        4,
+        "images of each data set that training draws as image | labels | frozen | tuned, and "
+        "write_segments as true | found; 0 = none",
+        low=0,
     )
     roots: EvaluationRoots = dataclasses.field(
         default=EvaluationRoots(),

@@ -25,7 +25,8 @@ GENERATORS = (
 class ModelConfig:
     pretrained: str = setting(
         "",
-        "weights: OpenAI, open_clip, transformers, ...; or random:tiny, built-in:shapes_world",
+        "weights: OpenAI, open_clip, transformers, ...; hf:OWNER/NAME or openai:ViT-B/16, "
+        "downloaded once; or random:tiny, built-in:shapes_world",
         path=FROM_HERE,
     )
     mask_start_layer: int = setting(
@@ -183,7 +184,8 @@ class ProposalsConfig:
         "",
         "external: file or folder of masks made elsewhere, {dataset} in it stands for the data "
         "set's name; transformers: folder of the model; mask2former, maskformer, freeseg, fcclip: "
-        "file or folder of the weights; mask2former: or built-in:shapes_world",
+        "file or folder of the weights; of all but external hf:OWNER/NAME, too; mask2former: or "
+        "built-in:shapes_world",
         path=FROM_HERE,
     )
     kinds: tuple[str, ...] = setting(

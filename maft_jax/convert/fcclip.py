@@ -22,7 +22,11 @@ from maft_jax.convert.generators_official import (
     pixel_decoder_rules,
     predictor_rules,
 )
-from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER, foreign_modules
+from maft_jax.convert.method_modules import (
+    CONTENT_DEPENDENT_TRANSFER,
+    MASK_ADAPTER,
+    foreign_modules,
+)
 from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
 from maft_jax.convert.openai import text_rules
 from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
@@ -32,6 +36,7 @@ from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
 from maft_jax.convert.weights_source import open_tensors
 from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFER_HEADS
 from maft_jax.models.adapters.content_dependent_transfer import ContentDependentTransfer
+from maft_jax.models.adapters.mask_adapter import MaskAdapter, MaskAdapterConfig
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.mask_reader import Modules
@@ -48,8 +53,8 @@ _OWN_PART = f"{_PREDICTOR}_mask_pooling_proj.1.weight"
 _TRAINING = [
     Ignored(r"criterion\..*", "settings of the losses"),
     Ignored(r"backbone_t\..*", "the CLIP that MAFT+ was tuned from"),
-    Ignored(r"cdt\..*", "MAFT+'s content-dependent transfer, which read_transfer reads"),
-    Ignored(r"mask_adapter\..*", "Mask-Adapter's adapter, which config.model.modules reads"),
+    Ignored(r"cdt\..*", "MAFT+'s content-dependent transfer, which read_modules reads"),
+    Ignored(r"mask_adapter\..*", "Mask-Adapter's adapter, which read_modules reads"),
 ]
 GENERATOR_IGNORED = [
     Ignored(r"backbone\..*", "CLIP, which weights.open_weights reads"),
@@ -84,33 +89,74 @@ def infer_generator(source: WeightsSource) -> FcClipConfig:
     )
 
 
-def read_transfer(path: str | os.PathLike) -> dict:
-    """{"transfer": parameters of MAFT+'s content-dependent transfer}; nothing if there is none.
+def read_modules(path: str | os.PathLike) -> dict:
+    """What such a checkpoint reads masks with, beside the tower.
+
+    {"transfer": parameters of MAFT+'s content-dependent transfer}, or {"adapter": those of
+    Mask-Adapter's adapter}; nothing if there is none.
 
     Raises:
-        ValueError: its tensors are unknown, missing or misshapen; or it needs a Mask-Adapter.
+        ValueError: tensors are unknown, missing or misshapen; or there are both.
     """
     tensors = without_torch_wrappers(open_tensors(path).tensors)
     (names,) = find_prefixes(tensors, is_fcclip).values()
-    if any(name.startswith(_ADAPTER) for name in names):
+    transfer, adapter = (
+        {
+            name.removeprefix(prefix): tensors[whole]
+            for name, whole in names.items()
+            if name.startswith(prefix)
+        }
+        for prefix in (_TRANSFER, _ADAPTER)
+    )
+    if transfer and adapter:
         raise ValueError(
-            f"{os.fspath(path)}: a checkpoint of Mask-Adapter, whose adapter is used by evaluation "
-            "alone: config.method=mask_adapter, with this file as config.checkpoint and as "
-            "config.model.modules"
+            f"{os.fspath(path)}: a checkpoint of Mask-Adapter for MAFT+, with its "
+            "content-dependent transfer; their adapter for FC-CLIP is read, and this one by "
+            "evaluation alone: config.method=mask_adapter, with this file as config.checkpoint and "
+            "as config.model.modules"
         )
-    found = {
-        name.removeprefix(_TRANSFER): tensors[whole]
-        for name, whole in names.items()
-        if name.startswith(_TRANSFER)
-    }
-    if not found:
-        return {}
-    width = _transfer_width(found, path)
-    text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
-    expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
-    table = CONTENT_DEPENDENT_TRANSFER
-    leaves = stored_as_ours(found, expected["params"], table, source=os.fspath(path))
-    return {"transfer": materialised(leaves)}
+    source = os.fspath(path)
+    if transfer:
+        width = _transfer_width(transfer, path)
+        text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
+        expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
+        table = CONTENT_DEPENDENT_TRANSFER
+        return {"transfer": materialised(_stored(transfer, expected, table, source))}
+    if adapter:
+        config, embed_dim = _adapter_config(adapter, source)
+        cells, masks = jnp.zeros((1, 1, 1, embed_dim)), jnp.zeros((1, 1, 1, 1))
+        expected = jax.eval_shape(MaskAdapter(config).init, jax.random.key(0), cells, masks)
+        return {"adapter": materialised(_stored(adapter, expected, MASK_ADAPTER, source))}
+    return {}
+
+
+def _stored(found: Mapping[str, StoredTensor], expected: Mapping, table, source: str):
+    return stored_as_ours(found, expected["params"], table, source=source)
+
+
+def adapter_config(parameters: Mapping) -> MaskAdapterConfig:
+    """Sizes of an adapter that was read."""
+    mask_widths = tuple(parameters[f"mask_conv_{i}"]["kernel"].shape[-1] for i in range(2))
+    width, num_maps = parameters["maps"]["kernel"].shape
+    return MaskAdapterConfig(width, mask_widths, num_maps)
+
+
+def _adapter_config(
+    found: Mapping[str, StoredTensor], source: str
+) -> tuple[MaskAdapterConfig, int]:
+    """Sizes by the shapes of the file, with the width of embeddings."""
+    sizes = []
+    for name in ("mask_downscaling.0", "mask_downscaling.3", "fuse", "final"):
+        tensor = found.get(f"{name}.weight")
+        if tensor is None or len(tensor.shape) != 4 or 0 in tensor.shape:
+            raise ValueError(
+                f"{source}: {_ADAPTER}{name}.weight: expected the kernel of a convolution, got "
+                f"{'none' if tensor is None else f'shape {tensor.shape}'}; is it a checkpoint of "
+                "Mask-Adapter?"
+            )
+        sizes.append(tensor.shape[:2])
+    (first, _), (second, _), (width, embed_dim), (num_maps, _) = sizes
+    return MaskAdapterConfig(width, (first, second), num_maps), embed_dim
 
 
 def _transfer_width(found: Mapping[str, StoredTensor], path: str | os.PathLike) -> int:

@@ -11,6 +11,7 @@ from maft_jax.convert.generators_official import resnet_rules
 from maft_jax.convert.prefixes import without_torch_wrappers
 from maft_jax.convert.rules import Ignored
 from maft_jax.convert.weights_source import open_tensors
+from maft_jax.hub.local_files import local_path
 from maft_jax.models.generators.resnet import ResNetConfig
 
 _NAMES_OF_TORCHVISION = [
@@ -36,12 +37,13 @@ def read_backbone(path: str | os.PathLike, config: ResNetConfig) -> dict:
     Raises:
         ValueError: absent, corrupt, or tensors unknown, missing or misshapen, which are listed.
     """
+    path = local_path(os.fspath(path))
     tensors = without_torch_wrappers(open_tensors(path).tensors)
     renamed = {f"backbone.{_current(name)}": tensor for name, tensor in tensors.items()}
     module = config.make_module(jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     leaves = rules.stored_as_ours(
-        renamed, {"backbone": expected}, resnet_rules(config), _IGNORED, source=os.fspath(path)
+        renamed, {"backbone": expected}, resnet_rules(config), _IGNORED, source=path
     )
     return rules.materialised(leaves)["backbone"]
 

@@ -21,6 +21,7 @@ from maft_jax.convert.prefixes import find_prefixes, without_torch_wrappers
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.weights_source import open_tensors
+from maft_jax.hub.local_files import local_path
 from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.generators.image_preparation import FCCLIP_PREPARATION, ImagePreparation
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
@@ -56,11 +57,12 @@ class OpenedGenerator:
 
 def path_of(source: str | os.PathLike) -> pathlib.Path:
     """Where the file or folder that is called so lies."""
-    return BUILT_IN.get(os.fspath(source), pathlib.Path(source))
+    return BUILT_IN.get(os.fspath(source)) or pathlib.Path(local_path(os.fspath(source)))
 
 
 def open_generator(path: str | os.PathLike) -> OpenedGenerator:
-    """Opens weights of a generator, whatever their layout: a file, a folder, a name of BUILT_IN.
+    """Opens weights of a generator, whatever their layout: a file, a folder, a name of BUILT_IN or
+    of the hub.
 
     Raises:
         ValueError: detectron2's .pkl, absent, corrupt, another model, or tensors unknown, missing

@@ -9,20 +9,12 @@ from maft_jax.convert import open_clip, tips, transformers_clip
 from maft_jax.convert.foreign_format import WeightsSource
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.convert.stored_tensor import StoredTensor
+from maft_jax.hub.hugging_face import WEIGHTS_FILES
 from maft_jax.runtime.json_files import parse_json, read_json
 
 OWN_METADATA = "maft_jax"
 """Key in a safetensors file's metadata under which we keep the architecture."""
 
-# What a folder may hold, in the order in which we prefer it.
-_FOLDER_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-    "open_clip_pytorch_model.bin",
-)
 _SETTINGS_FILES = (open_clip.SETTINGS_FILE, transformers_clip.SETTINGS_FILE)
 
 
@@ -64,12 +56,12 @@ def _with_other_tower(
 
 
 def _in_folder(folder: pathlib.Path) -> pathlib.Path:
-    for name in _FOLDER_FILES:
+    for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
     raise ValueError(
         f"{folder}: a folder; expected a file of CLIP weights (.safetensors, .pt, .npz), or a "
-        f"folder with one of {', '.join(_FOLDER_FILES)}"
+        f"folder with one of {', '.join(WEIGHTS_FILES)}"
     )
 
 

@@ -23,6 +23,7 @@ from maft_jax.runtime.only_writer import only_writer
 from maft_jax.runtime.sharding import make_mesh
 from maft_jax.runtime.stop_signals import StopSignals
 from maft_jax.runtime.workdir import describe_run, make_writable
+from maft_jax.state.named_weights import pin_weights
 
 RESULTS_FOLDER = "evaluation"
 FROZEN_FOLDER = "frozen"
@@ -80,6 +81,7 @@ def _evaluate(
         make_writable(base, "--workdir")
         make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
         mesh = make_mesh(config.mesh)
+        config, named = pin_weights(config, {})
         weights = read_evaluated_weights(config, mesh)
         frozen = weights.origin["frozen"]
         folder = base / FROZEN_FOLDER if frozen else base
@@ -90,7 +92,7 @@ def _evaluate(
         if jax.process_index() == 0:
             make_writable(folder, "--workdir")
             held.enter_context(only_writer(folder, "--workdir", wait=wait))
-            describe_run(folder, weights.config)
+            describe_run(folder, weights.config, named)
     tower = sharding.place(weights.tower, mesh, weights.clip.vision.sharding_rules)
     with StopSignals() as signals:
         results = evaluator.evaluate(tower, weights.origin, folder, signals)

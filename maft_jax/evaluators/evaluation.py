@@ -26,7 +26,12 @@ from maft_jax.evaluators.evaluation_counts import EvaluationCounts
 from maft_jax.evaluators.mask_accuracy import classes_shown, count_masks
 from maft_jax.evaluators.protocol import EvaluationProtocol, sha256_of_text
 from maft_jax.evaluators.results import EvaluationResult, read_result, write_results
-from maft_jax.evaluators.unfinished_counts import ProgressLines, UnfinishedCounts, key_of
+from maft_jax.evaluators.unfinished_counts import (
+    ProgressLines,
+    UnfinishedCounts,
+    from_first,
+    key_of,
+)
 from maft_jax.inference.geometric_ensemble import read_trained_classes
 from maft_jax.inference.segmenter import Segmenter
 from maft_jax.models.clip import ClipConfig, untold_architecture
@@ -141,19 +146,11 @@ class Evaluation:
             return finished or self._result(data, key, origin, *found)
         if jax.process_index() == 0:
             num_batches, counts = unfinished.load()
-        num_batches, counts = _broadcast_from_first(num_batches, counts)
+        num_batches, counts = from_first(num_batches, counts, counts.num_classes)
         counts = self._counts(data, tower, num_batches, counts, unfinished, signals)
         return self._result(data, key, origin, counts.confusion, counts.masks)
 
     def _result(self, data, key: str, origin, confusion, masks) -> EvaluationResult:
-        provenance = {
-            "key": key,
-            "weights": dict(origin),
-            **self.depends_on(data),
-            "records": str(data.folder),
-            "versions": versions(),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
         return EvaluationResult(
             data.name,
             data.description["split"],
@@ -161,7 +158,7 @@ class Evaluation:
             data.unseen_classes,
             len(data.source),
             confusion,
-            provenance,
+            provenance(key, origin, self.depends_on(data), data.folder),
             masks,
         )
 
@@ -176,12 +173,8 @@ class Evaluation:
     ) -> EvaluationCounts:
         """Adds all batches from number `num_batches` on to the counts."""
         num_images = len(data.source)
-        first = min(num_batches * self.batch_size, num_images)
-        if first:
-            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
-        progress = ProgressLines(data.name, num_images, first)
         with (
-            self.batches(data, ExampleRange(data.source, first, num_images)) as batches,
+            self.batches_after(data, num_batches) as (batches, progress),
             contextlib.ExitStack() as patience,
         ):
             computed = _fetched_later(self._count_batch(data, tower, batch) for batch in batches)
@@ -233,6 +226,19 @@ class Evaluation:
             tower, self._text(data), batch, classes, self._seen(data)
         )
         return self._segmenter.label_maps(probabilities, batch).label_map, of_masks, classes
+
+    @contextlib.contextmanager
+    def batches_after(
+        self, data: EvaluationSet, num_batches: int
+    ) -> Iterator[tuple[GlobalBatches, ProgressLines]]:
+        """All that follow so many batches, and what says how far it is."""
+        num_images = len(data.source)
+        first = min(num_batches * self.batch_size, num_images)
+        if first:
+            logger.info("%s: going on after %d of %d images", data.name, first, num_images)
+        progress = ProgressLines(data.name, num_images, first)
+        with self.batches(data, ExampleRange(data.source, first, num_images)) as batches:
+            yield batches, progress
 
     @contextlib.contextmanager
     def batches(self, data: EvaluationSet, source: ExampleRange) -> Iterator[GlobalBatches]:
@@ -306,6 +312,18 @@ class Evaluation:
                 )
 
 
+def provenance(key: str, origin: Mapping, depends_on: Mapping, records: epath.Path) -> dict:
+    """Where a result comes from, for its file."""
+    return {
+        "key": key,
+        "weights": dict(origin),
+        **depends_on,
+        "records": str(records),
+        "versions": versions(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
 def make_segmenter(config: ResolvedConfig, clip: ClipConfig, mesh: Mesh) -> Segmenter:
     """The program that labels images as the configuration says, on the devices of a mesh."""
     protocol = EvaluationProtocol.of(config)
@@ -358,14 +376,3 @@ def _broadcast_result(finished: EvaluationResult | None, counts: EvaluationCount
         masks = np.full_like(masks, -1) if finished.mask_counts is None else finished.mask_counts
     confusion, masks = map(consensus.broadcast_from_first, (confusion, masks))
     return confusion, None if (masks < 0).any() else masks
-
-
-def _broadcast_from_first(
-    num_batches: int, counts: EvaluationCounts
-) -> tuple[int, EvaluationCounts]:
-    """So that all processes go on from the same batch, whether or not they share a disk."""
-    if jax.process_count() == 1:
-        return num_batches, counts
-    first = int(consensus.broadcast_from_first(num_batches))
-    state = {key: consensus.broadcast_from_first(x) for key, x in counts.state().items()}
-    return first, EvaluationCounts.from_state(state, counts.num_classes)

@@ -55,6 +55,8 @@ class SegmentResult:
     classes: Sequence[Mapping]
     """Of each its id, name, whether it is a thing, and numbers."""
     provenance: Mapping
+    written: Mapping | None = None
+    """Name and digest of the JSON with all that was found; None where it was not asked for."""
 
     @property
     def file_name(self) -> str:

@@ -6,12 +6,14 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
+import jax
 import numpy as np
 from etils import epath
 
 from maft_jax.evaluators.evaluation_counts import EvaluationCounts
+from maft_jax.runtime import consensus
 from maft_jax.runtime.metric_logging import format_seconds
 from maft_jax.runtime.sealed_files import read_sealed, write_sealed
 
@@ -30,9 +32,30 @@ class Counts(Protocol):
         ...
 
 
+C = TypeVar("C", bound=Counts)
+
+
 def key_of(parts: Mapping) -> str:
     """Digest of JSON values; equal keys mean equal counts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def state_bytes(counts: Counts, **more) -> bytes:
+    """The state of counts, and what else is said with it, as numpy saves it."""
+    file = io.BytesIO()
+    np.savez(file, **more, **counts.state())
+    return file.getvalue()
+
+
+def from_first(num_batches: int, counts: C, num_classes: int) -> tuple[int, C]:
+    """What the first process has, on all, so that they go on alike whether or not they share a
+    disk.
+    """
+    if jax.process_count() == 1:
+        return num_batches, counts
+    own = state_bytes(counts, num_batches=num_batches) if jax.process_index() == 0 else b""
+    with np.load(io.BytesIO(consensus.gather_bytes(own)[0]), allow_pickle=False) as state:
+        return int(state["num_batches"]), type(counts).from_state(state, num_classes)
 
 
 class UnfinishedCounts:
@@ -64,9 +87,8 @@ class UnfinishedCounts:
     def save(self, num_batches: int, counts: Counts) -> None:
         """Replaces the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = io.BytesIO()
-        np.savez(file, key=self._key, num_batches=num_batches, **counts.state())
-        write_sealed(self._path, file.getvalue())
+        content = state_bytes(counts, key=self._key, num_batches=num_batches)
+        write_sealed(self._path, content)
         self._saved = time.monotonic()
 
     @property

@@ -1,6 +1,7 @@
 """FC-CLIP and MAFT+ as a whole, from their checkpoint: one pass of CLIP's ConvNeXt for all.
 
-MAFT+ adapts the rows of class names to each image before its CLIP compares masks with them.
+MAFT+ adapts the rows of class names to each image before its CLIP compares masks with them;
+Mask-Adapter's FC-CLIP draws the maps that its CLIP pools masks with.
 """
 
 import functools
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from input_pipeline.examples import IGNORE
 from maft_jax.config.prompts import PROMPT_TEMPLATES
-from maft_jax.convert.fcclip import read_transfer
+from maft_jax.convert.fcclip import adapter_config, read_modules
 from maft_jax.inference import geometric_ensemble
 from maft_jax.inference.instances import find_instances
 from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
@@ -31,12 +32,12 @@ from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.fcclip import open_fcclip, read_parameters
 from maft_jax.runtime.tree_rules import fingerprint
 
-EXPONENTS, MAFT_PLUS_EXPONENTS = (0.4, 0.8), (1.0, 1.0)
+EXPONENTS, MAFT_PLUS_EXPONENTS, ADAPTER_EXPONENTS = (0.4, 0.8), (1.0, 1.0), (0.7, 0.9)
 """Of the tower's probabilities for classes of training and for others."""
 
 
 class FcClipSegmenter:
-    """Segments images with a vocabulary, by one checkpoint of FC-CLIP or MAFT+.
+    """Segments images with a vocabulary, by one checkpoint of FC-CLIP, MAFT+ or Mask-Adapter.
 
     Args:
         path: the checkpoint, whose tower, text tower and generator are used.
@@ -83,12 +84,16 @@ class FcClipSegmenter:
         )
         of_classes = [(name, *synonyms.get(name, ())) for name in names]
         self._seen = jnp.asarray(geometric_ensemble.seen_by_name(of_classes, trained))
-        on_host = read_parameters(clip, self.opened) | read_transfer(path)
+        on_host = read_parameters(clip, self.opened) | read_modules(path)
         self.is_maft_plus = "transfer" in on_host
-        self.exponents = exponents or (MAFT_PLUS_EXPONENTS if self.is_maft_plus else EXPONENTS)
+        adapter = adapter_config(on_host["adapter"]) if "adapter" in on_host else None
+        of_system = ADAPTER_EXPONENTS if adapter else EXPONENTS
+        self.exponents = exponents or (MAFT_PLUS_EXPONENTS if self.is_maft_plus else of_system)
         self.fingerprint = fingerprint(on_host)
         kind = transfer if self.is_maft_plus else None
-        self._network = make_network(clip.config.vision, self.opened.config, compute_dtype, kind)
+        self._network = make_network(
+            clip.config.vision, self.opened.config, compute_dtype, kind, adapter
+        )
         self._parameters = jax.tree.map(jnp.asarray, on_host)
         self._order = order
 

@@ -28,6 +28,7 @@ from maft_jax.inference.segment_masks import ObjectResult
 from maft_jax.inference.segments import PanopticSegmentation
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.atomic_files import atomic_write_bytes, clear_leftovers
+from maft_jax.runtime.json_files import read_json
 
 _PICTURES = {
     *(ending for ending in Image.registered_extensions() if ending != ".pdf"),
@@ -150,7 +151,8 @@ def write_prediction(
 
     The map is <name>_labels.png, of a panoptic result <name>_panoptic.png, and of instances, which
     may overlap, none. Each file appears whole or not at all. `name` may contain folders, which are
-    created. `provenance` goes into the JSON file in front of what the result says.
+    created. `provenance` goes into the JSON file in front of what the result says. Pictures that
+    only the JSON of an earlier prediction names are removed.
     """
     start = epath.Path(folder) / name
     start.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +170,22 @@ def write_prediction(
             ids = encode_panoptic_png(result.segment_map)
             atomic_write_bytes(start.parent / files["panoptic"], ids)
     content = encode_json({**provenance, "files": files, **described})
+    earlier = _pictures_of(start)
     atomic_write_bytes(start.parent / f"{start.name}.json", content)
+    for picture_name in earlier - set(files.values()):
+        (start.parent / picture_name).unlink(missing_ok=True)
+
+
+def _pictures_of(start: epath.Path) -> set[str]:
+    """Names of the pictures that the JSON file of an earlier prediction says it came with."""
+    path = start.parent / f"{start.name}.json"
+    try:
+        named = read_json(path).get("files") if path.exists() else None
+    except ValueError:  # a file of somebody else's, which is replaced
+        named = None
+    ours = {f"{start.name}{what}.{kind}" for what in _OURS for kind in ("png", "jpg")}
+    names = named.values() if isinstance(named, dict) else ()
+    return ours & {name for name in names if isinstance(name, str)}
 
 
 def draw(

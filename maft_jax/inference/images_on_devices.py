@@ -1,10 +1,13 @@
 """Arrays of a batch of images on the devices of a mesh, and functions of each image."""
 
 import jax
+import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Int32
 
 from maft_jax.runtime.mesh_axes import OVER_IMAGES
+from maft_jax.runtime.sharding import batch_sharding
 
 
 def map_images(mesh, function, *arrays):
@@ -18,6 +21,12 @@ def map_images(mesh, function, *arrays):
     return jax.shard_map(
         map_local, mesh=mesh, in_specs=OVER_IMAGES, out_specs=OVER_IMAGES, check_vma=False
     )(*arrays)
+
+
+def same_row(row: int, count: int, mesh: Mesh | None) -> Int32[Array, " b"]:
+    """The row at which the arrays of so many images begin, where the images lie."""
+    rows = jnp.full(count, row, jnp.int32)
+    return rows if mesh is None else place(rows, batch_sharding(mesh))
 
 
 def place(tree, shardings):

@@ -17,13 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 
 from input_pipeline.run_lengths import encode_mask
-from maft_jax.inference.images_on_devices import map_images, place
+from maft_jax.inference.images_on_devices import map_images, same_row
 from maft_jax.inference.row_strips import row_strips
 from maft_jax.inference.segment_rules import SegmentRules
 from maft_jax.inference.segments import InstanceSegmentation, Segment
 from maft_jax.models.array_types import Leaf
 from maft_jax.models.mask_pixels import MaskInteriors, PlacedMasks, mask_interiors
-from maft_jax.runtime.sharding import batch_sharding
 
 _EPSILON = 1e-6
 """Pixels that are added to a mask's in its mean."""
@@ -80,9 +79,7 @@ def interiors_of_batch(
     mesh: Mesh | None = None,
 ) -> tuple[BestPairs, MaskInteriors]:
     """The best pairs, and where the masks of each are; arguments as of `panoptic.own_batch`."""
-    first_rows = jnp.full(len(probabilities), first_row, jnp.int32)
-    if mesh is not None:
-        first_rows = place(first_rows, batch_sharding(mesh))
+    first_rows = same_row(first_row, len(probabilities), mesh)
     return _interiors(
         mesh, num_classes, rules.max_instances, size, probabilities, masks, first_rows
     )
@@ -126,7 +123,7 @@ def rank_instances(
         proposal, index = int(pairs.proposals[pair]), int(pairs.classes[pair])
         if proposal not in masks:
             mask = (bits[..., pair // 8] >> (pair % 8) & 1).astype(bool)
-            masks[proposal] = encode_mask(mask), _box(mask)
+            masks[proposal] = encode_mask(mask), box_of(mask)
         encoded, box = masks[proposal]
         run_lengths.append(encoded)
         instances.append(
@@ -143,7 +140,7 @@ def rank_instances(
     return tuple(instances), tuple(run_lengths)
 
 
-def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
     """x, y, width, height of what is inside, of which there is something."""
     (top, bottom), (left, right) = (np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
     return int(left), int(top), int(right - left + 1), int(bottom - top + 1)

@@ -18,12 +18,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 from scipy.ndimage import find_objects
 
-from maft_jax.inference.images_on_devices import map_images, place
+from maft_jax.inference.images_on_devices import map_images, same_row
 from maft_jax.inference.row_strips import row_strips
 from maft_jax.inference.segment_rules import SegmentRules
 from maft_jax.inference.segments import VOID, PanopticSegmentation, Segment
 from maft_jax.models.mask_pixels import NOBODY, PixelOwners, PlacedMasks, own_pixels
-from maft_jax.runtime.sharding import batch_sharding
 
 NO_CLASS = -1
 
@@ -87,9 +86,7 @@ def own_batch(
         size: height and width of the arrays of owners, which begin at `first_row`.
         mesh: over whose devices the images lie.
     """
-    first_rows = jnp.full(len(probabilities), first_row, jnp.int32)
-    if mesh is not None:
-        first_rows = place(first_rows, batch_sharding(mesh))
+    first_rows = same_row(first_row, len(probabilities), mesh)
     threshold = jnp.float32(rules.object_threshold)
     return _own(mesh, num_classes, size, threshold, probabilities, masks, first_rows)
 
@@ -134,10 +131,17 @@ def merge_segments(
         if index not in things:
             of_stuff[index] = len(classes)
     segment_map = np.where(found.owner == NOBODY, np.int32(VOID), ids[found.owner])
-    return segment_map, _segments(segment_map, classes, scores, class_names, things)
+    return segment_map, segments_of_map(segment_map, classes, scores, class_names, things)
 
 
-def _segments(segment_map, classes, scores, class_names, things) -> tuple[Segment, ...]:
+def segments_of_map(
+    segment_map: Int32[np.ndarray, "h w"],
+    classes: Sequence[int],
+    scores: Sequence[float],
+    class_names: Sequence[str],
+    things: frozenset[int],
+) -> tuple[Segment, ...]:
+    """The segments of a map whose ids count from 1, each of which is there."""
     pixels = np.bincount(segment_map.ravel(), minlength=len(classes) + 1)
     boxes = find_objects(segment_map, max_label=len(classes))
     return tuple(

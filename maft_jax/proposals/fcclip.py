@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.formats import ClipWeights
 from maft_jax.convert.generators import OpenedGenerator, open_generator
+from maft_jax.hub.names import did_you_mean
 from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.generators.fcclip_network import FcClipNetwork, make_network
 from maft_jax.models.text_classifier import embed_classes, embed_synonyms
@@ -44,7 +45,7 @@ def open_fcclip_generator(
         ValueError: no weights are there, they are corrupt, or of another generator.
     """
     if not path or not pathlib.Path(path).exists():
-        found = f"; there is no {path}" if path else ""
+        found = f"; there is no {path}{did_you_mean(path)}" if path else ""
         raise ValueError(
             f"config.proposals.path: generator={_NAME} needs a checkpoint of FC-CLIP or MAFT+ "
             f"(--config.proposals.path=fcclip.pth){found}"

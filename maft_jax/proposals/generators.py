@@ -1,8 +1,10 @@
 """The generators that `config.proposals.generator` chooses from."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from maft_jax.config.sections import ProposalsConfig
+from maft_jax.hub.local_files import local_path
 from maft_jax.proposals.external import ExternalProposals
 from maft_jax.proposals.generator import ProposalGenerator
 from maft_jax.proposals.ground_truth import GroundTruthProposals
@@ -43,7 +45,8 @@ def make_generator(
 ) -> ProposalGenerator:
     """The generator that the configuration names; names of classes are for those that read text.
 
-    `synonyms` are further names of some classes, which fcclip alone reads.
+    `synonyms` are further names of some classes, which fcclip alone reads. A path may be a name of
+    the hub, whose files are downloaded here, once for all processes that make proposals.
 
     Raises:
         ValueError: there is no such generator, or it cannot work with these settings.
@@ -53,4 +56,5 @@ def make_generator(
             f"config.proposals.generator: expected one of {list(GENERATORS)}, got "
             f"{config.generator!r}"
         )
+    config = dataclasses.replace(config, path=local_path(config.path))
     return GENERATORS[config.generator](config, tuple(class_names), synonyms or {})

@@ -8,6 +8,7 @@ import jax
 
 from maft_jax.config.prompts import PROMPT_TEMPLATES
 from maft_jax.convert.generators import GeneratorConfig, OpenedGenerator, open_generator, path_of
+from maft_jax.hub.names import did_you_mean
 from maft_jax.models.generators.fcclip import FcClipConfig
 from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.generators.mask2former import Mask2FormerConfig
@@ -45,7 +46,7 @@ def open_family_generator(name: str, path: str, class_names: Sequence[str]) -> D
         ValueError: no weights are there, they are corrupt, or of another generator.
     """
     if not path or not path_of(path).exists():
-        found = f"; there is no {path}" if path else ""
+        found = f"; there is no {path}{did_you_mean(path)}" if path else ""
         raise ValueError(
             f"config.proposals.path: generator={name} needs the weights of a {name} "
             f"(--config.proposals.path=mask2former-swin-large){found}"

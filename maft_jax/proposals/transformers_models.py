@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline.examples import Example
+from maft_jax.hub.names import did_you_mean
 from maft_jax.proposals.generator import Proposals
 from maft_jax.runtime.json_files import read_json
 
@@ -118,6 +119,7 @@ def _read_model_type(folder: Path) -> str:
         raise ValueError(
             f"config.proposals.path={folder}: expected the folder of a transformers model with a "
             f"config.json that has model_type ({type(error).__name__}: {error})"
+            + did_you_mean(str(folder))
         ) from error
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(

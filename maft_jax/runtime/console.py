@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import logging as absl_logging
@@ -27,18 +27,33 @@ class _HarmlessStream:
     """
 
     def __init__(self, stream: Any):
-        self._stream = stream
+        self.stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(printable(text))
+        return self.stream.write(printable(text))
 
     def __getattr__(self, name: str):
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def printable(text: str) -> str:
     """The text with its control characters as \\x1b and the like."""
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Lets a library move the cursor on stderr, to draw what it shows of its progress.
+
+    For those that print no names of other people's.
+    """
+    kept = sys.stderr
+    if isinstance(kept, _HarmlessStream):
+        sys.stderr = kept.stream
+    try:
+        yield
+    finally:
+        sys.stderr = kept
 
 
 def log_to_stderr() -> None:

@@ -7,6 +7,7 @@ import pathlib
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 VERSIONS_FILE = "versions.json"
+WEIGHTS_FILE = "weights.json"
 _SECONDS_UNTIL_SEEN = 10.0
 
 
@@ -81,10 +83,11 @@ def _appears(path: epath.Path) -> bool:
     return True
 
 
-def describe_run(workdir: epath.Path, config: Config) -> None:
+def describe_run(workdir: epath.Path, config: Config, named_weights: Mapping | None = None) -> None:
     """Writes config.json and versions.json; reports what differs from an earlier start.
 
-    Paths are written as absolute ones: a run is also used from other working directories.
+    Paths are written as absolute ones: a run is also used from other working directories. What
+    names of the hub stand for goes into weights.json, if there are any.
     """
     resolved = with_absolute_paths(Config, dataclasses.asdict(config))
     if (workdir / CONFIG_FILE).exists():
@@ -97,6 +100,8 @@ def describe_run(workdir: epath.Path, config: Config) -> None:
             )
     _write_json(workdir / CONFIG_FILE, resolved)
     _write_json(workdir / VERSIONS_FILE, versions())
+    if named_weights:
+        _write_json(workdir / WEIGHTS_FILE, named_weights)
 
 
 def check_free_space(workdir: epath.Path, num_bytes: int) -> None:

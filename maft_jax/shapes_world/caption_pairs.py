@@ -36,10 +36,13 @@ class CaptionPairs:
     content: Int32[np.ndarray, "n captions"]
     """Equal where captions name the same things, whatever their words and pictures."""
 
-    def batch(self, step: int, batch_size: int, seed: int) -> dict[str, np.ndarray]:
+    def batch(
+        self, step: int, batch_size: int, seed: int, num_captions: int = 1
+    ) -> dict[str, np.ndarray]:
         """Batch number `step` (from 0) of the endless stream of this seed; some pictures mirrored.
 
-        Keys are images, tokens and content.
+        Keys are images and, of `num_captions` different captions of each, tokens [k, b, length]
+        and content [k, b].
         """
         positions = step * batch_size + np.arange(batch_size)
         chosen = example_index(positions, len(self.images), seed)
@@ -47,7 +50,8 @@ class CaptionPairs:
         mirrored: Bool[np.ndarray, " b"] = rng.randint(2, size=batch_size).astype(bool)
         images = self.images[chosen]
         images[mirrored] = images[mirrored, :, ::-1]
-        wording = rng.randint(self.tokens.shape[1], size=batch_size)
+        first = rng.randint(self.tokens.shape[1], size=batch_size)
+        wording = (first + np.arange(num_captions)[:, None]) % self.tokens.shape[1]
         return {
             "images": images,
             "tokens": self.tokens[chosen, wording],

@@ -17,15 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import serialization, struct
+from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from input_pipeline.shapes_world.scenes import SIZE
 from input_pipeline.shapes_world.vocabulary import COLORS, OBJECTS
 from maft_jax.config.prompts import PROMPT_TEMPLATES
-from maft_jax.convert.formats import ClipWeights, write_weights
+from maft_jax.configs.shapes_world import get_config
+from maft_jax.convert.formats import ClipWeights, default_format, read_weights, write_weights
 from maft_jax.losses.contrastive import contrastive_loss
-from maft_jax.models.clip import clip_config, random_parameters
-from maft_jax.models.encoder import EncoderSettings, ImageEncoder
+from maft_jax.models.clip import ClipConfig, clip_config, convnext_clip, random_parameters
+from maft_jax.models.encoder import EncoderSettings, ImageArchitecture
 from maft_jax.models.first_positions import with_sines
 from maft_jax.models.text_classifier import embed_classes
 from maft_jax.runtime import stop_requests, tree_rules
@@ -36,6 +38,7 @@ from maft_jax.runtime.sharding import one_device_mesh
 from maft_jax.runtime.stop_signals import StopSignals, TrainingInterrupted
 from maft_jax.shapes_world.caption_pairs import CaptionPairs, Quiz, draw_pairs, draw_quiz
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
+from maft_jax.weights import BUILT_IN
 
 CLIP = clip_config(
     width=128,
@@ -47,10 +50,20 @@ CLIP = clip_config(
     embed_dim=64,
 )
 """Two thirds of its parameters are the vocabulary's."""
+CLIPS = {
+    "vit": CLIP,
+    "convnext": dataclasses.replace(
+        convnext_clip((16, 32, 64, 128), CLIP.text.embed_dim, SIZE, 1, depths=(1, 1, 2, 1)),
+        text=CLIP.text,
+    ),
+}
+"""By config.tower. The ConvNeXt's last map has 4 x 4 cells."""
 WEIGHTS_FILE, CURVE_FILE, STATE_FILE = "clip.safetensors", "clip.json", "unfinished.msgpack"
 
 _MAX_SCALE = 100.0
 """Of similarities, as in CLIP."""
+_FIRST_LAYER_SCALE = 1.0
+"""Of a ConvNeXt's blocks, whose own beginning, 1e-6, is made for much longer training."""
 _LOG_EVERY, _QUIZ_EVERY = 50, 100
 _QUIZ_BATCH = 100
 
@@ -79,7 +92,7 @@ def train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Pat
 
 def _train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Path:
     optimizer = _optimizer(config)
-    parameters = _first_parameters(config.seed)
+    parameters = _first_parameters(config)
     state = _State(parameters, optimizer.init(parameters))
     state, curve = _resumed(state, config, workdir)
     if len(curve["loss"]) < config.num_steps:
@@ -89,7 +102,9 @@ def _train_clip(config: ClipTrainingConfig, workdir: pathlib.Path) -> pathlib.Pa
             state = _train(config, optimizer, state, curve, pairs, quiz, workdir, signals)
     weights = workdir / WEIGHTS_FILE
     halves = jax.tree.map(lambda x: np.asarray(x, np.float16), jax.device_get(state.parameters))
-    write_weights(ClipWeights.of(CLIP, halves), weights, "openai", dtype="source")
+    clip = CLIPS[config.tower]
+    layout = default_format(weights, clip)
+    write_weights(ClipWeights.of(clip, halves), weights, layout, dtype="source")
     return weights
 
 
@@ -103,10 +118,11 @@ def _train(
     workdir: pathlib.Path,
     signals: StopSignals,
 ) -> _State:
+    clip = CLIPS[config.tower]
     started, first = time.monotonic(), len(curve["loss"])
     for step in range(first, config.num_steps):
-        batch = pairs.batch(step, config.batch_size, config.seed)
-        state, loss = _step(optimizer, state, batch)
+        batch = pairs.batch(step, config.batch_size, config.seed, config.num_captions)
+        state, loss = _step(clip, optimizer, state, batch)
         curve["loss"].append(loss)
         done = step + 1
         last = done == config.num_steps or signals.agreed() is not None
@@ -116,7 +132,7 @@ def _train(
             logger.info("step %d of %d: loss %.3f, %.0f s left", done, config.num_steps, mean, left)
         if last or done % _QUIZ_EVERY == 0:
             curve["loss"] = [round(float(x), 4) for x in jax.device_get(curve["loss"])]
-            curve["quiz"].append({"step": done} | quiz_accuracy(state.parameters, quiz))
+            curve["quiz"].append({"step": done} | quiz_accuracy(clip, state.parameters, quiz))
             logger.info("quiz: %s", curve["quiz"][-1])
             _keep(state, curve, workdir)
         if signals.agreed() is not None:
@@ -124,14 +140,15 @@ def _train(
     return state
 
 
-def quiz_accuracy(parameters: Mapping, quiz: Quiz) -> dict[str, float]:
+def quiz_accuracy(clip: ClipConfig, parameters: Mapping, quiz: Quiz) -> dict[str, float]:
     """Fractions of pictures whose object, its pattern, its colour is named right.
 
     Among the names of all objects, with the prompts that are used everywhere.
     """
-    names = embed_classes(CLIP.text, parameters["text"], OBJECTS, PROMPT_TEMPLATES)
+    names = embed_classes(clip.text, parameters["text"], OBJECTS, PROMPT_TEMPLATES)
     pictures = np.array_split(quiz.images, max(1, len(quiz.images) // _QUIZ_BATCH))
-    features = np.concatenate([_encode(parameters["visual"], part) for part in pictures])
+    visual = parameters["visual"]
+    features = np.concatenate([_encode(clip.vision, visual, part) for part in pictures])
     named = (features @ names.T).argmax(axis=1)
     pattern, color = np.divmod(named, len(COLORS))
     right_pattern, right_color = np.divmod(quiz.objects, len(COLORS))
@@ -142,9 +159,18 @@ def quiz_accuracy(parameters: Mapping, quiz: Quiz) -> dict[str, float]:
     }
 
 
-def _first_parameters(seed: int) -> dict:
-    parameters = random_parameters(CLIP, seed)
-    return parameters | {"visual": with_sines(CLIP.vision, parameters["visual"])}
+def _first_parameters(config: ClipTrainingConfig) -> dict:
+    """Random; of a ConvNeXt, the text tower and the scale are the package's, and stay."""
+    clip = CLIPS[config.tower]
+    parameters = random_parameters(clip, config.seed)
+    if config.tower == "vit":
+        return parameters | {"visual": with_sines(clip.vision, parameters["visual"])}
+    visual = tree_rules.flatten(parameters["visual"])
+    for name in visual:
+        if name.endswith("layer_scale"):
+            visual[name] = jnp.full_like(visual[name], _FIRST_LAYER_SCALE)
+    package = read_weights(BUILT_IN[get_config().model.pretrained]).parameters()
+    return package | {"visual": tree_rules.unflatten(visual)}
 
 
 def _optimizer(config: ClipTrainingConfig) -> optax.GradientTransformation:
@@ -156,42 +182,53 @@ def _optimizer(config: ClipTrainingConfig) -> optax.GradientTransformation:
     def decays(parameters: Mapping) -> dict:
         flat = tree_rules.flatten(parameters)
         return tree_rules.unflatten(
-            {name: x.ndim > 1 and "embedding" not in name for name, x in flat.items()}
+            {name: np.ndim(x) > 1 and "embedding" not in name for name, x in flat.items()}
         )
 
-    return optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
         optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays),
     )
+    if config.tower == "vit":
+        return optimizer
+    kept = {"visual": False, "text": True, "logit_scale": True}
+    return optax.selective_transform(optimizer, freeze_mask=kept)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _step(
-    optimizer: optax.GradientTransformation, state: _State, batch: Mapping[str, Array]
+    clip: ClipConfig,
+    optimizer: optax.GradientTransformation,
+    state: _State,
+    batch: Mapping[str, Array],
 ) -> tuple[_State, Float[Array, ""]]:
-    loss, gradient = jax.value_and_grad(_loss)(state.parameters, batch)
+    loss, gradient = jax.value_and_grad(_loss)(state.parameters, clip, batch)
     updates, moments = optimizer.update(gradient, state.moments, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
     parameters["logit_scale"] = jnp.minimum(parameters["logit_scale"], math.log(_MAX_SCALE))
     return _State(parameters, moments), loss
 
 
-def _loss(parameters: Mapping, batch: Mapping[str, Array]) -> Float[Array, ""]:
-    images = _encode(parameters["visual"], batch["images"])
-    texts = CLIP.text.encode(parameters["text"], batch["tokens"])
-    return contrastive_loss(images, texts, jnp.exp(parameters["logit_scale"]), batch["content"])
+def _loss(parameters: Mapping, clip: ClipConfig, batch: Mapping[str, Array]) -> Float[Array, ""]:
+    images = _encode(clip.vision, parameters["visual"], batch["images"])
+    num_captions, batch_size, length = batch["tokens"].shape
+    texts = clip.text.encode(parameters["text"], batch["tokens"].reshape(-1, length))
+    texts = texts.reshape(num_captions, batch_size, -1)
+    if clip is not CLIP:  # whose text tower was trained before
+        texts = lax.stop_gradient(texts)
+    scale = jnp.exp(parameters["logit_scale"])
+    loss_of = jax.vmap(lambda text, content: contrastive_loss(images, text, scale, content))
+    return jnp.mean(loss_of(texts, batch["content"]))
 
 
-@jax.jit
-def _encode(visual: Mapping, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b e"]:
-    encoder = _encoder()
-    return encoder.encode_images(visual, encoder.normalise(images))
-
-
-def _encoder() -> ImageEncoder:
-    """Of whole pictures alone, in float32."""
-    masking = CLIP.vision.default_masking
-    return CLIP.vision.make_encoder(EncoderSettings(masking, one_device_mesh(), attention="xla"))
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    vision: ImageArchitecture, visual: Mapping, images: UInt8[Array, "b h w 3"]
+) -> Float[Array, "b e"]:
+    """Of whole pictures at the tower's size, in float32."""
+    masking = vision.default_masking
+    encoder = vision.make_encoder(EncoderSettings(masking, one_device_mesh(), attention="xla"))
+    return encoder.encode_images(visual, encoder.prepare(images, (masking.image_size,) * 2))
 
 
 def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:

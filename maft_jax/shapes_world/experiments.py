@@ -34,6 +34,8 @@ class Experiment:
     held_out_split: int | None = None
     """Its classes are seen ones, but left out of training too, and measured on other pictures: to
     choose settings by, without a look at the unseen ones."""
+    first_phase: Mapping[str, Any] | None = None
+    """Settings of a run before, with whose modules this one begins; None: there is none."""
 
 
 def _variants(table: str, setting: str, rows: Mapping[str, Any]) -> tuple[Experiment, ...]:
@@ -120,6 +122,17 @@ SECOND_CLIP = "second CLIP"
 """As pretrained weights: the study puts the CLIP there that it trains as SECOND_CLIP_TRAINING."""
 SECOND_CLIP_TRAINING = ClipTrainingConfig(seed=1, num_steps=800, batch_size=32, num_pictures=6000)
 SECOND_CLIP_TABLE = "methods_second_clip"
+CONVNEXT_CLIP = "ConvNeXt CLIP"
+CONVNEXT_TRAINING = ClipTrainingConfig(
+    tower="convnext",
+    num_steps=700,
+    batch_size=32,
+    num_captions=4,
+    num_pictures=5000,
+    learning_rate=2e-3,
+)
+CLIPS_OF_THE_STUDY = {SECOND_CLIP: SECOND_CLIP_TRAINING, CONVNEXT_CLIP: CONVNEXT_TRAINING}
+"""What the study trains by itself, by what stands for it as pretrained weights."""
 SECOND_CLIP_EXPERIMENTS = tuple(
     dataclasses.replace(
         one,
@@ -130,4 +143,55 @@ SECOND_CLIP_EXPERIMENTS = tuple(
     for one in METHOD_EXPERIMENTS
 )
 """Each split with a seed of its own: three pairs that share no pictures."""
-METHOD_TABLES = (METHODS_TABLE, SECOND_CLIP_TABLE)
+
+_OF_THE_CONVNEXT = {
+    "model.pretrained": CONVNEXT_CLIP,
+    "model.mask_start_layer": -1,
+    "model.image_size": 0,
+    "model.mask_pooling": "soft",
+}
+_ADAPTER = {
+    "method": "mask_adapter",
+    "loss.adapter_width": 32,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.clip_norm": 1.0,
+}
+CONVNEXT_METHODS = {
+    REFERENCE: {},
+    "MaskCLIP++": {
+        "method": "maskclippp",
+        "loss.alignment": "pseudo_text",
+        **_SAME_RATE_OF_THE_TOWER,
+    },
+    "MAFT+": {"method": "maft_plus", "loss.transfer": "panoptic", **_SAME_RATE_OF_THE_TOWER},
+    "MAFT+ without transfer": {"method": "maft_plus", "loss.transfer": "none"},
+    "Mask-Adapter": {**_ADAPTER, "loss.adapter_masks": "mixed"},
+}
+"""As METHODS, with the ConvNeXt, which all below MaskCLIP++ need."""
+CONVNEXT_TABLE, CONVNEXT_STEPS, CONVNEXT_SEEDS = "methods_convnext", 50, SEEDS[:1]
+
+
+def _with_the_convnext(method: str, split: int) -> Experiment:
+    """Mask-Adapter's two phases share the steps that another method has."""
+    steps = {**_OF_THE_CONVNEXT, "num_steps": CONVNEXT_STEPS}
+    experiment = Experiment(
+        CONVNEXT_TABLE,
+        method,
+        {**steps, **CONVNEXT_METHODS[method]},
+        seeds=CONVNEXT_SEEDS,
+        split=split,
+    )
+    if method != "Mask-Adapter":
+        return experiment
+    halves = {"num_steps": CONVNEXT_STEPS // 2}
+    return dataclasses.replace(
+        experiment,
+        changes={**experiment.changes, **halves},
+        first_phase={**_OF_THE_CONVNEXT, **_ADAPTER, **halves},
+    )
+
+
+CONVNEXT_EXPERIMENTS = tuple(
+    _with_the_convnext(method, split) for split in range(NUM_SPLITS) for method in CONVNEXT_METHODS
+)
+METHOD_TABLES = (METHODS_TABLE, SECOND_CLIP_TABLE, CONVNEXT_TABLE)

@@ -1,13 +1,25 @@
 """docs/methods_study.md, made of what the study measured: no result in it is typed by hand."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import jax
+
+from input_pipeline.shapes_world.vocabulary import NUM_SPLITS
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
 from maft_jax.runtime.atomic_files import atomic_write
+from maft_jax.shapes_world.clip_training import CLIPS
+from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 from maft_jax.shapes_world.experiments import (
+    CONVNEXT_EXPERIMENTS,
+    CONVNEXT_METHODS,
+    CONVNEXT_SEEDS,
+    CONVNEXT_STEPS,
+    CONVNEXT_TABLE,
+    CONVNEXT_TRAINING,
     METHOD_EXPERIMENTS,
     METHOD_STEPS,
     METHODS,
@@ -15,6 +27,7 @@ from maft_jax.shapes_world.experiments import (
     SECOND_CLIP_EXPERIMENTS,
     SECOND_CLIP_TABLE,
     SECOND_CLIP_TRAINING,
+    SEEDS,
 )
 from maft_jax.shapes_world.method_results import (
     FROZEN,
@@ -27,6 +40,7 @@ from maft_jax.shapes_world.method_times import ROUNDS
 from maft_jax.shapes_world.study_results import Estimate
 
 METHOD_PAGE_FILE = "methods_study.md"
+_CONVNEXT_HEADING, _CONVNEXT_ANCHOR = "With a ConvNeXt", "#with-a-convnext"
 
 CLAIMS = (
     ("MAFT", FROZEN, "unseen", "Mask-aware tuning raises unseen mIoU (MAFT)."),
@@ -50,10 +64,36 @@ CLAIMS = (
     ("LoRA", REFERENCE, "hIoU", "They raise more than whole kernels."),
 )
 """What should be above what, in which number."""
+CONVNEXT_CLAIMS = (
+    ("MAFT", FROZEN, "unseen", "MAFT's losses raise unseen mIoU of a tower that pools, too."),
+    ("MaskCLIP++", FROZEN, "unseen", "So do labels without proposals (MaskCLIP++)."),
+    (
+        "MaskCLIP++",
+        FROZEN,
+        "unseen masks",
+        "Its alignment keeps the vocabulary: masks of unseen classes are named better.",
+    ),
+    ("MAFT+", FROZEN, "unseen", "Ranking, compensation and transfer raise unseen mIoU (MAFT+)."),
+    ("MAFT+", REFERENCE, "hIoU", "They do so more than MAFT's losses."),
+    (
+        "MAFT+ without transfer",
+        FROZEN,
+        "unseen",
+        "Ranking and compensation alone raise unseen mIoU.",
+    ),
+    (
+        "Mask-Adapter",
+        FROZEN,
+        "unseen",
+        "To learn how masks are pooled raises unseen mIoU of a CLIP that stays (Mask-Adapter).",
+    ),
+    ("Mask-Adapter", FROZEN, "unseen masks", "It names masks of unseen classes better."),
+)
+"""The same, of the ConvNeXt."""
 
 
 def render_method_page(study: Mapping) -> str:
-    """The page as Markdown, of methods.json and, as `second_clip`, methods_second_clip.json.
+    """The page as Markdown, of methods.json and those of other CLIPs, as study_files reads them.
 
     Raises:
         ValueError: a run is of no experiment, or had other settings than its experiment.
@@ -66,8 +106,9 @@ def render_method_page(study: Mapping) -> str:
         *_table(results),
         *_differences(results),
         *_claims(results),
+        *_convnext(study.get("convnext")),
+        *_second_clip(study.get("second_clip")),
     ]
-    parts += _second_clip(study.get("second_clip"))
     return "\n\n".join(parts) + "\n"
 
 
@@ -137,11 +178,6 @@ def _incomplete(results: MethodResults) -> list[str]:
 
 def _what_is_equal() -> list[str]:
     config = get_config()
-    settings = {
-        row: ", ".join(f"`{name}={json.dumps(value)}`" for name, value in changes.items())
-        for row, changes in METHODS.items()
-        if changes
-    }
     return [
         "## What is equal, and what is not",
         markdown.bullets(
@@ -154,14 +190,80 @@ def _what_is_equal() -> list[str]:
             "**Rates**: whole kernels have the rate that held-out classes chose for MAFT, modules "
             "and low-rank factors ten times that, which for LoRA is the better of two in "
             "[methods.md](methods.md#on-shapes-world). No other was tried.",
-            "**Rows** change of configs/shapes_world.py: "
-            + "; ".join(f"*{row}* {changes}" for row, changes in settings.items())
-            + ".",
-            "**MAFT+ and Mask-Adapter** are missing: both need a tower that pools from a map, and "
-            "the tiny CLIP is a ViT. To train a tiny ConvNeXt takes about four times as long on a "
-            "CPU, and was not done.",
+            f"**Rows** change of configs/shapes_world.py: {_changes(METHODS)}.",
+            "**MAFT+ and Mask-Adapter** need a tower that pools from a map, and the tiny CLIP is "
+            f"a ViT: they are [below]({_CONVNEXT_ANCHOR}), beside others with another CLIP.",
         ),
     ]
+
+
+def _changes(methods: Mapping[str, Mapping]) -> str:
+    return "; ".join(
+        f"*{row}* " + ", ".join(f"`{name}={json.dumps(value)}`" for name, value in changes.items())
+        for row, changes in methods.items()
+        if changes
+    )
+
+
+def _convnext(study: Mapping | None) -> list[str]:
+    heading = f"## {_CONVNEXT_HEADING}"
+    if study is None:
+        sentence = f"Not run yet: `--tables={CONVNEXT_TABLE}` of the command above does it."
+        return [heading, markdown.paragraph(sentence)]
+    results = MethodResults(study["runs"], CONVNEXT_EXPERIMENTS)
+    minutes = sum(run["seconds"] for run in study["runs"]) / 60
+    quiz = study["runs"][0]["quiz"]
+    return [
+        heading,
+        markdown.paragraph(
+            "The same with a tower that pools masks from a map. It is compared with itself alone: "
+            "its CLIP is another than that above. Its image tower, with "
+            f"{_num_parameters():,} parameters and a map of 4 x 4 cells, was trained for the text "
+            f"tower of the other one, on whole pictures, {CONVNEXT_TRAINING.num_steps} steps of "
+            f"{CONVNEXT_TRAINING.batch_size}; in the end it names {quiz['object']:.0%} of single "
+            "objects ([shapes_world.md](shapes_world.md#the-tiny-clip)). It does not come with the "
+            "package; the study trains it, and by itself it is made by"
+        ),
+        _training_command("convnext", CONVNEXT_TRAINING),
+        markdown.bullets(
+            f"**Runs**: {len(study['runs'])}, of {results.num_pairs} pairs: {NUM_SPLITS} splits "
+            f"and {len(CONVNEXT_SEEDS)} of the {len(SEEDS)} seeds above, {minutes:.0f} minutes in "
+            "total ([methods_convnext.json](shapes_world/methods_convnext.json), with "
+            f"`--tables={CONVNEXT_TABLE}`). {_provenance(study)}",
+            f"**Steps**: {CONVNEXT_STEPS} of {get_config().batch_size} pictures. Mask-Adapter has "
+            "half of them in each of its phases, and its time is that of the second.",
+            "**Masks** are soft in all rows (`model.mask_pooling=soft`) but Mask-Adapter's own, "
+            "whose adapter reads them.",
+            f"**Rates** as above; none was tried. **Rows** change {_changes(CONVNEXT_METHODS)}. "
+            'Mask-Adapter\'s first phase is the same with `loss.adapter_masks="ground_truth"`.',
+        ),
+        *_incomplete(results),
+        *_summary(results),
+        _results_table(results),
+        "Against the frozen CLIP:",
+        _difference_table(results, FROZEN),
+        f"Against {REFERENCE}:",
+        _difference_table(results, REFERENCE),
+        "Claims, with this CLIP:",
+        _claims_table(results, CONVNEXT_CLAIMS),
+    ]
+
+
+def _num_parameters() -> int:
+    """Of the ConvNeXt."""
+    vision = CLIPS[CONVNEXT_TRAINING.tower].vision
+    shapes = jax.eval_shape(lambda: vision.init(jax.random.key(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _training_command(folder: str, training: ClipTrainingConfig) -> str:
+    given = {
+        field.name: getattr(training, field.name)
+        for field in dataclasses.fields(training)
+        if getattr(training, field.name) != field.default
+    }
+    flags = " ".join(f"--{name}={value}" for name, value in given.items())
+    return f"    python -m maft_jax.cli.train_tiny_clip --workdir=runs/{folder} \\\n        {flags}"
 
 
 def _second_clip(study: Mapping | None) -> list[str]:
@@ -184,9 +286,7 @@ def _second_clip(study: Mapping | None) -> list[str]:
             "([shapes_world.md](shapes_world.md#the-tiny-clip)). The study trains it; by itself it "
             "is made by"
         ),
-        "    python -m maft_jax.cli.train_tiny_clip --workdir=runs/second_clip "
-        f"--seed={training.seed} \\\n        --num_steps={training.num_steps} "
-        f"--batch_size={training.batch_size} --num_pictures={training.num_pictures}",
+        _training_command("second_clip", training),
         markdown.paragraph(
             f"{results.num_pairs} pairs, which share no pictures "
             "([methods_second_clip.json](shapes_world/methods_second_clip.json), with "
@@ -198,7 +298,7 @@ def _second_clip(study: Mapping | None) -> list[str]:
         f"Against {REFERENCE}:",
         _difference_table(results, REFERENCE),
         "The claims, with this CLIP:",
-        _claims_table(results),
+        _claims_table(results, CLAIMS),
     ]
 
 
@@ -266,13 +366,13 @@ def _claims(results: MethodResults) -> list[str]:
             "A claim puts one mean above another. It holds (yes) or does not (no) where the paired "
             "test sees the difference; else it cannot be told."
         ),
-        _claims_table(results),
+        _claims_table(results, CLAIMS),
     ]
 
 
-def _claims_table(results: MethodResults) -> str:
+def _claims_table(results: MethodResults, claims: Sequence[tuple[str, str, str, str]]) -> str:
     lines = []
-    for method, other, metric, claim in CLAIMS:
+    for method, other, metric, claim in claims:
         if {method, REFERENCE} <= set(results.methods):
             found = results.difference(method, other, metric)
             holds = {"higher": "yes", "lower": "no", "open": "cannot be told"}[found.verdict]

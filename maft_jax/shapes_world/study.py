@@ -19,6 +19,7 @@ import jax
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
 from maft_jax.configs.shapes_world import get_config
+from maft_jax.convert.generator_files import WEIGHTS
 from maft_jax.evaluators.during_training import RESULTS_FOLDER
 from maft_jax.evaluators.results import EvaluationResult, read_result
 from maft_jax.evaluators.semantic import mean_ious
@@ -27,8 +28,11 @@ from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
-from maft_jax.shapes_world.clip_training import CURVE_FILE, train_clip
+from maft_jax.shapes_world.clip_training import CURVE_FILE, WEIGHTS_FILE, train_clip
 from maft_jax.shapes_world.experiments import (
+    CLIPS_OF_THE_STUDY,
+    CONVNEXT_EXPERIMENTS,
+    CONVNEXT_TABLE,
     EXPERIMENTS,
     MASKS_OF_THE_RECIPE,
     METHOD_EXPERIMENTS,
@@ -36,26 +40,22 @@ from maft_jax.shapes_world.experiments import (
     METHODS_TABLE,
     OF_THE_SPLIT,
     REFERENCE,
-    SECOND_CLIP,
     SECOND_CLIP_EXPERIMENTS,
-    SECOND_CLIP_TABLE,
-    SECOND_CLIP_TRAINING,
     SEEDS,
     Experiment,
 )
-from maft_jax.shapes_world.generator_training import configuration_digest, train_generator
+from maft_jax.shapes_world.generator_training import train_generator
 from maft_jax.shapes_world.method_page import METHOD_PAGE_FILE, write_method_page
 from maft_jax.shapes_world.method_times import relative_times, step_seconds
 from maft_jax.shapes_world.page import PAGE_FILE, write_page
 from maft_jax.shapes_world.study_files import OF_METHODS, read_methods, read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
+from maft_jax.state.restored_run import MODULES
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import BUILT_IN
 
 DEVELOPMENT_SEED = 1000
 """Of the world whose pictures settings are chosen by."""
-
-_SECOND_CLIP_FOLDER = "second_clip"
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
         ValueError: there is no such table.
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
-    experiments = [*EXPERIMENTS, *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS]
+    experiments = [*EXPERIMENTS, *_experiments_of_methods()]
     known = dict.fromkeys(experiment.table for experiment in experiments)
     if unknown := sorted(set(tables) - set(known)):
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
@@ -100,7 +100,7 @@ def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dic
     records = []
     started, num_new = time.monotonic(), 0
     for number, (experiment, seed) in enumerate(runs, start=1):
-        path = folder / "results" / f"{_name(experiment, seed)}.json"
+        path = folder / "results" / f"{_name(experiment, seed, folder)}.json"
         measured = read_sealed_json(path)
         if measured is None:
             logger.info(
@@ -162,6 +162,11 @@ def _run(
     config = experiment_config(experiment, seed, folder)
     started = time.monotonic()
     workdir = folder / "runs" / path.stem
+    if experiment.first_phase is not None:
+        modules = _first_phase(experiment, seed, folder, workdir.with_name(f"{path.stem}-first"))
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, modules=str(modules))
+        )
     if experiment.table in METHOD_TABLES:
         _reuse_frozen(folder, workdir, experiment, seed)
     train_and_evaluate(config, workdir)
@@ -176,9 +181,9 @@ def _run(
         "scores": [{"step": step, **_scores(experiment, workdir, step)} for step in steps],
         "seconds": round(time.monotonic() - started, 1),
     }
-    if experiment.table == SECOND_CLIP_TABLE:
-        curve = json.loads((folder / _SECOND_CLIP_FOLDER / CURVE_FILE).read_text())
-        record["quiz"] = curve["quiz"][-1]
+    if experiment.changes.get("model.pretrained") in CLIPS_OF_THE_STUDY:
+        clip = pathlib.Path(_trained_weights(experiment, folder)["model.pretrained"])
+        record["quiz"] = json.loads(clip.with_name(CURVE_FILE).read_text())["quiz"][-1]
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_sealed_json(path, record)
 
@@ -191,38 +196,64 @@ def _reuse_frozen(
     What is corrupt, or of another key, is evaluated again.
     """
     frozen = workdir / RESULTS_FOLDER / "step_0"
-    for other in (*METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS):
-        found = folder / "runs" / _name(other, seed) / RESULTS_FOLDER / "step_0"
-        same = (other.table, other.split) == (experiment.table, experiment.split)
-        if same and found.exists() and not frozen.exists():
-            shutil.copytree(found, frozen)
+    for other in _experiments_of_methods():
+        if (other.table, other.split) == (experiment.table, experiment.split):
+            found = folder / "runs" / _name(other, seed, folder) / RESULTS_FOLDER / "step_0"
+            if found.exists() and not frozen.exists():
+                shutil.copytree(found, frozen)
+
+
+def _first_phase(
+    experiment: Experiment, seed: int, folder: pathlib.Path, workdir: pathlib.Path
+) -> pathlib.Path:
+    """The modules of the run before, which is not evaluated, and made unless it is there."""
+    modules = workdir / MODULES
+    if not modules.exists():
+        first = dataclasses.replace(experiment, changes=experiment.first_phase, first_phase=None)
+        config = experiment_config(first, seed, folder)
+        train_and_evaluate(
+            dataclasses.replace(config, evaluation=type(config.evaluation)()), workdir
+        )
+    return modules
+
+
+def _experiments_of_methods() -> tuple[Experiment, ...]:
+    return *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS, *CONVNEXT_EXPERIMENTS
 
 
 def _with_times(records: list[dict[str, Any]], folder: pathlib.Path) -> list[dict[str, Any]]:
     """With `relative_time`, that of a step, in the records of methods; all take turns for it."""
-    if not any(record["table"] == METHODS_TABLE for record in records):
-        return records
-    of_first = [one for one in METHOD_EXPERIMENTS if one.split == METHOD_EXPERIMENTS[0].split]
-    names = "".join(_name(one, SEEDS[0]) for one in of_first)
-    digest = hashlib.sha256(names.encode()).hexdigest()[:8]
-    path = folder / "results" / f"step_seconds-{digest}.json"
-    seconds = read_sealed_json(path)
-    if seconds is None:
-        configs = {one.row: experiment_config(one, SEEDS[0], folder) for one in of_first}
-        seconds = write_sealed_json(path, step_seconds(configs))
-    times = relative_times(seconds, REFERENCE)
+    times = {
+        table: _times(experiments, folder)
+        for table, experiments in (
+            (METHODS_TABLE, METHOD_EXPERIMENTS),
+            (CONVNEXT_TABLE, CONVNEXT_EXPERIMENTS),
+        )
+        if any(record["table"] == table for record in records)
+    }
     return [
-        record | {"relative_time": round(times[record["row"]], 2)}
-        if record["table"] == METHODS_TABLE
+        record | {"relative_time": round(times[record["table"]][record["row"]], 2)}
+        if record["table"] in times
         else record
         for record in records
     ]
 
 
+def _times(experiments: Sequence[Experiment], folder: pathlib.Path) -> dict[str, float]:
+    of_first = [one for one in experiments if one.split == experiments[0].split]
+    names = "".join(_name(one, SEEDS[0], folder) for one in of_first)
+    path = folder / "results" / f"step_seconds-{_digest(names.encode())}.json"
+    seconds = read_sealed_json(path)
+    if seconds is None:
+        configs = {one.row: experiment_config(one, SEEDS[0], folder) for one in of_first}
+        seconds = write_sealed_json(path, step_seconds(configs))
+    return relative_times(seconds, REFERENCE)
+
+
 def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -> Config:
     """configs/shapes_world.py with the experiment's changes.
 
-    Worlds are drawn, and the generator of the split trained, below `folder` unless they are there.
+    Worlds are drawn, and a generator or CLIP trained, below `folder` unless they are there.
     """
     data = folder / "worlds" / f"seed_{seed}"
     draw_world(data, seed)
@@ -231,11 +262,7 @@ def experiment_config(experiment: Experiment, seed: int, folder: pathlib.Path) -
         "evaluation.num_pictures": 0,
         **experiment.changes,
     }
-    if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
-        changes["proposals.path"] = str(train_generator(folder, experiment.split))
-    if experiment.changes.get("model.pretrained") == SECOND_CLIP:
-        clip = train_clip(SECOND_CLIP_TRAINING, folder / _SECOND_CLIP_FOLDER)
-        changes["model.pretrained"] = str(clip)
+    changes |= _trained_weights(experiment, folder)
     if experiment.changes.get("evaluation.records") == MASKS_OF_THE_RECIPE:
         changes["evaluation.records"] = str(_masks_of_the_recipe(folder, seed))
         changes["evaluation.roots.shapes_world"] = ""
@@ -284,20 +311,45 @@ def _mask(split: int):
     return unseen_mask(ids, len(CLASS_NAMES))
 
 
-def _name(experiment: Experiment, seed: int) -> str:
-    """Of the files of a run; equal for rows of different tables that are the same run."""
+def _trained_weights(experiment: Experiment, folder: pathlib.Path) -> dict[str, str]:
+    """Settings that are weights of the study's own, which it trains unless they are there."""
+    weights = {}
+    if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
+        weights["proposals.path"] = str(train_generator(folder, experiment.split))
+    if (name := experiment.changes.get("model.pretrained")) in CLIPS_OF_THE_STUDY:
+        weights["model.pretrained"] = str(_trained_clip(name, folder))
+    return weights
+
+
+def _trained_clip(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """What another configuration trained stays beside it."""
+    training = CLIPS_OF_THE_STUDY[name]
+    digest = _digest(json.dumps(dataclasses.asdict(training), sort_keys=True).encode())
+    workdir = folder / "clips" / f"{name.replace(' ', '_').lower()}-{digest}"
+    if (workdir / WEIGHTS_FILE).exists():
+        return workdir / WEIGHTS_FILE
+    return train_clip(training, workdir)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _name(experiment: Experiment, seed: int, folder: pathlib.Path) -> str:
+    """Of the files of a run; equal for rows of different tables that are the same run.
+
+    It tells the content of weights that the study trained: others under the same configuration,
+    such as of another machine, are another run.
+    """
     settings = dataclasses.asdict(experiment) | {"recipe": get_config().to_dict()}
     for irrelevant in ("table", "row", "seeds"):
         del settings[irrelevant]
     if experiment.table in METHOD_TABLES:  # whose results have more numbers
         settings["table"] = experiment.table
-    if experiment.changes.get("model.pretrained") == SECOND_CLIP:
-        settings["clip"] = dataclasses.asdict(SECOND_CLIP_TRAINING)
-    if experiment.changes.get("proposals.path") == OF_THE_SPLIT:
-        settings["generator"] = configuration_digest()
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(_clip().read_bytes())
-    return f"{digest.hexdigest()[:8]}-seed-{seed}"
+    content = [json.dumps(settings, sort_keys=True).encode(), _clip().read_bytes()]
+    for path in map(pathlib.Path, _trained_weights(experiment, folder).values()):
+        content.append((path / WEIGHTS if path.is_dir() else path).read_bytes())
+    return f"{_digest(b''.join(content))}-seed-{seed}"
 
 
 def _clip() -> pathlib.Path:

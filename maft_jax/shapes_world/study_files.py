@@ -7,6 +7,7 @@ from typing import Any
 
 from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.shapes_world.experiments import (
+    CONVNEXT_TABLE,
     EXPERIMENTS,
     LEARNED_MASKS,
     METHODS_TABLE,
@@ -15,7 +16,8 @@ from maft_jax.shapes_world.experiments import (
 
 RUNS, LEARNED, METHODS_FILE = "runs.json", "learned_masks.json", "methods.json"
 SECOND_CLIP_FILE = "methods_second_clip.json"
-OF_METHODS = {METHODS_FILE, SECOND_CLIP_FILE}
+CONVNEXT_FILE = "methods_convnext.json"
+OF_METHODS = {METHODS_FILE, SECOND_CLIP_FILE, CONVNEXT_FILE}
 _LEARNED_TABLES = frozenset({"learned_masks"})
 
 
@@ -33,6 +35,7 @@ def write_records(
         LEARNED: _LEARNED_TABLES,
         METHODS_FILE: {METHODS_TABLE},
         SECOND_CLIP_FILE: {SECOND_CLIP_TABLE},
+        CONVNEXT_FILE: {CONVNEXT_TABLE},
     }
     complete = {name: tables for name, tables in files.items() if tables <= there}
     for name, tables in complete.items():
@@ -54,19 +57,20 @@ def read_study(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no runs.json.
     """
-    return _read(folder, RUNS, "learned_masks", LEARNED)
+    return _read(folder, RUNS, {"learned_masks": LEARNED})
 
 
 def read_methods(folder: pathlib.Path) -> dict[str, Any]:
-    """methods.json and, as `second_clip`, what methods_second_clip.json has, if it is there.
+    """methods.json, and what files of other CLIPs have as `second_clip` and `convnext`, if any.
 
     Raises:
         ValueError: there is no methods.json.
     """
-    return _read(folder, METHODS_FILE, "second_clip", SECOND_CLIP_FILE)
+    others = {"second_clip": SECOND_CLIP_FILE, "convnext": CONVNEXT_FILE}
+    return _read(folder, METHODS_FILE, others)
 
 
-def _read(folder: pathlib.Path, first: str, name: str, second: str) -> dict[str, Any]:
+def _read(folder: pathlib.Path, first: str, others: Mapping[str, str]) -> dict[str, Any]:
     path = folder / first
     if not path.exists():
         raise ValueError(
@@ -74,6 +78,7 @@ def _read(folder: pathlib.Path, first: str, name: str, second: str) -> dict[str,
             "(--page=docs), or run all tables"
         )
     study = json.loads(path.read_text())
-    if (folder / second).exists():
-        study[name] = json.loads((folder / second).read_text())
+    for name, file in others.items():
+        if (folder / file).exists():
+            study[name] = json.loads((folder / file).read_text())
     return study

@@ -8,6 +8,7 @@ import jax
 
 from maft_jax.config import Config
 from maft_jax.convert.method_modules import read_modules, reader_noted
+from maft_jax.hub.local_files import local_path
 from maft_jax.methods.method import Method
 from maft_jax.methods.registry import make_method
 from maft_jax.models.adapters import low_rank
@@ -77,7 +78,7 @@ class TunedTree:
         return {VISUAL: visual, EXTRA: self.method.init_modules(vision, of_modules)}
 
     def read_modules(self, vision: ImageArchitecture, path: str) -> dict:
-        """The method's own parameters of a file.
+        """The method's own parameters of a file, or of a name of the hub.
 
         Raises:
             ValueError: the method has none, or the file other ones, or those of a run whose
@@ -88,14 +89,15 @@ class TunedTree:
                 f"config.model.modules={path}: nothing but the tower is trained by config.method "
                 "as it is configured; leave it empty"
             )
-        noted, reader = reader_noted(path), self.method.reader
+        file = local_path(path)
+        noted, reader = reader_noted(file), self.method.reader
         if noted is not None and noted != repr(reader):
             raise ValueError(
                 f"config.model.modules={path}: the run that left them read masks with {noted}, and "
                 f"these settings with {reader!r}; set config.method and config.loss as it had them"
             )
         expected = jax.eval_shape(lambda: self.method.init_modules(vision, jax.random.key(0)))
-        return read_modules(path, self.method.module_rules, expected)
+        return read_modules(file, self.method.module_rules, expected)
 
     def rules(self, trainable: tuple[str, ...]) -> tuple[str, ...]:
         """Those over the tree's paths, of rules over the tower's."""

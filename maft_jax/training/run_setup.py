@@ -21,6 +21,7 @@ from maft_jax.resolved_config import ResolvedConfig
 from maft_jax.runtime import consensus, metric_logging, sharding
 from maft_jax.runtime.workdir import check_free_space, check_shared, make_writable
 from maft_jax.state.checkpointing import Checkpoints
+from maft_jax.state.named_weights import pin_weights, read_named_weights
 from maft_jax.state.train_state import TrainState
 from maft_jax.tracking.tracker import check_client
 from maft_jax.training.clip_task import open_clip_task
@@ -51,6 +52,8 @@ class HostState:
     evaluation: PeriodicEvaluation | None
     host_context: Any
     """What the objective reads beside parameters and batch, as this process computed it."""
+    named_weights: dict[str, Any]
+    """What names of the hub in the settings stand for; see named_weights.pin_weights."""
 
     @property
     def config(self) -> ResolvedConfig:
@@ -114,6 +117,7 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)
     _warn_of_sums_in_bfloat16(config.model.compute_dtype, mesh)
+    config, named = pin_weights(config, read_named_weights(workdir))
     task = TASKS[config.task](config, mesh)
     state = jax.eval_shape(task.setup.init_state, task.parameters)
     kept = task.config.checkpointing
@@ -122,7 +126,8 @@ def _load(config: Config, workdir: epath.Path) -> HostState:
     logger.info(metric_logging.describe_parameters(state.trainable, task.parameters))
     source = open_training_data(task.config)
     per_example, evaluation = task.per_example(source), task.make_evaluation()
-    return HostState(mesh, task, state, source, per_example, evaluation, task.context(source))
+    context = task.context(source)
+    return HostState(mesh, task, state, source, per_example, evaluation, context, named)
 
 
 def _warn_of_sums_in_bfloat16(compute_dtype: str, mesh: Mesh) -> None:

@@ -71,7 +71,7 @@ def _train_and_evaluate(config: Config, workdir: epath.Path) -> TrainState:
             logger.info("resuming from the checkpoint of step %d", int(state.step))
         with consensus.fail_together():
             if jax.process_index() == 0:
-                describe_run(run.workdir, run.config)
+                describe_run(run.workdir, run.config, run.named_weights)
                 metric_logging.truncate_metrics(run.workdir, int(state.step))
         done = int(state.step) == config.num_steps
         with tracked(run.config, workdir, begin=not done) as more:

@@ -164,6 +164,7 @@ NEEDED = {
     "evaluation.segment_rules": _EVALUATION | {"evaluation.task": "panoptic"},
     "evaluation.task": _EVALUATION,
     "evaluation.things": _EVALUATION | {"evaluation.task": "instance"},
+    "evaluation.write_segments": _EVALUATION | {"evaluation.task": "instance"},
     "evaluation.trained_classes": {"evaluation.ensemble_exponents": (0.4, 0.8)},
     "loss.cached_teacher": {"data.augment": False},
     "optimizer.learning_rate_drops": {"optimizer.schedule": "drops"},

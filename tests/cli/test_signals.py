@@ -95,23 +95,18 @@ def end(arguments: list[str], number: int, seconds: float) -> tuple[int, bool, s
     return process.returncode, was_over, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "num_signals"),
+    "name",
     [
-        ("precompute", 1),
-        *(
-            pytest.param(name, NUM_SIGNALS, marks=pytest.mark.slow)
-            for name in (
-                *("train", "evaluate", "precompute", "predict", "convert", "visualize"),
-                *("benchmark", "benchmark_input", "demo", "train_tiny_clip", "teacher"),
-                *("diagnose", "study", "plan", "scaling_page", "web_page"),
-            )
-        ),
+        *("train", "evaluate", "precompute", "predict", "convert", "visualize"),
+        *("benchmark", "benchmark_input", "demo", "train_tiny_clip", "teacher"),
+        *("diagnose", "study", "plan", "scaling_page", "web_page"),
     ],
 )
-def test_signal_ends_every_command_at_any_moment(commands, name, num_signals):
+def test_signal_ends_every_command_at_any_moment(commands, name):
     rng = random.Random(name)
-    for _ in range(num_signals):
+    for _ in range(NUM_SIGNALS):
         number = rng.choice([signal.SIGINT, signal.SIGTERM])
         seconds = rng.uniform(_FIRST_SECOND, LAST_SECOND.get(name, OTHERS))
         code, was_over, output = end(commands[name], number, seconds)

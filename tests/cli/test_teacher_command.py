@@ -45,6 +45,7 @@ def test_training_reads_what_the_command_computed(data, caplog, tmp_path):
     np.testing.assert_allclose(on_eight_devices, of_the_command, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_teacher_waits_for_the_proposals_of_all_processes(data):
     output = precompute(data, "--process_count=2", "--process_index=1", exit_code=1)
     assert "shards are finished; when the other commands have ended, give all of them" in output

@@ -37,7 +37,7 @@ def clip(tmp_path_factory):
 def test_mafts_plus_transfer_is_read_from_its_checkpoint_and_written_back(tmp_path, clip):
     vision, visual = clip
     theirs = write_checkpoint(tmp_path / "maft_plus.pth", maft_plus_tensors())
-    expected = fcclip.read_transfer(theirs)["transfer"]
+    expected = fcclip.read_modules(theirs)["transfer"]
     ours = read_modules(theirs, CONTENT_DEPENDENT_TRANSFER, expected)
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
     changed = Modules(halved(ours), TransferReader())
@@ -62,8 +62,17 @@ def test_mask_adapters_checkpoint_likewise(tmp_path, clip):
     tower = read_weights(theirs)
     assert tower.format_name == "fcclip"
     assert any("mask_adapter." in name for name in tower.ignored)
-    with pytest.raises(ValueError, match="a checkpoint of Mask-Adapter, whose adapter is used by"):
-        fcclip.read_transfer(theirs)
+    (whole,) = fcclip.read_modules(theirs).items()
+    assert whole[0] == "adapter" and fcclip.adapter_config(whole[1]) == ADAPTER.reader.config
+    jax.tree.map(np.testing.assert_array_equal, whole[1], modules)
+    of_maft_plus = {name: x for name, x in maft_plus_tensors().items() if name.startswith("cdt.")}
+    both = write_checkpoint(tmp_path / "both.pth", tensors | of_maft_plus)
+    with pytest.raises(ValueError, match=r"Adapter for MAFT.*config\.method=mask_adapter, with"):
+        fcclip.read_modules(both)
+    tensors["mask_adapter.fuse.weight"] = np.zeros(3)
+    damaged = write_checkpoint(tmp_path / "damaged.pth", tensors)
+    with pytest.raises(ValueError, match=r"mask_adapter\.fuse\.weight: expected the kernel of a"):
+        fcclip.read_modules(damaged)
     changed = Modules(halved(modules), ADAPTER.reader)
     fcclip.write_into(theirs, tmp_path / "ours.pth", vision, visual, modules=changed)
     again = read_modules(tmp_path / "ours.pth", MASK_ADAPTER, modules)

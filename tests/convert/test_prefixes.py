@@ -106,10 +106,12 @@ def test_a_text_tower_alone_is_refused_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ViT-B/16", r"clip\.load\('ViT-B/16'\) leaves, ~/\.cache/clip/ViT-B-16\.pt"),
-        ("ViT-L/14@336px", r"~/\.cache/clip/ViT-L-14-336px\.pt"),
-        ("openai/clip-vit-base-patch16", "hf download openai/clip-vit-base-patch16 --local-dir"),
-        ("hf-hub:laion/some-clip", "hf download laion/some-clip --local-dir some-clip"),
+        ("ViT-B/16", "no such file or folder; did you mean openai:ViT-B/16, which"),
+        ("ViT-L/14@336px", "did you mean openai:ViT-L/14@336px, which is downloaded once"),
+        ("ViT-L-14-336px", "did you mean openai:ViT-L/14@336px, which"),
+        ("EVA02-B-16", "no such file; the name of an architecture is not enough.*random:EVA02-B"),
+        ("openai/clip-vit-base-patch16", "did you mean hf:openai/clip-vit-base-patch16, which"),
+        ("hf-hub:laion/some-clip", "did you mean hf:laion/some-clip, which"),
         ("weights/clip.pt", "no such file; expected a file of CLIP weights"),
     ],
 )

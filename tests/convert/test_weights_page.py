@@ -30,8 +30,8 @@ def exported(tmp_path_factory):
     declare_missing_operators()
     folder = tmp_path_factory.mktemp("page")
     parameters = jax.tree.map(np.asarray, random_parameters(CONFIG))
-    command = r"convert_weights runs/first (\S+) --to=(\w+)"
-    commands = re.findall(command, PAGE)
+    command = r"convert_weights runs/first (\S+) --to=(\w+)$"
+    commands = re.findall(command, PAGE, re.MULTILINE)
     assert len(commands) == 3
     for name, format_name in commands:
         write_weights(ClipWeights.of(CONFIG, parameters), folder / name, format_name)

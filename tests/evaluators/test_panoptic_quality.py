@@ -1,7 +1,5 @@
 """PQ against panopticapi's numbers, and against its rules pixel by pixel on drawn scenes."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from maft_jax.evaluators.panoptic_quality import (
     count_segments,
     panoptic_metrics,
 )
+from tests.evaluators.results_read_back import slow_counts
 from tests.golden_files import golden
 
 
@@ -81,41 +80,6 @@ def drawn_scene(rng, num_classes):
     ]
     truth = LabelledSegments(ids, numbers, classes, crowds)
     return LabelledSegments(found, found_numbers, found_classes), truth
-
-
-def slow_counts(predicted, truth, num_classes):
-    """The rules one after the other, with whole masks."""
-    tp, fp, fn, iou_sum = np.zeros((4, num_classes))
-    void = truth.id_map == 0
-    hit = set()
-    for (number, index), (true_number, true_index, crowd) in itertools.product(
-        zip(predicted.ids, predicted.classes, strict=True),
-        zip(truth.ids, truth.classes, truth.crowds, strict=True),
-    ):
-        mask, true_mask = predicted.id_map == number, truth.id_map == true_number
-        union = (mask & ~void) | true_mask
-        iou = (mask & true_mask).sum() / union.sum()
-        if iou > 0.5 and not crowd and index == true_index:
-            tp[index] += 1
-            iou_sum[index] += iou
-            hit |= {("true", true_number), ("predicted", number)}
-    for number, index, crowd in zip(truth.ids, truth.classes, truth.crowds, strict=True):
-        if ("true", number) not in hit and not crowd:
-            fn[index] += 1
-    for number, index in zip(predicted.ids, predicted.classes, strict=True):
-        if ("predicted", number) in hit:
-            continue
-        unjudged = void.copy()
-        crowds = [
-            i
-            for i, c, crowd in zip(truth.ids, truth.classes, truth.crowds, strict=True)
-            if crowd and c == index
-        ]
-        for last in crowds[-1:]:
-            unjudged |= truth.id_map == last
-        mask = predicted.id_map == number
-        fp[index] += (mask & unjudged).sum() <= mask.sum() / 2
-    return tp, fp, fn, iou_sum
 
 
 @pytest.mark.parametrize(("num_classes", "num_scenes"), [(6, 120), (1, 40), (847, 40)])

@@ -13,6 +13,7 @@ from input_pipeline.folder_source import FolderSource
 from maft_jax.evaluators.average_precision import (
     InstanceTotal,
     PredictedInstance,
+    TrueInstance,
     match_instances,
 )
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
@@ -27,16 +28,22 @@ from maft_jax.evaluators.segment_results import (
     panoptic_numbers,
     segment_table,
 )
-from maft_jax.evaluators.true_segments import true_instances, true_segments
+from maft_jax.evaluators.true_segments import true_segments
 from maft_jax.inference.instances import find_instances
 from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.segment_rules import RULES
 from maft_jax.inference.segmenter import stored_masks_of
 from maft_jax.runtime.stop_signals import EvaluationInterrupted
-from tests.evaluators.segment_folders import segment_settings, write_panoptic_folder
+from tests.evaluators.results_read_back import ap_of_files, pq_of_files
+from tests.evaluators.segment_folders import (
+    segment_settings,
+    write_panoptic_folder,
+    written_files,
+)
 from tests.evaluators.small_evaluations import StopAfter, evaluation_config, set_up
 
 NAMES, THINGS = ("cat", "sky", "dog"), frozenset({0, 2})
+TRUTH = {"panoptic": "annotations/panoptic.json", "instance": "annotations/instances.json"}
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +73,21 @@ def evaluator_of(settings, task, num_devices=1, **mesh):
     return evaluation, evaluate
 
 
-def one_by_one(evaluation, task):
+def one_by_one(evaluation, task, root):
     """Numbers and classes by the functions of one image."""
     [data] = evaluation.data_sets
     rules, is_panoptic = RULES["fcclip"], task == "panoptic"
     total = PanopticTotal(3) if is_panoptic else InstanceTotal(3)
-    root = data.folder.parent.parent.parent / "data"
-    source = FolderSource(root, annotations="annotations/panoptic.json")
+    source = FolderSource(root, annotations=TRUTH[task])
     for number in range(len(source)):
         with evaluation.batches(data, ExampleRange(data.source, number, number + 1)) as batches:
             batch = next(iter(batches))
         example = source[number]
-        there = true_segments(example.label_map, example.instances, THINGS)
         probabilities = probabilities_of(None, None, batch)
         arguments = (example.image, probabilities, stored_masks_of(batch), NAMES, THINGS, rules)
         if is_panoptic:
             found = segment_image(*arguments)
+            there = true_segments(example.label_map, example.instances, THINGS)
             predicted = LabelledSegments.of(found.segment_map, found.segments)
             total.add(count_segments(predicted, there, 3))
         else:
@@ -90,34 +96,58 @@ def one_by_one(evaluation, task):
                 PredictedInstance(one.class_index, one.score, mask)
                 for one, mask in zip(found.instances, found.run_lengths, strict=True)
             ]
-            objects = true_instances(there, THINGS)
-            total.add(match_instances(number, predicted, objects, 3))
+            objects = [TrueInstance(*one) for one in source.object_masks().objects(number)]
+            total.add(match_instances(-number, predicted, objects, 3))
     return (panoptic_numbers if is_panoptic else instance_numbers)(total, NAMES, THINGS, ())
 
 
 @pytest.mark.parametrize("task", [pytest.param("panoptic", marks=pytest.mark.slow), "instance"])
 def test_batches_on_devices_find_what_one_image_after_the_other_does(settings, tmp_path, task):
+    settings = settings | {"data.annotations": TRUTH[task]}
+    root = epath.Path(settings["evaluation.roots.folder"])
     one, evaluate = evaluator_of(settings, task)
-    numbers, rows = one_by_one(one, task)
+    numbers, rows = one_by_one(one, task, root)
     result = evaluate(tmp_path / "one")
     assert result.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
     np.testing.assert_equal(list(result.classes), rows)
     main = "pq" if task == "panoptic" else "ap"
     assert 0.02 < numbers[main] < 0.98, "not all, not nothing"
     assert f"{100 * numbers[main]:.2f}" in segment_table([result])
+    read_back = pq_of_files if task == "panoptic" else ap_of_files
+    theirs = read_back(tmp_path / f"one/folder_{task}_results.json", root / TRUTH[task])
+    for name, number in theirs.items():
+        assert numbers[name] == pytest.approx(number, abs=1e-12, nan_ok=True), name
+    files = written_files(tmp_path / "one")
+    assert len(files) == (1 + 5 if task == "panoptic" else 1) + 2, "two pictures"
     _, on_four = evaluator_of(settings, task, 4, fsdp=2)
     spread = on_four(tmp_path / "four")
     assert spread.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
+    assert written_files(tmp_path / "four") == files
     with pytest.raises(EvaluationInterrupted):
         evaluate(tmp_path / "stopped", StopAfter(2))
-    assert len(list((tmp_path / "stopped").iterdir())) == 1
+    assert not written_files(tmp_path / "stopped")
     again = evaluate(tmp_path / "stopped")
     assert again.numbers == pytest.approx(numbers, abs=0, nan_ok=True)
-    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [f"folder_{task}.json"]
-    one.batches = None  # nothing is computed again
+    assert written_files(tmp_path / "stopped") == files
+    names = {path.name for path in (tmp_path / "stopped").iterdir()}
+    assert names == {f"folder_{task}.json", *(name.split("/")[0] for name in files)}
+    batches, one.batches = one.batches, None  # nothing is computed again
     read = evaluate(tmp_path / "stopped")
     np.testing.assert_equal(dict(read.numbers), dict(again.numbers))
     assert read.provenance == again.provenance
+    one.batches = batches
+    (tmp_path / f"stopped/folder_{task}_results.json").unlink()
+    evaluate(tmp_path / "stopped")
+    assert written_files(tmp_path / "stopped") == files, "evaluated again for what is gone"
+
+
+def test_what_is_found_need_not_be_written(settings, tmp_path):
+    of_instances = settings | {"data.annotations": TRUTH["instance"]}
+    _, evaluate = evaluator_of(of_instances | {"evaluation.write_segments": False}, "instance")
+    stale = tmp_path / "folder_instance_results.json"
+    stale.write_text("[]")
+    result = evaluate(tmp_path)
+    assert result.written is None and not stale.exists(), "which is of another evaluation"
 
 
 @pytest.mark.parametrize(

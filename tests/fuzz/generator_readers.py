@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
-from maft_jax.convert.fcclip import read_transfer
+from maft_jax.convert.fcclip import read_modules
 from maft_jax.convert.formats import read_weights
 from maft_jax.convert.generators import open_generator
 from maft_jax.runtime import tree_rules
@@ -29,7 +29,7 @@ def maft_plus(folder: pathlib.Path) -> pathlib.Path:
 
 def whole_system(path: pathlib.Path) -> Any:
     """Of CLIP, generator and content-dependent transfer."""
-    parts = read_weights(path).parameters(), open_generator(path).parameters(), read_transfer(path)
+    parts = read_weights(path).parameters(), open_generator(path).parameters(), read_modules(path)
     return [tree_rules.flatten(part) for part in parts]
 
 

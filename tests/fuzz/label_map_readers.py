@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from input_pipeline.file_trees import DirectoryTree
 from input_pipeline.folder_source import FolderSource
+from input_pipeline.layouts.ade20k import AdeObjectMasks
+from input_pipeline.run_lengths import decode_segmentation
 from tests.fuzz.mutations import damage, damage_json
 from tests.fuzz.reader import Make, Reader
 from tests.input_pipeline.label_maps.brush_encoder import encode_mask
@@ -87,11 +90,25 @@ def _example(path: pathlib.Path) -> dict:
     return {"names": source.class_names, "label_map": source[0].label_map}
 
 
+def _objects(path: pathlib.Path) -> dict:
+    root = next(part for part in path.parents if part.name == "fuzz")
+    found = FolderSource(root, annotations="i.json").object_masks().objects(0)
+    masks = [decode_segmentation(one.run_lengths, (_HEIGHT, _WIDTH)) for one in found]
+    return {"areas": [one.area for one in found], "masks": np.array(masks)}
+
+
+def _objects_of_ade(path: pathlib.Path) -> dict:
+    masks = AdeObjectMasks(DirectoryTree(path.parent), [path.name], range(100))
+    found = masks.objects(0)
+    return {"classes": [one.class_id for one in found], "areas": [one.area for one in found]}
+
+
 def _picture(mode: str) -> Image.Image:
     colors = np.where(_MASK[..., None], np.uint8([0, 1, 0]), np.uint8([1, 0, 0]))
     return Image.fromarray(colors if mode == "RGB" else _MASK.astype(np.uint8) * 255)
 
 
+_OBJECTS = Image.fromarray(np.stack([_MASK * 5, _MASK, _MASK * 0], axis=-1).astype(np.uint8))
 _SEGMENTED = {"p.json": _PANOPTIC, "p/a.png": _picture("RGB")}
 _COLORED = {
     "classes.txt": "# label:color_rgb:parts:actions\nroad:1,0,0::\ncar:0,1,0::\n",
@@ -103,6 +120,8 @@ _OF_CLASSES = {"classes.txt": "road\ncar\n", _OF_CAR: _picture("L")}
 LABEL_MAP_READERS = [
     Reader("coco instances", _folder("i.json", **{"i.json": _INSTANCES}), _example, damage_json),
     Reader("coco instances, bytes", _folder("i.json", **{"i.json": _INSTANCES}), _example, damage),
+    Reader("coco objects", _folder("i.json", **{"i.json": _INSTANCES}), _objects, damage_json),
+    Reader("ade objects", _folder("o.png", **{"o.png": _OBJECTS}), _objects_of_ade, checked=True),
     Reader("coco panoptic", _folder("p.json", **_SEGMENTED), _example, damage_json),
     Reader("coco panoptic, png", _folder("p/a.png", **_SEGMENTED), _example, checked=True),
     Reader("label studio", _folder("l.json", **{"l.json": _TASKS}), _example, damage_json),

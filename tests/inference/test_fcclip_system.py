@@ -12,15 +12,25 @@ import torch.nn.functional as F
 
 from input_pipeline.image_files import read_label_map
 from input_pipeline.sample_folder import draw_scene
+from maft_jax.convert.method_modules import MASK_ADAPTER
+from maft_jax.convert.rules import to_foreign
 from maft_jax.inference.fcclip import FcClipSegmenter
 from maft_jax.inference.instances import find_instances
 from maft_jax.inference.logit_labels import label_logits
 from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.segment_rules import SegmentRules
+from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapter, MaskAdapterConfig
+from maft_jax.models.encoder import EncoderSettings
 from maft_jax.models.generators.image_preparation import ImagePreparation
 from maft_jax.models.mask_pixels import PlacedMasks
+from maft_jax.runtime.sharding import one_device_mesh
 from tests import runs
-from tests.fcclip_files import class_names, maft_plus_tensors, write_checkpoint
+from tests.fcclip_files import (
+    checkpoint_tensors,
+    class_names,
+    maft_plus_tensors,
+    write_checkpoint,
+)
 from tests.golden_files import golden
 
 READ = {"padded_size": (128, 160), "image_size": (118, 150)}
@@ -195,3 +205,37 @@ def test_command_segments_a_photo_from_the_checkpoint_alone(tmp_path):
     assert about["num_proposals"] == 20
     labels = read_label_map(tmp_path / "out" / "photo_labels.png")
     assert labels.shape == (72, 96) and set(np.unique(labels)) <= {0, 1}
+
+
+def with_adapter(config, seed=0):
+    """FC-CLIP's golden checkpoint with an adapter of numbers large enough to matter."""
+    embed_dim = expected()["text_features"].shape[-1]
+    cells, masks = jnp.zeros((1, 1, 1, embed_dim)), jnp.zeros((1, 1, 1, 1))
+    shapes = jax.eval_shape(MaskAdapter(config).init, jax.random.key(0), cells, masks)["params"]
+    rng = np.random.RandomState(seed)
+    draw = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32)  # noqa: E731
+    adapter = to_foreign(jax.tree.map(draw, shapes), MASK_ADAPTER)
+    return checkpoint_tensors() | {f"mask_adapter.{name}": x for name, x in adapter.items()}
+
+
+@pytest.mark.slow
+def test_mask_adapters_fcclip_reads_masks_as_evaluation_does(tmp_path):
+    config = MaskAdapterConfig(width=16, num_maps=5)
+    adapted = segmenter_of(write_checkpoint(tmp_path / "adapter.pth", with_adapter(config)))
+    assert (adapted.is_maft_plus, adapted.exponents) == (False, (0.7, 0.9))
+    (height, width), image = READ["image_size"], expected()["image_uint8"]
+    padded = np.zeros((1, *READ["padded_size"], 3), np.uint8)
+    padded[0, :height, :width] = image
+    sizes, text = jnp.array([READ["image_size"]], jnp.int32), adapted._text
+    masks, _, logits = jax.jit(adapted._network)(adapted._parameters, padded, sizes, text)
+    vision = adapted._network.tower.config
+    encoder = vision.make_encoder(EncoderSettings(vision.default_masking, one_device_mesh()))
+    pixels = jnp.pad(
+        encoder.normalise(jnp.asarray(image[None])), ((0, 0), (0, 10), (0, 10), (0, 0))
+    )
+    reader, modules = AdapterReader(config), adapted._parameters["adapter"]
+    visual, inside = adapted._parameters["visual"], jax.nn.sigmoid(masks) >= 0.5
+    read = jax.jit(lambda *given: reader.read(encoder, *given))(visual, modules, pixels, inside)
+    theirs = reader.logits(encoder, modules, read, text)
+    assert theirs.shape == logits.shape == (1, 20, len(class_names()))
+    np.testing.assert_allclose(logits / 100, theirs / 100, atol=1e-5)

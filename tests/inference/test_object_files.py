@@ -66,6 +66,22 @@ def test_pictures_of_an_earlier_prediction_are_not_predicted(tmp_path, make, tas
         assert predict_images(lambda path, example_id: make(), images, tmp_path, {}) == []
 
 
+def test_pictures_of_an_earlier_prediction_of_another_kind_are_removed(tmp_path):
+    for name in ("a_labels.png", "a_panoptic.png", "b_overlay.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    content = {
+        "files": {"overlay": "a_overlay.jpg", "labels": "a_labels.png", "b": "b_overlay.png"}
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "a_overlay.jpg").touch()
+    write_prediction(made_up_instances(), tmp_path, "a", {})
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.json", "a_overlay.png", "a_panoptic.png", "b_overlay.png"}
+    (tmp_path / "a.json").write_text('{"files": ["somebody else\'s"]}')
+    write_prediction(made_up_panoptic(), tmp_path, "a", {})
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 def test_nothing_found_is_written_too(tmp_path):
     for result, rest in zip(nothing_found(), ("no_segment", "no_instance"), strict=True):
         write_prediction(result, tmp_path, rest, {})

@@ -318,12 +318,23 @@ def test_list_may_say_which_classes_are_things(text):
     "text",
     [
         "1\tcat\n3\tsky\n",
-        "id,name,thing\n1,cat,small\n3,sky,large\n",
         '[{"id": 1, "name": "cat", "isthing": 1}, {"id": 3, "name": "sky"}]',
     ],
 )
 def test_list_that_does_not_say_it_of_every_class_says_nothing_of_things(text):
     assert parse_class_list(text.encode(), "list.txt").things is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,name,thing\n1,cat,1\n3,sky,no\n",
+        '[{"id": 1, "name": "cat", "isthing": 1}, {"id": 3, "name": "sky", "isthing": "no"}]',
+    ],
+)
+def test_words_that_are_neither_thing_nor_stuff_are_refused(text):
+    with pytest.raises(ValueError, match=r"list.txt.*expected one of thing, stuff, 1, 0, .*'no'"):
+        parse_class_list(text.encode(), "list.txt")
 
 
 def test_last_column_is_of_all_lines_or_of_none():

@@ -50,6 +50,41 @@ def test_message_is_what_tensorflow_writes_and_reads():
     }
 
 
+def test_any_features_are_what_tensorflow_writes_and_reads():
+    draw = np.random.default_rng(0)
+    integers = [0, 1, 127, 128, -1, 2**63 - 1, -(2**63)]
+    kinds = (
+        lambda n: [draw.bytes(draw.choice([0, 1, 127, 128, 20000])) for _ in range(n)],
+        lambda n: draw.standard_normal(n).tolist(),
+        lambda n: draw.choice(integers, n).tolist(),
+    )
+    for _ in range(50):
+        names = {prefix * draw.integers(12) + suffix for prefix in "aé" for suffix in ("", "/b")}
+        features = {name: kinds[draw.integers(3)](draw.integers(1, 200)) for name in names}
+        data = encode_features(features | {"none": []})
+        message = tf.train.Example.FromString(data)
+        assert message.SerializeToString(deterministic=True) == data
+        read = message.features.feature
+        assert decode_features(data) == {name: _values(read[name]) for name in read}
+    assert encode_features({}) == b"" and decode_features(b"") == {}
+
+
+def test_numbers_may_be_unpacked_lists_in_parts_and_fields_unknown():
+    """What other writers may do: serializations that follow each other are one message."""
+    one, two = (tf.train.Example() for _ in range(2))
+    one.features.feature["a"].int64_list.value.extend([1, -1])
+    two.features.feature["a"].float_list.value.extend([0.5])
+    unpacked = b"\x0a\x0d\x0a\x0b\x0a\x01b\x12\x06\x1a\x04\x08\x03\x08\x7f\x78\x01\x7d1234"
+    data = one.SerializeToString() + two.SerializeToString() + unpacked
+    theirs = tf.train.Example.FromString(data).features.feature
+    assert decode_features(data) == {name: _values(theirs[name]) for name in theirs}
+    assert decode_features(data) == {"a": [0.5], "b": [3, 127]}
+
+
+def _values(feature) -> list:
+    return list(getattr(feature, feature.WhichOneof("kind")).value)
+
+
 def test_a_tensorflow_pipeline_reads_the_schema():
     record = make_record(0)
     read = tf.io.parse_single_example(

@@ -236,6 +236,7 @@ def test_a_sweep_prints_its_table_and_the_largest(tmp_path):
     assert [plan["batch_per_device"] for plan in json.loads(file.read_text())] == [1, 4, 12, 13]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_leaves_what_is_finished(tmp_path):
     file = tmp_path / "plans.json"
     printed, _ = run_fake("--sweep", f"--json={file}", exit_code=130, interrupted_at=12)
@@ -243,6 +244,7 @@ def test_an_interrupted_sweep_leaves_what_is_finished(tmp_path):
     assert len(json.loads(file.read_text())) == 2
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_ends_with_what_would(tmp_path):
     file = tmp_path / "plans.json"
     printed, _ = run_fake(f"--json={file}", exit_code=1)

@@ -100,8 +100,9 @@ def kill_at_random(folder, rng: random.Random, num_examples: int):
     wait_until(lambda: group_is_gone(process))
 
 
-@pytest.mark.parametrize("num_kills", [5, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_job_goes_on_and_ends_identical_to_an_undisturbed_one(tmp_path, num_kills):
+@pytest.mark.slow
+def test_killed_job_goes_on_and_ends_identical_to_an_undisturbed_one(tmp_path):
+    num_kills = 12
     num_examples = EXAMPLES_PER_KILL * num_kills
     precompute(make_job(tmp_path / "undisturbed", num_examples), num_workers=1)
     expected = contents(tmp_path / "undisturbed")

@@ -34,6 +34,21 @@ def test_escape_sequences_in_names_are_shown_as_text():
         assert not set(text) & {"\x1b", "\x9b", "\u202e"}
 
 
+def test_a_library_that_prints_no_names_may_draw():
+    program = """
+import sys
+from maft_jax.runtime.console import drawing, log_to_stderr
+log_to_stderr()
+with drawing():
+    print("\x1b[A", file=sys.stderr, end="")
+print("\x1b[B", file=sys.stderr, end="")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stderr == "\x1b[A\\x1b[B"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_what_cannot_be_printed_is_a_failure_without_a_traceback(unbuffered):
     program = """

@@ -77,6 +77,7 @@ def assert_golden(run):
         np.testing.assert_allclose(ours, arrays[name], atol=2e-6, rtol=0, err_msg=name)
 
 
+@pytest.mark.slow
 def test_all_three_axes_together_give_the_golden_numbers():
     assert_golden(run_golden_steps(mesh_of((2, 2, 2))))
 

@@ -107,13 +107,30 @@ def test_tokens_and_contents_of_a_batch_are_of_its_pictures(pairs, positions, ex
         batch = pairs.batch(step, BATCH, seed=4)
         numbers, mirrored = numbers_of(batch, positions)
         mirrors += mirrored
-        for number, tokens, content in zip(numbers, batch["tokens"], batch["content"], strict=True):
+        (words,), (contents,) = batch["tokens"], batch["content"]
+        for number, tokens, content in zip(numbers, words, contents, strict=True):
             texts = [caption.text for caption in expected[number][1]]
             same = (tokenize(texts)[:, : len(tokens)] == tokens).all(axis=1)
             assert content in pairs.content[number][same]
             wordings.append(int(same.argmax()))
     assert np.bincount(wordings, minlength=4).min() > 20
     assert 0.4 < np.mean(mirrors) < 0.6
+
+
+def test_several_captions_of_a_picture_are_different_ones_and_the_first_is_as_without_them(pairs):
+    one, four = (pairs.batch(3, BATCH, 4, num_captions) for num_captions in (1, 4))
+    np.testing.assert_array_equal(four["images"], one["images"])
+    np.testing.assert_array_equal(four["tokens"][0], one["tokens"][0])
+    longest = pairs.tokens.shape[-1]
+    for picture in range(BATCH):
+        [place] = [
+            place
+            for place, tokens in enumerate(pairs.tokens)
+            if {*map(bytes, tokens)} == {*map(bytes, four["tokens"][:, picture])}
+        ][:1]
+        order = [bytes(row) for row in four["tokens"][:, picture].reshape(4, longest)]
+        assert sorted(order) == sorted(map(bytes, pairs.tokens[place]))
+        assert sorted(four["content"][:, picture]) == sorted(pairs.content[place])
 
 
 def test_mirrored_pictures_are_mirrored_from_side_to_side():

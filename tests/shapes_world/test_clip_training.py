@@ -177,7 +177,7 @@ def test_weights_are_the_parameters_of_the_last_step_rounded(workdir):
 
 
 def first_state():
-    parameters = clip_training._first_parameters(CONFIG.seed)
+    parameters = clip_training._first_parameters(CONFIG)
     moments = clip_training._optimizer(CONFIG).init(parameters)
     return clip_training._State(parameters, moments)
 
@@ -211,11 +211,13 @@ def test_quiz_counts_objects_patterns_and_colours_apart(monkeypatch):
     truth = [(0, 0), (2, 1), (3, 2), (1, 2)]
     rows = np.eye(len(OBJECTS), dtype=np.float32)
     monkeypatch.setattr(clip_training, "embed_classes", lambda *arguments: rows)
-    monkeypatch.setattr(clip_training, "_encode", lambda visual, images: rows[images[:, 0, 0, 0]])
+    monkeypatch.setattr(
+        clip_training, "_encode", lambda vision, visual, images: rows[images[:, 0, 0, 0]]
+    )
     images = np.zeros((4, 1, 1, 3), np.uint8)
     images[:, 0, 0, 0] = [object_class(*answer) for answer in answers]
     quiz = Quiz(images, np.array([object_class(*answer) for answer in truth], np.int32))
-    found = clip_training.quiz_accuracy({"text": {}, "visual": {}}, quiz)
+    found = clip_training.quiz_accuracy(clip_training.CLIP, {"text": {}, "visual": {}}, quiz)
     assert found == {"object": 0.5, "pattern": 0.75, "color": 0.5}
     assert len(COLORS) == 6
 

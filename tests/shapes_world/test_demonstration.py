@@ -26,17 +26,28 @@ def short_config(variant):
     return config
 
 
-@pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    """With a world of a few pictures, which `demonstrate` finds as if it had drawn it."""
-    write_shapes_world(tmp_path / "demo" / "data", seed=3, num_train=24, num_val=8)
-    monkeypatch.setattr(worlds, "get_config", short_config)
-    monkeypatch.setattr(panoptic_comparison, "_NUM_IMAGES", 6)
-    return tmp_path / "demo"
+@pytest.fixture(scope="module", autouse=True)
+def little_is_done():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(worlds, "get_config", short_config)
+        patched.setattr(panoptic_comparison, "_NUM_IMAGES", 6)
+        yield
 
 
-def test_demonstration_writes_table_pictures_and_weights(workdir, caplog):
-    said = demonstration.demonstrate(workdir, seed=3, split=1)
+def draw_world(workdir):
+    """A world of a few pictures, which `demonstrate` finds as if it had drawn it."""
+    write_shapes_world(workdir / "data", seed=3, num_train=24, num_val=8)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory, steps_compiled_once):
+    workdir = draw_world(tmp_path_factory.mktemp("demo"))
+    return workdir, demonstration.demonstrate(workdir, seed=3, split=1)
+
+
+def test_demonstration_writes_table_pictures_and_weights(demonstrated, caplog):
+    workdir, said = demonstrated
     frozen, tuned = (
         read_result(workdir / "evaluation" / f"step_{step}" / "shapes_world.json")
         for step in (0, 4)
@@ -61,7 +72,8 @@ def test_demonstration_writes_table_pictures_and_weights(workdir, caplog):
     assert "nothing to do: all 4 steps are done" in caplog.text
 
 
-def test_interrupted_demonstration_goes_on(workdir, monkeypatch):
+def test_interrupted_demonstration_goes_on(tmp_path, monkeypatch, steps_compiled_once):
+    workdir = draw_world(tmp_path)
     write = demonstration.train_and_evaluate
 
     def interrupted(config, folder):
@@ -90,7 +102,7 @@ def test_interrupted_demonstration_goes_on(workdir, monkeypatch):
     assert max(steps) == 4
 
 
-def test_other_seed_in_the_same_folder_is_refused(workdir):
-    demonstration.demonstrate(workdir, seed=3)
+def test_other_seed_in_the_same_folder_is_refused(demonstrated):
+    workdir, _ = demonstrated
     with pytest.raises(ValueError, match="seed"):
-        demonstration.demonstrate(workdir, seed=4)
+        demonstration.demonstrate(workdir, seed=4, split=1)

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from maft_jax.shapes_world.experiments import (
+    CONVNEXT_EXPERIMENTS,
     METHOD_EXPERIMENTS,
     METHOD_STEPS,
     METHODS,
@@ -26,7 +27,15 @@ from maft_jax.shapes_world.study_results import as_json
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
-GAINS = {"MAFT": 0.1, "MAFT on true masks": 0.13, "MaskCLIP++": 0.101, "LoRA": 0.05}
+GAINS = {
+    "MAFT": 0.1,
+    "MAFT on true masks": 0.13,
+    "MaskCLIP++": 0.101,
+    "LoRA": 0.05,
+    "MAFT+": 0.12,
+    "MAFT+ without transfer": 0.1,
+    "Mask-Adapter": -0.1,
+}
 """Above frozen, of all numbers; MaskCLIP++'s is uncertain."""
 
 
@@ -157,6 +166,29 @@ def test_second_clip_has_a_section_of_its_own():
     alone = render_method_page(make_study())
     assert page.startswith(alone.partition("Not run yet")[0])
     assert "all of this is about one CLIP" in alone and "about one CLIP: with" not in page
+
+
+def test_convnext_has_a_section_of_its_own_and_is_compared_with_itself():
+    study = make_study()
+    runs = [make_run(one, seed) for one in CONVNEXT_EXPERIMENTS for seed in one.seeds]
+    runs = [run | {"quiz": {"object": 0.5}} for run in runs]
+    for run in runs:
+        for scores in run["scores"]:
+            scores["unseen"] += 0.3
+    study["convnext"] = {"runs": runs, "versions": {"jax": "10.1"}, "machine": "a slide rule"}
+    page = render_method_page(study)
+    section = " ".join(page.partition("## With a ConvNeXt")[2].split())
+    assert "names 50% of single objects" in section and "Machine: a slide rule" in section
+    assert '*MAFT+* `method="maft_plus"`, `loss.transfer="panoptic"`' in section
+    assert cells(page, "## With a ConvNeXt", FROZEN)[0] == cells(page, "## Results", FROZEN)[0]
+    assert cells(page, "Claims, with this CLIP", "They do so more than MAFT's losses.") == [
+        "hIoU: MAFT+ less MAFT +2.0 ± 0.0",
+        "yes |",
+    ]
+    verdict = cells(page, "Claims, with this CLIP", "It names masks of unseen classes better.")
+    assert verdict[1] == "no |"
+    for line in ("| Mask-Adapter | **-9.9 ± 0.0**", "| MAFT+ | **+12.1 ± 0.0**"):
+        assert line in section.partition("Against the frozen CLIP:")[2]
 
 
 @pytest.mark.parametrize("change", [{"settings": {"num_steps": 7}}, {"row": "?"}, {"split": 3}])

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import pathlib
 
 import pytest
 
@@ -11,18 +12,22 @@ from input_pipeline.shapes_world.splits import WORLD_VERSION
 from input_pipeline.shapes_world.vocabulary import unseen_classes
 from maft_jax.configs.generator_shapes_world import get_config as generator_config
 from maft_jax.configs.shapes_world import get_config
+from maft_jax.convert.generator_files import WEIGHTS
 from maft_jax.evaluators.results import read_result
 from maft_jax.shapes_world import generator_training, study, worlds
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 from maft_jax.shapes_world.experiments import (
+    CONVNEXT_EXPERIMENTS,
     EXPERIMENTS,
     LEARNED_MASKS,
     METHOD_EXPERIMENTS,
     METHODS,
+    SECOND_CLIP,
     SECOND_CLIP_EXPERIMENTS,
     SEEDS,
     Experiment,
 )
+from maft_jax.state.restored_run import MODULES
 
 
 def draw_small_worlds(folder):
@@ -40,7 +45,9 @@ def test_every_experiment_is_a_valid_configuration(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(study, "train_generator", lambda folder, split: f"generator_{split}")
     monkeypatch.setattr(study, "precompute", made.append)
-    monkeypatch.setattr(study, "train_clip", lambda config, folder: f"clip_{config.seed}")
+    monkeypatch.setattr(
+        study, "train_clip", lambda config, _: pathlib.Path(f"{config.tower}_{config.seed}")
+    )
     monkeypatch.setattr(study, "job_from_config", lambda config: config.data)
     for seed in (*SEEDS, *(study.DEVELOPMENT_SEED + seed for seed in SEEDS)):
         world = tmp_path / "worlds" / f"seed_{seed}"
@@ -48,14 +55,15 @@ def test_every_experiment_is_a_valid_configuration(tmp_path, monkeypatch):
         (world / "world.json").write_text(
             json.dumps({"seed": seed, "world_version": WORLD_VERSION})
         )
-    for experiment in (*EXPERIMENTS, *METHOD_EXPERIMENTS, *SECOND_CLIP_EXPERIMENTS):
+    clips = {"methods_second_clip": "vit_1", "methods_convnext": "convnext_0"}
+    for experiment in (*EXPERIMENTS, *study._experiments_of_methods()):
         config = study.experiment_config(experiment, 0, tmp_path)
         assert set(unseen_classes(experiment.split)) <= set(config.data.unseen_classes)
         assert config.evaluation.num_pictures == 0
         if experiment.table == "learned_masks":
             assert config.proposals.path == f"generator_{experiment.split}"
-        of_second = experiment.table == "methods_second_clip"
-        assert config.model.pretrained == ("clip_1" if of_second else "built-in:shapes_world")
+        expected = clips.get(experiment.table, "built-in:shapes_world")
+        assert config.model.pretrained == expected
         if experiment.row == "MAFT on true masks":
             assert not config.evaluation.roots.shapes_world
             assert made[-1].records == f"{config.evaluation.records}/shapes_world"
@@ -70,25 +78,68 @@ def test_settings_are_chosen_without_the_unseen_classes_and_on_other_pictures(tm
     assert config.data.root != config.evaluation.roots.shapes_world
 
 
-def test_same_runs_of_different_tables_have_one_name_and_others_do_not():
+def test_same_runs_of_different_tables_have_one_name_and_others_do_not(tmp_path):
     recipe = Experiment("main", "split 0")
-    assert study._name(recipe, 0) == study._name(Experiment("losses", "both", seeds=(0,)), 0)
+    both = Experiment("losses", "both", seeds=(0,))
+    assert study._name(recipe, 0, tmp_path) == study._name(both, 0, tmp_path)
     others = [
-        study._name(recipe, 1),
-        study._name(Experiment("main", "split 1", split=1), 0),
-        study._name(Experiment("main", "split 0", {"num_steps": 7}), 0),
-        study._name(Experiment("main", "split 0", held_out_split=1), 0),
+        study._name(recipe, 1, tmp_path),
+        study._name(Experiment("main", "split 1", split=1), 0, tmp_path),
+        study._name(Experiment("main", "split 0", {"num_steps": 7}), 0, tmp_path),
+        study._name(Experiment("main", "split 0", held_out_split=1), 0, tmp_path),
+        study._name(Experiment("main", "split 0", first_phase={}), 0, tmp_path),
     ]
-    assert len({study._name(recipe, 0), *others}) == 5
+    assert len({study._name(recipe, 0, tmp_path), *others}) == 6
 
 
-def test_runs_with_learned_masks_alone_change_names_with_their_generators(monkeypatch):
+def write_generators(folder, content):
+    """Where the study finds those that it has trained."""
+    digest = generator_training.configuration_digest()
+    for split in range(3):
+        half = folder / "generators" / f"split_{split}-{digest}" / generator_training.HALF_FOLDER
+        half.mkdir(parents=True, exist_ok=True)
+        (half / WEIGHTS).write_bytes(content)
+
+
+def write_clips(folder, content):
+    for name in study.CLIPS_OF_THE_STUDY:
+        study._trained_clip(name, folder).write_bytes(content)
+
+
+def test_retrained_weights_of_the_same_configuration_are_other_runs(tmp_path, monkeypatch):
+    def train_clip(config, workdir):
+        workdir.mkdir(parents=True)
+        return workdir / "clip.safetensors"
+
+    monkeypatch.setattr(study, "train_clip", train_clip)
+    experiments = (
+        METHOD_EXPERIMENTS[0],
+        Experiment("learned_masks", "split 1", LEARNED_MASKS, split=1),
+        SECOND_CLIP_EXPERIMENTS[0],
+        CONVNEXT_EXPERIMENTS[0],
+    )
+
+    def names():
+        return [study._name(one, 0, tmp_path) for one in experiments]
+
+    write_generators(tmp_path, b"first")
+    write_clips(tmp_path, b"first")
+    before = names()
+    assert names() == before
+    write_generators(tmp_path, b"again")
+    write_clips(tmp_path, b"again")
+    same = [one == other for one, other in zip(names(), before, strict=True)]
+    assert same == [True, False, False, False]
+
+
+def test_runs_with_learned_masks_alone_change_names_with_their_generators(tmp_path, monkeypatch):
     experiments = (
         Experiment("main", "split 0"),
         Experiment("main", "superpixels", {"proposals.generator": "superpixels"}),
         Experiment("learned_masks", "split 0", LEARNED_MASKS),
     )
-    before = [study._name(one, 0) for one in experiments]
+    write_generators(tmp_path, b"narrow")
+    before = [study._name(one, 0, tmp_path) for one in experiments]
 
     def wider():
         config = generator_config()
@@ -96,17 +147,10 @@ def test_runs_with_learned_masks_alone_change_names_with_their_generators(monkey
         return config
 
     monkeypatch.setattr(generator_training, "get_config", wider)
-    same = [study._name(one, 0) == name for one, name in zip(experiments, before, strict=True)]
+    write_generators(tmp_path, b"wide")
+    after = [study._name(one, 0, tmp_path) for one in experiments]
+    same = [one == other for one, other in zip(after, before, strict=True)]
     assert same == [True, True, False]
-
-
-def test_runs_of_the_second_clip_alone_change_names_with_its_training(monkeypatch):
-    experiments = METHOD_EXPERIMENTS[0], SECOND_CLIP_EXPERIMENTS[0]
-    before = [study._name(one, 0) for one in experiments]
-    longer = dataclasses.replace(study.SECOND_CLIP_TRAINING, num_steps=2)
-    monkeypatch.setattr(study, "SECOND_CLIP_TRAINING", longer)
-    same = [study._name(one, 0) == name for one, name in zip(experiments, before, strict=True)]
-    assert same == [True, False]
 
 
 def test_methods_of_a_split_and_a_seed_come_one_after_the_other(tmp_path, monkeypatch):
@@ -153,6 +197,7 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "EXPERIMENTS", (experiment,))
     monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
     monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
+    monkeypatch.setattr(study, "CONVNEXT_EXPERIMENTS", ())
     monkeypatch.setattr(study, "experiment_config", lambda *_: None)
     monkeypatch.setattr(study, "_scores", lambda *_: {"seen": 0.45, "unseen": 0.25})
     trained = []
@@ -170,6 +215,31 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
     assert again["scores"] == first["scores"] and len(trained) == 2
 
 
+def test_second_phase_begins_with_the_modules_of_the_first_which_is_not_evaluated(
+    tmp_path, monkeypatch
+):
+    write_shapes_world(tmp_path / "worlds" / "seed_1", 1, num_train=1, num_val=1)
+    adapter = {"method": "mask_adapter", "num_steps": 3}
+    mixed = {**adapter, "loss.adapter_masks": "mixed", "num_steps": 4}
+    experiment = Experiment("methods", "two phases", mixed, first_phase=adapter)
+    ran = []
+
+    def train(config, workdir):
+        ran.append((config, workdir))
+        workdir.mkdir(parents=True)
+        (workdir / MODULES).touch()
+
+    monkeypatch.setattr(study, "train_and_evaluate", train)
+    monkeypatch.setattr(study, "_reuse_frozen", lambda *_: None)
+    study._run(experiment, 1, tmp_path, tmp_path / "results" / "name.json")
+    (first, workdir), (second, _) = ran
+    assert (first.num_steps, first.loss.adapter_masks) == (3, "ground_truth")
+    assert not first.evaluation.has_data_sets and not first.model.modules
+    assert (second.num_steps, second.loss.adapter_masks) == (4, "mixed")
+    assert second.evaluation.has_data_sets and second.model.modules == str(workdir / MODULES)
+    assert first.seed == second.seed == 1 and first.data == second.data
+
+
 @pytest.mark.slow
 def test_second_clip_is_trained_and_tuned(tmp_path, monkeypatch):
     draw_small_worlds(tmp_path)
@@ -177,13 +247,13 @@ def test_second_clip_is_trained_and_tuned(tmp_path, monkeypatch):
     training = ClipTrainingConfig(seed=1, num_pictures=100, quiz_size=100, **short)
     one = SECOND_CLIP_EXPERIMENTS[0]
     one = dataclasses.replace(one, changes={**one.changes, **short})
-    monkeypatch.setattr(study, "SECOND_CLIP_TRAINING", training)
+    monkeypatch.setitem(study.CLIPS_OF_THE_STUDY, SECOND_CLIP, training)
     monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", (one,))
     (record,) = study.run_study(tmp_path, ["methods_second_clip"])
     assert record["quiz"]["step"] == 2
-    folder = tmp_path / "runs" / study._name(one, 0) / "evaluation"
+    folder = tmp_path / "runs" / study._name(one, 0, tmp_path) / "evaluation"
     weights = read_result(folder / "step_0/shapes_world.json").provenance["weights"]
-    assert weights["pretrained"] == str(tmp_path / "second_clip/clip.safetensors")
+    assert weights["pretrained"] == str(study._trained_clip(SECOND_CLIP, tmp_path))
     assert record["scores"][0] != record["scores"][1]
 
 
@@ -205,14 +275,15 @@ def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_pa
     monkeypatch.setattr(study, "EXPERIMENTS", experiments)
     monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
     monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
+    monkeypatch.setattr(study, "CONVNEXT_EXPERIMENTS", ())
     held_out, main, both = study.run_study(tmp_path)
     assert [score["step"] for score in held_out["scores"]] == [0, 2]
     assert [score["step"] for score in main["scores"]] == [0, 2]
     assert main | {"table": "losses", "row": "both"} == both
-    folder = tmp_path / "runs" / study._name(experiments[1], 0) / "evaluation"
+    folder = tmp_path / "runs" / study._name(experiments[1], 0, tmp_path) / "evaluation"
     result = read_result(folder / "step_2" / "shapes_world.json")
     assert main["scores"][1]["unseen"] == result.zero_shot.unseen_miou
-    folder = tmp_path / "runs" / study._name(experiments[0], 0) / "evaluation"
+    folder = tmp_path / "runs" / study._name(experiments[0], 0, tmp_path) / "evaluation"
     result = read_result(folder / "step_2" / "shapes_world.json")
     names = dict(zip(result.class_names, result.metrics.iou, strict=True))
     present = [names[name] for name in unseen_classes(1) if names[name] == names[name]]

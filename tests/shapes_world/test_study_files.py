@@ -6,6 +6,7 @@ import pytest
 
 from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS, METHOD_TABLES
 from maft_jax.shapes_world.study_files import (
+    CONVNEXT_FILE,
     LEARNED,
     METHODS_FILE,
     RUNS,
@@ -39,12 +40,14 @@ def test_learned_masks_alone_leave_the_other_runs_as_they_are(tmp_path):
 
 
 def test_methods_have_a_file_of_their_own(tmp_path):
-    record, second = ({"table": table, "settings": {}} for table in METHOD_TABLES)
+    record, second, third = ({"table": table, "settings": {}} for table in METHOD_TABLES)
     assert write_records([record], {"machine": "an abacus"}, tmp_path) == {METHODS_FILE}
     found = json.loads((tmp_path / METHODS_FILE).read_text())
     assert found == {"runs": [record], "machine": "an abacus"} == read_methods(tmp_path)
     assert write_records([second], {"machine": "a slide rule"}, tmp_path) == {SECOND_CLIP_FILE}
-    assert read_methods(tmp_path)["second_clip"]["runs"] == [second]
+    assert write_records([third], {"machine": "a table"}, tmp_path) == {CONVNEXT_FILE}
+    study = read_methods(tmp_path)
+    assert (study["second_clip"]["runs"], study["convnext"]["runs"]) == ([second], [third])
 
 
 def test_some_tables_of_a_file_write_nothing(tmp_path):

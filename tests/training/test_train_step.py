@@ -120,7 +120,8 @@ def test_frozen_weights_rounded_once_change_no_number():
     jax.tree.map(np.testing.assert_array_equal, run(rounded), run(visual))
 
 
-@pytest.mark.parametrize("accumulation_steps", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_cached_teacher_changes_no_number(accumulation_steps):
     spec = tiny_spec(LossConfig(logit_scale=10.0), accumulation_steps)
     visual, batch = tiny_visual(), tiny_batch(4)

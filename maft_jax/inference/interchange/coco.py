@@ -11,7 +11,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from maft_jax.inference.segment_masks import ObjectResult, run_lengths_of, segments_of
-from maft_jax.inference.segments import PanopticSegmentation
+from maft_jax.inference.segments import PanopticSegmentation, Segment
 from maft_jax.runtime.atomic_files import atomic_folder
 
 _LARGEST_ID = 2**24 - 1
@@ -37,18 +37,8 @@ def coco_document(
     annotations: list[dict] = []
     for image_id, result in enumerate(results.values(), start=1):
         for segment, runs in zip(segments_of(result), run_lengths_of(result), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": ids[segment.class_index],
-                    "segmentation": runs,
-                    "area": segment.num_pixels,
-                    "bbox": list(segment.box),
-                    "iscrowd": 0,
-                    "score": segment.score,
-                }
-            )
+            of_image = {"id": len(annotations) + 1, "image_id": image_id, "segmentation": runs}
+            annotations.append(of_image | _object_row(segment, ids))
     names = _class_names(results)
     categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
     return {"images": _images(results), "categories": categories, "annotations": annotations}
@@ -65,29 +55,61 @@ def coco_panoptic_document(
     ids = _category_ids(results, category_ids)
     pngs = _png_names(results)
     annotations = [
-        {
-            "image_id": image_id,
-            "file_name": png,
-            "segments_info": [
-                {
-                    "id": segment.id,
-                    "category_id": ids[segment.class_index],
-                    "area": segment.num_pixels,
-                    "bbox": list(segment.box),
-                    "iscrowd": 0,
-                    "score": segment.score,
-                }
-                for segment in result.segments
-            ],
-        }
+        panoptic_annotation(image_id, png, result.segments, ids)
         for image_id, (result, png) in enumerate(zip(results.values(), pngs, strict=True), start=1)
     ]
     things = next(iter(results.values())).things if results else frozenset()
-    categories = [
-        {"id": category_id, "name": name, "isthing": int(i in things)}
-        for i, (category_id, name) in enumerate(zip(ids, _class_names(results), strict=True))
-    ]
+    categories = panoptic_categories(ids, _class_names(results), things)
     return {"images": _images(results), "categories": categories, "annotations": annotations}
+
+
+def panoptic_annotation(
+    image_id: int | str, png: str, segments: Sequence[Segment], category_ids: Sequence[int]
+) -> dict:
+    """What the panoptic format says of one image, whose ids are in the file `png`."""
+    rows = [{"id": segment.id} | _object_row(segment, category_ids) for segment in segments]
+    return {"image_id": image_id, "file_name": png, "segments_info": rows}
+
+
+def panoptic_categories(
+    category_ids: Sequence[int], class_names: Sequence[str], things: frozenset[int]
+) -> list[dict]:
+    """What the panoptic format says of the classes."""
+    return [
+        {"id": category_id, "name": name, "isthing": int(i in things)}
+        for i, (category_id, name) in enumerate(zip(category_ids, class_names, strict=True))
+    ]
+
+
+def instance_results(
+    image_id: int | str,
+    instances: Sequence[Segment],
+    run_lengths: Sequence[Mapping],
+    category_ids: Sequence[int],
+) -> list[dict]:
+    """The objects of one image in the list that COCO's server and `pycocotools.loadRes` take.
+
+    Without boxes: where there are some, `loadRes` takes their areas for those of the masks.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[instance.class_index],
+            "segmentation": dict(runs),
+            "score": instance.score,
+        }
+        for instance, runs in zip(instances, run_lengths, strict=True)
+    ]
+
+
+def _object_row(segment: Segment, category_ids: Sequence[int]) -> dict:
+    return {
+        "category_id": category_ids[segment.class_index],
+        "area": segment.num_pixels,
+        "bbox": list(segment.box),
+        "iscrowd": 0,
+        "score": segment.score,
+    }
 
 
 def encode_panoptic_png(segment_map: Int32[np.ndarray, "h w"]) -> bytes:

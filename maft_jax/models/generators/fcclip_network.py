@@ -13,11 +13,16 @@ from maft_jax.models.adapters.content_dependent_transfer import (
     Kind,
     scrambled_cells,
 )
+from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapter, MaskAdapterConfig
 from maft_jax.models.generators.fcclip import FcClip, FcClipConfig
 from maft_jax.models.generators.image_preparation import normalised
 from maft_jax.models.mask_pooling import mask_of_logits, pool
+from maft_jax.models.mask_reader import cut
 from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.towers.convnext import ConvNext, ConvNextConfig
+
+_MASKS_AT_A_TIME = 10
+"""That the adapter draws maps of: each takes 25 MB of an image of 800 x 1333 pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class FcClipNetwork:
     """Factor of the tower's own similarities."""
     transfer: ContentDependentTransfer | None = None
     """MAFT+'s."""
+    adapter: MaskAdapter | None = None
+    """Mask-Adapter's, for FC-CLIP."""
 
     def __call__(
         self,
@@ -41,7 +48,7 @@ class FcClipNetwork:
         """Mask logits at stride 4; the generator's class logits, "no object" last; and the tower's.
 
         Args:
-            parameters: {"visual", "generator"}, and "transfer" where there is one.
+            parameters: {"visual", "generator"}, and "transfer" or "adapter" where there is one.
             pixels: sides are multiples of 32; images of `sizes` lie in the upper left corners.
             text: unit rows of the class names.
         """
@@ -50,12 +57,11 @@ class FcClipNetwork:
         maps = self.tower.apply(visual, images, method="feature_maps")[1:]
         predicted = self.generator.apply({"params": parameters["generator"]}, maps, text)
         last = maps[-1]
-        inside = mask_of_logits(predicted.mask_logits, last.shape[1:3])
-        pooled = pool(
-            last.reshape(len(last), -1, last.shape[-1]),
-            inside.reshape(*inside.shape[:2], -1).astype(jnp.float32),
-        )
+        weights = self._weights(parameters, last, predicted.mask_logits)
+        batch, num_proposals, num_maps, num_cells = weights.shape
+        pooled = pool(last.reshape(batch, num_cells, -1), weights.reshape(batch, -1, num_cells))
         embeddings = self.tower.apply(visual, pooled, method="embed")
+        embeddings = embeddings.reshape(batch, num_proposals, num_maps, -1).mean(axis=2)
         rows = text[None]
         if self.transfer is not None:
             cells = self.tower.apply(visual, scrambled_cells(last), method="embed")
@@ -64,6 +70,25 @@ class FcClipNetwork:
             rows = adapted.reshape(len(last), *text.shape)
         logits = _cosines(embeddings, rows) * self.logit_scale
         return predicted.mask_logits, predicted.class_logits, logits
+
+    def _weights(
+        self,
+        parameters: Mapping,
+        last: Float[Array, "b grid_h grid_w d"],
+        mask_logits: Float[Array, "b n h w"],
+    ) -> Float[Array, "b n maps t"]:
+        """Of the cells: where the mask is, or as the adapter draws it, one proposal at a time."""
+        if self.adapter is None:
+            inside = mask_of_logits(mask_logits, last.shape[1:3])
+            return inside.reshape(*inside.shape[:2], 1, -1).astype(jnp.float32)
+        cells = self.tower.apply({"params": parameters["visual"]}, last, method="embed")
+        masks = cut(jax.nn.sigmoid(mask_logits), AdapterReader.mask_threshold)
+
+        def draw(mask):
+            return self.adapter.apply({"params": parameters["adapter"]}, cells, mask[:, None])[:, 0]
+
+        drawn = jax.lax.map(draw, jnp.swapaxes(masks, 0, 1), batch_size=_MASKS_AT_A_TIME)
+        return jnp.swapaxes(drawn, 0, 1)
 
 
 def _cosines(embeddings: Float[Array, "b n e"], text: Float[Array, "rows c *names e"]):
@@ -76,10 +101,16 @@ def _cosines(embeddings: Float[Array, "b n e"], text: Float[Array, "rows c *name
 
 
 def make_network(
-    vision: ConvNextConfig, generator: FcClipConfig, dtype: DTypeLike, kind: Kind | None = None
+    vision: ConvNextConfig,
+    generator: FcClipConfig,
+    dtype: DTypeLike,
+    kind: Kind | None = None,
+    adapter: MaskAdapterConfig | None = None,
 ) -> FcClipNetwork:
     """The networks, with products in `dtype`; `kind` is that of MAFT+'s transfer."""
     dtype = jnp.dtype(dtype)
     transfer = None if kind is None else ContentDependentTransfer(kind)
     tower = ConvNext(vision, dtype)
-    return FcClipNetwork(tower, generator.make_module(dtype), vision.logit_scale, transfer)
+    drawing = None if adapter is None else MaskAdapter(adapter)
+    generator = generator.make_module(dtype)
+    return FcClipNetwork(tower, generator, vision.logit_scale, transfer, drawing)

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from input_pipeline.examples import IGNORE
 from input_pipeline.folder_source import FolderSource
 from input_pipeline.label_maps import opening
+from input_pipeline.run_lengths import decode_segmentation
 from maft_jax.proposals.label_agreement import check_several_classes
 from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
@@ -58,6 +59,12 @@ def test_polygons_run_lengths_and_crowds_are_those_of_pycocotools(tmp_path):
     images = [image_row(7, "a.jpg", width, height)]
     root = write_coco(tmp_path, ["a.jpg"], images, rows, size=(width, height))
     tool = COCO(root / "annotations/instances_default.json")
+    found = FolderSource(root).object_masks().objects(0)
+    for row, one in zip(rows, found, strict=True):  # which overlap
+        theirs = tool.annToMask(row)
+        np.testing.assert_array_equal(decode_segmentation(one.run_lengths, (1, 1)), theirs)
+        assert (one.class_id, one.is_crowd) == (row["id"] % 3, row["id"] == 0)
+        assert one.area == theirs.sum()
     drawn = [(tool.annToMask(row) > 0, row) for row in tool.loadAnns(tool.getAnnIds(7))]
     drawn.sort(key=lambda pair: (not pair[1]["iscrowd"], -pair[0].sum()))
     expected = np.full((height, width), IGNORE)
@@ -352,3 +359,18 @@ def test_large_json_is_said_and_the_garbage_collector_is_as_before(tmp_path, mon
     with pytest.raises(ValueError, match="expected a JSON, but"):
         FolderSource(root)
     assert gc.isenabled()
+
+
+def test_areas_matter_to_objects_alone(tmp_path):
+    def source(**area):
+        rows = [annotation(1, 7, 18, box(0, 0, 5, 5), **area)]
+        return FolderSource(write_coco(tmp_path, ["a.jpg"], ONE, rows))
+
+    one, other, wrong = source(area=24.5), source(area=25), source(area="large")
+    assert one.object_masks().objects(0)[0].area == 24.5
+    stamps = [one.label_signature(0), one.object_masks().object_signature(0)]
+    assert other.label_signature(0) == stamps[0], "for which proposals need not be made again"
+    assert other.object_masks().object_signature(0) != stamps[1]
+    with pytest.raises(ValueError, match="annotation 1: area: expected a number of pixels, got 'l"):
+        wrong.object_masks().objects(0)
+    assert one.ids == ((7,), (1, 18, 90))

@@ -116,7 +116,7 @@ def test_transfer_of_no_width_that_heads_share_is_refused(tmp_path, shape):
     tensors = maft_plus_tensors() | {name: np.zeros(shape, np.float16)}
     file = write_checkpoint(tmp_path / "maft_plus.pth", tensors)
     with pytest.raises(ValueError, match=f"maft_plus.pth: {name}: expected one dimension"):
-        fcclip.read_transfer(file)
+        fcclip.read_modules(file)
 
 
 def test_published_generator_has_parts_that_fit_together():

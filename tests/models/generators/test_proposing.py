@@ -70,6 +70,7 @@ def freeseg():
     )
 
 
+@pytest.mark.slow
 def test_proposals_depend_on_images_and_names_and_not_on_what_is_beyond(freeseg):
     _, run = freeseg
     rng = np.random.default_rng(1)

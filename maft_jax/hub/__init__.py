@@ -1,0 +1,1 @@
+"""Weights that lie elsewhere: their names, and how they come to this machine."""

@@ -1,0 +1,1 @@
+"""Tuned weights for others: a model card, and a repository of the Hugging Face hub."""
