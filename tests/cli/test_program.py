@@ -49,6 +49,16 @@ def test_every_command_has_a_name():
     assert all(0 < len(one.summary) < 70 for one in COMMANDS.values())
 
 
+def test_documents_name_commands_that_there_are():
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"maft-jax ([a-z][\w-]*)", page.read_text(encoding="utf-8"))
+    }
+    assert {"train", "doctor"} <= named <= set(COMMANDS)
+
+
 ANSWERS = {
     "help": (["--help"], 0, r"stdout: .*\n  train +fine-tune CLIP.*\n  doctor  .*bug report"),
     "nothing": ([], 2, r"stderr: .*\n  train +fine-tune CLIP"),
