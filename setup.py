@@ -1,8 +1,14 @@
 """Installs maft_jax, input_pipeline and the configurations (as maft_jax.configs)."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+(VERSION,) = re.findall(
+    r'^__version__ = "(.*)"$', (HERE / "maft_jax/__init__.py").read_text(), re.M
+)
 
 # The newest jax that was tried; Python 3.11 gets 0.10.2, Python 3.12 a newer one.
 JAX = "0.10.2,<0.13"
@@ -36,10 +42,28 @@ CUDA_COMPILER = [
 
 setup(
     name="maft_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Mask-aware fine-tuning of CLIP (MAFT) in JAX, from a laptop to a TPU pod",
-    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    keywords=["CLIP", "segmentation", "open vocabulary", "zero-shot", "JAX", "Flax", "TPU"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA :: 12",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2310.00240"},
+    entry_points={"console_scripts": ["maft-jax = maft_jax.cli.program:main"]},
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
@@ -56,6 +80,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "packaging>=24",
         "clu>=0.0.12",
         "ml_collections>=1.1",
         "einops>=0.8",
@@ -92,6 +117,8 @@ setup(
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
         "demo": [GRADIO],
+        "wandb": ["wandb>=0.31"],
+        "mlflow": ["mlflow-skinny>=3.17"],
         "docs": [
             "mkdocs>=1.6.1,<2",  # the second has no plugins
             "mkdocs-material>=9.7,<10",

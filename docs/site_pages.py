@@ -20,6 +20,7 @@ ELSEWHERE = {
     "docs/README.md": "pages.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
 }
 """Pages that do not lie in the site as they lie in docs/."""
 

@@ -15,10 +15,12 @@ from maft_jax.runtime import stop_requests
 from maft_jax.runtime.absent_keras import leave_keras_out
 from maft_jax.runtime.absent_tpu import stop_the_search_for_tpus
 
+__version__ = "0.1.0"
+
 __all__ = ["Clip", "load", "segment", "segment_instances", "segment_panoptic"]
 
 stop_the_search_for_tpus()
-if any(
+if sys.argv[0].rpartition("/")[2] == "maft-jax" or any(
     flag == "-m" and name.startswith("maft_jax.")
     for flag, name in itertools.pairwise(sys.orig_argv)
 ):

@@ -8,7 +8,8 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + PAGES
+AT_THE_ROOT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+DOCUMENTS = [REPOSITORY / name for name in AT_THE_ROOT] + PAGES
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 """The target of a link or an image."""

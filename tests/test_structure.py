@@ -56,6 +56,8 @@ ONLY_IN = {
     "clu": ["maft_jax/runtime/metric_logging.py"],
     "orbax": ["maft_jax/state/checkpointing.py"],
     "gradio": ["maft_jax/web_page/page.py"],
+    "wandb": ["maft_jax/tracking/wandb_run.py"],
+    "mlflow": ["maft_jax/tracking/mlflow_run.py"],
     "huggingface_hub": ["maft_jax/hub/hugging_face.py", "maft_jax/publishing/upload.py"],
 }
 

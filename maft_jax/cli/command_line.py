@@ -9,6 +9,7 @@ from absl import app, flags
 from maft_jax.config.fields import expand_path
 from maft_jax.config.sections import ModelConfig
 from maft_jax.runtime import stop_requests
+from maft_jax.runtime.command_names import as_called
 from maft_jax.runtime.console import failed
 
 flags.disclaim_key_flags()  # --help lists what is defined here with the module that asked for it
@@ -41,13 +42,20 @@ def run(main: Callable[[list[str]], int], check: Callable[[list[str]], list[str]
             message and exit code 2.
     """
     stop_requests.watch()
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)  # absl itself would end with 1
+    leave_with_help_if_asked()
     app.run(
         lambda arguments: stop_requests.leave(main(arguments)),
         flags_parser=lambda argv: parse(argv, check),
     )
+
+
+def leave_with_help_if_asked() -> None:
+    """Prints the docstring of the module that is run, and its flags."""
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        program = sys.modules["__main__"]
+        program.__doc__ = as_called(program.__doc__)
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)  # absl itself would end with 1
 
 
 def parse(argv: list[str], check: Callable[[list[str]], list[str]]) -> list[str]:

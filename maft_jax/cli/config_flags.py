@@ -10,6 +10,7 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from maft_jax.cli import command_line
 from maft_jax.config import RENAMED, Config, from_config_dict
 from maft_jax.config.fields import expand_path, field_names
 from maft_jax.runtime import stop_requests
@@ -31,9 +32,7 @@ def run(
     """
     stop_requests.watch()
     sys.argv = [sys.argv[0], *map(find_config, sys.argv[1:])]
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        app.usage(shorthelp=True, writeto_stdout=True)
-        sys.exit(0)  # absl itself would end with 1
+    command_line.leave_with_help_if_asked()
     flags.register_validator("config", bool, "expected a Python file: --config=configs/folder.py")
     parse = functools.partial(parse_command_line, require_weights=require_weights, prepare=prepare)
     app.run(lambda config: stop_requests.leave(main(config)), flags_parser=parse)

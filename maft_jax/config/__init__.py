@@ -45,6 +45,11 @@ class Config:
     batch_size: int = setting(16, "images per step over all devices", low=1)
     num_steps: int = setting(1000, "length of training", low=1)
     log_every_steps: int = setting(20, "steps between fetching and writing metrics", low=1)
+    tracking: str = setting(
+        "none",
+        "where curves go besides TensorBoard: Weights & Biases, MLflow (docs/tracking.md)",
+        choices=("none", "wandb", "mlflow"),
+    )
     profile_at_step: int = setting(
         0, "trace five steps from this one on into WORKDIR/profile; 0 = none", low=0
     )

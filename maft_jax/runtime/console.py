@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging as absl_logging
 
 from maft_jax.runtime import stop_requests
+from maft_jax.runtime.command_names import as_called
 from maft_jax.runtime.exit_codes import DONE, exit_code_of, message_of
 
 _PACKAGES = ("maft_jax", "input_pipeline")
@@ -109,7 +110,7 @@ def set_process_log_level(index: int) -> None:
 def failed(reason: Exception | str, code: int) -> int:
     """Prints why, where that can be printed, and returns the code."""
     with contextlib.suppress(OSError):
-        print(printable(f"\n{reason}"), file=sys.stderr, flush=True)
+        print(printable(as_called(f"\n{reason}")), file=sys.stderr, flush=True)
     return code
 
 

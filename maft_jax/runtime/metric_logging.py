@@ -7,7 +7,7 @@ checkpoint.
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
@@ -26,8 +26,14 @@ METRICS_FILE = "metrics.jsonl"
 logger = logging.getLogger(__name__)
 
 
-def make_writer(workdir: epath.Path, num_steps: int) -> MetricWriter:
-    """TensorBoard events, progress lines and JSON lines of one run; the first process's alone."""
+def make_writer(
+    workdir: epath.Path, num_steps: int, more: Iterable[MetricWriter] = ()
+) -> MetricWriter:
+    """TensorBoard events, progress lines and JSON lines of one run; the first process's alone.
+
+    Args:
+        more: writers that come after these, and are not closed with them.
+    """
     if jax.process_index() != 0:
         return metric_writers.MultiWriter([])
     return metric_writers.MultiWriter(
@@ -35,6 +41,7 @@ def make_writer(workdir: epath.Path, num_steps: int) -> MetricWriter:
             metric_writers.SummaryWriter(str(workdir)),
             ProgressWriter(num_steps),
             JsonLinesWriter(workdir / METRICS_FILE),
+            *more,
         ]
     )
 
@@ -52,7 +59,7 @@ def describe_parameters(trainable: Mapping, pretrained: Mapping) -> str:
     )
 
 
-class _ScalarWriter(MetricWriter):
+class ScalarWriter(MetricWriter):
     """A writer of scalars alone: what a line of text cannot show is left to TensorBoard."""
 
     def _ignore(self, *args, **kwargs):
@@ -62,7 +69,7 @@ class _ScalarWriter(MetricWriter):
     write_texts = write_histograms = write_hparams = flush = close = _ignore
 
 
-class ProgressWriter(_ScalarWriter):
+class ProgressWriter(ScalarWriter):
     """One line per write: where the run is, how fast, how long still, and every metric."""
 
     def __init__(self, num_steps: int):
@@ -91,7 +98,7 @@ class ProgressWriter(_ScalarWriter):
         )
 
 
-class JsonLinesWriter(_ScalarWriter):
+class JsonLinesWriter(ScalarWriter):
     """One JSON object per write, with `step`; flushed at once, so a killed run loses nothing."""
 
     def __init__(self, path: epath.Path):

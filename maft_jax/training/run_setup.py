@@ -23,6 +23,7 @@ from maft_jax.runtime.workdir import check_free_space, check_shared, make_writab
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.named_weights import pin_weights, read_named_weights
 from maft_jax.state.train_state import TrainState
+from maft_jax.tracking.tracker import check_client
 from maft_jax.training.clip_task import open_clip_task
 from maft_jax.training.generator_task import open_generator_task
 from maft_jax.training.task import PeriodicEvaluation, Task
@@ -110,6 +111,8 @@ def set_up_run(config: Config, workdir: epath.Path) -> tuple[Run, TrainState]:
 
 
 def _load(config: Config, workdir: epath.Path) -> HostState:
+    if jax.process_index() == 0:
+        check_client(config.tracking)
     make_writable(epath.Path(cache_dir(config.data)), "config.data.cache_dir")
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.optimizer.accumulation_steps, mesh)

@@ -25,6 +25,7 @@ from maft_jax.runtime.workdir import describe_run, make_writable
 from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import CheckpointError
 from maft_jax.state.train_state import TrainState
+from maft_jax.tracking.tracker import tracked
 from maft_jax.training import tuned_weights
 from maft_jax.training.metric_window import MetricWindow, NonFiniteLoss
 from maft_jax.training.profiling import StepProfile
@@ -73,14 +74,15 @@ def _train_and_evaluate(config: Config, workdir: epath.Path) -> TrainState:
                 describe_run(run.workdir, run.config, run.named_weights)
                 metric_logging.truncate_metrics(run.workdir, int(state.step))
         done = int(state.step) == config.num_steps
-        if not done:
-            with StopSignals() as signals:
-                state = _train(run, state, signals)
-        if done and tuned_weights.are_written(run):
-            logger.info("nothing to do: all %d steps are done", config.num_steps)
-        else:
-            tuned_weights.export(run, state)
-        _evaluate_last(run, state)
+        with tracked(run.config, workdir, begin=not done) as more:
+            if not done:
+                with StopSignals() as signals:
+                    state = _train(run, state, signals, more)
+            if done and tuned_weights.are_written(run):
+                logger.info("nothing to do: all %d steps are done", config.num_steps)
+            else:
+                tuned_weights.export(run, state)
+            _evaluate_last(run, state, more)
         return state
     except Exception as error:
         first = full_disk_behind(error)
@@ -98,12 +100,14 @@ class TrainingDiverged(RuntimeError):
     raised_everywhere = True
 
 
-def _train(run: Run, state: TrainState, signals: StopSignals) -> TrainState:
+def _train(
+    run: Run, state: TrainState, signals: StopSignals, more: list[MetricWriter]
+) -> TrainState:
     first = int(state.step)
     batches = _batches(run, first)
     batch = Batch(**next(batches))
     step = _compile(run, state, batch)
-    writer = metric_logging.make_writer(run.workdir, run.config.num_steps)
+    writer = metric_logging.make_writer(run.workdir, run.config.num_steps, more)
     try:
         if first == 0 and jax.process_index() == 0:
             _draw_data(run, writer)
@@ -232,15 +236,12 @@ def _evaluate(run: Run, state: TrainState, writer: MetricWriter, signals: StopSi
         raise TrainingInterrupted(error.signal_number, int(state.step)) from error
 
 
-def _evaluate_last(run: Run, state: TrainState) -> None:
+def _evaluate_last(run: Run, state: TrainState, more: list[MetricWriter]) -> None:
     if run.evaluation is None:
         return
-    writer = metric_logging.make_writer(run.workdir, run.config.num_steps)
-    try:
-        with StopSignals() as signals:
-            _evaluate(run, state, writer, signals)
-    finally:
-        writer.close()
+    writer = metric_logging.make_writer(run.workdir, run.config.num_steps, more)
+    with contextlib.closing(writer), StopSignals() as signals:
+        _evaluate(run, state, writer, signals)
 
 
 def _abstract(state: TrainState) -> TrainState:

@@ -130,6 +130,7 @@ OTHER_VALUES = {
     "loss.transfer_memory": "in_order",
     "loss.adapter_masks": "mixed",
     "method": "maskclippp",
+    "tracking": "mlflow",
     "optimizer.schedule": "drops",
     "optimizer.trainable": (r"/attn/", r"^blocks_[0-9]/ln_1"),
     "optimizer.no_weight_decay": ("ln_", "bias"),

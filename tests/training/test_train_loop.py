@@ -22,6 +22,7 @@ from maft_jax.runtime.only_writer import FolderInUse, only_writer
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.training.train_loop import TrainingDiverged, train_and_evaluate
 from tests.runs import make_data, read_metrics, small_config
+from tests.tracking.clients_on_path import made_up_client
 
 # When one reader finds a file broken, orbax leaves the others to end in a closed event loop.
 pytestmark = [
@@ -43,11 +44,18 @@ def data(tmp_path_factory):
     return make_data(tmp_path_factory.mktemp("sample"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def wandb():
+    with made_up_client("wandb") as module:
+        yield module
+
+
 THIRTY_STEPS = {"num_steps": 30, "log_every_steps": 6, "checkpointing__every_steps": 12}
+THIRTY_STEPS |= {"tracking": "wandb"}
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(data, wandb, tmp_path_factory):
     """A run of 30 steps that nothing interrupted, and its workdir."""
     workdir = tmp_path_factory.mktemp("finished")
     config = small_config(data, **THIRTY_STEPS)
@@ -88,6 +96,15 @@ def test_every_metric_is_written_as_json_and_for_tensorboard(finished):
     assert steps == [record["step"] for record in metrics]
     schedule = [2e-4 * (1 - (record["step"] - 1) / 30) ** 0.9 for record in metrics]
     np.testing.assert_allclose([record["learning_rate"] for record in metrics], schedule, rtol=1e-5)
+
+
+def test_curves_are_tracked_with_the_settings(finished, wandb):
+    workdir = finished[1]
+    progress = json.loads((workdir / "tracking.json").read_text())
+    run = wandb.runs[progress["run"]]
+    assert [row for _, row in run.rows] == read_metrics(workdir)
+    assert run.exit_codes == [0] and progress["num_points"] == 5
+    assert run.config["optimizer.learning_rate"] == 2e-4 and run.config["num_steps"] == 30
 
 
 def test_workdir_tells_what_the_run_was(finished):

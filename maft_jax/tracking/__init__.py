@@ -1,0 +1,1 @@
+"""A run's curves at Weights & Biases or MLflow, beside TensorBoard; see docs/tracking.md."""
