@@ -78,7 +78,9 @@ def notebook_page(text: str) -> str:
     parts = []
     for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        language = "bash" if source.startswith("%%bash") else "python"
+        is_text = cell["cell_type"] == "markdown"
+        parts.append(source if is_text else f"```{language}\n{source}\n```")
         for output in cell.get("outputs", ()):
             if "text" in output:
                 parts.append("```text\n" + "".join(output["text"]) + "\n```")
