@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax.numpy as jnp
+from jax import export
 from jaxtyping import Array, Bool, Float
 
 
@@ -36,6 +37,15 @@ and weigh what the layers have learned, and proposals do not attend to themselve
 """
 
 
+def token_run(start: int, stop: int) -> range | slice:
+    """The tokens from start to stop; where a program is exported, their number may be symbolic.
+
+    Then it is a slice, which XLA's attention takes.
+    """
+    symbolic = export.is_symbolic_dim(start) or export.is_symbolic_dim(stop)
+    return slice(start, stop) if symbolic else range(start, stop)
+
+
 def full_attention(tokens: int) -> AttentionPattern:
     """Plain self-attention."""
     return (AttentionSegment(range(tokens), range(tokens)),)
@@ -43,10 +53,11 @@ def full_attention(tokens: int) -> AttentionPattern:
 
 def with_separate_queries(pattern: AttentionPattern) -> AttentionPattern:
     """The same for queries that lie in an array of their own, one segment after the other."""
-    ends = itertools.accumulate(len(segment.queries) for segment in pattern)
+    counts = [segment.queries.stop - segment.queries.start for segment in pattern]
+    ends = itertools.accumulate(counts)
     return tuple(
-        dataclasses.replace(segment, queries=range(end - len(segment.queries), end))
-        for segment, end in zip(pattern, ends, strict=True)
+        dataclasses.replace(segment, queries=token_run(end - count, end))
+        for segment, count, end in zip(pattern, counts, ends, strict=True)
     )
 
 
@@ -90,7 +101,7 @@ class ProposalSequence:
 
     @property
     def proposals(self) -> range:
-        return range(self.patches.stop, self.patches.stop + self.num_proposals)
+        return token_run(self.patches.stop, self.patches.stop + self.num_proposals)
 
     @property
     def all_patches(self) -> list[range]:

@@ -3,6 +3,7 @@
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float
 
 from maft_jax.models.attention_pattern import AttentionPattern
@@ -37,7 +38,15 @@ def grid_rotation(
     Args:
         grid: rows and columns of patches.
         patches: where in the sequence all patches lie, in row-major order, perhaps several times.
+
+    Raises:
+        ValueError: the number of tokens is symbolic, since each needs its angles.
     """
+    if export.is_symbolic_dim(tokens):
+        raise ValueError(
+            f"{tokens} tokens: towers with rotary positions are exported with a fixed number of "
+            "proposals, such as --proposals=100"
+        )
     angles = np.zeros((tokens, head_width))
     for run in patches:
         angles[run.start : run.stop] = _angles(grid, head_width)

@@ -169,7 +169,7 @@ class VisionTransformer(nn.Module):
             self.position_embedding, self.config.native_grid, grid
         )
         start = jnp.broadcast_to(
-            self.class_embedding.astype(self.dtype), (len(images), 1, self.config.width)
+            self.class_embedding.astype(self.dtype), (images.shape[0], 1, self.config.width)
         )
         tokens = jnp.concatenate([start, patches], axis=1) + positions.astype(self.dtype)
         return self.ln_pre(tokens) if self.config.has_ln_pre else tokens
