@@ -72,7 +72,7 @@ class Graph:
         Args:
             inferred: for Reshape, which finds one size by itself.
         """
-        if _all_known(sizes):
+        if is_known(sizes):
             return np.array(sizes, np.int64)
         unknown = [side for side in sizes if not _is_known(side)]
         if inferred and len(unknown) == 1:
@@ -129,13 +129,9 @@ def _is_known(size: Size) -> bool:
     return isinstance(size, int | np.integer)
 
 
-def _all_known(sizes: Sequence[Size]) -> bool:
-    return all(map(_is_known, sizes))
-
-
 def is_known(shape: Sequence[Size]) -> bool:
     """Whether all of its sizes are numbers."""
-    return _all_known(shape)
+    return all(map(_is_known, shape))
 
 
 def onnx_type(dtype: Any) -> int:

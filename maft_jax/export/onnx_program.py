@@ -14,17 +14,17 @@ import onnx
 from jax.extend import core
 from onnx import helper
 
-from maft_jax.export.onnx_graph import OPSET, Graph, Value, is_known, onnx_type
+from maft_jax.export.onnx_graph import OPSET, Graph, Value, is_known, onnx_type, same_sizes
 from maft_jax.export.onnx_rules import RULES, known_shape
 from maft_jax.export.programs import Program
 
-SUFFIX = ".onnx"
 INSIDE = 2**31 - 2**26
 """Bytes of weights up to which they lie in the file, whose format ends at 2 GiB."""
 _IR_VERSION = 9
 """Of the file; onnxruntime 1.15 and newer read it."""
 _LARGEST_FOLDED = 2**16
-"""Values that a constant may grow to; more are computed when the program runs."""
+"""Bytes that a constant may grow to; larger ones are computed when the program runs, so that weights
+of 16 bits stay that."""
 _AS_THEY_ARE = {"copy", "copy_p", "name", "stop_gradient", "optimization_barrier"}
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
 _CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat": "jaxpr"}
@@ -74,10 +74,9 @@ def convert(program: Program) -> onnx.ModelProto:
     ]
     made = helper.make_graph(graph.nodes, program.name, inputs, outputs, graph.initializers)
     opsets = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(
+    return helper.make_model(
         made, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="maft_jax"
     )
-    return model
 
 
 def opened(path: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
@@ -141,33 +140,26 @@ def _place_of_cpu(platforms) -> int:
 
 def _broadcast_in_dim(graph: Graph, eqn, value: Value) -> Value:
     """Axes of 1 that elementwise nodes repeat by themselves."""
-    shape, places = eqn.outvars[0].aval.shape, eqn.params["broadcast_dimensions"]
-    own = value.shape if not value.small else (None,) * len(value.shape)
-    sides = [1] * len(shape)
-    if value.array is not None:
-        for place, side in zip(places, np.shape(value.array), strict=True):
-            sides[place] = side
-        array = value.array.reshape(sides)
-        return Value(shape, array, small=array.shape != tuple(shape))
-    if value.small:
+    shape, places = tuple(eqn.outvars[0].aval.shape), eqn.params["broadcast_dimensions"]
+    if value.name is not None and value.small:
         value = Value(value.shape, name=graph.ref(value))
-        own = value.shape
+    sides = [1] * len(shape)
+    own = value.shape if value.array is None else value.array.shape
     for place, side in zip(places, own, strict=True):
         sides[place] = side
-    name = (
-        value.name if list(places) == list(range(len(shape))) else graph.reshaped(value.name, sides)
-    )
-    small = any(
-        side is not whole and side != whole for side, whole in zip(sides, shape, strict=True)
-    )
+    small = not same_sizes(sides, shape)
+    if value.array is not None:
+        return Value(shape, value.array.reshape(sides), small=small)
+    in_place = tuple(places) == tuple(range(len(shape)))
+    name = value.name if in_place else graph.reshaped(value.name, sides)
     return Value(shape, name=name, small=small)
 
 
 def _is_folded(eqn, inputs: list[Value]) -> bool:
-    """Whether an equation is computed now; not what widens weights that are stored in 16 bits."""
-    if not known_shape(eqn) or any(each.array is None for each in inputs):
+    """Whether an equation is computed now."""
+    if any(each.array is None or not is_known(each.shape) for each in inputs):
         return False
-    if not all(is_known(each.shape) for each in inputs):
+    if not known_shape(eqn):
         return False
     before = max((each.array.nbytes for each in inputs), default=0)
     after = sum(int(np.prod(each.aval.shape)) * each.aval.dtype.itemsize for each in eqn.outvars)

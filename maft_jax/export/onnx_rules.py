@@ -112,7 +112,8 @@ def _slice(graph, eqn, inputs):
             parts.append((start, _END if to_end else limit, axis, stride))
     if not parts:
         return graph.ref(inputs[0])
-    return graph.node("Slice", graph.ref(inputs[0]), *(graph.shape(part) for part in zip(*parts)))
+    columns = [graph.shape(part) for part in zip(*parts, strict=True)]
+    return graph.node("Slice", graph.ref(inputs[0]), *columns)
 
 
 def _pad(graph, eqn, inputs):
@@ -186,17 +187,14 @@ def _gather(graph, eqn, inputs):
         axes = np.array([axis], np.int64)
         return graph.reshaped(graph.node("Slice", graph.ref(operand), start, end, axes), out)
     of_indices = indices.shape[:-1]
-    at = (
-        graph.reshaped(_int64(graph, indices), of_indices) if of_indices else _int64(graph, indices)
-    )
+    at = graph.reshaped(_int64(graph, indices), of_indices)
     taken = graph.node("Gather", graph.ref(operand), at, axis=axis)
-    places = list(range(axis, axis + len(of_indices)))  # of the indices' axes, as ONNX has them
-    rest = [place for place in range(len(out)) if place not in places]
-    order, rest = [], iter(rest)
-    at_axis = iter(places)
-    for place in range(len(out)):
-        order.append(next(rest) if place in numbers.offset_dims else next(at_axis))
-    return graph.transposed(taken, order) if of_indices else graph.reshaped(taken, out)
+    # ONNX has the axes of the indices where the one axis was, JAX where offset_dims leaves room
+    of_slices = iter([i for i in range(len(out)) if not axis <= i < axis + len(of_indices)])
+    of_places = iter(range(axis, axis + len(of_indices)))
+    offsets = numbers.offset_dims
+    order = [next(of_slices if place in offsets else of_places) for place in range(len(out))]
+    return graph.transposed(taken, order)
 
 
 def _convolution(graph, eqn, inputs):

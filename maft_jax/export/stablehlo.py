@@ -9,9 +9,6 @@ from jax import export
 
 from maft_jax.export.programs import Program
 
-SUFFIX = ".stablehlo"
-LIMIT = 2**31 - 2**26
-"""Bytes of weights: the file's own format ends at 2 GiB."""
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 

@@ -2,18 +2,13 @@
 
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 from jax.experimental import jax2tf
 
+from maft_jax.export.formats import Run
 from maft_jax.export.programs import Program
-
-TFLITE_LIMIT = 2**31 - 2**26
-"""Bytes of weights: TFLite's files end at 2 GiB. A SavedModel keeps weights as variables."""
-
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def write_saved_model(program: Program, path: pathlib.Path) -> None:
