@@ -23,8 +23,8 @@ INSIDE = 2**31 - 2**26
 _IR_VERSION = 9
 """Of the file; onnxruntime 1.15 and newer read it."""
 _LARGEST_FOLDED = 2**16
-"""Bytes that a constant may grow to; larger ones are computed when the program runs, so that weights
-of 16 bits stay that."""
+"""Bytes that a constant may grow to. Larger ones, such as weights that are stored in 16 bits, are
+widened when the program runs."""
 _AS_THEY_ARE = {"copy", "copy_p", "name", "stop_gradient", "optimization_barrier"}
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
 _CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "remat": "jaxpr"}

@@ -33,7 +33,7 @@ class Argument:
     shape: tuple[int | str, ...]
     meaning: str
 
-    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int | str, ...]:
         """Its shape, the names replaced."""
         return tuple(sizes.get(side, side) for side in self.shape)
 
@@ -179,7 +179,7 @@ def draw_inputs(
     return {each.name: _draw(each, each.sized(sizes), rng) for each in program.inputs}
 
 
-def _draw(argument: Argument, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+def _draw(argument: Argument, shape: Sequence[int | str], rng: np.random.Generator) -> np.ndarray:
     if argument.name == "images":
         return rng.integers(0, 256, shape, np.uint8)
     if argument.name == "tokens":

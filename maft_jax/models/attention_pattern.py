@@ -2,19 +2,24 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Bool, Float
+
+Count = Any
+"""Of tokens: a number, or a symbolic one while a program is exported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionSegment:
     """A run of queries and what they attend to; static, kernels are compiled for it."""
 
-    queries: range
-    keys: range
-    own: range | None = None
+    queries: range | slice
+    """A slice where their number is symbolic, and so `own`."""
+    keys: range | slice
+    own: range | slice | None = None
     """Each query's own key and value, to which it attends beside `keys`."""
     masked: bool = False
     """Queries attend only to those of `keys` that the mask given to Attention.attend allows."""
@@ -37,7 +42,7 @@ and weigh what the layers have learned, and proposals do not attend to themselve
 """
 
 
-def token_run(start: int, stop: int) -> range | slice:
+def token_run(start: Count, stop: Count) -> range | slice:
     """The tokens from start to stop; where a program is exported, their number may be symbolic.
 
     Then it is a slice, which XLA's attention takes.
@@ -81,7 +86,7 @@ class ProposalSequence:
     """
 
     num_patches: int
-    num_proposals: int
+    num_proposals: Count
     has_whole: bool
     class_tokens: int = 1
     class_token: int = 0
@@ -100,7 +105,7 @@ class ProposalSequence:
         return range(start, start + self.num_patches)
 
     @property
-    def proposals(self) -> range:
+    def proposals(self) -> range | slice:
         return token_run(self.patches.stop, self.patches.stop + self.num_proposals)
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float
 
-from maft_jax.models.attention_pattern import AttentionPattern
+from maft_jax.models.attention_pattern import AttentionPattern, Count
 
 _BASE = 10_000.0
 _UNITS = 16.0
@@ -29,7 +29,7 @@ class Rotation:
 
 
 def grid_rotation(
-    grid: tuple[int, int], head_width: int, patches: list[range], tokens: int
+    grid: tuple[int, int], head_width: int, patches: list[range], tokens: Count
 ) -> Rotation:
     """The rotation of a sequence of `tokens` tokens, in which all but patches stay as they are.
 
