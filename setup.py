@@ -11,6 +11,7 @@ BEAM = "apache-beam>=2.77,<3"
 GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
 SENTENCEPIECE = "sentencepiece>=0.2.1"
+ONNX = ["onnx>=1.20", "onnxruntime>=1.24"]
 # For Python 3.14 there are release candidates alone, which only a bound like theirs lets pip take.
 TENSORFLOW = [
     f"{package}>={version}; python_version {pythons} and platform_machine {machine}"
@@ -87,6 +88,7 @@ setup(
         "external": ["pycocotools>=2.0.8"],
         "heic": [HEIC],
         "sentencepiece": [SENTENCEPIECE],
+        "onnx": ONNX,
         "plan": [LIBTPU],
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
@@ -110,6 +112,7 @@ setup(
             GRADIO,
             HEIC,
             LIBTPU,
+            *ONNX,
             SENTENCEPIECE,
             TORCH,
         ],
