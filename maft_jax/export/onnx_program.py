@@ -130,7 +130,11 @@ def _convert_equation(graph: Graph, eqn, inputs: list[Value]) -> list[Value]:
             f"{name}: a primitive that maft_jax.export.onnx_rules has no rule for; export to "
             "stablehlo or savedmodel, which take everything"
         )
-    return [Value(eqn.outvars[0].aval.shape, name=RULES[name](graph, eqn, inputs))]
+    made = RULES[name](graph, eqn, inputs)
+    names = [made] if isinstance(made, str) else made
+    return [
+        Value(each.aval.shape, name=name) for each, name in zip(eqn.outvars, names, strict=True)
+    ]
 
 
 def _place_of_cpu(platforms) -> int:

@@ -1,7 +1,7 @@
 """Which ONNX nodes compute what a primitive of JAX does.
 
-A rule is given the graph, the equation and its inputs, and returns the name of its output. What is
-not here is refused by name; a tower that needs more needs a rule more.
+A rule is given the graph, the equation and its inputs, and returns the name of its output, or a list
+of several. What is not here is refused by name; a tower that needs more needs a rule more.
 """
 
 import math
@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 
 from maft_jax.export.onnx_graph import Graph, Value, is_known, onnx_type, same_sizes
 
-Rule = Callable[[Graph, JaxprEqn, list[Value]], str]
+Rule = Callable[[Graph, JaxprEqn, list[Value]], str | list[str]]
 
 _END = np.iinfo(np.int64).max
 
@@ -99,6 +99,20 @@ def _transpose(graph, eqn, inputs):
 
 def _concatenate(graph, eqn, inputs):
     return graph.node("Concat", *map(graph.ref, inputs), axis=eqn.params["dimension"])
+
+
+def _stack(graph, eqn, inputs):
+    axis = eqn.params["axis"]
+    sizes = list(inputs[0].shape)
+    sizes.insert(axis, 1)
+    parts = [graph.reshaped(graph.ref(each), sizes) for each in inputs]
+    return graph.node("Concat", *parts, axis=axis)
+
+
+def _unstack(graph, eqn, inputs):
+    stacked, axis = graph.ref(inputs[0]), eqn.params["axis"]
+    places = range(len(eqn.outvars))
+    return [graph.node("Gather", stacked, np.array(i, np.int64), axis=axis) for i in places]
 
 
 def _slice(graph, eqn, inputs):
@@ -252,7 +266,9 @@ RULES: dict[str, Rule] = {
     "select_n": _select,
     "slice": _slice,
     "squeeze": _reshape,
+    "stack": _stack,
     "transpose": _transpose,
+    "unstack": _unstack,
 }
 """By the name of the primitive."""
 
