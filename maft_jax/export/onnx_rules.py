@@ -1,7 +1,7 @@
 """Which ONNX nodes compute what a primitive of JAX does.
 
-A rule is given the graph, the equation and its inputs, and returns the name of its output, or a list
-of several. What is not here is refused by name; a tower that needs more needs a rule more.
+A rule is given the graph, the equation and its inputs, and returns the name of its output, or a
+list of several. What is not here is refused by name; a tower that needs more needs a rule more.
 """
 
 import math

@@ -183,6 +183,21 @@ def test_a_program_that_differs_is_refused_and_leaves_nothing(clip, tmp_path, mo
         verify(label_program(), lambda inputs: {})
 
 
+@pytest.mark.parametrize("wrong", ["logits", "probabilities"])
+def test_probabilities_are_compared_with_those_of_the_logits(clip, names_inside, wrong):
+    rows = clip.encode_text(["red disc", "sand", "grass"], TEMPLATES)
+    program = image_program(clip, rows, "float32")
+    run = onnx_program.opened(names_inside / "image_encoder.onnx")
+    verify(program, run)
+
+    def differs(inputs):
+        found = run(inputs)
+        return found | {wrong: found[wrong] * 1.0001}
+
+    with pytest.raises(DifferentProgram):
+        verify(program, differs)
+
+
 def test_primitives_without_a_rule_are_named(clip, monkeypatch):
     monkeypatch.delitem(onnx_program.RULES, "reduce_max")
     with pytest.raises(ValueError, match=r"reduce_max.*stablehlo or savedmodel"):
