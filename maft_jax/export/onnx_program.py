@@ -163,7 +163,7 @@ def _is_folded(eqn, inputs: list[Value]) -> bool:
     """Whether an equation is computed now."""
     if any(each.array is None or not is_known(each.shape) for each in inputs):
         return False
-    if not known_shape(eqn):
+    if not known_shape(eqn) or "dim" in eqn.params:  # dim: the value is that of a symbolic size
         return False
     before = max((each.array.nbytes for each in inputs), default=0)
     after = sum(int(np.prod(each.aval.shape)) * each.aval.dtype.itemsize for each in eqn.outvars)

@@ -81,7 +81,7 @@ def _select(graph, eqn, inputs):
 
 
 def _clamp(graph, eqn, inputs):
-    low, value, high = (graph.loose(each) for each in inputs)
+    low, value, high = (graph.ref(each) for each in inputs)
     return graph.node("Min", graph.node("Max", value, low), high)
 
 
@@ -128,6 +128,11 @@ def _slice(graph, eqn, inputs):
         return graph.ref(inputs[0])
     columns = [graph.shape(part) for part in zip(*parts, strict=True)]
     return graph.node("Slice", graph.ref(inputs[0]), *columns)
+
+
+def _dim_as_value(graph, eqn, inputs):
+    number = graph.reshaped(graph.size(eqn.params["dim"]), ())
+    return graph.node("Cast", number, to=onnx_type(eqn.outvars[0].aval.dtype))
 
 
 def _pad(graph, eqn, inputs):
@@ -237,13 +242,11 @@ def _int64(graph: Graph, value: Value) -> str:
 
 
 def _broadcast(graph: Graph, eqn, inputs: list[Value]) -> list[str]:
-    """Inputs of an elementwise node; one at least in the output's whole shape."""
+    """Inputs of an elementwise node, which one in the output's whole shape lets be small."""
     out = eqn.outvars[0].aval.shape
-    names = [graph.loose(each) for each in inputs]
-    whole = [same_sizes(each.shape, out) and not each.small for each in inputs]
-    if not any(whole):
-        names[0] = graph.ref(inputs[0])
-    return names
+    if any(same_sizes(each.shape, out) and not each.small for each in inputs):
+        return [graph.loose(each) for each in inputs]
+    return [graph.ref(each) for each in inputs]
 
 
 RULES: dict[str, Rule] = {
@@ -254,6 +257,7 @@ RULES: dict[str, Rule] = {
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,
     "convert_element_type": _convert,
+    "dim_as_value": _dim_as_value,
     "dot_general": _dot_general,
     "erfc": _erfc,
     "expand_dims": _reshape,
