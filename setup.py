@@ -93,7 +93,7 @@ setup(
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
         "demo": [GRADIO],
-        "browser": [GRADIO, "playwright>=1.60"],
+        "browser": [GRADIO, *ONNX, "playwright>=1.60"],
         "test": [
             "pytest-xdist>=3.8",
             "pytest>=9.2",  # its caplog hears loggers that do not propagate

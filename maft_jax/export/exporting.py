@@ -16,7 +16,7 @@ from maft_jax.export.verification import Check, verify
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.vocabulary import check_apart, check_names
 from maft_jax.models.text_classifier import check_distinct
-from maft_jax.runtime.atomic_files import atomic_folder
+from maft_jax.runtime.atomic_files import atomic_folder, clear_leftovers
 
 _FIXED = {"batch": 1, "proposals": 100}
 """Where a format has no free sizes and nothing else is asked for."""
@@ -55,6 +55,7 @@ def export_clip(clip: Clip, source: str, out: pathlib.Path, export: Export) -> I
         DifferentProgram: an exported program computes something else.
     """
     programs = make_programs(clip, export)
+    clear_leftovers(out.parent, out.name)
     told = []
     with atomic_folder(out) as folder:
         for program in programs:

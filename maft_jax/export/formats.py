@@ -1,7 +1,7 @@
 """The formats that programs are exported to, what each can keep free, and what it needs."""
 
 import dataclasses
-import importlib
+import importlib.util
 import pathlib
 from collections.abc import Callable, Mapping
 from types import ModuleType

@@ -1,5 +1,6 @@
 """Exported programs in runtimes that know nothing of us: onnxruntime, and JAX alone."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,10 +15,11 @@ from PIL import Image
 
 import maft_jax
 from maft_jax.export import formats, onnx_program
-from maft_jax.export.exporting import Export, export_clip
+from maft_jax.export.exporting import Export, export_clip, make_programs
 from maft_jax.export.formats import FORMATS
 from maft_jax.export.programs import image_program, label_program, text_program
 from maft_jax.export.verification import DifferentProgram, verify
+from maft_jax.models.mask_reader import Modules, TowerReader
 from maft_jax.models.pixel_labels import label_pixels
 from maft_jax.models.preprocess import normalised
 
@@ -166,6 +168,36 @@ def test_what_cannot_hold_the_weights_says_so(clip, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="GiB of weights, of which --format=stablehlo holds 2"):
         FORMATS["stablehlo"].write(image_program(clip, None, "float32"), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_absent_packages_are_named(tmp_path):
+    onnx = FORMATS["onnx"]
+    path = onnx.write(label_program(), tmp_path)
+    assert dataclasses.replace(onnx, runtime="of_nobody").open(path) is None
+    with pytest.raises(ValueError, match=r"of_nobody.*pip install 'maft_jax\[onnx\]'"):
+        dataclasses.replace(onnx, module="of_nobody").write(label_program(), tmp_path)
+
+
+def test_weights_that_adapt_rows_need_names(clip):
+    reader = type("Adapting", (TowerReader,), {"adapts_text": True})()
+    with pytest.raises(ValueError, match="give --classes"):
+        image_program(dataclasses.replace(clip, modules=Modules({}, reader)), None, "float32")
+
+
+def test_background_without_classes_and_names_alike_are_refused(clip):
+    for export, message in (
+        (Export(FORMATS["onnx"], background=("wall",)), "no meaning without --classes"),
+        (Export(FORMATS["onnx"], classes=("Wall", "wall")), "comes twice"),
+        (Export(FORMATS["onnx"], classes=("wall",), background=("wall",)), "one of the classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_programs(clip, export)
+
+
+def test_tflite_has_fixed_sizes_and_no_label_maps_of_unknown_classes(clip):
+    sizes = {each.name: each.inputs for each in make_programs(clip, Export(FORMATS["tflite"]))}
+    assert list(sizes) == ["image_encoder", "text_encoder"]
+    assert sizes["image_encoder"][1].shape == (1, 100, SIZE, SIZE)
 
 
 def test_a_program_that_differs_is_refused_and_leaves_nothing(clip, tmp_path, monkeypatch):
