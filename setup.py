@@ -18,6 +18,7 @@ GRADIO = "gradio>=6.31,<7"
 HEIC = "pillow-heif>=1"
 HUB = "huggingface_hub>=1.31,<3"  # earlier ones give up where a connection is cut
 SENTENCEPIECE = "sentencepiece>=0.2.1"
+ONNX = ["onnx>=1.20", "onnxruntime>=1.24"]
 # For Python 3.14 there are release candidates alone, which only a bound like theirs lets pip take.
 TENSORFLOW = [
     f"{package}>={version}; python_version {pythons} and platform_machine {machine}"
@@ -113,6 +114,7 @@ setup(
         "heic": [HEIC],
         "hub": [HUB],
         "sentencepiece": [SENTENCEPIECE],
+        "onnx": ONNX,
         "plan": [LIBTPU],
         "cuda-compile": CUDA_COMPILER,
         "beam": [BEAM],
@@ -127,7 +129,7 @@ setup(
             "ruff",  # writes signatures
             "markdown-it-py>=3",
         ],
-        "browser": [GRADIO, "playwright>=1.60"],
+        "browser": [GRADIO, *ONNX, "playwright>=1.60"],
         "test": [
             "pytest-xdist>=3.8",
             "pytest>=9.2",  # its caplog hears loggers that do not propagate
@@ -151,6 +153,7 @@ setup(
             HEIC,
             HUB,
             LIBTPU,
+            *ONNX,
             SENTENCEPIECE,
             TORCH,
         ],

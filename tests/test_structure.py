@@ -48,7 +48,13 @@ TORCH_FILES = [
 RENDITION = "maft_jax.benchmarks.pytorch"
 RENDITION_FILES = "maft_jax/benchmarks/pytorch/*.py"
 ONLY_IN = {
-    "tensorflow": ["input_pipeline/builders/*.py", "input_pipeline/numpy_dataset.py"],
+    "tensorflow": [
+        "input_pipeline/builders/*.py",
+        "input_pipeline/numpy_dataset.py",
+        "maft_jax/export/tensorflow_programs.py",
+    ],
+    "onnx": ["maft_jax/export/onnx_*.py"],
+    "onnxruntime": ["maft_jax/export/onnx_program.py"],
     "tensorflow_datasets": ["input_pipeline/builders/*.py"],
     "torch": [*TORCH_FILES, RENDITION_FILES],
     "transformers": TORCH_FILES,

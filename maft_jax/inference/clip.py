@@ -138,6 +138,10 @@ class Clip:
     @functools.cached_property
     def encoder(self) -> ImageEncoder:
         """The image tower as it is run, on one device."""
+        return self.make_encoder()
+
+    def make_encoder(self, attention: str = "auto") -> ImageEncoder:
+        """The same with this attention, as config.model.attention names it."""
         model = ModelConfig(
             mask_start_layer=self.mask_start_layer,
             image_size=self.image_size,
@@ -145,6 +149,7 @@ class Clip:
             mask_rule=self.mask_rule,
             class_token=self.class_token,
             compute_dtype=self.compute_dtype,
+            attention=attention,
         )
         mesh = one_device_mesh()
         return make_encoder(model, self.config.vision, mesh, self.config.vision.default_logit_scale)

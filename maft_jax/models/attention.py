@@ -246,5 +246,5 @@ def _why_not_cudnn(
     return None
 
 
-def _rows(x: Float[Array, "b a t h"], rows: range) -> Float[Array, "b a rows h"]:
+def _rows(x: Float[Array, "b a t h"], rows: range | slice) -> Float[Array, "b a rows h"]:
     return x[:, :, rows.start : rows.stop]

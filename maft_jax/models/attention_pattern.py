@@ -2,18 +2,24 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
+from jax import export
 from jaxtyping import Array, Bool, Float
+
+Count = Any
+"""Of tokens: a number, or a symbolic one while a program is exported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionSegment:
     """A run of queries and what they attend to; static, kernels are compiled for it."""
 
-    queries: range
-    keys: range
-    own: range | None = None
+    queries: range | slice
+    """A slice where their number is symbolic, and so `own`."""
+    keys: range | slice
+    own: range | slice | None = None
     """Each query's own key and value, to which it attends beside `keys`."""
     masked: bool = False
     """Queries attend only to those of `keys` that the mask given to Attention.attend allows."""
@@ -36,6 +42,15 @@ and weigh what the layers have learned, and proposals do not attend to themselve
 """
 
 
+def token_run(start: Count, stop: Count) -> range | slice:
+    """The tokens from start to stop; where a program is exported, their number may be symbolic.
+
+    Then it is a slice, which XLA's attention takes.
+    """
+    symbolic = export.is_symbolic_dim(start) or export.is_symbolic_dim(stop)
+    return slice(start, stop) if symbolic else range(start, stop)
+
+
 def full_attention(tokens: int) -> AttentionPattern:
     """Plain self-attention."""
     return (AttentionSegment(range(tokens), range(tokens)),)
@@ -43,10 +58,11 @@ def full_attention(tokens: int) -> AttentionPattern:
 
 def with_separate_queries(pattern: AttentionPattern) -> AttentionPattern:
     """The same for queries that lie in an array of their own, one segment after the other."""
-    ends = itertools.accumulate(len(segment.queries) for segment in pattern)
+    counts = [segment.queries.stop - segment.queries.start for segment in pattern]
+    ends = itertools.accumulate(counts)
     return tuple(
-        dataclasses.replace(segment, queries=range(end - len(segment.queries), end))
-        for segment, end in zip(pattern, ends, strict=True)
+        dataclasses.replace(segment, queries=token_run(end - count, end))
+        for segment, count, end in zip(pattern, counts, ends, strict=True)
     )
 
 
@@ -70,7 +86,7 @@ class ProposalSequence:
     """
 
     num_patches: int
-    num_proposals: int
+    num_proposals: Count
     has_whole: bool
     class_tokens: int = 1
     class_token: int = 0
@@ -89,8 +105,8 @@ class ProposalSequence:
         return range(start, start + self.num_patches)
 
     @property
-    def proposals(self) -> range:
-        return range(self.patches.stop, self.patches.stop + self.num_proposals)
+    def proposals(self) -> range | slice:
+        return token_run(self.patches.stop, self.patches.stop + self.num_proposals)
 
     @property
     def all_patches(self) -> list[range]:

@@ -3,9 +3,10 @@
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float
 
-from maft_jax.models.attention_pattern import AttentionPattern
+from maft_jax.models.attention_pattern import AttentionPattern, Count
 
 _BASE = 10_000.0
 _UNITS = 16.0
@@ -28,7 +29,7 @@ class Rotation:
 
 
 def grid_rotation(
-    grid: tuple[int, int], head_width: int, patches: list[range], tokens: int
+    grid: tuple[int, int], head_width: int, patches: list[range], tokens: Count
 ) -> Rotation:
     """The rotation of a sequence of `tokens` tokens, in which all but patches stay as they are.
 
@@ -37,7 +38,15 @@ def grid_rotation(
     Args:
         grid: rows and columns of patches.
         patches: where in the sequence all patches lie, in row-major order, perhaps several times.
+
+    Raises:
+        ValueError: the number of tokens is symbolic, since each needs its angles.
     """
+    if export.is_symbolic_dim(tokens):
+        raise ValueError(
+            f"{tokens} tokens: towers with rotary positions are exported with a fixed number of "
+            "proposals, such as --proposals=100"
+        )
     angles = np.zeros((tokens, head_width))
     for run in patches:
         angles[run.start : run.stop] = _angles(grid, head_width)

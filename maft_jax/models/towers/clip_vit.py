@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from maft_jax.models.attention import Attention, XlaAttention
-from maft_jax.models.attention_pattern import AttentionSegment, full_attention
+from maft_jax.models.attention_pattern import AttentionSegment, Count, full_attention
 from maft_jax.models.block_stack import BlockLoop, through_blocks
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.layers import (
@@ -153,7 +153,9 @@ class VisionTransformer(nn.Module):
         """Rows and columns of their patches."""
         return self.config.grid(*images.shape[1:3])
 
-    def rotation(self, grid: tuple[int, int], patches: list[range], tokens: int) -> Rotation | None:
+    def rotation(
+        self, grid: tuple[int, int], patches: list[range], tokens: Count
+    ) -> Rotation | None:
         """Of towers with rotary positions: of a sequence of tokens with patches in these places."""
         return None
 
@@ -169,7 +171,7 @@ class VisionTransformer(nn.Module):
             self.position_embedding, self.config.native_grid, grid
         )
         start = jnp.broadcast_to(
-            self.class_embedding.astype(self.dtype), (len(images), 1, self.config.width)
+            self.class_embedding.astype(self.dtype), (images.shape[0], 1, self.config.width)
         )
         tokens = jnp.concatenate([start, patches], axis=1) + positions.astype(self.dtype)
         return self.ln_pre(tokens) if self.config.has_ln_pre else tokens

@@ -126,7 +126,7 @@ class ConvNextEncoder(PoolingEncoder):
 
 
 def _cells(maps):
-    return maps.reshape(len(maps), -1, maps.shape[-1])
+    return maps.reshape(maps.shape[0], -1, maps.shape[-1])
 
 
 def _unit(embeddings):

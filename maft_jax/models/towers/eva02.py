@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from maft_jax.models.attention_pattern import MASK_RULES
+from maft_jax.models.attention_pattern import MASK_RULES, Count
 from maft_jax.models.encoder import MaskingSpec
 from maft_jax.models.layers import (
     HEAD_WIDTH,
@@ -108,7 +108,7 @@ class Eva02Transformer(VisionTransformer):
     def block_kind(self):
         return Eva02Block
 
-    def rotation(self, grid: tuple[int, int], patches: list[range], tokens: int) -> Rotation:
+    def rotation(self, grid: tuple[int, int], patches: list[range], tokens: Count) -> Rotation:
         return grid_rotation(grid, self.config.head_width, patches, tokens)
 
 

@@ -70,4 +70,4 @@ class SigLipEncoder(PoolingEncoder):
 
     def _whole(self, pixels):
         rows, columns = self.grid(pixels.shape[1:3])
-        return jnp.ones((len(pixels), 1, rows * columns))
+        return jnp.ones((pixels.shape[0], 1, rows * columns))

@@ -150,7 +150,7 @@ class TipsTransformer(VisionTransformer):
         patches = self._patchify(jnp.pad(images, [(0, 0), *padding, (0, 0)]))
         positions = resize_positions(self.position_embedding, self.config.native_grid, grid)
         start = jnp.broadcast_to(
-            self.class_embedding.astype(self.dtype), (len(images), *self.class_embedding.shape)
+            self.class_embedding.astype(self.dtype), (images.shape[0], *self.class_embedding.shape)
         )
         return jnp.concatenate([start, patches + positions.astype(self.dtype)], axis=1)
 

@@ -1,0 +1,41 @@
+"""Every kind of image and text tower as ONNX, in onnxruntime."""
+
+import numpy as np
+import pytest
+
+import maft_jax
+from maft_jax.export import onnx_program
+from maft_jax.export.formats import FORMATS
+from maft_jax.export.programs import image_program, text_program
+from maft_jax.export.verification import verify
+
+pytestmark = pytest.mark.slow
+
+TOWERS = {
+    "random:convnext_tiny-random": {},
+    "random:siglip_tiny-random": {},
+    "random:eva02_tiny-random": {"mask_rule": "maskclippp"},
+    "random:tips_tiny-random": {},
+    "built-in:shapes_world": {"mask_rule": "shared_patches"},
+}
+FIXED = {"random:eva02_tiny-random": {"proposals": 4}}
+WITH_TEXT = ("random:convnext_tiny-random", "random:siglip_tiny-random", "random:tips_tiny-random")
+"""Those whose text towers differ from each other, and from that of the default tests."""
+
+
+@pytest.mark.parametrize("source", TOWERS)
+def test_towers_of_every_kind_are_the_same_in_onnxruntime(source, tmp_path):
+    clip = maft_jax.load(source, image_size=64, **TOWERS[source])
+    rows = np.eye(3, clip.config.vision.embed_dim, dtype=np.float32)
+    programs = [image_program(clip, rows, "float32").of_sizes(FIXED.get(source, {}))]
+    if source in WITH_TEXT:
+        programs.append(text_program(clip.config.text, clip.parameters["text"], "float32"))
+    for program in programs:
+        assert "batch" in program.free
+        verify(program, onnx_program.opened(FORMATS["onnx"].write(program, tmp_path)))
+
+
+def test_rotary_positions_ask_for_a_number_of_proposals():
+    clip = maft_jax.load("random:eva02_tiny-random", image_size=64)
+    with pytest.raises(ValueError, match="--proposals=100"):
+        onnx_program.convert(image_program(clip, None, "float32"))
