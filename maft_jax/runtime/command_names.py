@@ -24,6 +24,9 @@ COMMANDS = {
     "segment": Command("maft_jax.cli.predict", "the same as predict"),
     "web-page": Command("maft_jax.cli.web_page", "the same on a page in the browser"),
     "convert": Command("maft_jax.cli.convert_weights", "convert, show and verify weights"),
+    "export": Command(
+        "maft_jax.cli.export_program", "make programs that run without JAX or this package"
+    ),
     "precompute": Command("maft_jax.cli.precompute_proposals", "make records with proposals, once"),
     "visualize": Command("maft_jax.cli.visualize", "draw what the trainer sees"),
     "diagnose": Command("maft_jax.cli.diagnose", "show what fine-tuning changes in CLIP"),
