@@ -1,5 +1,9 @@
 """Every kind of image and text tower as ONNX, in onnxruntime."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,6 +12,12 @@ from maft_jax.export import onnx_program
 from maft_jax.export.formats import FORMATS
 from maft_jax.export.programs import image_program, text_program
 from maft_jax.export.verification import verify
+from maft_jax.models.adapters.content_dependent_transfer import (
+    ContentDependentTransfer,
+    TransferReader,
+)
+from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapter, MaskAdapterConfig
+from maft_jax.models.mask_reader import Modules
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +43,29 @@ def test_towers_of_every_kind_are_the_same_in_onnxruntime(source, tmp_path):
     for program in programs:
         assert "batch" in program.free
         verify(program, onnx_program.opened(FORMATS["onnx"].write(program, tmp_path)))
+
+
+def modules_of(reader, width: int) -> Modules:
+    """Random ones, of cells and masks or rows of this width."""
+    cells = jnp.zeros((1, 1, 1, width))
+    if isinstance(reader, TransferReader):
+        variables = ContentDependentTransfer(reader.kind).init(
+            jax.random.key(0), jnp.zeros((1, width)), cells
+        )
+    else:
+        masks = jnp.zeros((1, 1, 1, 1))
+        variables = MaskAdapter(reader.config).init(jax.random.key(0), cells, masks)
+    return Modules(dict(variables["params"]), reader)
+
+
+@pytest.mark.parametrize("reader", [TransferReader(), AdapterReader(MaskAdapterConfig(12))])
+def test_modules_that_read_masks_are_exported_with_the_tower(reader, tmp_path):
+    clip = maft_jax.load("random:convnext_tiny-random", image_size=64)
+    width = clip.config.vision.embed_dim
+    clip = dataclasses.replace(clip, modules=modules_of(reader, width))
+    program = image_program(clip, np.eye(3, width, dtype=np.float32), "float32")
+    assert program.free == ("batch", "proposals")
+    verify(program, onnx_program.opened(FORMATS["onnx"].write(program, tmp_path)))
 
 
 def test_rotary_positions_ask_for_a_number_of_proposals():
