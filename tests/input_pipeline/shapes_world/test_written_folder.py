@@ -32,6 +32,27 @@ def test_what_is_read_is_what_was_drawn(root, split, caplog):
     assert caplog.text == ""
 
 
+def test_labels_come_with_the_objects_of_the_scene(root):
+    source = open_dataset("shapes_world", root, "val")
+    for index, number in enumerate(NUMBERS["val"]):
+        scene, (label_map, instances) = draw_scene(6, number), source.labels(index)
+        np.testing.assert_array_equal(label_map, scene.label_map)
+        assert instances.max() == len(scene.objects) > 0
+        for one, (class_id, _) in enumerate(scene.objects, start=1):
+            assert set(label_map[instances == one]) == {class_id}
+        assert source[index].instances is None
+
+
+def test_objects_of_another_scene_are_refused(root):
+    world = root / "world.json"
+    world.write_text(world.read_text().replace('"seed": 6', '"seed": 7'))
+    for removed in (False, True):
+        with pytest.raises(ValueError, match=r"1000000.png: expected the label map of the scene"):
+            open_dataset("shapes_world", root, "val").labels(0)
+        if not removed:
+            world.unlink()
+
+
 @pytest.mark.parametrize("split", NUMBERS)
 def test_captions_are_those_of_the_seed_and_the_number(root, split):
     lines = (root / split / "captions.tsv").read_text().splitlines()
