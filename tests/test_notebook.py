@@ -45,8 +45,10 @@ def test_notebook_runs_from_photos_to_tuned_weights(tmp_path):
     assert len(set(pictures)) == 3
 
 
-def test_notebook_is_small():
+def test_notebook_is_small_and_has_its_outputs():
     assert len(NOTEBOOK.read_bytes()) < 300_000
+    outputs = [output for cell in shown(nbformat.read(NOTEBOOK, as_version=4)) for output in cell]
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == 3
 
 
 if __name__ == "__main__":
