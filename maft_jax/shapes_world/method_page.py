@@ -229,7 +229,8 @@ def _convnext(study: Mapping | None) -> list[str]:
             f"**Runs**: {len(study['runs'])}, of {results.num_pairs} pairs: {NUM_SPLITS} splits "
             f"and {len(CONVNEXT_SEEDS)} of the {len(SEEDS)} seeds above, {minutes:.0f} minutes in "
             "total ([methods_convnext.json](shapes_world/methods_convnext.json), with "
-            f"`--tables={CONVNEXT_TABLE}`). {_provenance(study)}",
+            f"`--tables={CONVNEXT_TABLE}`). Pairs of one seed share pictures, and few "
+            f"pairs show large differences alone. {_provenance(study)}",
             f"**Steps**: {CONVNEXT_STEPS} of {get_config().batch_size} pictures. Mask-Adapter has "
             "half of them in each of its phases, and its time is that of the second.",
             "**Masks** are soft in all rows (`model.mask_pooling=soft`) but Mask-Adapter's own, "
