@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -229,9 +230,13 @@ def _convnext(study: Mapping | None) -> list[str]:
             f"**Runs**: {len(study['runs'])}, of {results.num_pairs} pairs: {NUM_SPLITS} splits "
             f"and {len(CONVNEXT_SEEDS)} of the {len(SEEDS)} seeds above, {minutes:.0f} minutes in "
             "total ([methods_convnext.json](shapes_world/methods_convnext.json), with "
-            f"`--tables={CONVNEXT_TABLE}`). {_provenance(study)}",
+            f"`--tables={CONVNEXT_TABLE}`). Pairs of one seed share pictures, and few "
+            f"pairs show large differences alone. {_provenance(study)}",
             f"**Steps**: {CONVNEXT_STEPS} of {get_config().batch_size} pictures. Mask-Adapter has "
-            "half of them in each of its phases, and its time is that of the second.",
+            "half of them in each of its phases, and its time is that of the second. Its adapter "
+            "and MAFT+'s transfer begin at random, or jump with their first step, and the authors "
+            "train them for some 345,000 and 55,000 steps: these rows tell what so few are worth, "
+            "not what the methods are.",
             "**Masks** are soft in all rows (`model.mask_pooling=soft`) but Mask-Adapter's own, "
             "whose adapter reads them.",
             f"**Rates** as above; none was tried. **Rows** change {_changes(CONVNEXT_METHODS)}. "
@@ -262,8 +267,9 @@ def _training_command(folder: str, training: ClipTrainingConfig) -> str:
         for field in dataclasses.fields(training)
         if getattr(training, field.name) != field.default
     }
-    flags = " ".join(f"--{name}={value}" for name, value in given.items())
-    return f"    python -m maft_jax.cli.train_tiny_clip --workdir=runs/{folder} \\\n        {flags}"
+    flags = textwrap.wrap(" ".join(f"--{name}={value}" for name, value in given.items()), 88)
+    command = f"    python -m maft_jax.cli.train_tiny_clip --workdir=runs/{folder}"
+    return " \\\n        ".join([command, *flags])
 
 
 def _second_clip(study: Mapping | None) -> list[str]:

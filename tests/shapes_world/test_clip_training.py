@@ -33,6 +33,7 @@ from maft_jax.weights import BUILT_IN
 CONFIG = ClipTrainingConfig(
     seed=3, num_steps=6, batch_size=8, num_pictures=100, quiz_size=100, warmup_steps=2
 )
+PACKAGES = "built-in:shapes_world"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -203,6 +204,17 @@ def test_other_libraries_compute_as_we_do(workdir, drawn_pairs, library):
     ):
         expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
         np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_convnext_learns_for_the_packages_text_tower_which_stays(tmp_path):
+    config = dataclasses.replace(CONFIG, tower="convnext", num_steps=2, num_captions=4)
+    clip, package = (maft_jax.load(path) for path in (train_clip(config, tmp_path), PACKAGES))
+    assert clip.config == clip_training.CLIPS["convnext"]
+    jax.tree.map(np.testing.assert_array_equal, clip.parameters["text"], package.parameters["text"])
+    first = clip_training._first_parameters(config)["visual"]["proj"]
+    assert np.abs(clip.parameters["visual"]["proj"] - first).max() > 1e-4
+    assert len(curve_of(tmp_path)["loss"]) == 2
 
 
 def test_quiz_counts_objects_patterns_and_colours_apart(monkeypatch):
