@@ -19,7 +19,7 @@ OPENAI_SHA256 = {
 _HF_NAME = re.compile(
     r"hf:(?P<repository>[\w.-]+/[\w.-]+)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?"
-    r"(?:/(?P<file>.+))?"
+    r"(?:/(?P<file>[^/].*))?"
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
@@ -55,7 +55,7 @@ def parse_hub_name(name: str) -> HubName:
         ValueError: it is none.
     """
     found = _HF_NAME.fullmatch(name)
-    if found is None or ".." in name.split("/"):
+    if found is None or not {".", ".."}.isdisjoint(re.split("[:/@]", unquote(name))):
         raise ValueError(
             f"{name}: expected hf:OWNER/NAME, perhaps with @REVISION and /FILE, such as "
             "hf:openai/clip-vit-base-patch16 or hf:OWNER/NAME@main/weights.safetensors"

@@ -217,6 +217,15 @@ def test_hub_that_answers_is_reached_whatever_it_says(port, monkeypatch):
     assert hub.hub_state() == f"127.0.0.1:{port}: reached (it answers 401)"
 
 
+@pytest.mark.parametrize(("said", "forbidden"), [("1", True), ("yes", True), ("0", False)])
+def test_the_hub_is_not_asked_where_its_client_would_not(monkeypatch, said, forbidden):
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", said)
+    assert hub.hub_is_forbidden() == forbidden
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert not hub.hub_is_forbidden()
+
+
 def test_hub_that_does_not_answer_is_waited_for_in_vain(monkeypatch):
     monkeypatch.setattr(hub, "SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
