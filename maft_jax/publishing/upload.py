@@ -50,5 +50,8 @@ def upload(folder: str | os.PathLike, repository: str, *, private: bool, message
         with drawing():
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except (errors.HTTPError, *FAILURES) as error:
-        raise explained(error, HubName(repository)) from error
+        why = explained(error, HubName(repository))
+        raise type(why)(
+            f"{why}; {folder} is whole, upload it later: hf upload {repository} {folder}"
+        ) from error
     return str(url)
