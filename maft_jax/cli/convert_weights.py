@@ -74,7 +74,7 @@ def _convert(source: str, destination: str | None = None) -> None:
     if _PUSH.value is not None:
         from maft_jax.publishing.upload import check_upload
 
-        check_upload(_PUSH.value)
+        check_upload(_PUSH.value, private=_PRIVATE.value)
     weights = open_weights(source, **_stated(), format_name=_FROM.value)
     source = path_of(source)
     if _INSPECT.value:

@@ -187,6 +187,7 @@ def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monke
         (None, ["--push=user/clip"], "nobody is logged in: `hf auth login` with a token that may"),
         ("hf_wrong", ["--push=user/clip"], r"refuses the token \(401\)"),
         (TOKEN, ["--push=clip"], "expected OWNER/NAME, such as"),
+        (TOKEN, ["--push=user/public", "--private"], "got one that everybody can read; make it"),
         (TOKEN, ["--license=mit"], "--license: only with --card"),
         (TOKEN, ["--private"], "--private: only with --push"),
         (TOKEN, ["--card", "--license=GPL 3"], "expected an identifier of the hub, such as mit"),
@@ -196,6 +197,7 @@ def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monke
 def test_nothing_is_converted_where_it_cannot_be_published(
     hub, run, monkeypatch, capsys, token, arguments, message
 ):
+    hub.put("user/public", {})
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     assert convert(run, "out", "--to=transformers", *arguments) == 2
