@@ -116,6 +116,15 @@ def test_driver_that_crashes_is_told(program, problem):
     }
 
 
+def test_modules_of_the_working_folder_are_not_taken_for_packages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jax.py").write_text("raise RuntimeError('somebody else')")
+    (tmp_path / "json.py").write_text("raise RuntimeError('somebody else')")
+    program = "import json, importlib.util as u; print(json.dumps([u.find_spec('jax').origin]))"
+    (found,) = devices.jax_devices(30.0, program)["devices"]
+    assert found.endswith("jax/__init__.py")
+
+
 def test_call_that_hangs_is_left_behind():
     assert within(0.05, lambda: time.sleep(1), "late") == "late"
     assert within(5.0, lambda: "here", "late") == "here"
