@@ -191,7 +191,8 @@ def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monke
         (TOKEN, ["--license=mit"], "--license: only with --card"),
         (TOKEN, ["--private"], "--private: only with --push"),
         (TOKEN, ["--card", "--license=GPL 3"], "expected an identifier of the hub, such as mit"),
-        (TOKEN, ["--card", "--image_only"], "expected a whole CLIP"),
+        (TOKEN, ["--card", "--image_only"], "expected the whole CLIP"),
+        (TOKEN, ["--card", "--text_from=random:tiny"], "the text tower that its results are of"),
     ],
 )
 def test_nothing_is_converted_where_it_cannot_be_published(
