@@ -21,7 +21,6 @@ _HF_NAME = re.compile(
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?"
     r"(?:/(?P<file>[^/].*))?"
 )
-_COMMIT = re.compile("[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 
 
@@ -41,11 +40,6 @@ class HubName:
         if not revision.startswith("@refs/"):
             revision = revision.replace("/", "%2F")
         return f"{HF}{self.repository}{revision}" + ("" if self.file is None else f"/{self.file}")
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether the revision is a commit, which never changes."""
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
 def parse_hub_name(name: str) -> HubName:
