@@ -190,6 +190,9 @@ def _read_progress(path: epath.Path, service: str) -> _Progress:
         return _Progress(service)
     try:
         progress = _Progress(**read_json(path))
+        counts = [progress.num_points, *dict(progress.last_steps).values()]
+        if not all(type(count) is int for count in counts):
+            raise ValueError(f"expected whole numbers, got {counts!r:.80}")
         if progress.service != service:
             return _Progress(service)
         return progress

@@ -152,9 +152,12 @@ def test_another_service_begins_anew(run, caplog):
     content = (run.workdir / "tracking.json").read_text()
     (run.workdir / "tracking.json").write_text(content.replace("wandb", "mlflow"))
     assert run.tracker()._progress.run is None and not caplog.messages
-    (run.workdir / "tracking.json").write_text("{")
-    assert run.tracker()._progress.run is None
-    assert "another run begins" in caplog.text
+    damaged = '{"service": "wandb", "run": "first", "last_steps": %s}'
+    for content in ("{", damaged % "3", damaged % '{"training": "a"}'):
+        (run.workdir / "tracking.json").write_text(content)
+        caplog.clear()
+        assert run.tracker()._progress.run is None
+        assert "another run begins" in caplog.text
 
 
 def test_runs_are_not_tracked_unless_they_say_so(tmp_path):
