@@ -24,6 +24,7 @@ TOKEN = "hf_a_token_of_the_tests"
 
 _RESOLVE = re.compile(r"/(?P<name>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _TREE = re.compile(r"/api/models/(?P<name>[\w.-]+/[\w.-]+)/tree/(?P<revision>[^/]+)")
+_MODEL = re.compile(r"/api/models/(?P<name>[\w.-]+/[\w.-]+)")
 _UPLOAD = re.compile(
     r"/(api/models/)?(?P<name>[\w.-]+/[\w.-]+?)(\.git/info/lfs/objects/batch|/preupload/main|"
     r"/commit/main)"
@@ -108,6 +109,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/api/whoami-v2":
             who = {"type": "user", "name": "user", "orgs": []}
             self._json(who) if self._knows_token() else self._send(401)
+        elif found := _MODEL.fullmatch(path):
+            if self._refuse(found["name"], "main") is not None:
+                self._json({"id": found["name"], "private": found["name"] in self.hub.private})
         elif path == "/api/repos/create":
             self._create()
         elif path == "/api/validate-yaml":

@@ -171,6 +171,10 @@ WRONG_VALUES = {
         {"task": "evaluate"},
         r"config\.evaluation\.roots: no data set; say where one lies, such as --config\.eval",
     ),
+    "curves of an evaluation": (
+        {"task": "evaluate", "tracking": "wandb", "evaluation.roots.voc2012": "VOC2012"},
+        r"config\.tracking=wandb: only for training, which has curves",
+    ),
     "evaluations of nothing": (
         {"evaluation.every_steps": 5},
         r"config\.evaluation\.every_steps=5: no data set; say where one lies",

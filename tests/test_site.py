@@ -62,6 +62,8 @@ def test_cells_of_notebooks_are_shown_with_what_they_print():
 def test_page_that_a_host_reads_otherwise_is_found():
     markdown, page = "1. a\n\n       code\n", "<ol><li><p>a</p><p>code</p></li></ol>"
     assert site_pages.differences(markdown, page) == ["pre: 1 there, 0 here"]
+    formula = "```math\nx\n```\n"
+    assert not site_pages.differences(formula, '<div class="arithmatex">x</div>')
 
 
 def test_reference_has_what_snippets_import():

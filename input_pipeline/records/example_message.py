@@ -100,6 +100,8 @@ def _fields(data: bytes) -> Iterator[_Field]:
     while position < len(data):
         tag, position = _read_varint(data, position)
         layout = tag & 7
+        if tag <= 7:
+            raise ValueError("a field without a number")
         if layout == _VARINT:
             value, position = _read_varint(data, position)
         else:

@@ -74,7 +74,7 @@ def _convert(source: str, destination: str | None = None) -> None:
     if _PUSH.value is not None:
         from maft_jax.publishing.upload import check_upload
 
-        check_upload(_PUSH.value)
+        check_upload(_PUSH.value, private=_PRIVATE.value)
     weights = open_weights(source, **_stated(), format_name=_FROM.value)
     source = path_of(source)
     if _INSPECT.value:
@@ -219,8 +219,11 @@ def _check_publishing(paths: list[str]) -> None:
             "--card and --push: expected a folder as DESTINATION, a name without ending, such as "
             "my-clip with --to=transformers"
         )
-    if _CARD.value and _IMAGE_ONLY.value:
-        raise ValueError("--card: expected a whole CLIP, with its text tower; drop --image_only")
+    if _CARD.value and (_IMAGE_ONLY.value or _TEXT_FROM.value):
+        raise ValueError(
+            "--card: expected the whole CLIP of a run, with the text tower that its results are "
+            "of; drop --image_only and --text_from"
+        )
     if _LICENSE.value and not re.fullmatch("[a-z0-9][a-z0-9.+-]*", _LICENSE.value):
         raise ValueError(
             f"--license={_LICENSE.value}: expected an identifier of the hub, such as mit, "

@@ -3,6 +3,7 @@
 A command's own imports and flags begin when it runs: nothing of it is loaded here.
 """
 
+import pathlib
 import runpy
 import sys
 from typing import NoReturn
@@ -28,7 +29,8 @@ def main() -> NoReturn:
     command = COMMANDS[name]
     note_call(name)
     if command.config and not any(map(_is_config, arguments)):
-        arguments.insert(0, f"--config={command.config}")
+        own = pathlib.Path(__file__).absolute().parents[1] / command.config
+        arguments.insert(0, f"--config={own}")  # a working folder's file runs only if named
     sys.argv[1:] = arguments
     runpy.run_module(command.module, run_name="__main__", alter_sys=True)
     sys.exit(0)

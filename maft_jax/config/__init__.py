@@ -210,6 +210,11 @@ def _validate_evaluation_alone(config: Config) -> None:
             "config.evaluation.roots: no data set; say where one lies, such as "
             f"--config.evaluation.roots.voc2012=VOC2012 (of {names})"
         )
+    if config.tracking != "none":
+        raise ValueError(
+            f"config.tracking={config.tracking}: only for training, which has curves; an "
+            "evaluation leaves its numbers in WORKDIR/evaluation; leave the setting out"
+        )
 
 
 def _validate_evaluation(evaluation: EvaluationConfig) -> None:

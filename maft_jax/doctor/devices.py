@@ -32,8 +32,11 @@ print(json.dumps([
 
 def jax_devices(seconds: float = SECONDS, program: str = _PROGRAM) -> dict[str, Any]:
     """Devices of this host, what jax complained of, and why there are none, or None."""
-    leave_memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # another program may be using it
-    answer = answer_of([sys.executable, "-c", program], seconds, leave_memory)
+    environment = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # another program may be using the memory
+        "PYTHONSAFEPATH": "1",  # a working folder's jax.py is not jax
+    }
+    answer = answer_of([sys.executable, "-c", program], seconds, environment)
     said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
     if answer.code == 0:
         devices = json.loads(answer.stdout.splitlines()[-1])

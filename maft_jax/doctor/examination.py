@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 
 from maft_jax.doctor import devices, machine, packages
-from maft_jax.doctor.hub import hub_state
+from maft_jax.doctor.hub import hub_is_forbidden, hub_state
 from maft_jax.runtime.absent_tpu import tpu_may_be_attached
 
 GB = 1e9
@@ -29,7 +29,7 @@ def examine(folders: list[str], offline: bool) -> dict[str, Any]:
         "tpu_attached": tpu_may_be_attached(),
         "jax": devices.jax_devices(),
         "folders": {name: machine.folder(path) for name, path in _folders(folders).items()},
-        "hub": "not asked" if offline or os.environ.get("HF_HUB_OFFLINE") else hub_state(),
+        "hub": "not asked" if offline or hub_is_forbidden() else hub_state(),
     }
     try:
         found["packages"], found["extras"] = packages.required_packages(), packages.extras()

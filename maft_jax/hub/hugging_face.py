@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from maft_jax.hub.names import HubName
 from maft_jax.models.text.sentencepiece_tokenizer import TOKENIZER_FILES
+from maft_jax.runtime.addresses import without_logins
 from maft_jax.runtime.console import drawing
 from maft_jax.runtime.json_files import read_json
 
@@ -217,7 +218,7 @@ def explained(error: Exception, name: HubName) -> Exception:
     """The client's error as a ValueError or OSError that says what to do."""
     from huggingface_hub import constants, errors
 
-    where, repository = constants.ENDPOINT, name.repository
+    where, repository = without_logins(constants.ENDPOINT), name.repository
     if isinstance(error, errors.GatedRepoError):
         return ValueError(
             f"{name}: its owner asks for consent: accept the conditions at {where}/{repository}, "
@@ -243,6 +244,6 @@ def explained(error: Exception, name: HubName) -> Exception:
     if status is not None:
         return OSError(f"{name}: {where} answers with {status}; try again later")
     return OSError(
-        f"{name}: cannot be downloaded from {where} ({type(cause or error).__name__}: "
-        f"{cause or error}); check the connection and repeat, or give a local file"
+        f"{name}: {where} cannot be used ({type(cause or error).__name__}: "
+        f"{without_logins(cause or error)}); check the connection and repeat"
     )

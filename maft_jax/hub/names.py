@@ -19,9 +19,8 @@ OPENAI_SHA256 = {
 _HF_NAME = re.compile(
     r"hf:(?P<repository>[\w.-]+/[\w.-]+)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?"
-    r"(?:/(?P<file>.+))?"
+    r"(?:/(?P<file>[^/].*))?"
 )
-_COMMIT = re.compile("[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 
 
@@ -42,11 +41,6 @@ class HubName:
             revision = revision.replace("/", "%2F")
         return f"{HF}{self.repository}{revision}" + ("" if self.file is None else f"/{self.file}")
 
-    @property
-    def is_pinned(self) -> bool:
-        """Whether the revision is a commit, which never changes."""
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
-
 
 def parse_hub_name(name: str) -> HubName:
     """The parts of hf:OWNER/NAME[@REVISION][/FILE]; %2F in a revision stands for a slash.
@@ -55,7 +49,7 @@ def parse_hub_name(name: str) -> HubName:
         ValueError: it is none.
     """
     found = _HF_NAME.fullmatch(name)
-    if found is None or ".." in name.split("/"):
+    if found is None or not {".", ".."}.isdisjoint(re.split("[:/@]", unquote(name))):
         raise ValueError(
             f"{name}: expected hf:OWNER/NAME, perhaps with @REVISION and /FILE, such as "
             "hf:openai/clip-vit-base-patch16 or hf:OWNER/NAME@main/weights.safetensors"

@@ -11,6 +11,7 @@ import urllib.request
 
 from tqdm import tqdm
 
+from input_pipeline.write_errors import naming
 from maft_jax.hub.names import OPENAI, OPENAI_SHA256, openai_file
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.only_writer import only_writer
@@ -117,7 +118,8 @@ def _go_on(url: str, part: pathlib.Path) -> None:
         )
         with open(part, "ab" if start else "wb") as file, progress:
             while chunk := response.read(_CHUNK):
-                file.write(chunk)
+                with naming(part):
+                    file.write(chunk)
                 progress.update(len(chunk))
                 stop_requests.check()
     if _size(part) < total:

@@ -176,7 +176,7 @@ def load(
     Args:
         path: .safetensors, a PyTorch state dict, OpenAI's TorchScript archive (no code of which
             runs), .npz, a folder of transformers or open_clip, the workdir of a training run
-            (its newest checkpoint), "hf:OWNER/NAME[@REVISION][/FILE]" or "openai:ViT-B/16", which
+            (its newest checkpoint), `hf:OWNER/NAME[@REVISION][/FILE]` or `openai:ViT-B/16`, which
             are downloaded once, or "random:SIZE" for random weights.
         mask_start_layer: by default that with which they were tuned, which our runs and files
             say; else the published 8, in towers of up to 8 layers two thirds of them.

@@ -192,8 +192,8 @@ def _base_model(pretrained: str) -> str | None:
 def _rows(published: PublishedRun) -> dict[str, str]:
     config = published.config
     data, proposals, pretrained = config.data, config.proposals, config.model.pretrained
-    if ":" not in pretrained:  # a path, which says nothing elsewhere
-        pretrained = pathlib.Path(pretrained).name
+    if "://" in pretrained or ":" not in pretrained.split("/")[0]:  # where it lies is nobody's
+        pretrained = pathlib.PurePath(pretrained).name
     dataset = SPECS[data.dataset].title if data.dataset in SPECS else "own images"
     unseen = ", ".join(data.unseen_classes)
     return {

@@ -20,6 +20,7 @@ _SETTINGS = (
     "generator.backbone_weights",
 )
 """Those of proposals are known by the content of the records that they made."""
+_KNOWN = {"name", "pinned", "sha256"}
 
 
 def read_named_weights(workdir: epath.Path) -> dict[str, Any]:
@@ -29,7 +30,14 @@ def read_named_weights(workdir: epath.Path) -> dict[str, Any]:
         ValueError: the file is damaged.
     """
     path = workdir / WEIGHTS_FILE
-    return read_json(path) if path.exists() else {}
+    named = read_json(path) if path.exists() else {}
+    for setting, known in named.items():
+        if not isinstance(known, dict) or not known.keys() >= _KNOWN:
+            raise ValueError(
+                f"{path}: {setting}: expected {', '.join(sorted(_KNOWN))}, got {known!r:.80}; "
+                "delete the file, and give the name with the commit that config.json has"
+            )
+    return named
 
 
 def pin_weights(config: Config, before: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:

@@ -57,6 +57,7 @@ def read_training_run(
     Raises:
         ValueError: this is no workdir, there is no such checkpoint, it is broken, or it was made
             with other weights.
+        OSError: these have a name of the hub, and cannot be downloaded now.
     """
     return read_student(workdir, open_pretrained, step=step, pretrained=pretrained)[0]
 
@@ -100,6 +101,7 @@ def read_first_weights(
 
     Raises:
         ValueError: as read_training_run does.
+        OSError: its weights have a name of the hub, and cannot be downloaded now.
     """
     workdir = _absolute(workdir)
     config = read_run_config(workdir)
@@ -112,10 +114,11 @@ def read_first_weights(
     source = pretrained or _where_now(model.pretrained, workdir)
     try:
         weights = open_pretrained(source, **model.stated, needs_text=True)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
+        kind = ValueError if isinstance(error, ValueError) else OSError
         tuned = workdir / TUNED_WEIGHTS
         instead = f"; or give {tuned}, the CLIP as it was tuned" if tuned.exists() else ""
-        raise ValueError(
+        raise kind(
             f"{workdir}: its run began with the weights {model.pretrained}: {error}. If they are "
             "elsewhere now, say where (--pretrained=...); in Python (pretrained=...); for an "
             f"evaluation (--config.model.pretrained=...){instead}"

@@ -16,6 +16,7 @@ from etils import epath
 
 from maft_jax.config import Config
 from maft_jax.config.fields import field_names
+from maft_jax.runtime.addresses import without_logins
 from maft_jax.runtime.atomic_files import atomic_write_bytes
 from maft_jax.runtime.json_files import read_json
 from maft_jax.runtime.metric_logging import ScalarWriter, read_metrics
@@ -126,7 +127,7 @@ class Tracker(ScalarWriter):
                     "and those that are missing are written once the service takes them",
                     self._service,
                     type(error).__name__,
-                    error,
+                    without_logins(error),
                 )
             self._warned = True
 
@@ -140,7 +141,7 @@ class Tracker(ScalarWriter):
             self._run.finish(complete)
             self._note_kept(np.inf)
         except Exception as error:
-            logger.warning("config.tracking=%s: %s", self._service, error)
+            logger.warning("config.tracking=%s: %s", self._service, without_logins(error))
 
     def _add(self, step: int, scalars: Mapping[str, float | None]) -> None:
         if step > self._progress.last_steps.get(_kind(scalars), -1):
@@ -189,6 +190,9 @@ def _read_progress(path: epath.Path, service: str) -> _Progress:
         return _Progress(service)
     try:
         progress = _Progress(**read_json(path))
+        counts = [progress.num_points, *dict(progress.last_steps).values()]
+        if not all(type(count) is int for count in counts):
+            raise ValueError(f"expected whole numbers, got {counts!r:.80}")
         if progress.service != service:
             return _Progress(service)
         return progress

@@ -113,16 +113,19 @@ def test_nothing_of_a_command_is_loaded_before_it_runs():
 
 def test_stopping_it_is_stopping_the_command(tmp_path):
     (tmp_path / "waits.py").write_text(WAITS)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/eval_only.py").write_text("")  # nobody named it
     (tmp_path / "maft-jax").write_text(SCRIPT)  # as pip writes it, but for the command
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "maft-jax"), "waits", "--flag"],
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     # The module's name is what worker processes load.
-    expected = "ready waits ['--config=configs/eval_only.py', '--flag']\n"
+    expected = f"ready waits ['--config={REPOSITORY}/maft_jax/configs/eval_only.py', '--flag']\n"
     assert process.stdout.readline() == expected
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)

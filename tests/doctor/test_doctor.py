@@ -116,6 +116,15 @@ def test_driver_that_crashes_is_told(program, problem):
     }
 
 
+def test_modules_of_the_working_folder_are_not_taken_for_packages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jax.py").write_text("raise RuntimeError('somebody else')")
+    (tmp_path / "json.py").write_text("raise RuntimeError('somebody else')")
+    program = "import json, importlib.util as u; print(json.dumps([u.find_spec('jax').origin]))"
+    (found,) = devices.jax_devices(30.0, program)["devices"]
+    assert found.endswith("jax/__init__.py")
+
+
 def test_call_that_hangs_is_left_behind():
     assert within(0.05, lambda: time.sleep(1), "late") == "late"
     assert within(5.0, lambda: "here", "late") == "here"
@@ -215,6 +224,15 @@ def port():
 def test_hub_that_answers_is_reached_whatever_it_says(port, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", f"http://me:token@127.0.0.1:{port}")
     assert hub.hub_state() == f"127.0.0.1:{port}: reached (it answers 401)"
+
+
+@pytest.mark.parametrize(("said", "forbidden"), [("1", True), ("yes", True), ("0", False)])
+def test_the_hub_is_not_asked_where_its_client_would_not(monkeypatch, said, forbidden):
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", said)
+    assert hub.hub_is_forbidden() == forbidden
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert not hub.hub_is_forbidden()
 
 
 def test_hub_that_does_not_answer_is_waited_for_in_vain(monkeypatch):

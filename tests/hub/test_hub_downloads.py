@@ -18,7 +18,7 @@ from huggingface_hub import constants
 import maft_jax
 from maft_jax.config.sections import ProposalsConfig
 from maft_jax.convert.generators import BUILT_IN
-from maft_jax.hub.hugging_face import fetch
+from maft_jax.hub.hugging_face import explained, fetch
 from maft_jax.hub.local_files import digests, local_path, pinned
 from maft_jax.hub.names import HubName, parse_hub_name
 from maft_jax.proposals.generators import make_generator
@@ -72,7 +72,13 @@ def test_names_have_a_repository_and_perhaps_a_revision_and_a_file(name, expecte
     assert parse_hub_name(str(expected)) == expected
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:a", "hf://a/b", "hf:a/b@", "hf:a/b/../x", "hf:a b/c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hf:", "hf:a", "hf://a/b", "hf:a/b@", "hf:a/b/../x", "hf:a b/c"),
+        *("hf:../b", "hf:a/b@..", "hf:a/b@..%2F..%2Fx", "hf:a/b//x", "hf:a/b@main//x"),
+    ],
+)
 def test_what_is_no_name_is_refused_with_the_form_of_one(name):
     with pytest.raises(ValueError, match="expected hf:OWNER/NAME, perhaps with @REVISION"):
         local_path(name)
@@ -244,7 +250,7 @@ def test_without_network_the_message_says_so_and_offline_mode_is_obeyed(hub, mon
     template = f"{closed}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "ENDPOINT", closed)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(OSError, match=f"cannot be downloaded from {closed}.*check the connection"):
+    with pytest.raises(OSError, match=f"{closed} cannot be used .*check the connect"):
         local_path("hf:user/clip")
 
 
@@ -258,6 +264,16 @@ def test_without_network_what_another_program_cached_is_taken_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert local_path("hf:user/clip") == os.path.dirname(path)
     assert "taken from the cache as it is" in caplog.text
+
+
+def test_a_login_in_the_address_of_a_mirror_is_not_printed(hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://me:secret@mirror/hub")
+    said = [
+        explained(ConnectionError("at http://me:secret@mirror/hub/a"), HubName("a/b")),
+        explained(RuntimeError("no"), HubName("a/b")),
+    ]
+    assert all("http://mirror/hub cannot be used" in str(error) for error in said)
+    assert "secret" not in str(said)
 
 
 def test_generators_are_named_likewise(hub):

@@ -65,6 +65,13 @@ def test_settings_that_are_no_names_stay_and_nothing_is_noted(tmp_path):
     assert read_named_weights(epath.Path(tmp_path)) == {}
 
 
+@pytest.mark.parametrize("known", ["hf:user/clip", {"name": "hf:user/clip"}])
+def test_what_a_run_knows_of_its_names_may_be_damaged(tmp_path, known):
+    (tmp_path / "weights.json").write_text(json.dumps({"model.pretrained": known}))
+    with pytest.raises(ValueError, match=r"model\.pretrained: expected name, pinned, sha256, got"):
+        read_named_weights(epath.Path(tmp_path))
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_and_is_read_with_the_weights_of_its_name(hub, tmp_path):
     weights = open_weights("built-in:shapes_world")

@@ -110,6 +110,13 @@ def test_another_file_of_that_name_is_replaced_and_other_content_is_refused(hub,
     assert not list(cache(tmp_path).parent.iterdir())
 
 
+def test_a_full_disk_is_told_with_the_file(hub, tmp_path):
+    cache(tmp_path).parent.mkdir(parents=True)
+    cache(tmp_path).with_name(f"{FILE}.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: .*ViT-B-16\.pt\.part"):
+        local_path(NAME)
+
+
 def test_failures_say_what_to_do(hub):
     hub.cuts = [1_500_000, *[0] * 9]
     with pytest.raises(OSError, match=r"repeat, which goes on at 1 MiB, or put the file at .*B-16"):

@@ -124,6 +124,8 @@ def test_the_card_has_what_the_hub_reads_and_the_numbers_of_these_weights_alone(
         ("hf:laion/a-clip@v1/open_clip_model.safetensors", "laion/a-clip"),
         ("openai:ViT-B/16", "openai/clip-vit-base-patch16"),
         ("/home/me/ViT-B-16.pt", None),
+        ("/home/me/10:30/ViT-B-16.pt", None),
+        ("gs://bucket/home/me/ViT-B-16.pt", None),
     ],
 )
 def test_the_card_names_the_base_model_where_it_is_known(run, pretrained, base, tmp_path):
@@ -138,6 +140,7 @@ def test_the_card_names_the_base_model_where_it_is_known(run, pretrained, base, 
     header = huggingface_hub.ModelCard(text).data
     assert (header.base_model, header.license, header.datasets) == (base, None, None)
     assert "/home/me" not in text and "were not evaluated" in text
+    assert f"`{pretrained if base else 'ViT-B-16.pt'}`" in text
     assert 'create_model_and_transforms("hf-hub:me/clip")' in text
     assert 'maft_jax.load("hf:me/clip")' in text
 
@@ -184,15 +187,18 @@ def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monke
         (None, ["--push=user/clip"], "nobody is logged in: `hf auth login` with a token that may"),
         ("hf_wrong", ["--push=user/clip"], r"refuses the token \(401\)"),
         (TOKEN, ["--push=clip"], "expected OWNER/NAME, such as"),
+        (TOKEN, ["--push=user/public", "--private"], "got one that everybody can read; make it"),
         (TOKEN, ["--license=mit"], "--license: only with --card"),
         (TOKEN, ["--private"], "--private: only with --push"),
         (TOKEN, ["--card", "--license=GPL 3"], "expected an identifier of the hub, such as mit"),
-        (TOKEN, ["--card", "--image_only"], "expected a whole CLIP"),
+        (TOKEN, ["--card", "--image_only"], "expected the whole CLIP"),
+        (TOKEN, ["--card", "--text_from=random:tiny"], "the text tower that its results are of"),
     ],
 )
 def test_nothing_is_converted_where_it_cannot_be_published(
     hub, run, monkeypatch, capsys, token, arguments, message
 ):
+    hub.put("user/public", {})
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     assert convert(run, "out", "--to=transformers", *arguments) == 2
@@ -217,7 +223,8 @@ def test_an_upload_that_fails_says_so(hub, tmp_path, monkeypatch):
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / "out" / name).write_bytes(name.encode() * 1000)
     hub.full = True
-    with pytest.raises(OSError, match=r"hf:user/full: http://.* answers with 507; try again later"):
+    message = r"hf:user/full: http://.* answers with 507; try again later; .*: hf upload user/full"
+    with pytest.raises(OSError, match=message):
         upload(tmp_path / "out", "user/full", private=False, message="weights")
 
 

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from input_pipeline.examples import IGNORE
 from input_pipeline.records import proposal_records
@@ -185,6 +186,14 @@ def test_cut_off_label_map_is_refused():
     png = decode_features(encode_record(make_record(0)))["label_map/png"][0]
     with pytest.raises(ValueError, match=r"^here: feature 'label_map/png'"):
         decode_record(_changed(**{"label_map/png": [png[:-40]]}), "here")
+
+
+def test_fields_without_a_number_are_refused_as_protobuf_refuses_them():
+    for data in (bytes(8), encode_features({"a": [1]}) + b"\x02\x01x"):
+        with pytest.raises(DecodeError):
+            tf.train.Example.FromString(data)
+        with pytest.raises(ValueError, match=r"expected a tf\.train\.Example message: a field"):
+            decode_features(data)
 
 
 def test_data_that_are_no_message_are_refused():

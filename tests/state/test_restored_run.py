@@ -173,6 +173,17 @@ def test_a_runs_own_result_is_not_taken_for_what_it_began_with(tmp_path):
     assert "say where (--pretrained=...); in Python (pretrained=...)" in str(error.value)
 
 
+def test_a_run_whose_weights_cannot_be_downloaded_now_says_what_else_can_be_given(tmp_path):
+    make_run(tmp_path / "run", "hf:user/clip")
+    (tmp_path / "run/tuned.safetensors").write_text("")
+
+    def no_network(source, **stated):
+        raise OSError(f"{source}: not in the cache")
+
+    with pytest.raises(OSError, match=r"hf:user/clip: not in the cache.*or give .*run/tuned"):
+        read_first_weights(tmp_path / "run", no_network)
+
+
 def test_names_of_weights_are_never_searched_for(tmp_path):
     make_run(tmp_path / "run", "random:tiny")
     assert source_of(tmp_path / "run") == "random:tiny"

@@ -48,7 +48,7 @@ class Service:
 
     def _work(self):
         if not self.working:
-            raise ConnectionError("nobody listens")
+            raise ConnectionError("nobody listens at http://me:secret@there")
 
 
 @dataclasses.dataclass
@@ -136,6 +136,7 @@ def test_service_that_fails_is_warned_of_once_and_gets_all_points_later(run, cap
     assert service.kept == points[:13] and service.ends == [False]
     (message,) = [one for one in caplog.messages if "nobody listens" in one]
     assert "config.tracking=wandb: ConnectionError" in message and "training goes on" in message
+    assert "http://there" in message
 
 
 def test_what_a_run_wrote_before_it_was_tracked_is_written_too(run):
@@ -151,9 +152,12 @@ def test_another_service_begins_anew(run, caplog):
     content = (run.workdir / "tracking.json").read_text()
     (run.workdir / "tracking.json").write_text(content.replace("wandb", "mlflow"))
     assert run.tracker()._progress.run is None and not caplog.messages
-    (run.workdir / "tracking.json").write_text("{")
-    assert run.tracker()._progress.run is None
-    assert "another run begins" in caplog.text
+    damaged = '{"service": "wandb", "run": "first", "last_steps": %s}'
+    for content in ("{", damaged % "3", damaged % '{"training": "a"}'):
+        (run.workdir / "tracking.json").write_text(content)
+        caplog.clear()
+        assert run.tracker()._progress.run is None
+        assert "another run begins" in caplog.text
 
 
 def test_runs_are_not_tracked_unless_they_say_so(tmp_path):
