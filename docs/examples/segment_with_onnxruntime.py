@@ -35,5 +35,6 @@ inputs = {"probabilities": probabilities, "masks": masks[None]}
 
 for number, name in enumerate(settings["classes"]):
     print(f"{name}: {(labels == number).mean():.1%}")
-labels = Image.fromarray(labels[0].astype(np.uint8))  # 255 = none
+kind = np.uint8 if len(settings["classes"]) < 256 else np.uint16
+labels = Image.fromarray(labels[0].astype(kind))  # 255, or of 16 bits 65535, = none
 labels.resize(image.size, Image.Resampling.NEAREST).save(result)
