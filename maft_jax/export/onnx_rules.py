@@ -66,6 +66,11 @@ def _erfc(graph, eqn, inputs):
     return graph.node("Sub", one, graph.node("Erf", graph.ref(inputs[0])))
 
 
+def _log1p(graph, eqn, inputs):
+    one = np.ones((), eqn.outvars[0].aval.dtype)
+    return graph.node("Log", graph.node("Add", one, graph.ref(inputs[0])))
+
+
 def _ne(graph, eqn, inputs):
     return graph.node("Not", graph.node("Equal", *_broadcast(graph, eqn, inputs)))
 
@@ -263,6 +268,7 @@ RULES: dict[str, Rule] = {
     "expand_dims": _reshape,
     "gather": _gather,
     "integer_pow": _integer_pow,
+    "log1p": _log1p,
     "ne": _ne,
     "pad": _pad,
     "reshape": _reshape,

@@ -56,6 +56,7 @@ CASES = {
     "integer_pow": lambda x, y: x**3,
     "le": lambda x, y: x <= y,
     "log": lambda x, y: jnp.log(jnp.abs(x)),
+    "log1p": lambda x, y: jnp.log1p(jnp.abs(x)),
     "logistic": lambda x, y: jax.nn.sigmoid(x),
     "lt": lambda x, y: x < y,
     "max": lambda x, y: jnp.maximum(x, y),

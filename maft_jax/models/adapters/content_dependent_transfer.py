@@ -99,5 +99,5 @@ class TransferReader:
         embeddings, cells = read
         transfer = ContentDependentTransfer(self.kind)
         rows = transfer.apply({"params": modules}, text.reshape(-1, text.shape[-1]), cells)
-        rows = rows.reshape(len(rows), *text.shape)
+        rows = rows.reshape(rows.shape[0], *text.shape)
         return jax.vmap(functools.partial(class_logits, encoder))(embeddings, rows)
