@@ -11,14 +11,14 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 folder, picture, result = map(pathlib.Path, sys.argv[1:])
 settings = json.loads((folder / "export.json").read_text())
 encoder = onnxruntime.InferenceSession(folder / "image_encoder.onnx")
 labeller = onnxruntime.InferenceSession(folder / "label_maps.onnx")
 
-image = Image.open(picture).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
 side = settings["image_size"]
 pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 

@@ -265,7 +265,10 @@ def test_primitives_without_a_rule_are_named(clip, monkeypatch):
 def test_the_example_for_onnxruntime_runs_as_printed(names_inside, tmp_path):
     assert len(EXAMPLE.read_text().splitlines()) <= 45
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (50, 80, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    on_its_side = Image.Exif()
+    on_its_side[0x0112] = 6
+    photo = Image.fromarray(rng.integers(0, 256, (80, 50, 3), np.uint8))
+    photo.save(tmp_path / "photo.jpg", exif=on_its_side)
     arguments = [EXAMPLE, names_inside, "photo.jpg", "labels.png"]
     finished = subprocess.run(
         [sys.executable, "-c", _WITHOUT_US, *map(str, arguments)],
