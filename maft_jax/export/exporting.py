@@ -13,6 +13,7 @@ from maft_jax.convert.transformers_processor import processor_files
 from maft_jax.export.formats import Format
 from maft_jax.export.programs import Program, image_program, label_program, text_program
 from maft_jax.export.verification import Check, verify
+from maft_jax.hub.local_files import pinned
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.vocabulary import check_apart, check_names
 from maft_jax.models.text_classifier import check_distinct
@@ -132,7 +133,7 @@ def _write_tokenizer(clip: Clip, folder: pathlib.Path) -> None:
 
 def _settings(clip: Clip, source: str, export: Export) -> dict:
     return {
-        "weights": source,
+        "weights": pinned(source),
         "format": export.format.name,
         "dtype": export.dtype,
         "image_size": clip.image_size,

@@ -149,6 +149,7 @@ def test_text_tower_reads_the_tokens_of_the_tokenizer_beside_it(clip, tmp_path):
 
 def test_folder_tells_what_makes_tokens_and_what_they_should_be(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "make_programs", lambda *_: [])
+    monkeypatch.setattr(exporting, "pinned", lambda source: f"{source}@0123")
     file = TokenizerFile.open(unpacked("tokenizer_siglip", "spiece.model", tmp_path))
     siglip = SigLipTextConfig(64, 1, 70, 32, 64, head_width=16)
     told = {}
@@ -156,8 +157,10 @@ def test_folder_tells_what_makes_tokens_and_what_they_should_be(clip, tmp_path, 
         name = type(text).__name__
         config = dataclasses.replace(clip.config, text=text)
         of_text = dataclasses.replace(clip, config=config)
-        list(export_clip(of_text, "any", tmp_path / name, Export(FORMATS["onnx"])))
-        told[name] = json.loads((tmp_path / name / "export.json").read_text())["example_of_tokens"]
+        list(export_clip(of_text, "hf:a/b", tmp_path / name, Export(FORMATS["onnx"])))
+        settings = json.loads((tmp_path / name / "export.json").read_text())
+        assert settings["weights"] == "hf:a/b@0123"
+        told[name] = settings["example_of_tokens"]
     [of_clip, of_siglip] = told
     theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / of_clip / "tokenizer")
     ids = theirs(told[of_clip]["text"])["input_ids"]
