@@ -11,14 +11,14 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 folder, picture, result = map(pathlib.Path, sys.argv[1:])
 settings = json.loads((folder / "export.json").read_text())
 encoder = onnxruntime.InferenceSession(folder / "image_encoder.onnx")
 labeller = onnxruntime.InferenceSession(folder / "label_maps.onnx")
 
-image = Image.open(picture).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
 side = settings["image_size"]
 pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
@@ -35,5 +35,6 @@ inputs = {"probabilities": probabilities, "masks": masks[None]}
 
 for number, name in enumerate(settings["classes"]):
     print(f"{name}: {(labels == number).mean():.1%}")
-labels = Image.fromarray(labels[0].astype(np.uint8))  # 255 = none
+kind = np.uint8 if len(settings["classes"]) < 256 else np.uint16
+labels = Image.fromarray(labels[0].astype(kind))  # 255, or of 16 bits 65535, = none
 labels.resize(image.size, Image.Resampling.NEAREST).save(result)

@@ -34,6 +34,7 @@ from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours, 
 from maft_jax.convert.stored_tensor import StoredTensor
 from maft_jax.convert.tensor_replacement import replace_tensors, tensor_places
 from maft_jax.convert.weights_source import open_tensors
+from maft_jax.hub.local_files import local_path
 from maft_jax.models.adapters.content_dependent_transfer import HEADS as TRANSFER_HEADS
 from maft_jax.models.adapters.content_dependent_transfer import ContentDependentTransfer
 from maft_jax.models.adapters.mask_adapter import MaskAdapter, MaskAdapterConfig
@@ -98,6 +99,7 @@ def read_modules(path: str | os.PathLike) -> dict:
     Raises:
         ValueError: tensors are unknown, missing or misshapen; or there are both.
     """
+    path = local_path(os.fspath(path))
     tensors = without_torch_wrappers(open_tensors(path).tensors)
     (names,) = find_prefixes(tensors, is_fcclip).values()
     transfer, adapter = (
@@ -110,23 +112,22 @@ def read_modules(path: str | os.PathLike) -> dict:
     )
     if transfer and adapter:
         raise ValueError(
-            f"{os.fspath(path)}: a checkpoint of Mask-Adapter for MAFT+, with its "
+            f"{path}: a checkpoint of Mask-Adapter for MAFT+, with its "
             "content-dependent transfer; their adapter for FC-CLIP is read, and this one by "
             "evaluation alone: config.method=mask_adapter, with this file as config.checkpoint and "
             "as config.model.modules"
         )
-    source = os.fspath(path)
     if transfer:
         width = _transfer_width(transfer, path)
         text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
         expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
         table = CONTENT_DEPENDENT_TRANSFER
-        return {"transfer": materialised(_stored(transfer, expected, table, source))}
+        return {"transfer": materialised(_stored(transfer, expected, table, path))}
     if adapter:
-        config, embed_dim = _adapter_config(adapter, source)
+        config, embed_dim = _adapter_config(adapter, path)
         cells, masks = jnp.zeros((1, 1, 1, embed_dim)), jnp.zeros((1, 1, 1, 1))
         expected = jax.eval_shape(MaskAdapter(config).init, jax.random.key(0), cells, masks)
-        return {"adapter": materialised(_stored(adapter, expected, MASK_ADAPTER, source))}
+        return {"adapter": materialised(_stored(adapter, expected, MASK_ADAPTER, path))}
     return {}
 
 

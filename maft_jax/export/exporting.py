@@ -8,11 +8,12 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from maft_jax.config.prompts import PROMPT_TEMPLATES
-from maft_jax.convert.text_tokenizers import takes_tokenizer, write_tokenizer
+from maft_jax.convert.text_tokenizers import tokenizer_of, write_tokenizer
 from maft_jax.convert.transformers_processor import processor_files
 from maft_jax.export.formats import Format
 from maft_jax.export.programs import Program, image_program, label_program, text_program
 from maft_jax.export.verification import Check, verify
+from maft_jax.hub.local_files import pinned
 from maft_jax.inference.clip import Clip
 from maft_jax.inference.vocabulary import check_apart, check_names
 from maft_jax.models.text_classifier import check_distinct
@@ -22,6 +23,8 @@ _FIXED = {"batch": 1, "proposals": 100}
 """Where a format has no free sizes and nothing else is asked for."""
 _OF_PIXELS = "preprocessor_config.json"
 """Not written: it tells how transformers reads images."""
+_EXAMPLE = "A photo of a red-brown Cat."
+"""Has what tokenizers treat differently: capitals, a hyphen, a full stop."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,11 @@ def export_clip(clip: Clip, source: str, out: pathlib.Path, export: Export) -> I
             check = None if run is None else verify(program, run, export.num_timed)
             told.append(_described(program, path.name, check))
             yield _line(program, check, export.format)
+        settings = _settings(clip, source, export) | {"programs": told}
         if not export.classes and clip.config.text is not None:
             _write_tokenizer(clip, folder / "tokenizer")
-        settings = _settings(clip, source, export) | {"programs": told}
+            tokens = clip.config.text.tokenize([_EXAMPLE])[0].tolist()
+            settings["example_of_tokens"] = {"text": _EXAMPLE, "tokens": tokens}
         (folder / "export.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -118,7 +123,7 @@ def _checked_names(clip: Clip, export: Export) -> list[str]:
 def _write_tokenizer(clip: Clip, folder: pathlib.Path) -> None:
     """As transformers reads it; of a tower with a vocabulary of its own the vocabulary's file."""
     folder.mkdir()
-    if takes_tokenizer(clip.config.text):
+    if tokenizer_of(clip.config) is not None:
         write_tokenizer(clip.config, folder)
         return
     for name, text in processor_files(clip.config).items():
@@ -128,7 +133,7 @@ def _write_tokenizer(clip: Clip, folder: pathlib.Path) -> None:
 
 def _settings(clip: Clip, source: str, export: Export) -> dict:
     return {
-        "weights": source,
+        "weights": pinned(source),
         "format": export.format.name,
         "dtype": export.dtype,
         "image_size": clip.image_size,

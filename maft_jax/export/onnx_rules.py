@@ -189,27 +189,27 @@ def _ordered(graph: Graph, value: Value) -> Callable[[list[int]], str]:
 
 
 def _gather(graph, eqn, inputs):
-    """Of slices along one axis: x[:, i], x[i], x[:, start:stop], and x[k, i[k]]."""
+    """Of slices along one axis, x[:, i], x[i], and x[k, i[k]]; along some, x[:, i:j, k:l]."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     operand, indices = inputs
     whole, out = operand.shape, eqn.outvars[0].aval.shape
-    if len(numbers.start_index_map) != 1:
-        raise ValueError(f"gather of {numbers}: expected indices into one axis")
-    [axis] = numbers.start_index_map
-    batch = numbers.operand_batching_dims
-    others = [i for i in range(len(whole)) if i != axis and i not in batch]
+    axes, batch = numbers.start_index_map, numbers.operand_batching_dims
+    others = [i for i in range(len(whole)) if i not in (*axes, *batch)]
     if not same_sizes([sizes[i] for i in others], [whole[i] for i in others]):
-        raise ValueError(f"gather of {sizes} of {whole}: expected whole slices along one axis")
+        raise ValueError(f"gather of {sizes} of {whole}: expected whole slices along its axes")
+    if not (batch or numbers.collapsed_slice_dims or indices.shape[:-1]):  # one, from a start on
+        start = _int64(graph, indices)
+        end = graph.node("Add", start, graph.shape([sizes[axis] for axis in axes]))
+        places = np.array(axes, np.int64)
+        return graph.reshaped(graph.node("Slice", graph.ref(operand), start, end, places), out)
+    if len(axes) != 1 or not (batch or numbers.collapsed_slice_dims):
+        raise ValueError(f"gather of {numbers}: expected indices into one axis")
+    [axis] = axes
     if batch:
         if (batch, numbers.start_indices_batching_dims, axis) != ((0,), (0,), 1):
             raise ValueError(f"gather of {numbers}: expected its batch first")
         picked = graph.node("GatherND", graph.ref(operand), _int64(graph, indices), batch_dims=1)
         return graph.reshaped(picked, out)
-    if not numbers.collapsed_slice_dims:  # one slice from a start on
-        start = _int64(graph, indices)
-        end = graph.node("Add", start, graph.shape([sizes[axis]]))
-        axes = np.array([axis], np.int64)
-        return graph.reshaped(graph.node("Slice", graph.ref(operand), start, end, axes), out)
     of_indices = indices.shape[:-1]
     at = graph.reshaped(_int64(graph, indices), of_indices)
     taken = graph.node("Gather", graph.ref(operand), at, axis=axis)

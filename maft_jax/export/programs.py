@@ -88,15 +88,20 @@ def image_program(
         mask_size: rows and columns of the masks that it is given; by default the image's.
 
     Raises:
-        ValueError: without rows, weights that adapt these to each image.
+        ValueError: without rows, weights that adapt these to each image; or images whose ratio of
+            sides is to be kept.
     """
+    if clip.image_aspect != "squash":
+        raise ValueError(
+            f"image_aspect={clip.image_aspect}: exported programs read squares; expected squash"
+        )
     visual, modules = taken_apart(clip.tower)
     if rows is None and modules.reader.adapts_text:
         raise ValueError(
             "these weights adapt the rows of class names to each image, so that embeddings alone "
             "are half an answer; give --classes, or the run's tuned.safetensors, its tower alone"
         )
-    encoder = clip.make_encoder(attention="xla")
+    encoder = dataclasses.replace(clip, compute_dtype="float32").make_encoder(attention="xla")
     size, of_masks = clip.image_size, mask_size or clip.image_size
     encoder.grid((size, size))
     parameters = stored({"visual": visual, "modules": modules.parameters}, dtype)

@@ -250,6 +250,8 @@ def _resumed(
         return state, {"settings": settings, "loss": [], "quiz": []}
     kept = serialization.msgpack_restore(content)
     curve = json.loads(kept["curve"])
+    # Settings that came later have as defaults what was done before.
+    curve["settings"] = dataclasses.asdict(ClipTrainingConfig()) | curve["settings"]
     if curve["settings"] != settings:
         raise ValueError(
             f"{workdir}: expected an empty folder or a run with the settings {settings}, got one "

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+import sentencepiece
+import transformers
 from PIL import Image
 
 import maft_jax
-from maft_jax.export import formats, onnx_program
+from maft_jax.export import exporting, formats, onnx_program
 from maft_jax.export.exporting import Export, export_clip, make_programs
 from maft_jax.export.formats import FORMATS
 from maft_jax.export.programs import image_program, label_program, text_program
@@ -22,6 +24,9 @@ from maft_jax.export.verification import DifferentProgram, verify
 from maft_jax.models.mask_reader import Modules, TowerReader
 from maft_jax.models.pixel_labels import label_pixels
 from maft_jax.models.preprocess import normalised
+from maft_jax.models.text.sentencepiece_tokenizer import TokenizerFile
+from maft_jax.models.text.siglip_text import SigLipTextConfig
+from tests.siglip_files import unpacked
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs/examples/segment_with_onnxruntime.py"
@@ -142,6 +147,30 @@ def test_text_tower_reads_the_tokens_of_the_tokenizer_beside_it(clip, tmp_path):
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+def test_folder_tells_what_makes_tokens_and_what_they_should_be(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "make_programs", lambda *_: [])
+    monkeypatch.setattr(exporting, "pinned", lambda source: f"{source}@0123")
+    file = TokenizerFile.open(unpacked("tokenizer_siglip", "spiece.model", tmp_path))
+    siglip = SigLipTextConfig(64, 1, 70, 32, 64, head_width=16)
+    told = {}
+    for text in (clip.config.text, siglip.with_tokenizer(file)):
+        name = type(text).__name__
+        config = dataclasses.replace(clip.config, text=text)
+        of_text = dataclasses.replace(clip, config=config)
+        list(export_clip(of_text, "hf:a/b", tmp_path / name, Export(FORMATS["onnx"])))
+        settings = json.loads((tmp_path / name / "export.json").read_text())
+        assert settings["weights"] == "hf:a/b@0123"
+        told[name] = settings["example_of_tokens"]
+    [of_clip, of_siglip] = told
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / of_clip / "tokenizer")
+    ids = theirs(told[of_clip]["text"])["input_ids"]
+    assert told[of_clip]["tokens"] == ids + [0] * (77 - len(ids))
+    copied = tmp_path / of_siglip / "tokenizer/spiece.model"
+    model = sentencepiece.SentencePieceProcessor(model_file=str(copied))
+    ids = [*model.encode("a photo of a red brown cat"), 1]
+    assert told[of_siglip]["tokens"] == ids + [1] * (siglip.context_length - len(ids))
+
+
 def test_weights_of_16_bits_take_half_the_space(clip, tmp_path):
     paths = []
     for dtype in ("float32", "bfloat16"):
@@ -239,7 +268,10 @@ def test_primitives_without_a_rule_are_named(clip, monkeypatch):
 def test_the_example_for_onnxruntime_runs_as_printed(names_inside, tmp_path):
     assert len(EXAMPLE.read_text().splitlines()) <= 45
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (50, 80, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    on_its_side = Image.Exif()
+    on_its_side[0x0112] = 6
+    photo = Image.fromarray(rng.integers(0, 256, (80, 50, 3), np.uint8))
+    photo.save(tmp_path / "photo.jpg", exif=on_its_side)
     arguments = [EXAMPLE, names_inside, "photo.jpg", "labels.png"]
     finished = subprocess.run(
         [sys.executable, "-c", _WITHOUT_US, *map(str, arguments)],
@@ -256,6 +288,33 @@ def test_the_example_for_onnxruntime_runs_as_printed(names_inside, tmp_path):
     assert labels.shape == (50, 80) and set(np.unique(labels)) <= {0, 1, 255}
     for number, share in enumerate(shares.values()):
         assert abs((labels == number).mean() - float(share.rstrip("%")) / 100) < 0.01
+
+
+def test_the_example_keeps_apart_more_classes_than_a_byte_does(clip, tmp_path):
+    inputs = {
+        "images": np.zeros((1, SIZE, SIZE, 3), np.uint8),
+        "masks": np.ones((1, 1, SIZE, SIZE)),
+    }
+    rows = np.tile(-ours(clip, inputs)[0], (300, 1))
+    rows[299] *= -1
+    for program in (image_program(clip, rows, "float32"), label_program(300)):
+        FORMATS["onnx"].write(program, tmp_path)
+    settings = {"image_size": SIZE, "mask_size": SIZE, "classes": [f"{i}" for i in range(300)]}
+    (tmp_path / "export.json").write_text(json.dumps(settings))
+    Image.new("RGB", (50, 80)).save(tmp_path / "photo.png")
+    command = [sys.executable, EXAMPLE, tmp_path, tmp_path / "photo.png", tmp_path / "labels.png"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with Image.open(tmp_path / "labels.png") as image:
+        labels = np.asarray(image)
+    assert labels.shape == (80, 50) and set(np.unique(labels)) == {299}
+
+
+def test_settings_of_a_clip_that_programs_do_not_have(clip):
+    with pytest.raises(ValueError, match="image_aspect=keep: exported programs read squares"):
+        image_program(dataclasses.replace(clip, image_aspect="keep"), None, "float32")
+    half = image_program(dataclasses.replace(clip, compute_dtype="bfloat16"), None, "float32")
+    [encoder, _] = half.function.args
+    assert encoder.dtype == jnp.float32
 
 
 def test_export_json_tells_how_to_use_it(names_inside):

@@ -50,6 +50,7 @@ CASES = {
     "exp": lambda x, y: jnp.exp(x),
     "gather": lambda x, y: x[:, :, INDICES] + x[..., 1:2],
     "gather of slices": lambda x, y: jnp.concatenate([x, y], axis=1)[:, x.shape[1] :],
+    "gather of a crop": lambda x, y: images(x)[:, :3, 1:3],
     "gather by rows": lambda x, y: jnp.take_along_axis(x, jnp.argmax(x, axis=1)[:, :1, None], 1),
     "ge": lambda x, y: x >= y,
     "gt": lambda x, y: x > y,
@@ -112,6 +113,10 @@ def test_every_rule_is_among_them():
         (lambda x: jnp.cumsum(x, axis=2), "cumsum: a primitive"),
         (lambda x: lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 0), (-1, 0, 0)]), "no negative"),
         (lambda x: x[jnp.array([0]), :, jnp.array([1])], "gather"),
+        (
+            lambda x: jax.vmap(lambda i: lax.dynamic_slice_in_dim(x, i, 2, 2))(INDICES[1:3]),
+            "gather",
+        ),
     ],
 )
 def test_what_has_no_rule_is_refused(case, message):

@@ -22,8 +22,8 @@ from maft_jax.models.mask_reader import Modules
 pytestmark = pytest.mark.slow
 
 TOWERS = {
-    "random:convnext_tiny-random": {},
-    "random:siglip_tiny-random": {},
+    "random:convnext_tiny-random": {"mask_pooling": "soft"},
+    "random:siglip_tiny-random": {"image_size": 75},
     "random:eva02_tiny-random": {"mask_rule": "maskclippp"},
     "random:tips_tiny-random": {},
     "built-in:shapes_world": {"mask_rule": "shared_patches"},
@@ -35,7 +35,7 @@ WITH_TEXT = ("random:convnext_tiny-random", "random:siglip_tiny-random", "random
 
 @pytest.mark.parametrize("source", TOWERS)
 def test_towers_of_every_kind_are_the_same_in_onnxruntime(source, tmp_path):
-    clip = maft_jax.load(source, image_size=64, **TOWERS[source])
+    clip = maft_jax.load(source, **{"image_size": 64, **TOWERS[source]})
     rows = np.eye(3, clip.config.vision.embed_dim, dtype=np.float32)
     programs = [image_program(clip, rows, "float32").of_sizes(FIXED.get(source, {}))]
     if source in WITH_TEXT:
@@ -45,27 +45,30 @@ def test_towers_of_every_kind_are_the_same_in_onnxruntime(source, tmp_path):
         verify(program, onnx_program.opened(FORMATS["onnx"].write(program, tmp_path)))
 
 
-def modules_of(reader, width: int) -> Modules:
-    """Random ones, of cells and masks or rows of this width."""
-    cells = jnp.zeros((1, 1, 1, width))
-    if isinstance(reader, TransferReader):
-        variables = ContentDependentTransfer(reader.kind).init(
-            jax.random.key(0), jnp.zeros((1, width)), cells
-        )
-    else:
-        masks = jnp.zeros((1, 1, 1, 1))
-        variables = MaskAdapter(reader.config).init(jax.random.key(0), cells, masks)
-    return Modules(dict(variables["params"]), reader)
+ADAPTER = MaskAdapterConfig(width=16, num_maps=5)
 
 
-@pytest.mark.parametrize("reader", [TransferReader(), AdapterReader(MaskAdapterConfig(12))])
-def test_modules_that_read_masks_are_exported_with_the_tower(reader, tmp_path):
+@pytest.mark.parametrize(
+    ("reader", "module"),
+    [
+        (AdapterReader(ADAPTER), MaskAdapter(ADAPTER)),
+        (TransferReader("semantic"), ContentDependentTransfer("semantic")),
+        (TransferReader("panoptic", "in_order"), ContentDependentTransfer("panoptic")),
+    ],
+    ids=["Mask-Adapter", "MAFT+", "MAFT+ panoptic"],
+)
+def test_modules_of_methods_are_part_of_the_program(reader, module, tmp_path):
     clip = maft_jax.load("random:convnext_tiny-random", image_size=64)
-    width = clip.config.vision.embed_dim
-    clip = dataclasses.replace(clip, modules=modules_of(reader, width))
-    program = image_program(clip, np.eye(3, width, dtype=np.float32), "float32")
+    width, draw = clip.config.vision.embed_dim, np.random.default_rng(0)
+    rows, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
+    inputs = (rows, cells) if reader.adapts_text else (cells, jnp.zeros((1, 1, 1, 1)))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    modules = jax.tree.map(lambda of: draw.normal(0, 0.3, of.shape).astype(np.float32), shapes)
+    clip = dataclasses.replace(clip, modules=Modules(modules, reader))
+    program = image_program(clip, np.eye(3, width, dtype=np.float32), "float32", 48)
     assert program.free == ("batch", "proposals")
-    verify(program, onnx_program.opened(FORMATS["onnx"].write(program, tmp_path)))
+    for name in ("onnx", "stablehlo"):
+        verify(program, FORMATS[name].open(FORMATS[name].write(program, tmp_path)))
 
 
 def test_rotary_positions_ask_for_a_number_of_proposals():

@@ -11,12 +11,14 @@ import subprocess
 import sys
 
 import huggingface_hub
+import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
 
 import maft_jax
 from maft_jax.config.sections import ProposalsConfig
+from maft_jax.convert.fcclip import read_modules
 from maft_jax.convert.generators import BUILT_IN
 from maft_jax.hub.hugging_face import explained, fetch
 from maft_jax.hub.local_files import digests, local_path, pinned
@@ -24,6 +26,7 @@ from maft_jax.hub.names import HubName, parse_hub_name
 from maft_jax.proposals.generators import make_generator
 from maft_jax.weights import is_here, path_of
 from tests.convert import library_models
+from tests.fcclip_files import maft_plus_tensors, write_checkpoint
 from tests.hub_server import TOKEN, serve_hub, use_hub
 
 SETTINGS = b'{"model_type": "clip"}'
@@ -288,6 +291,14 @@ def test_generators_are_named_likewise(hub):
     hub.put("user/theirs", settings | {"model.safetensors": BIG})
     theirs = make_generator(ProposalsConfig("transformers", path="hf:user/theirs"), ["a"])
     assert {path.name for path in theirs.path.iterdir()} == {*settings, "model.safetensors"}
+
+
+def test_what_a_system_reads_masks_with_is_named_likewise(hub, tmp_path):
+    here = write_checkpoint(tmp_path / "maft_plus.pth", maft_plus_tensors())
+    hub.put("user/system", {"maft_plus.pth": here.read_bytes()})
+    expected, found = read_modules(here), read_modules("hf:user/system/maft_plus.pth")
+    assert list(found) == ["transfer"]
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("generator", ["mask2former", "transformers", "fcclip"])

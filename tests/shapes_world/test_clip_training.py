@@ -151,6 +151,18 @@ def test_finished_run_is_neither_repeated_nor_drawn_again(workdir, monkeypatch):
 
 
 @pytest.mark.slow
+def test_run_of_a_version_that_had_fewer_settings_goes_on(workdir, tmp_path):
+    state, curve = clip_training._resumed(first_state(), CONFIG, workdir)
+    for later in ("tower", "num_captions"):
+        del curve["settings"][later]
+    clip_training._keep(state, curve, tmp_path)
+    assert clip_training._resumed(first_state(), CONFIG, tmp_path)[1]["loss"] == curve["loss"]
+    with pytest.raises(ValueError, match="expected an empty folder"):
+        other = dataclasses.replace(CONFIG, num_captions=2)
+        clip_training._resumed(first_state(), other, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 4}, {"num_steps": 7}, {"learning_rate": 1e-3}])
 def test_workdir_of_other_settings_is_refused_and_left_alone(workdir, change):
     before = {path: path.read_bytes() for path in workdir.iterdir()}
