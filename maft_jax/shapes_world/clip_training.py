@@ -225,10 +225,10 @@ def _loss(parameters: Mapping, clip: ClipConfig, batch: Mapping[str, Array]) -> 
 def _encode(
     vision: ImageArchitecture, visual: Mapping, images: UInt8[Array, "b h w 3"]
 ) -> Float[Array, "b e"]:
-    """Of whole pictures at the tower's size, in float32."""
-    masking = vision.default_masking
-    encoder = vision.make_encoder(EncoderSettings(masking, one_device_mesh(), attention="xla"))
-    return encoder.encode_images(visual, encoder.prepare(images, (masking.image_size,) * 2))
+    """Of whole pictures of the size in which they are drawn, in float32."""
+    settings = EncoderSettings(vision.default_masking, one_device_mesh(), attention="xla")
+    encoder = vision.make_encoder(settings)
+    return encoder.encode_images(visual, encoder.normalise(images))
 
 
 def _keep(state: _State, curve: Mapping, workdir: pathlib.Path) -> None:

@@ -168,7 +168,7 @@ CONVNEXT_METHODS = {
     "Mask-Adapter": {**_ADAPTER, "loss.adapter_masks": "mixed"},
 }
 """As METHODS, with the ConvNeXt, which all below MaskCLIP++ need."""
-CONVNEXT_TABLE, CONVNEXT_STEPS, CONVNEXT_SEEDS = "methods_convnext", 50, SEEDS[:1]
+CONVNEXT_TABLE, CONVNEXT_STEPS, CONVNEXT_SEEDS = "methods_convnext", 50, SEEDS
 
 
 def _with_the_convnext(method: str, split: int) -> Experiment:

@@ -72,7 +72,9 @@ def test_curve_has_the_loss_of_every_step_the_settings_and_a_last_quiz(workdir):
     assert curve["settings"] == dataclasses.asdict(CONFIG)
     assert len(curve["loss"]) == 6
     assert all(0 < loss < 10 and loss == round(loss, 4) for loss in curve["loss"])
-    assert abs(curve["loss"][0] - np.log(8)) < 1, "the first loss is close to that of a guess"
+    # Those of the version that made the package's CLIP, which read pictures as they are drawn.
+    expected = [2.513, 2.7182, 2.8819, 3.249, 2.6421, 2.4478]
+    np.testing.assert_allclose(curve["loss"], expected, atol=2e-3, rtol=0)
     (quiz,) = curve["quiz"]
     assert set(quiz) == {"step", "object", "pattern", "color"} and quiz["step"] == 6
     assert 0 <= quiz["object"] <= min(quiz["pattern"], quiz["color"]) <= 1
