@@ -39,7 +39,8 @@ NO_SETTINGS = {"NAME", "json", "sections.GENERATORS", "from_config_dict"}
 
 FLAGS_OF_OTHERS = {"help", "check", "convert-to-rle", "format", "gil", "local-dir", "location"}
 FLAGS_OF_OTHERS |= {"logdir", "recursive", "environment_type", "job_endpoint", "runner"}
-"""Of other people's programs, and absl's."""
+FLAGS_OF_OTHERS |= {"begin-until"}
+"""Of other people's programs, absl's, and pytest's of tests/conftest.py."""
 
 ABRIDGED = {
     "maft_jax.main": (
