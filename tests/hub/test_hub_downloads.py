@@ -27,24 +27,11 @@ from maft_jax.proposals.generators import make_generator
 from maft_jax.weights import is_here, path_of
 from tests.convert import library_models
 from tests.fcclip_files import maft_plus_tensors, write_checkpoint
-from tests.hub_server import TOKEN, serve_hub, use_hub
+from tests.hub_server import TOKEN
 
 SETTINGS = b'{"model_type": "clip"}'
 GENERATOR = BUILT_IN["built-in:shapes_world"]
 BIG = bytes(range(256)) * 64
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(server, tmp_path, monkeypatch):
-    use_hub(monkeypatch, server, str(tmp_path / "cache"))
-    server.__init__(url=server.url)
-    return server
 
 
 @pytest.fixture

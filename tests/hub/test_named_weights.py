@@ -15,17 +15,9 @@ from maft_jax.runtime.workdir import describe_run
 from maft_jax.state.named_weights import pin_weights, read_named_weights
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import open_weights
-from tests.hub_server import serve_hub, use_hub
 from tests.runs import make_data, small_config
 
 NAME = "hf:user/clip"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serve_hub() as hub:
-        use_hub(monkeypatch, hub, str(tmp_path / "cache"))
-        yield hub
 
 
 def configure(**changes):

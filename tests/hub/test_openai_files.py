@@ -13,16 +13,9 @@ from maft_jax.hub import names, openai_files
 from maft_jax.hub.local_files import digests, local_path, pinned
 from maft_jax.weights import is_here
 from tests.convert import library_models
-from tests.hub_server import serve_hub
 
 NAME, FILE = "openai:ViT-B/16", "ViT-B-16.pt"
 CONTENT = np.random.default_rng(0).bytes(5_000_000)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve_hub() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from maft_jax.state import optimizer
 from maft_jax.state.checkpointing import Checkpoints
 from maft_jax.state.train_state import init_train_state, overlay
 from maft_jax.weights import open_weights
-from tests.hub_server import TOKEN, serve_hub, use_hub
+from tests.hub_server import TOKEN
 from tests.runs import small_config
 
 STEP = 9
@@ -33,18 +33,10 @@ STEP = 9
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def server():
-    with serve_hub() as hub:
-        yield hub
-
-
 @pytest.fixture
-def hub(server, tmp_path, monkeypatch):
-    use_hub(monkeypatch, server, str(tmp_path / "cache"))
-    server.__init__(url=server.url)
+def hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return server
+    return hub
 
 
 @pytest.fixture(scope="module")
