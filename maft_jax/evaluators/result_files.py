@@ -103,13 +103,15 @@ class ResultFiles:
         return self.digest()
 
     def digest(self) -> str | None:
-        """SHA-256 of the JSON; None where it is not there, or not all that belongs to it."""
+        """SHA-256 of the JSON, and of names and sizes of its PNGs; None where it is not there."""
         if not self.document.exists() or (self._has_pngs and not self._pngs.exists()):
             return None
         digest = hashlib.sha256()
         with self.document.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
+        for png in _files_below(self._pngs) if self._has_pngs else ():
+            digest.update(f"\0{png.relative_to(self._pngs)} {png.stat().length}".encode())
         return digest.hexdigest()
 
     def remove(self) -> None:
@@ -131,6 +133,14 @@ class ResultFiles:
             if content is None:
                 raise ValueError(f"{path}: is damaged; remove {self._parts} and evaluate again")
             yield from decode_found(content)
+
+
+def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
 
 
 def _write_list(file: IO[str], values: Iterable[Mapping]) -> None:

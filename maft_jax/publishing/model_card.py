@@ -179,6 +179,7 @@ def _index_entry(result: EvaluationResult) -> dict[str, Any]:
     ]
     title = title_of((result.dataset, result.split))
     dataset = {"type": result.dataset, "name": title, "split": result.split}
+    dataset["args"] = {"num_images": result.num_images}  # of an evaluation of a part, that part's
     return {"task": {"type": "image-segmentation"}, "dataset": dataset, "metrics": metrics}
 
 

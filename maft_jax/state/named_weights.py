@@ -72,7 +72,12 @@ def pin_weights(config: Config, before: Mapping[str, Any]) -> tuple[Config, dict
 
 
 def _check_same_files(where: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    for file in before.keys() & now.keys():
+    if gone := sorted(before.keys() - now.keys()):
+        raise ValueError(
+            f"{where}: expected {', '.join(gone)}, too, with which this run began; connect to the "
+            "network, so that it can be downloaded again"
+        )
+    for file in before:
         if before[file] != now[file]:
             raise ValueError(
                 f"{where}: {file} has other content than when this run began: expected the SHA-256 "

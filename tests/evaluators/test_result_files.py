@@ -85,3 +85,14 @@ def test_parts_that_are_not_there_are_noticed(tmp_path, what):
             files.write({"categories": []}, 4)
         assert not files.document.exists()
     assert not files.has_kept(3)
+
+
+def test_pngs_that_are_not_there_or_cut_are_noticed(tmp_path):
+    files = files_of(tmp_path)
+    keep_three(files)
+    whole = files.write({"categories": []}, 3)
+    assert files.digest() == whole
+    png = next((tmp_path / "set_panoptic_results").glob("**/*.png"))
+    for damage in (lambda: png.write_bytes(b""), png.unlink):
+        damage()
+        assert files.digest() not in (whole, None)

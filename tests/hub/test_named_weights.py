@@ -12,7 +12,7 @@ from etils import epath
 import maft_jax
 from maft_jax.convert.formats import write_weights
 from maft_jax.runtime.workdir import describe_run
-from maft_jax.state.named_weights import pin_weights, read_named_weights
+from maft_jax.state.named_weights import _check_same_files, pin_weights, read_named_weights
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import open_weights
 from tests.runs import make_data, small_config
@@ -88,3 +88,8 @@ def test_a_run_goes_on_and_is_read_with_the_weights_of_its_name(hub, tmp_path):
         tuned["visual"],
         maft_jax.load(pathlib.Path(tmp_path, "run/tuned.safetensors")).parameters["visual"],
     )
+
+
+def test_files_that_a_run_began_with_must_be_there_again():
+    with pytest.raises(ValueError, match=r"here: expected config.json, too, with which this run"):
+        _check_same_files("here", {"config.json": "a", "model.bin": "b"}, {"model.bin": "b"})
