@@ -69,7 +69,6 @@ def get_config(variant: str = "vit"):
             "optimizer.final_learning_rate": 1e-5,
             "optimizer.pretrained_rate": 1e-2,
             "optimizer.weight_decay": 0.05,
-            "loss.distillation_weight": 0.0,
             **_VARIANTS[variant],
         }
     )

@@ -114,10 +114,11 @@ def _refuse_names_of_models(source: str) -> None:
     """Nothing is downloaded without a prefix that says from where."""
     if hint := did_you_mean(source):
         raise ValueError(f"{source}: no such file or folder{hint}")
-    if source in CLIP_SIZES and not os.path.exists(source):
+    size = "tiny" if source == "random" else source
+    if size in CLIP_SIZES and not os.path.exists(source):
         raise ValueError(
-            f"{source}: no such file; the name of an architecture is not enough: give a file of "
-            f"weights, or {RANDOM_PREFIX}{source} to try things out"
+            f"{source}: no such file, and a name alone is not enough: give a file of weights, or "
+            f"{RANDOM_PREFIX}{size} to try things out"
         )
 
 

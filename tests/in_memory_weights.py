@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from maft_jax.convert.foreign_format import WeightsSource
 from maft_jax.convert.openai import IGNORED, RULES, infer_towers, with_activation
 from maft_jax.convert.rules import Ignored, Rule, materialised, stored_as_ours
 from maft_jax.convert.state_dict_io import open_state_dict, write_state_dict
@@ -34,8 +35,8 @@ def infer_config(
     head_width: int | None = None,
 ) -> ClipConfig:
     """The architecture that the tensors imply; see infer_towers."""
-    shapes = {name: np.shape(value) for name, value in state_dict.items()}
-    return with_activation(infer_towers(shapes, source=source, head_width=head_width), activation)
+    opened = WeightsSource(source, in_memory(state_dict))
+    return with_activation(infer_towers(opened, head_width=head_width), activation)
 
 
 def from_openai(

@@ -62,11 +62,13 @@ def test_what_is_tuned_changes_and_the_loss_is_finite(run):
     assert all(np.isfinite(x["loss"]) for x in read_metrics(workdir) if "loss" in x)
 
 
-def test_it_resumes_with_the_same_bits(run, tmp_path):
+def test_it_resumes_with_the_same_bits(run, tmp_path, caplog):
     config, straight, _ = run
     train_and_evaluate(config, tmp_path / "resumed")
     (tmp_path / "resumed/checkpoints/6").rename(tmp_path / "forgotten")
-    again = train_and_evaluate(config, tmp_path / "resumed")
+    with caplog.at_level("INFO"):
+        again = train_and_evaluate(config, tmp_path / "resumed")
+    assert "resuming from the checkpoint of step" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, again, straight)
 
 

@@ -1,17 +1,22 @@
 """Defaults are the published numbers; what a user can get wrong is refused by name."""
 
 import dataclasses
+import pathlib
+import re
 
 import ml_collections
 import pytest
 
 from maft_jax.config import (
     Config,
+    config_of_run,
     from_config_dict,
     preset,
     to_config_dict,
 )
 from maft_jax.config.fields import describe_fields
+from maft_jax.config.sections import ENCODER_LOSSES, METHOD_LOSSES, LossConfig
+from maft_jax.methods.registry import METHODS
 from maft_jax.models.clip import CLIP_SIZES
 
 GIVEN = {"model.pretrained": "random:tiny", "data.root": "photos"}
@@ -209,6 +214,19 @@ WRONG_VALUES = {
         r"config\.evaluation\.max_long_side=639: expected at least .*short_side, 640",
     ),
     "no template": ({"data.templates": ()}, r"config\.data\.templates: expected at least one"),
+    "misspelt method": (
+        {"method": "maskclipp"},
+        r"config\.method: expected one of .*'maskclippp'\], got 'maskclipp'",
+    ),
+    "another method's loss": (
+        {"method": "maskclippp", "loss.mask_aware": "kl"},
+        r"config\.loss\.mask_aware=kl: config\.method=maskclippp does not read it; leave it out "
+        r"or at its default, 'smooth_l1', or set config\.method to one of \['maft', 'maft_plus'\]",
+    ),
+    "a loss that is not MAFT's": (
+        {"loss.alignment": "none"},
+        r"config\.loss\.alignment=none: config\.method=maft does not .* of \['maskclippp'\]",
+    ),
     "template": ({"data.templates": ("a",)}, r"config\.data\.templates: expected one \{\} in 'a'"),
 }
 
@@ -218,6 +236,26 @@ def test_wrong_value_is_refused_by_name(case):
     changes, message = WRONG_VALUES[case]
     with pytest.raises(ValueError, match=f"^.*{message}"):
         build(**changes)
+
+
+def test_settings_of_the_loss_that_did_nothing_in_a_run_have_their_defaults():
+    loss = {"mask_aware": "kl", "distillation_weight": 0.0, "alignment": "none"}
+    values = {"method": "maskclippp", "loss": loss, "data": {"root": "photos"}}
+    config = config_of_run(values | {"model": {"pretrained": "random:tiny"}})
+    assert config.method == "maskclippp"
+    assert config.loss == LossConfig(alignment="none")
+
+
+def test_methods_are_declared_made_and_described_alike():
+    page = (pathlib.Path(__file__).parent.parent / "docs/methods.md").read_text()
+    table = page.partition("| `config.method` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(METHOD_LOSSES) == sorted(["maft", *METHODS])
+
+
+def test_every_setting_of_the_loss_is_read_by_the_encoder_or_a_method():
+    read = {*ENCODER_LOSSES, *(name for names in METHOD_LOSSES.values() for name in names)}
+    assert read == {field.name for field in dataclasses.fields(LossConfig)}
 
 
 def test_missing_field_is_refused_by_name():

@@ -76,13 +76,15 @@ def test_open_clip_reads_the_tuned_tower(finished):
         assert comparison.largest_difference < 1e-5
 
 
-def test_it_resumes_with_the_same_bits(finished, tmp_path):
+def test_it_resumes_with_the_same_bits(finished, tmp_path, caplog):
     config, straight, _ = finished
     resumed = tmp_path / "resumed"
     train_and_evaluate(config, resumed)
     (resumed / "checkpoints/6").rename(tmp_path / "forgotten")
     (resumed / "tuned.safetensors").unlink()
-    again = train_and_evaluate(config, resumed)
+    with caplog.at_level("INFO"):
+        again = train_and_evaluate(config, resumed)
+    assert "resuming from the checkpoint of step" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, again, straight)
     hard = dataclasses.replace(config.model, mask_pooling="hard")
     with pytest.raises(ValueError, match="mask_pooling='soft', this run has mask_pooling=None"):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import maft_jax
+from maft_jax.config.sections import METHOD_LOSSES
 from maft_jax.losses.mask_aware import class_masks
 from maft_jax.methods import registry
 from maft_jax.methods.method import Method
+from maft_jax.models.encoder import class_logits
 from maft_jax.runtime import tree_rules
 from maft_jax.training.objective import LossTerm
 from maft_jax.training.train_loop import train_and_evaluate
@@ -18,32 +20,17 @@ from tests.runs import make_data, read_metrics, small_config
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class Contrast(Method):
     """Masks of the ground truth and names of the classes that an image shows find each other."""
 
     weight: float
-    has_modules = False
-    reader = None
-    module_rules = ()
-
-    def default_trainable(self, vision):
-        return tuple(vision.default_trainable)
-
-    def check(self, encoder):
-        pass
-
-    def init_modules(self, vision, key):
-        return {}
-
-    def counts(self, batch):
-        return len(batch.image)
 
     def terms(self, step, counts):
         labels = step.batch.present_classes
         masks = class_masks(step.batch.label_map, labels)
         embeddings = step.encoder.encode_proposals(step.student, step.pixels, masks)
-        texts = step.text[jnp.maximum(labels, 0)]
-        scores = 100 * jnp.einsum("bge,bhe->bgh", embeddings, texts)
+        logits = class_logits(step.encoder, embeddings, step.text)
+        scores = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=2)
         shown = labels >= 0
         both = shown[:, :, None] & shown[:, None]
         of_masks, of_texts = (
@@ -58,12 +45,13 @@ class Contrast:
 @pytest.fixture
 def registered(monkeypatch):
     monkeypatch.setitem(registry.METHODS, "contrast", lambda config: Contrast(1.0))
+    monkeypatch.setitem(METHOD_LOSSES, "contrast", ())
 
 
+@pytest.mark.slow
 def test_a_fifth_method_trains_resumes_and_loads(registered, tmp_path):
     data = make_data(tmp_path)
     changes = {"method": "contrast", "proposals__generator": "ground_truth", "num_steps": 2}
-    assert isinstance(Contrast(1.0), Method)
     state = train_and_evaluate(small_config(data, **changes), tmp_path / "run")
     assert int(state.step) == 2
     [record] = [record for record in read_metrics(tmp_path / "run") if "loss" in record]

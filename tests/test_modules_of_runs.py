@@ -159,15 +159,18 @@ def test_another_run_begins_with_them(run, data):
 
 
 @pytest.mark.slow
-def test_it_resumes_with_the_same_bits(run, data, tmp_path):
+def test_it_resumes_with_the_same_bits(run, data, tmp_path, caplog):
     settings, straight, _ = run
     config = small_config(data, **settings, checkpointing__every_steps=2)
     train_and_evaluate(config, tmp_path / "resumed")
     (tmp_path / "resumed/checkpoints/4").rename(tmp_path / "forgotten")
-    again = train_and_evaluate(config, tmp_path / "resumed")
+    with caplog.at_level("INFO"):
+        again = train_and_evaluate(config, tmp_path / "resumed")
+    assert "resuming from the checkpoint of step" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, again, straight)
 
 
+@pytest.mark.slow
 def test_modules_of_another_size_are_refused(tmp_path):
     settings = {"method": "mask_adapter", "loss.adapter_width": 16}
     config = preset("official")
@@ -183,6 +186,7 @@ def test_modules_of_another_size_are_refused(tmp_path):
         TunedTree.of(other, ()).read_modules(vision, str(tmp_path / "m.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_tower_without_a_map_is_not_read_with_them(data, tmp_path):
     clip = maft_jax.load("random:tiny")
     clip.save(tmp_path / "clip.safetensors")
@@ -207,6 +211,7 @@ def test_modules_are_not_read_in_another_way_than_their_run_did(data, tmp_path, 
         TunedTree.of(changed, ()).read_modules(vision, str(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"method": "maskclippp"}, {"optimizer__lora_rank": 2}])
 def test_rules_of_weight_decay_mean_the_towers_paths(settings, data):
     rules = ("^ln_", r"^blocks_0/attn/\w+/kernel$", r"^extra/proj_in/bias$")

@@ -139,12 +139,14 @@ def test_it_is_evaluated(run, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_resumes_with_the_same_bits(run, finished, tmp_path):
+def test_it_resumes_with_the_same_bits(run, finished, tmp_path, caplog):
     resumed = tmp_path / "resumed"
     train_and_evaluate(run[0](), resumed)
     (resumed / "checkpoints/6").rename(tmp_path / "forgotten")
     (resumed / "tuned.safetensors").unlink()
-    again = train_and_evaluate(run[0](), resumed)
+    with caplog.at_level("INFO"):
+        again = train_and_evaluate(run[0](), resumed)
+    assert "resuming from the checkpoint of step" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, again, finished[0])
 
 

@@ -13,6 +13,7 @@ import pytest
 from einops import rearrange
 
 import maft_jax
+from maft_jax.convert.verification import verify
 from maft_jax.evaluators.checkpoint import evaluate_checkpoint
 from maft_jax.models.clip import CLIP_SIZES, ClipConfig
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder, MaskingSpec
@@ -20,6 +21,7 @@ from maft_jax.models.preprocess import patch_mask
 from maft_jax.models.resize import resize
 from maft_jax.runtime import tree_rules
 from maft_jax.training.train_loop import train_and_evaluate
+from maft_jax.weights import open_weights
 from tests.runs import command, finish, make_data, read_metrics, small_config, start
 
 pytestmark = pytest.mark.usefixtures("steps_compiled_once")
@@ -176,7 +178,7 @@ def test_its_run_is_evaluated_frozen_and_tuned(data, finished, tmp_path):
         evaluate_checkpoint(dataclasses.replace(config, model=stated), tmp_path / "refused")
 
 
-def test_it_resumes_with_the_same_bits(data, finished, tmp_path):
+def test_it_resumes_with_the_same_bits(data, finished, tmp_path, caplog):
     config = config_of(data, num_steps=6, checkpointing__every_steps=2)
     straight = train_and_evaluate(config, tmp_path / "straight")
     resumed = tmp_path / "resumed"
@@ -184,7 +186,9 @@ def test_it_resumes_with_the_same_bits(data, finished, tmp_path):
     for step in (resumed / "checkpoints").iterdir():
         if step.name == "6":
             step.rename(tmp_path / "forgotten")
-    again = train_and_evaluate(config, resumed)
+    with caplog.at_level("INFO"):
+        again = train_and_evaluate(config, resumed)
+    assert "resuming from the checkpoint of step" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, again, straight)
 
 
@@ -212,3 +216,8 @@ def test_its_step_is_planned(data, tmp_path):
 def test_no_format_holds_it_and_that_is_said(finished, tmp_path):
     with pytest.raises(ValueError, match="PatchAverages"):
         maft_jax.load(finished[1]).save(tmp_path / "toy.safetensors")
+
+
+def test_it_is_not_verified_and_what_is_is_said():
+    with pytest.raises(ValueError, match=r"compares VisionConfig, .* this tower is PatchAverages"):
+        verify(None, open_weights("random:toy"))

@@ -63,6 +63,7 @@ def test_configuration_leaves_it_to_the_weights_where_it_says_so():
     assert from_config_dict(config, require_weights=False).model.given_masking[:2] == (0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format_name"), [("clip.safetensors", "openai"), ("clip", "transformers")]
 )

@@ -1,11 +1,14 @@
 """A network of one convolution that proposes regions by colour, and jobs of it."""
 
 import dataclasses
+import time
 
+import jax
 import numpy as np
 from jax import lax
 
 from maft_jax.proposals.device_generator import DeviceGenerator
+from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_shards import PrecomputeJob
 from tests.precompute_jobs import DrawnSource, make_job
 
@@ -50,3 +53,23 @@ def toy_job(folder, num_examples=20, bad=(), **changes) -> PrecomputeJob:
     source = DrawnSource(num_examples, SIZES, bad)
     fields = {"source": source, "generator": toy_generator(), "shard_size": 6}
     return make_job(folder, num_examples, **(fields | changes))
+
+
+class SlowSource(DrawnSource):
+    """Takes some seconds to read each photo."""
+
+    def __init__(self, num_examples: int, seconds: float):
+        super().__init__(num_examples, SIZES)
+        self._seconds = seconds
+
+    def __getitem__(self, index):
+        time.sleep(self._seconds)
+        return super().__getitem__(index)
+
+
+def run_slow_job(folder: str, num_examples: str, seconds: str, num_devices: str) -> None:
+    """In a process of its own, whose words these are."""
+    jax.config.update("jax_num_cpu_devices", int(num_devices))
+    count = int(num_examples)
+    source = SlowSource(count, float(seconds))
+    precompute(toy_job(folder, count, source=source, shard_size=2), num_workers=2)

@@ -9,6 +9,7 @@ tensorflow/core/example/{example,feature}.proto, whose numbers are fixed for goo
     Feature {1: BytesList} or {2: FloatList} or {3: Int64List}, each list {1: repeated value}
 """
 
+import operator
 import struct
 from collections.abc import Iterator, Mapping
 
@@ -26,11 +27,14 @@ def encode_features(features: Mapping[str, Feature]) -> bytes:
     """Serializes named lists of bytes, integers or floats; equal features give equal bytes.
 
     They are those of protobuf's deterministic serialization, in which a name comes after longer
-    names that begin with it.
+    names that begin with it. Integers may be numpy's.
+
+    Raises:
+        ValueError: a list has other values, or integers of more than 64 bits.
     """
     names = sorted(features, key=lambda name: name.encode() + b"\xff")
     entries = b"".join(
-        _block(1, _block(1, name.encode()) + _block(2, _encode_feature(features[name])))
+        _block(1, _block(1, name.encode()) + _block(2, _encode_feature(name, features[name])))
         for name in names
     )
     return _block(1, entries) if names else b""
@@ -49,14 +53,29 @@ def decode_features(data: bytes) -> dict[str, Feature]:
     return features
 
 
-def _encode_feature(values: Feature) -> bytes:
+def _encode_feature(name: str, values: Feature) -> bytes:
     if not values:
         return _block(_INTEGERS, b"")
-    if isinstance(values[0], bytes):
+    if all(isinstance(value, bytes) for value in values):
         return _block(_BYTES, b"".join(_block(1, value) for value in values))
-    if isinstance(values[0], float):
+    if all(isinstance(value, float) for value in values):
         return _block(_FLOATS, _block(1, struct.pack(f"<{len(values)}f", *values)))
-    return _block(_INTEGERS, _block(1, b"".join(map(_varint, values))))
+    integers = (_integer(name, value) for value in values)
+    return _block(_INTEGERS, _block(1, b"".join(map(_varint, integers))))
+
+
+def _integer(name: str, value: object) -> int:
+    """Also a numpy integer; a truth value is none."""
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None or isinstance(value, bool) or not -(2**63) <= integer < 2**63:
+        raise ValueError(
+            f"feature {name!r}: expected bytes alone, floats alone or integers of 64 bits alone, "
+            f"got {value!r} ({type(value).__name__}) among them; convert it"
+        )
+    return integer
 
 
 def _decode_feature(data: bytes) -> Feature:

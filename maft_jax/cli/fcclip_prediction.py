@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from absl import flags
 
@@ -15,7 +14,7 @@ _EXPONENTS = flags.DEFINE_list(
     None,
     "generator=fcclip: exponents of CLIP's probabilities for classes that the generator was "
     "trained on and for others; default: 0.4,0.8 of FC-CLIP, 1,1 of MAFT+, "
-    "0.7,0.9 of Mask-Adapter",
+    "0.7,0.9 of Mask-Adapter for FC-CLIP, 0.8,1 of that for MAFT+ (0.7,1 with a ConvNeXt-B)",
 )
 _TRAINED = command_line.define_path(
     "trained_classes",
@@ -113,11 +112,6 @@ def load(
         "versions": versions(),
     }
     return segmenter, provenance
-
-
-def system_of(segmenter: Any) -> str:
-    """Of a FcClipSegmenter: by whose rules masks become segments."""
-    return "maft_plus" if segmenter.is_maft_plus else "fcclip"
 
 
 def _two_numbers(texts: list[str]) -> tuple[float, float]:

@@ -109,8 +109,8 @@ def _predict(places: list[str]) -> None:
     if _CACHE_DIR.value:
         make_writable(epath.Path(_CACHE_DIR.value), "--cache_dir")
     segmenter, provenance = _load(class_names, background, synonyms)
-    system = fcclip_prediction.system_of(segmenter) if _is_fcclip() else "maft_plus"
-    segment, of_task = task_flags.make_segment(segmenter, _things_of_list, system)
+    rules = segmenter.rules if _is_fcclip() else "maft_plus"
+    segment, of_task = task_flags.make_segment(segmenter, _things_of_list, rules)
     provenance["settings"] |= of_task
     failures = predict_images(
         segment,

@@ -5,9 +5,10 @@
 Some hours on two CPU cores, with the generators of masks and the CLIPs that it trains. Runs that
 WORKDIR holds are not repeated, so that the command goes on where it was stopped. PAGE then has
 shapes_world.md with its tables and figures, and what they are made of, shapes_world/runs.json and
-learned_masks.json; and methods_study.md, made of shapes_world/methods.json and two files of other
-CLIPs, which it trains. With --tables=learned_masks, methods, methods_convnext or
-methods_second_clip that file alone is new, and its page is made again.
+learned_masks.json and proposal_recall.json; and methods_study.md, made of
+shapes_world/methods.json and two files of other CLIPs, which it trains. With
+--tables=learned_masks, proposal_recall, methods, methods_convnext or methods_second_clip that file
+alone is new, and its page is made again.
 The generator that comes with the package is generator_float16 in
 WORKDIR/generators/split_0-DIGEST, whose name has a digest of its configuration. Results are named
 by what was run and by the content of the weights that it read.
@@ -28,8 +29,8 @@ _PAGE = command_line.define_path("page", "runs/study/page", "folder to write the
 _TABLES = flags.DEFINE_list(
     "tables",
     [],
-    "only these tables' runs, with a page for learned_masks, methods, methods_convnext or "
-    "methods_second_clip alone; empty = all",
+    "only these tables' runs, with a page for learned_masks, proposal_recall, methods, "
+    "methods_convnext or methods_second_clip alone; empty = all",
 )
 
 

@@ -54,21 +54,21 @@ def check_flags() -> None:
 
 
 def make_segment(
-    segmenter: Any, of_list: Callable[[], frozenset[int] | None], system: str
+    segmenter: Any, of_list: Callable[[], frozenset[int] | None], default_rules: Any
 ) -> tuple[Callable, dict]:
     """What makes a result of a path and an example's id, and the settings of that.
 
     Args:
         segmenter: an ImageSegmenter or FcClipSegmenter.
         of_list: gives indices of the class list's things, if it says which they are.
-        system: whose rules are the default.
+        default_rules: SegmentRules or a name of them, unless --rules names others.
 
     Raises:
         ValueError: a thing is no class, or instances are asked for and there are no things.
     """
     if _TASK.value == SEMANTIC:
         return lambda path, example_id: segmenter(path, example_id=example_id), {}
-    things, rules = _things(segmenter.class_names, of_list), _rules(system)
+    things, rules = _things(segmenter.class_names, of_list), _rules(default_rules)
     if _TASK.value == INSTANCE and not things:
         raise ValueError("--things: expected at least one class, whose instances are looked for")
     method = segmenter.panoptic if _TASK.value == PANOPTIC else segmenter.instances
@@ -97,10 +97,10 @@ def _things(
         raise ValueError(f"--{error}") from None
 
 
-def _rules(system: str) -> Any:
+def _rules(default: Any) -> Any:
     from maft_jax.inference.segment_rules import find_rules
 
-    rules = find_rules(_RULES.value or system)
+    rules = find_rules(_RULES.value or default)
     given = _MIN_SCORE.value
     if _TASK.value == PANOPTIC:
         return rules if given is None else dataclasses.replace(rules, object_threshold=given)

@@ -15,6 +15,8 @@ from maft_jax.config.evaluation_section import EvaluationConfig, EvaluationRoots
 from maft_jax.config.fields import FROM_HERE, build, setting
 from maft_jax.config.generator_section import GeneratorConfig
 from maft_jax.config.sections import (
+    ENCODER_LOSSES,
+    METHOD_LOSSES,
     CheckpointingConfig,
     DataConfig,
     LossConfig,
@@ -34,7 +36,8 @@ class Config:
     )
     method: str = setting(
         "maft",
-        "how CLIP is taught masks: maft, maft_plus, maskclippp, mask_adapter (docs/methods.md)",
+        "how CLIP is taught masks (docs/methods.md)",
+        choices=METHOD_LOSSES,
     )
     checkpoint: str = setting(
         "",
@@ -137,6 +140,10 @@ def _in_words_of_today(values: dict[str, Any]) -> dict[str, Any]:
     loss = values.get("loss")
     if values.get("method") == "maft_plus" and isinstance(loss, dict) and "transfer" not in loss:
         values["loss"] = loss | {"transfer": "none"}  # which it had not then
+    loss, read = values.get("loss"), _read_of_loss(values.get("method", "maft"))
+    if isinstance(loss, dict):  # Settings of other methods were taken, and did nothing.
+        unread = {field.name for field in dataclasses.fields(LossConfig)} - read
+        values["loss"] = {name: value for name, value in loss.items() if name not in unread}
     data = values.get("data")
     without_synonyms = isinstance(data, dict) and "synonyms" not in data
     if without_synonyms and data.get("ignore_labels") == list(DEFAULT_IGNORED):
@@ -169,6 +176,7 @@ def from_config_dict(
     _validate_evaluation(config.evaluation)
     _validate_data(config.data, config.proposals)
     _validate_training(config)
+    _validate_loss(config)
     return config
 
 
@@ -327,6 +335,24 @@ def _validate_generator(config: Config) -> None:
         )
 
 
+def _read_of_loss(method: str) -> set[str]:
+    """Settings of config.loss that a method reads, or would if it were one."""
+    return {*ENCODER_LOSSES, *METHOD_LOSSES.get(method, ())}
+
+
+def _validate_loss(config: Config) -> None:
+    read = _read_of_loss(config.method)
+    for field in dataclasses.fields(LossConfig):
+        value = getattr(config.loss, field.name)
+        if field.name not in read and value != field.default:
+            readers = [name for name, fields in METHOD_LOSSES.items() if field.name in fields]
+            raise ValueError(
+                f"config.loss.{field.name}={value}: config.method={config.method} does not read "
+                f"it; leave it out or at its default, {field.default!r}, or set config.method to "
+                f"one of {readers}, which do"
+            )
+
+
 def _validate_schedule(optimizer: OptimizerConfig) -> None:
     drops = optimizer.schedule == "drops"
     if drops != bool(optimizer.learning_rate_drops):
@@ -357,11 +383,6 @@ def _validate_training(config: Config) -> None:
             "config.loss.cached_teacher: expected config.data.augment=False, where an image always "
             "looks the same to the teacher, and a config.loss.distillation_weight above 0; got "
             f"{config.data.augment} and {config.loss.distillation_weight}"
-        )
-    if config.loss.cached_teacher and config.method != "maft":
-        raise ValueError(
-            f"config.loss.cached_teacher: config.method={config.method} has no teacher, of whom "
-            "answers could be kept; leave it False"
         )
     if config.mesh.data == 0:
         raise ValueError("config.mesh.data: expected -1 or at least 1, got 0")

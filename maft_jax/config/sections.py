@@ -244,6 +244,20 @@ class LossConfig:
     )
 
 
+METHOD_LOSSES = {
+    "maft": ("mask_aware", "mask_aware_weight", "distillation_weight", "cached_teacher"),
+    "maft_plus": (
+        *("mask_aware", "mask_aware_weight", "compensation_weight"),
+        *("transfer", "transfer_memory"),
+    ),
+    "mask_adapter": ("adapter_masks", "adapter_width"),
+    "maskclippp": ("alignment",),
+}
+"""What each value of config.method reads of config.loss; others of it are left as they are."""
+ENCODER_LOSSES = ("logit_scale", "probabilities")
+"""What encoders read of it, with every method."""
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = setting(1e-5, "at step 0", low=0)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, shape_of
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
@@ -153,26 +153,15 @@ def _infer_config(source: WeightsSource, choices: Choices) -> ClipConfig:
     block = f"{ENCODER}encoderblock/" if stacked else f"{ENCODER}encoderblock_0/"
     query = f"{block}MultiHeadDotProductAttention_0/query/kernel"
     mlp = f"{block}MlpBlock_0/Dense_0/bias"
-    ranks = {
-        f"{IMAGE}embedding/kernel": 4,
-        f"{IMAGE}pos_embedding": 3,
-        query: 3 + stacked,
-        mlp: 1 + stacked,
-    }
-    for name, rank in ranks.items():
-        if len(shapes.get(name, ())) != rank:
-            raise ValueError(
-                f"{source.path}: expected a tensor {name!r} of {rank} dimensions, as big_vision's "
-                f"ViT has; it is {shapes.get(name, 'absent')}"
-            )
-    patch_size, _, _, width = shapes[f"{IMAGE}embedding/kernel"]
-    rows = shapes[f"{IMAGE}pos_embedding"][1]
+    patch_size, _, _, width = shape_of(source, f"{IMAGE}embedding/kernel", 4)
+    rows = shape_of(source, f"{IMAGE}pos_embedding", 3)[1]
+    queries, hidden = shape_of(source, query, 3 + stacked), shape_of(source, mlp, 1 + stacked)
     grid = math.isqrt(rows)
     if grid * grid != rows:
         raise ValueError(
             f"{source.path}: {IMAGE}pos_embedding has {rows} rows; expected those of a square grid"
         )
-    layers = shapes[query][0] if stacked else count_blocks(shapes, ENCODER)
+    layers = queries[0] if stacked else count_blocks(shapes, ENCODER)
     head = shapes.get(f"{IMAGE}head/kernel")
     vision = VisionConfig(
         width=width,
@@ -180,8 +169,8 @@ def _infer_config(source: WeightsSource, choices: Choices) -> ClipConfig:
         patch_size=patch_size,
         image_size=grid * patch_size,
         embed_dim=width if head is None else head[-1],
-        head_width=shapes[query][-1],
-        mlp_width=None if shapes[mlp][-1] == 4 * width else shapes[mlp][-1],
+        head_width=queries[-1],
+        mlp_width=None if hidden[-1] == 4 * width else hidden[-1],
         has_proj_bias=head is not None,
         **(ARCHITECTURE | ({"activation": choices.activation} if choices.activation else {})),
     )

@@ -13,13 +13,12 @@ from maft_jax.convert.big_vision import (
     encoder_rules,
     has_both_siglip_towers,
 )
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, shape_of
 from maft_jax.convert.rules import Rule
 from maft_jax.convert.siglip import (
     image_grid,
     mlp_width,
     same_values,
-    shape_of,
     siglip_config,
     similarity_rules,
 )

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from maft_jax.convert import open_clip
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, heads_beside
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, heads_beside, shape_of
 from maft_jax.convert.openai import count_layers, text_rules
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.convert.transformers_clip import SETTINGS_FILE
@@ -152,7 +152,7 @@ def _infer(source: WeightsSource, choices: Choices, trunk: str, gate: str) -> Cl
     settings = _settings(source)
     shapes = source.shapes
     patches, positions, hidden, head = (
-        _shape(source, name, rank)
+        shape_of(source, name, rank)
         for name, rank in (
             (f"{trunk}patch_embed.proj.weight", 4),
             (f"{trunk}pos_embed", 3),
@@ -161,7 +161,7 @@ def _infer(source: WeightsSource, choices: Choices, trunk: str, gate: str) -> Cl
         )
     )
     tokens, context = (
-        _shape(source, f"text.{name}", 2)
+        shape_of(source, f"text.{name}", 2)
         for name in ("token_embedding.weight", "positional_embedding")
     )
     grid = math.isqrt(max(positions[1] - 1, 0))
@@ -187,16 +187,6 @@ def _infer(source: WeightsSource, choices: Choices, trunk: str, gate: str) -> Cl
         activation="gelu",
     )
     return ClipConfig(vision, text)
-
-
-def _shape(source: WeightsSource, name: str, rank: int) -> tuple[int, ...]:
-    shape = source.shapes.get(name, ())
-    if len(shape) != rank:
-        raise ValueError(
-            f"{source.path}: expected a tensor {name!r} of {rank} dimensions, as EVA-02 CLIP has; "
-            f"it is {shape or 'absent'}"
-        )
-    return shape
 
 
 def _settings(source: WeightsSource) -> Mapping:

@@ -93,11 +93,11 @@ def infer_generator(source: WeightsSource) -> FcClipConfig:
 def read_modules(path: str | os.PathLike) -> dict:
     """What such a checkpoint reads masks with, beside the tower.
 
-    {"transfer": parameters of MAFT+'s content-dependent transfer}, or {"adapter": those of
-    Mask-Adapter's adapter}; nothing if there is none.
+    As `transfer` the parameters of MAFT+'s content-dependent transfer, as `adapter` those of
+    Mask-Adapter's adapter; what there is.
 
     Raises:
-        ValueError: tensors are unknown, missing or misshapen; or there are both.
+        ValueError: tensors are unknown, missing or misshapen.
     """
     path = local_path(os.fspath(path))
     tensors = without_torch_wrappers(open_tensors(path).tensors)
@@ -110,25 +110,19 @@ def read_modules(path: str | os.PathLike) -> dict:
         }
         for prefix in (_TRANSFER, _ADAPTER)
     )
-    if transfer and adapter:
-        raise ValueError(
-            f"{path}: a checkpoint of Mask-Adapter for MAFT+, with its "
-            "content-dependent transfer; their adapter for FC-CLIP is read, and this one by "
-            "evaluation alone: config.method=mask_adapter, with this file as config.checkpoint and "
-            "as config.model.modules"
-        )
+    modules = {}
     if transfer:
         width = _transfer_width(transfer, path)
         text, cells = jnp.zeros((1, width)), jnp.zeros((1, 1, 1, width))
         expected = jax.eval_shape(ContentDependentTransfer().init, jax.random.key(0), text, cells)
         table = CONTENT_DEPENDENT_TRANSFER
-        return {"transfer": materialised(_stored(transfer, expected, table, path))}
+        modules["transfer"] = materialised(_stored(transfer, expected, table, path))
     if adapter:
         config, embed_dim = _adapter_config(adapter, path)
         cells, masks = jnp.zeros((1, 1, 1, embed_dim)), jnp.zeros((1, 1, 1, 1))
         expected = jax.eval_shape(MaskAdapter(config).init, jax.random.key(0), cells, masks)
-        return {"adapter": materialised(_stored(adapter, expected, MASK_ADAPTER, path))}
-    return {}
+        modules["adapter"] = materialised(_stored(adapter, expected, MASK_ADAPTER, path))
+    return modules
 
 
 def _stored(found: Mapping[str, StoredTensor], expected: Mapping, table, source: str):

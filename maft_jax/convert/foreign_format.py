@@ -48,6 +48,22 @@ class WeightsSource:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
+def shape_of(source: WeightsSource, name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a tensor that a layout always has.
+
+    Raises:
+        ValueError: it is absent, or has another number of dimensions.
+    """
+    shape = source.shapes.get(name, ())
+    if len(shape) != rank:
+        raise ValueError(
+            f"{source.path}: expected a tensor {name!r} of {rank} dimensions; it is "
+            f"{shape or 'absent'}. The file has {len(source.tensors)} tensors, such as "
+            f"{sorted(source.tensors)[:3]}"
+        )
+    return shape
+
+
 def heads_beside(source: WeightsSource, name: str, width: int, settings_file: str) -> int | None:
     """The width of heads by a number of them, such as num_heads, that the settings file states.
 
@@ -120,6 +136,16 @@ class Format:
     """The architecture of the image towers that it holds."""
     text_tower: type = TextConfig
     """Of its text towers."""
+
+    def config_of(self, source: WeightsSource, choices: Choices) -> ClipConfig:
+        """What `infer_config` says; a tensor that it looks up in vain is said to be absent."""
+        try:
+            return self.infer_config(source, choices)
+        except KeyError as error:
+            raise ValueError(
+                f"{source.path}: expected a tensor {error}, as the format {self.name} has; it is "
+                "absent"
+            ) from error
 
     def table(self, config: ClipConfig) -> list[Rule]:
         """All rules for weights of this architecture."""

@@ -177,6 +177,9 @@ def write_weights(
             "and modules.safetensors: give the former"
         )
     if reason := why_not(format_name, weights.config):
+        file = path.with_suffix(".safetensors")
+        if not path.suffix and not why_not(default_format(file, weights.config), weights.config):
+            reason += f"; a file holds them, by a name such as {file.name}"
         raise ValueError(
             f"{path}: these weights cannot be written in the format {format_name}: {reason}"
         )
@@ -214,7 +217,7 @@ def write_weights(
 
 
 def default_format(path: str | os.PathLike, config: ClipConfig) -> str:
-    """The format that a destination's name asks for: see facade.Clip.save."""
+    """The format that a destination's name asks for: see inference.clip.Clip.save."""
     suffix = pathlib.PurePath(path).suffix
     files = [layout for layout in _LAYOUTS if suffix in layout.suffixes]
     folders = [layout for layout in _LAYOUTS if layout.folder_tensors is not None]
@@ -308,7 +311,7 @@ def _recognised(
 
 def _config_of(source: WeightsSource, format: Format, choices: Choices) -> ClipConfig:
     if source.own is None:
-        return format.infer_config(source, choices)
+        return format.config_of(source, choices)
     vision = _own_part(source, format.tower, "vision")
     text = _own_part(source, format.text_tower, "text")
     if vision is None:

@@ -44,13 +44,7 @@ _IGNORED = [
 
 def _format(name: str, description: str, vision: str, unread_tower: Ignored) -> Format:
     def infer_config(source: WeightsSource, choices: Choices) -> ClipConfig:
-        config = infer_towers(
-            source.shapes,
-            source=source.path,
-            vision=vision,
-            text=FROZEN,
-            head_width=choices.head_width,
-        )
+        config = infer_towers(source, vision=vision, text=FROZEN, head_width=choices.head_width)
         return with_activation(config, choices.activation)
 
     return Format(

@@ -70,9 +70,7 @@ _SUPPORTED_VALUES = {"pool_type": ("tok", "argmax")}  # every other option must 
 def _infer(source: WeightsSource, choices: Choices, text: str) -> ClipConfig:
     _refuse_unsupported(source, text)
     if SETTINGS_FILE not in source.settings:
-        config = infer_towers(
-            source.shapes, source=source.path, text=text, head_width=choices.head_width
-        )
+        config = infer_towers(source, text=text, head_width=choices.head_width)
         if choices.activation is None:
             raise ValueError(
                 f"{source.path}: tensors do not tell the activation of an open_clip model: state "
@@ -85,7 +83,7 @@ def _infer(source: WeightsSource, choices: Choices, text: str) -> ClipConfig:
     head_width = choices.head_width or model["vision_cfg"].get("head_width", 64)
     if type(head_width) is not int or head_width < 1:
         raise ValueError(f"{where}: expected a positive integer head_width, got {head_width!r:.40}")
-    config = infer_towers(source.shapes, source=source.path, text=text, head_width=head_width)
+    config = infer_towers(source, text=text, head_width=head_width)
     text_tower = with_text_heads(config.text, model["text_cfg"], where)
     config = dataclasses.replace(config, text=text_tower)
     for part, tower, names in zip(_PARTS, (config.vision, text_tower), _TOLD, strict=True):

@@ -55,7 +55,7 @@ def infer_open_clip(source: WeightsSource, choices: Choices, head: str) -> ClipC
     refuse_choices(source, choices)
     vision = infer_tower(source, "visual.trunk.", PROJ[head], head)
     vision = dataclasses.replace(vision, logit_scale=capped_logit_scale(source))
-    text = infer_text_tower(source.shapes, source=source.path, embed_dim=vision.embed_dim)
+    text = infer_text_tower(source, vision.embed_dim)
     text = dataclasses.replace(text, activation="gelu")
     if SETTINGS_FILE not in source.settings:
         return ClipConfig(vision, text)

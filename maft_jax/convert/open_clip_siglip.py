@@ -12,14 +12,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, shape_of
 from maft_jax.convert.open_clip import SETTINGS_FILE, models_settings, text_settings
 from maft_jax.convert.openai import block_rules, count_layers
 from maft_jax.convert.rules import Rule
 from maft_jax.convert.siglip import (
     matrix,
     mlp_width,
-    shape_of,
     siglip_config,
     similarity_rules,
     transposed,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from maft_jax.convert import rules
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, shape_of
 from maft_jax.convert.rules import Ignored, Rule
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.layers import HEAD_WIDTH
@@ -102,9 +102,8 @@ IGNORED = [
 
 
 def infer_towers(
-    shapes: Mapping[str, tuple[int, ...]],
+    source: WeightsSource,
     *,
-    source: str,
     vision: str = "visual.",
     text: str = "",
     head_width: int | None = None,
@@ -118,27 +117,22 @@ def infer_towers(
     Raises:
         ValueError: this is not a ViT CLIP in OpenAI's layout; the message says what is absent.
     """
+    shapes = source.shapes
     if any(name.startswith(f"{vision}layer1.") for name in shapes):
         raise ValueError(
-            f"{source}: a CLIP with a ResNet image tower; expected a ViT (for example ViT-B/16)"
+            f"{source.path}: a CLIP with a ResNet image tower; expected a ViT, such as ViT-B/16"
         )
-    needed = {
-        f"{vision}conv1.weight": 4,
-        f"{vision}positional_embedding": 2,
-        f"{vision}proj": 2,
-    }
-    _expect_ranks(shapes, needed, source)
-    width, _, patch_size, _ = shapes[f"{vision}conv1.weight"]
-    grid = math.isqrt(max(shapes[f"{vision}positional_embedding"][0] - 1, 0))
-    embed_dim = shapes[f"{vision}proj"][1]
-    text_tower = infer_text_tower(shapes, source=source, embed_dim=embed_dim, text=text)
+    width, _, patch_size, _ = shape_of(source, f"{vision}conv1.weight", 4)
+    grid = math.isqrt(max(shape_of(source, f"{vision}positional_embedding", 2)[0] - 1, 0))
+    embed_dim = shape_of(source, f"{vision}proj", 2)[1]
+    text_tower = infer_text_tower(source, embed_dim, text)
     if head_width is None:
         head_width = PUBLISHED_HEAD_WIDTHS.get(width, HEAD_WIDTH)
     sizes = (("image", width, head_width), ("text", text_tower.width, HEAD_WIDTH))
     for tower, size, head in sizes:
         if size % head:
             raise ValueError(
-                f"{source}: {tower} tower of width {size}; expected a multiple of {head}, the "
+                f"{source.path}: {tower} tower of width {size}; expected a multiple of {head}, the "
                 "width of an attention head of CLIP. Tensors do not tell it: if it is another, "
                 "state it (head_width) or put open_clip_config.json beside the file"
             )
@@ -156,35 +150,22 @@ def infer_towers(
     )
 
 
-def infer_text_tower(
-    shapes: Mapping[str, tuple[int, ...]], *, source: str, embed_dim: int, text: str = ""
-) -> TextConfig:
+def infer_text_tower(source: WeightsSource, embed_dim: int, text: str = "") -> TextConfig:
     """The text tower that the shapes imply, with QuickGELU and heads of 64.
 
     Raises:
         ValueError: a tensor that tells a size is absent.
     """
-    needed = {f"{text}token_embedding.weight": 2, f"{text}positional_embedding": 2}
-    _expect_ranks(shapes, needed, source)
-    vocab_size, width = shapes[f"{text}token_embedding.weight"]
+    shapes = source.shapes
+    vocab_size, width = shape_of(source, f"{text}token_embedding.weight", 2)
     return TextConfig(
         width=width,
         layers=count_layers(shapes, f"{text}transformer.resblocks."),
         vocab_size=vocab_size,
-        context_length=shapes[f"{text}positional_embedding"][0],
+        context_length=shape_of(source, f"{text}positional_embedding", 2)[0],
         embed_dim=embed_dim,
         mlp_width=_mlp_width(shapes, text, width),
     )
-
-
-def _expect_ranks(shapes: Mapping[str, tuple[int, ...]], needed: dict[str, int], source: str):
-    for name, rank in needed.items():
-        if len(shapes.get(name, ())) != rank:
-            raise ValueError(
-                f"{source}: expected CLIP weights in OpenAI's layout with a tensor {name!r} of "
-                f"{rank} dimensions; it is {shapes.get(name, 'absent')}. The file has "
-                f"{len(shapes)} tensors, such as {sorted(shapes)[:3]}"
-            )
 
 
 def _mlp_width(shapes: Mapping[str, tuple[int, ...]], tower: str, width: int) -> int | None:
@@ -214,7 +195,7 @@ def to_openai(parameters: Mapping) -> dict[str, np.ndarray]:
 
 
 def _infer(source: WeightsSource, choices: Choices) -> ClipConfig:
-    config = infer_towers(source.shapes, source=source.path, head_width=choices.head_width)
+    config = infer_towers(source, head_width=choices.head_width)
     if choices.activation is None and config.vision.head_width != HEAD_WIDTH:
         raise ValueError(
             f"{source.path}: an image tower of width {config.vision.width}, which OpenAI never "

@@ -89,18 +89,3 @@ def image_grid(source: WeightsSource, rows: int) -> int:
 def mlp_width(width: int, found: int) -> int | None:
     """Of an architecture: None for four times the tower's width."""
     return None if found == 4 * width else found
-
-
-def shape_of(source: WeightsSource, name: str, rank: int) -> tuple[int, ...]:
-    """The shape of a tensor that a layout always has.
-
-    Raises:
-        ValueError: it is absent, or has another number of dimensions.
-    """
-    shape = source.shapes.get(name, ())
-    if len(shape) != rank:
-        raise ValueError(
-            f"{source.path}: expected a tensor {name!r} of {rank} dimensions, as SigLIP has in "
-            f"this layout; it is {shape or 'absent'}"
-        )
-    return shape

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import WeightsSource
+from maft_jax.convert.foreign_format import WeightsSource, shape_of
 from maft_jax.convert.openai import count_layers
 from maft_jax.convert.rules import Rule
 from maft_jax.convert.siglip import (
@@ -13,7 +13,6 @@ from maft_jax.convert.siglip import (
     merged_matrix,
     mlp_width,
     same_values,
-    shape_of,
     transposed,
 )
 from maft_jax.models.towers.siglip import SigLipVisionConfig

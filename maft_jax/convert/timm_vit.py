@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, as_stated
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, as_stated, shape_of
 from maft_jax.convert.openai import count_layers
-from maft_jax.convert.siglip import image_grid, shape_of
+from maft_jax.convert.siglip import image_grid
 from maft_jax.convert.timm_siglip import (
     PUBLISHED_HEADS,
     PUBLISHED_WIDTHS,

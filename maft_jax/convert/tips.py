@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, heads_beside
+from maft_jax.convert.foreign_format import Choices, Format, WeightsSource, heads_beside, shape_of
 from maft_jax.convert.openai import count_layers
 from maft_jax.convert.prefixes import with_or_without_params
 from maft_jax.convert.rules import Rule
@@ -32,25 +32,15 @@ _OF_TEXT = re.compile(r"(token_emb|transformer|text_encoder_norm|ln_final|temper
 _TEMPERATURES = ("temperature", "temperature_contrastive", "contrastive_loss_temperature")
 
 
-def _shape(source: WeightsSource, name: str, rank: int) -> tuple[int, ...]:
-    shape = source.shapes.get(name, ())
-    if len(shape) != rank:
-        raise ValueError(
-            f"{source.path}: expected a tensor {name!r} of {rank} dimensions, as TIPS has; it is "
-            f"{shape or 'absent'}"
-        )
-    return shape
-
-
 def _infer_scenic(source: WeightsSource, choices: Choices) -> ClipConfig:
     tokens, blocks = "encoder/ToTokenSequence_0/", "transformer/encoderblock_"
     query = "MultiHeadDotProductAttention_0/query/kernel"
     gate = f"encoder/{blocks}0/FFNSwiGluFused_0/Dense_0/bias"
     gated = gate in source.tensors
     hidden = gate if gated else f"encoder/{blocks}0/MlpBlock_0/Dense_0/bias"
-    patches = _shape(source, f"{tokens}embedding/kernel", 4)
-    table = _shape(source, f"{tokens}posembed_input", 4)
-    head_width = _shape(source, f"encoder/{blocks}0/{query}", 3)[2]
+    patches = shape_of(source, f"{tokens}embedding/kernel", 4)
+    table = shape_of(source, f"{tokens}posembed_input", 4)
+    head_width = shape_of(source, f"encoder/{blocks}0/{query}", 3)[2]
     if choices.head_width not in (None, head_width):
         raise ValueError(
             f"{source.path}: head_width={choices.head_width}: its tensors have heads of "
@@ -62,7 +52,7 @@ def _infer_scenic(source: WeightsSource, choices: Choices) -> ClipConfig:
         layers=_count(source, f"encoder/{blocks}"),
         patch_size=patches[0],
         image_size=_square_side(source, table[1], table[2]) * patches[0],
-        mlp_width=_shape(source, hidden, 1)[0],
+        mlp_width=shape_of(source, hidden, 1)[0],
         head_width=head_width,
         activation=convention[0],
         gated=gated,
@@ -70,13 +60,13 @@ def _infer_scenic(source: WeightsSource, choices: Choices) -> ClipConfig:
     )
     if "token_emb/emb_var" not in source.tensors:
         return ClipConfig(vision, None)
-    embedding = _shape(source, "token_emb/emb_var", 2)
+    embedding = shape_of(source, "token_emb/emb_var", 2)
     text = TipsTextConfig(
         width=embedding[1],
         layers=_count(source, blocks),
         vocab_size=embedding[0],
-        mlp_width=_shape(source, f"{blocks}0/MlpBlock_0/Dense_0/bias", 1)[0],
-        head_width=_shape(source, f"{blocks}0/{query}", 3)[2],
+        mlp_width=shape_of(source, f"{blocks}0/MlpBlock_0/Dense_0/bias", 1)[0],
+        head_width=shape_of(source, f"{blocks}0/{query}", 3)[2],
         norm_epsilon=convention[1],
     )
     return ClipConfig(vision, text)
@@ -102,11 +92,11 @@ def _infer_torch(
     text: str = "",
     temperature: float | None = None,
 ) -> ClipConfig:
-    patches = _shape(source, f"{image}patch_embed.proj.weight", 4)
+    patches = shape_of(source, f"{image}patch_embed.proj.weight", 4)
     gate, convention = f"{image}blocks.0.mlp.w12.bias", _convention(choices, _TORCH)
     gated = gate in source.tensors
-    hidden = _shape(source, gate if gated else f"{image}blocks.0.mlp.fc1.bias", 1)[0]
-    rows = _shape(source, f"{image}pos_embed", 3)[1] - 1
+    hidden = shape_of(source, gate if gated else f"{image}blocks.0.mlp.fc1.bias", 1)[0]
+    rows = shape_of(source, f"{image}pos_embed", 3)[1] - 1
     stated = heads_beside(source, "num_heads", patches[0], SETTINGS_FILE)
     side = math.isqrt(max(rows, 0))
     vision = TipsConfig(
@@ -122,8 +112,8 @@ def _infer_torch(
     )
     if f"{text}token_embedding.weight" not in source.tensors:
         return ClipConfig(vision, None)
-    embedding = _shape(source, f"{text}token_embedding.weight", 2)
-    hidden = _shape(source, f"{text}transformer.resblocks.0.mlp.c_fc.bias", 1)[0]
+    embedding = shape_of(source, f"{text}token_embedding.weight", 2)
+    hidden = shape_of(source, f"{text}transformer.resblocks.0.mlp.c_fc.bias", 1)[0]
     stated = heads_beside(source, "text_num_heads", embedding[1], SETTINGS_FILE)
     tower = TipsTextConfig(
         width=embedding[1],

@@ -16,6 +16,7 @@ from maft_jax.convert.timm_embeddings import convnext_embeddings, timm_vit_embed
 from maft_jax.convert.transformers_clip import TRANSFORMERS
 from maft_jax.models.clip import ClipConfig
 from maft_jax.models.encoder import EncoderSettings, MaskingSpec
+from maft_jax.models.towers.clip_vit import VisionConfig
 from maft_jax.models.towers.convnext import ConvNextConfig
 from maft_jax.models.towers.eva02 import Eva02Config
 from maft_jax.models.towers.siglip import SigLipVisionConfig
@@ -34,6 +35,7 @@ _DESCRIPTIONS = {
 _END_OF_TEXT = 49407
 _PLAIN = "plain PyTorch"
 _POOLING = (ConvNextConfig, SigLipVisionConfig)
+_CLASS_TOKEN = (VisionConfig, Eva02Config, TipsConfig)
 _OPEN_CLIP_LAYOUTS = {layout.name: layout for layout in (OPEN_CLIP, OPEN_CLIP_CUSTOM_TEXT)}
 
 
@@ -73,9 +75,17 @@ def verify(path: str | os.PathLike | None, weights: ClipWeights, seed: int = 0) 
             the format is of no library (OpenAI's and MAFT's), plain PyTorch takes its place.
 
     Raises:
-        ValueError: the library is not installed.
+        ValueError: the library is not installed, or there is none to compare such towers with.
         VerificationFailed: a difference is above TOLERANCE; all are in the message.
     """
+    vision, known = weights.config.vision, (*_CLASS_TOKEN, *_POOLING)
+    if not isinstance(vision, known):
+        where = "" if path is None else f"{path}: "
+        raise ValueError(
+            f"{where}verification compares {', '.join(kind.__name__ for kind in known)} with the "
+            f"library of the format or plain PyTorch, and this tower is {type(vision).__name__}; "
+            "a branch in maft_jax/convert/verification.py says what to compare it with"
+        )
     inputs = _random_inputs(weights.config, seed)
     parameters = weights.parameters()
     ours = _our_embeddings(weights.config, parameters, inputs)

@@ -30,7 +30,7 @@ class Clip:
     """
 
     config: ClipConfig
-    parameters: dict
+    parameters: dict = dataclasses.field(repr=False)
     """models.clip.random_parameters says of what; float32."""
     mask_start_layer: int = 8
     """First layer, counted from 0, in which proposals read only their patches."""

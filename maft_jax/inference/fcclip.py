@@ -1,9 +1,10 @@
 """FC-CLIP and MAFT+ as a whole, from their checkpoint: one pass of CLIP's ConvNeXt for all.
 
 MAFT+ adapts the rows of class names to each image before its CLIP compares masks with them;
-Mask-Adapter's FC-CLIP draws the maps that its CLIP pools masks with.
+Mask-Adapter draws the maps that the CLIP of either pools masks with.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,23 +22,51 @@ from maft_jax.inference.instances import find_instances
 from maft_jax.inference.logit_labels import Order, label_logits, stored_masks
 from maft_jax.inference.panoptic import segment_image
 from maft_jax.inference.result import Segmentation
-from maft_jax.inference.segment_rules import SegmentRules, find_rules, find_things
+from maft_jax.inference.segment_rules import RULES, SegmentRules, find_rules, find_things
 from maft_jax.inference.segmentation import ImageLike, load_image
 from maft_jax.inference.segments import InstanceSegmentation, PanopticSegmentation
 from maft_jax.inference.vocabulary import check_apart, check_names
 from maft_jax.models.adapters.content_dependent_transfer import Kind
+from maft_jax.models.adapters.mask_adapter import AdapterReader
 from maft_jax.models.generators.fcclip_network import FcClipNetwork, make_network
+from maft_jax.models.generators.image_preparation import ADAPTER_PREPARATION
 from maft_jax.models.mask_pixels import PlacedMasks
 from maft_jax.models.text_classifier import cached_class_embeddings
 from maft_jax.proposals.fcclip import open_fcclip, read_parameters
 from maft_jax.runtime.tree_rules import fingerprint
 
-EXPONENTS, MAFT_PLUS_EXPONENTS, ADAPTER_EXPONENTS = (0.4, 0.8), (1.0, 1.0), (0.7, 0.9)
-"""Of the tower's probabilities for classes of training and for others."""
+_BASE_EMBED_DIM = 640
+"""Of the ConvNeXt-B of MAFT+; the ConvNeXt-L has 768."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """With what its authors evaluate a system."""
+
+    exponents: tuple[float, float]
+    """Of the tower's probabilities for classes of training and for others."""
+    rules: SegmentRules
+    mask_threshold: float = AdapterReader.mask_threshold
+    """At what probability masks are cut that an adapter reads."""
+
+    @classmethod
+    def of(cls, modules: Mapping, embed_dim: int) -> "_Settings":
+        """Those of the system whose modules these are."""
+        if "transfer" not in modules:
+            exponents = (0.7, 0.9) if "adapter" in modules else (0.4, 0.8)
+            return cls(exponents, RULES["fcclip"])
+        if "adapter" not in modules:
+            return cls((1.0, 1.0), RULES["maft_plus"])
+        rules = dataclasses.replace(RULES["maft_plus"], object_threshold=0.0)
+        if embed_dim == _BASE_EMBED_DIM:
+            return cls((0.7, 1.0), rules, 0.45)
+        return cls((0.8, 1.0), rules, 0.4)
 
 
 class FcClipSegmenter:
-    """Segments images with a vocabulary, by one checkpoint of FC-CLIP, MAFT+ or Mask-Adapter.
+    """Segments images with a vocabulary, by one checkpoint of FC-CLIP or MAFT+.
+
+    Either may have Mask-Adapter's adapter.
 
     Args:
         path: the checkpoint, whose tower, text tower and generator are used.
@@ -84,15 +113,22 @@ class FcClipSegmenter:
         )
         of_classes = [(name, *synonyms.get(name, ())) for name in names]
         self._seen = jnp.asarray(geometric_ensemble.seen_by_name(of_classes, trained))
-        on_host = read_parameters(clip, self.opened) | read_modules(path)
-        self.is_maft_plus = "transfer" in on_host
-        adapter = adapter_config(on_host["adapter"]) if "adapter" in on_host else None
-        of_system = ADAPTER_EXPONENTS if adapter else EXPONENTS
-        self.exponents = exponents or (MAFT_PLUS_EXPONENTS if self.is_maft_plus else of_system)
+        modules = read_modules(path)
+        on_host = read_parameters(clip, self.opened) | modules
+        self.is_maft_plus = "transfer" in modules
+        adapter = adapter_config(modules["adapter"]) if "adapter" in modules else None
+        self.preparation = ADAPTER_PREPARATION if adapter else self.opened.preparation
+        settings = _Settings.of(modules, clip.config.vision.embed_dim)
+        self.exponents, self.rules = exponents or settings.exponents, settings.rules
         self.fingerprint = fingerprint(on_host)
         kind = transfer if self.is_maft_plus else None
         self._network = make_network(
-            clip.config.vision, self.opened.config, compute_dtype, kind, adapter
+            clip.config.vision,
+            self.opened.config,
+            compute_dtype,
+            kind,
+            adapter,
+            settings.mask_threshold,
         )
         self._parameters = jax.tree.map(jnp.asarray, on_host)
         self._order = order
@@ -146,7 +182,7 @@ class FcClipSegmenter:
         return self._segments(find_instances, image, things, rules)
 
     def _segments(self, make, image, things, rules):
-        rules = find_rules(rules or ("maft_plus" if self.is_maft_plus else "fcclip"))
+        rules = find_rules(rules or self.rules)
         things, pixels = find_things(things, self.class_names), load_image(image)
         masks, probabilities, read = self._classified(pixels)
         sizes = (
@@ -158,9 +194,8 @@ class FcClipSegmenter:
 
     def _classified(self, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[Array, Array, dict]:
         """Mask logits and probabilities of a batch of one image, and at what sizes it was read."""
-        preparation = self.opened.preparation
-        prepared = preparation.prepare(pixels)
-        size, padded = prepared.shape[:2], preparation.padded_size(*pixels.shape[:2])
+        prepared = self.preparation.prepare(pixels)
+        size, padded = prepared.shape[:2], self.preparation.padded_size(*pixels.shape[:2])
         batch = np.zeros((1, *padded, 3), np.uint8)
         batch[0, : size[0], : size[1]] = prepared
         sizes = jnp.array([size], jnp.int32)

@@ -1,4 +1,7 @@
-"""CLIP's own loss: each image finds its text among those of the batch, and each text its image."""
+"""What trains the tiny CLIP of shapes world, no loss of masks: CLIP's own, of images and texts.
+
+Each image finds its text among those of the batch, and each text its image.
+"""
 
 import jax
 from jaxtyping import Array, Float, Int

@@ -1,7 +1,6 @@
 """MAFT+: probabilities follow IoU, class rows look at the image, the map keeps what it knew."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,10 +10,9 @@ from jaxtyping import Array, Float
 
 from maft_jax.config.sections import LossConfig
 from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER
-from maft_jax.convert.rules import Rule
 from maft_jax.losses.mask_aware import count_terms, iou_target, mask_aware_terms
 from maft_jax.losses.representation import representation_terms
-from maft_jax.methods.method import StepInputs
+from maft_jax.methods.method import Method, StepInputs
 from maft_jax.models.adapters.content_dependent_transfer import (
     HEADS,
     ContentDependentTransfer,
@@ -34,7 +32,7 @@ class Counts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaftPlus:
+class MaftPlus(Method):
     """Proposals as in MAFT; instead of a distillation, compensation by the frozen tower's map."""
 
     mask_aware: str
@@ -43,6 +41,7 @@ class MaftPlus:
     """The settings of these names."""
     reader: TransferReader | None = None
     """With the transfer of class rows; None: they are those of the text tower."""
+    module_rules = CONTENT_DEPENDENT_TRANSFER
 
     @classmethod
     def of(cls, loss: LossConfig) -> "MaftPlus":
@@ -64,9 +63,6 @@ class MaftPlus:
     def has_modules(self) -> bool:
         return self.reader is not None
 
-    def default_trainable(self, vision: ImageArchitecture) -> tuple[str, ...]:
-        return tuple(vision.default_trainable)
-
     def check(self, encoder: ImageEncoder) -> None:
         if not isinstance(encoder, MapEncoder):
             raise ValueError(
@@ -84,10 +80,6 @@ class MaftPlus:
         text = jnp.zeros((1, vision.embed_dim))
         transfer = ContentDependentTransfer(self.reader.kind)
         return dict(transfer.init(key, text, jnp.zeros((1, 1, *text.shape)))["params"])
-
-    @property
-    def module_rules(self) -> Sequence[Rule]:
-        return CONTENT_DEPENDENT_TRANSFER
 
     def counts(self, batch: Batch) -> Counts:
         return Counts(count_terms(batch.present_classes, batch.proposal_valid), len(batch.image))

@@ -1,7 +1,6 @@
 """Mask-Adapter: a frozen CLIP, and a model that learns with which maps a mask is pooled."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,10 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from maft_jax.config.sections import LossConfig
 from maft_jax.convert.method_modules import MASK_ADAPTER
-from maft_jax.convert.rules import Rule
 from maft_jax.losses.classification import best_matches, cosine_distance_terms, cross_entropies
 from maft_jax.losses.mask_aware import class_masks, soft_iou
-from maft_jax.methods.method import StepInputs
+from maft_jax.methods.method import Method, StepInputs
 from maft_jax.models.adapters.mask_adapter import AdapterReader, MaskAdapter, MaskAdapterConfig
 from maft_jax.models.array_types import Batch, Masks
 from maft_jax.models.encoder import ImageArchitecture, ImageEncoder, MapEncoder
@@ -45,7 +43,7 @@ class Counts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskAdapterMethod:
+class MaskAdapterMethod(Method):
     """Cross-entropy of masks that the adapter reads; with proposals also agreement with the truth.
 
     Masks of the ground truth are those of whole classes, as label maps have them, where the
@@ -54,8 +52,9 @@ class MaskAdapterMethod:
 
     mixed: bool
     """Whether there are proposals among the masks: the authors' second phase."""
-    reader: AdapterReader
+    reader: AdapterReader = dataclasses.field()  # has no default, as that of Method has
     has_modules = True
+    module_rules = MASK_ADAPTER
 
     @classmethod
     def of(cls, loss: LossConfig) -> "MaskAdapterMethod":
@@ -75,10 +74,6 @@ class MaskAdapterMethod:
     def init_modules(self, vision: ImageArchitecture, key: jax.Array) -> dict:
         cells, masks = jnp.zeros((1, 1, 1, vision.embed_dim)), jnp.zeros((1, 1, 1, 1))
         return dict(MaskAdapter(self.reader.config).init(key, cells, masks)["params"])
-
-    @property
-    def module_rules(self) -> Sequence[Rule]:
-        return MASK_ADAPTER
 
     def counts(self, batch: Batch) -> Counts:
         num_masks = jnp.sum(batch.present_classes >= 0)

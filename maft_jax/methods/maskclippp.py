@@ -12,7 +12,7 @@ from maft_jax.convert.method_modules import LINEAR_ALIGNMENT, PSEUDO_TEXT_ALIGNM
 from maft_jax.convert.rules import Rule
 from maft_jax.losses.classification import balanced_cross_entropy_terms
 from maft_jax.losses.mask_aware import class_masks
-from maft_jax.methods.method import StepInputs
+from maft_jax.methods.method import Method, StepInputs
 from maft_jax.models.adapters.consistency_alignment import LinearAlignment, PseudoTextAlignment
 from maft_jax.models.array_types import Batch
 from maft_jax.models.encoder import (
@@ -28,7 +28,7 @@ _MODULES = {"linear": LinearAlignment(), "pseudo_text": PseudoTextAlignment()}
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskClipPlusPlus:
+class MaskClipPlusPlus(Method):
     """Cross-entropy of every class present in an image, read through its own mask.
 
     Between logits and loss is the alignment, which prediction and evaluation do not use. A class
@@ -38,7 +38,6 @@ class MaskClipPlusPlus:
 
     alignment: str
     """A value of config.loss.alignment."""
-    reader = None
 
     @classmethod
     def of(cls, loss: LossConfig) -> "MaskClipPlusPlus":
@@ -47,9 +46,6 @@ class MaskClipPlusPlus:
     @property
     def has_modules(self) -> bool:
         return self.alignment != "none"
-
-    def default_trainable(self, vision: ImageArchitecture) -> tuple[str, ...]:
-        return tuple(vision.default_trainable)
 
     def check(self, encoder: ImageEncoder) -> None:
         if self.alignment == "pseudo_text" and not isinstance(encoder, MapEncoder):

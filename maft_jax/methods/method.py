@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
@@ -33,31 +33,35 @@ class StepInputs:
     """Of which masks and labels are read; it may be a part of the step's."""
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A static, hashable object made of settings; registry.METHODS has those of config.method."""
+class Method:
+    """Base of static, hashable objects made of settings, the values of registry.METHODS.
 
-    has_modules: bool
+    All but `terms` is that of a method without modules here, which those with some replace.
+    """
+
+    has_modules = False
     """Whether there are parameters beside the tower's."""
-    reader: MaskReader | None
+    reader: MaskReader | None = None
     """How masks are read with the modules once they are trained, which may adapt class rows to an
     image; None: as the tower does, and modules take part in training alone."""
+    module_rules: Sequence[Rule] = ()
+    """Names of the modules in the authors' checkpoints."""
 
     def default_trainable(self, vision: ImageArchitecture) -> tuple[str, ...]:
         """Rules over the tower's parameter paths, where settings have none; modules always are."""
+        return tuple(vision.default_trainable)
 
     def check(self, encoder: ImageEncoder) -> None:
         """Raises ValueError where the tower cannot be taught so."""
 
     def init_modules(self, vision: ImageArchitecture, key: jax.Array) -> dict:
         """Random float32 parameters of the method's own."""
-
-    @property
-    def module_rules(self) -> Sequence[Rule]:
-        """Their names in the authors' checkpoints."""
+        return {}
 
     def counts(self, batch: Batch) -> Any:
-        """What sums over the full batch of a step are divided by."""
+        """What sums over the full batch of a step are divided by: its images."""
+        return len(batch.image)
 
     def terms(self, step: StepInputs, counts: Any) -> dict[str, LossTerm]:
         """Loss terms by name, which becomes the metric NAME_loss."""
+        raise NotImplementedError

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from maft_jax.models.array_types import Masks
-from maft_jax.models.preprocess import mask_probability, patch_mask
+from maft_jax.models.preprocess import patch_mask, soft_patch_mask
 from maft_jax.models.resize import resize
 
 SOFT_EPSILON = 1e-6
@@ -43,7 +43,7 @@ def pool(
     sums = jnp.einsum("bnt,btah->bnah", weights, values, precision=exact)
     total = jnp.einsum("bnt,bta->bna", weights, importance, precision=exact) + epsilon
     pooled = sums / jnp.where(total > 0, total, 1)[..., None]
-    return pooled.reshape(batch, -1, width)
+    return pooled.reshape(batch, weights.shape[1], width)
 
 
 def hard_weights(masks: Masks, grid: tuple[int, int]) -> Float[Array, "b n t"]:
@@ -52,12 +52,6 @@ def hard_weights(masks: Masks, grid: tuple[int, int]) -> Float[Array, "b n t"]:
     FC-CLIP's rule for masks that are kept as probabilities. It has no gradient.
     """
     return patch_mask(masks, grid).astype(jnp.float32)
-
-
-def soft_weights(masks: Masks, grid: tuple[int, int]) -> Float[Array, "b n t"]:
-    """The mask itself, resized to the grid (bilinear, half-pixel): MaskCLIP++'s rule."""
-    resized = resize(mask_probability(masks), grid, axes=(2, 3))
-    return resized.reshape(*resized.shape[:2], -1)
 
 
 def mask_of_logits(
@@ -73,9 +67,9 @@ def mask_of_logits(
 
 RULES: dict[str, Callable[[Masks, tuple[int, int]], Float[Array, "b n t"]]] = {
     "hard": hard_weights,
-    "soft": soft_weights,
+    "soft": soft_patch_mask,
 }
-"""The values of config.model.mask_pooling."""
+"""The values of config.model.mask_pooling; soft is MaskCLIP++'s."""
 
 
 @runtime_checkable

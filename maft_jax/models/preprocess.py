@@ -84,6 +84,6 @@ def patch_mask(masks: Masks, grid: tuple[int, int]) -> Bool[Array, "b n t"]:
 
 
 def soft_patch_mask(masks: Masks, grid: tuple[int, int]) -> Float[Array, "b n t"]:
-    """How much of each patch is each proposal's, patches in row-major order."""
+    """How much of each patch is each proposal's (bilinear, half-pixel), in row-major order."""
     resized = resize(mask_probability(masks), grid, axes=(2, 3))
-    return resized.reshape(*resized.shape[:2], -1)
+    return resized.reshape(*resized.shape[:2], grid[0] * grid[1])

@@ -91,7 +91,7 @@ def lower_generator_step(
         setup.objective.sharding_rules,
         state,
         frozen,
-        "weights before the first step",
+        "weights that are not trained",
         text,
         batch,
     )

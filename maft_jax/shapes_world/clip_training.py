@@ -140,6 +140,14 @@ def _train(
     return state
 
 
+@functools.cache
+def architecture(clip: ClipConfig) -> str:
+    """Settings of the towers, names and shapes of their parameters: what has another is another."""
+    shapes = jax.eval_shape(lambda: random_parameters(clip))
+    named = {name: leaf.shape for name, leaf in tree_rules.flatten(shapes).items()}
+    return repr((clip, named))
+
+
 def quiz_accuracy(clip: ClipConfig, parameters: Mapping, quiz: Quiz) -> dict[str, float]:
     """Fractions of pictures whose object, its pattern, its colour is named right.
 

@@ -20,6 +20,10 @@ MASKS_OF_THE_RECIPE = "masks of the recipe"
 LEARNED_MASKS = {"proposals.generator": "mask2former", "proposals.path": OF_THE_SPLIT}
 
 
+RECALL_TABLE = "proposal_recall"
+"""Of proposals alone, so that it has no experiments."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One row of one table."""
@@ -138,11 +142,10 @@ SECOND_CLIP_EXPERIMENTS = tuple(
         one,
         table=SECOND_CLIP_TABLE,
         changes={"model.pretrained": SECOND_CLIP, **one.changes},
-        seeds=(one.split,),
     )
     for one in METHOD_EXPERIMENTS
 )
-"""Each split with a seed of its own: three pairs that share no pictures."""
+"""The same splits and seeds, so that the two CLIPs are told apart by nothing else."""
 
 _OF_THE_CONVNEXT = {
     "model.pretrained": CONVNEXT_CLIP,

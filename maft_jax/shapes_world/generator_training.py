@@ -19,7 +19,7 @@ from maft_jax.training.generator_task import FOLDER
 from maft_jax.training.train_loop import train_and_evaluate
 
 SEED = 0
-"""Of the world whose pictures all generators learn from."""
+"""Of the world whose pictures the generators of learned masks learn from."""
 HALF_FOLDER = "generator_float16"
 """Of the trained generator, in the workdir."""
 
@@ -30,25 +30,26 @@ def configuration_digest() -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
-def train_generator(folder: pathlib.Path, split: int) -> pathlib.Path:
+def train_generator(folder: pathlib.Path, split: int, seed: int = SEED) -> pathlib.Path:
     """Trains configs/generator_shapes_world.py for a split below `folder`, unless it is there.
 
-    What another configuration trained stays beside it. Returns its folder, with weights in float16
-    as the package has them.
+    `seed` is of the pictures and of all that training draws. What another configuration trained
+    stays beside it. Returns its folder, with weights in float16 as the package has them.
 
     Raises:
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
-    workdir = folder / "generators" / f"split_{split}-{configuration_digest()}"
+    of_seed = "" if seed == SEED else f"seed_{seed}-"
+    workdir = folder / "generators" / f"{of_seed}split_{split}-{configuration_digest()}"
     half = workdir / HALF_FOLDER
     if (half / WEIGHTS).exists():
         return half
-    world = folder / "worlds" / f"seed_{SEED}"
-    draw_world(world, SEED)
+    world = folder / "worlds" / f"seed_{seed}"
+    draw_world(world, seed)
     config = get_config()
     config.update_from_flattened_dict(
         {
-            "seed": SEED,
+            "seed": seed,
             "data.root": str(world),
             "data.unseen_classes": unseen_classes(split),
             "data.cache_dir": str(folder / "cache"),

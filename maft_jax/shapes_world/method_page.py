@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import pathlib
+import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 
-from input_pipeline.shapes_world.vocabulary import NUM_SPLITS
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.runtime import markdown
 from maft_jax.runtime.atomic_files import atomic_write
@@ -17,7 +17,6 @@ from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 from maft_jax.shapes_world.experiments import (
     CONVNEXT_EXPERIMENTS,
     CONVNEXT_METHODS,
-    CONVNEXT_SEEDS,
     CONVNEXT_STEPS,
     CONVNEXT_TABLE,
     CONVNEXT_TRAINING,
@@ -30,18 +29,21 @@ from maft_jax.shapes_world.experiments import (
     SECOND_CLIP_TRAINING,
     SEEDS,
 )
-from maft_jax.shapes_world.method_results import (
-    FROZEN,
-    LEVEL,
-    METRICS,
-    Difference,
-    MethodResults,
+from maft_jax.shapes_world.method_results import FROZEN, LEVEL, MethodResults
+from maft_jax.shapes_world.method_tables import (
+    claims_table,
+    compared,
+    differences,
+    incomplete,
+    provenance,
+    results_table,
+    summary,
 )
 from maft_jax.shapes_world.method_times import ROUNDS
-from maft_jax.shapes_world.study_results import Estimate
 
 METHOD_PAGE_FILE = "methods_study.md"
 _CONVNEXT_HEADING, _CONVNEXT_ANCHOR = "With a ConvNeXt", "#with-a-convnext"
+_SECOND_HEADING, _SECOND_ANCHOR = "A second CLIP", "#a-second-clip"
 
 CLAIMS = (
     ("MAFT", FROZEN, "unseen", "Mask-aware tuning raises unseen mIoU (MAFT)."),
@@ -102,13 +104,14 @@ def render_method_page(study: Mapping) -> str:
     results = MethodResults(study["runs"], METHOD_EXPERIMENTS)
     parts = [
         *_introduction(study, results),
-        *_summary(results),
+        *summary(results),
+        *_with_both_clips(results, study.get("second_clip")),
         *_what_is_equal(),
         *_table(results),
         *_differences(results),
         *_claims(results),
         *_convnext(study.get("convnext")),
-        *_second_clip(study.get("second_clip")),
+        *_second_clip(study.get("second_clip"), results),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -135,46 +138,23 @@ def _introduction(study: Mapping, results: MethodResults) -> list[str]:
         markdown.paragraph(
             f"{len(study['runs'])} runs, {minutes:.0f} minutes in total, made "
             "[methods.json](shapes_world/methods.json), of which this page is made; no result is "
-            f"typed by hand. {_provenance(study)}"
+            f"typed by hand. {provenance(study)}"
         ),
-        *_incomplete(results),
+        *incomplete(results),
     ]
 
 
-def _summary(results: MethodResults) -> list[str]:
-    """What the test sees, in words."""
-    questions = (
-        (FROZEN, "unseen", "Unseen mIoU against the frozen CLIP"),
-        (FROZEN, "unseen masks", "Accuracy of unseen classes' own masks against the frozen CLIP"),
-        (REFERENCE, "hIoU", f"hIoU against {REFERENCE}"),
-        (REFERENCE, "unseen masks", f"Accuracy of unseen classes' own masks against {REFERENCE}"),
-    )
-    return [
-        "In short:",
-        markdown.bullets(
-            *(f"{name}: {_sides(results, other, metric)}." for other, metric, name in questions)
-        ),
-    ]
-
-
-def _sides(results: MethodResults, other: str, metric: str) -> str:
-    sides: dict[str, list[str]] = {"higher": [], "lower": [], "open": []}
-    for method in results.methods:
-        if method != other:
-            sides[results.difference(method, other, metric).verdict].append(f"*{method}*")
-    words = {"higher": "higher with", "lower": "lower with", "open": "cannot be told of"}
-    return "; ".join(f"{words[side]} {', '.join(names)}" for side, names in sides.items() if names)
-
-
-def _provenance(study: Mapping) -> str:
-    versions = ", ".join(f"{name} {value}" for name, value in study["versions"].items() if value)
-    return f"Machine: {study['machine']}, which others used at the same time. Versions: {versions}."
-
-
-def _incomplete(results: MethodResults) -> list[str]:
-    if not results.missing:
+def _with_both_clips(first: MethodResults, study: Mapping | None) -> list[str]:
+    if study is None:
         return []
-    return [markdown.paragraph(f"**Incomplete.** Not run yet: {'; '.join(results.missing)}.")]
+    second = MethodResults(study["runs"], SECOND_CLIP_EXPERIMENTS)
+    return [
+        markdown.paragraph(
+            "What the [claims](#claims-here) put above each other, also with [a second CLIP]"
+            f"({_SECOND_ANCHOR}), of {second.num_pairs} pairs:"
+        ),
+        compared(first, second, CLAIMS),
+    ]
 
 
 def _what_is_equal() -> list[str]:
@@ -212,7 +192,6 @@ def _convnext(study: Mapping | None) -> list[str]:
         sentence = f"Not run yet: `--tables={CONVNEXT_TABLE}` of the command above does it."
         return [heading, markdown.paragraph(sentence)]
     results = MethodResults(study["runs"], CONVNEXT_EXPERIMENTS)
-    minutes = sum(run["seconds"] for run in study["runs"]) / 60
     quiz = study["runs"][0]["quiz"]
     return [
         heading,
@@ -227,11 +206,9 @@ def _convnext(study: Mapping | None) -> list[str]:
         ),
         _training_command("convnext", CONVNEXT_TRAINING),
         markdown.bullets(
-            f"**Runs**: {len(study['runs'])}, of {results.num_pairs} pairs: {NUM_SPLITS} splits "
-            f"and {len(CONVNEXT_SEEDS)} of the {len(SEEDS)} seeds above, {minutes:.0f} minutes in "
-            "total ([methods_convnext.json](shapes_world/methods_convnext.json), with "
-            f"`--tables={CONVNEXT_TABLE}`). Pairs of one seed share pictures, and few "
-            f"pairs show large differences alone. {_provenance(study)}",
+            f"**Runs**: {_runs(study, results)} "
+            "([methods_convnext.json](shapes_world/methods_convnext.json), with "
+            f"`--tables={CONVNEXT_TABLE}`). {provenance(study)}",
             f"**Steps**: {CONVNEXT_STEPS} of {get_config().batch_size} pictures. Mask-Adapter has "
             "half of them in each of its phases, and its time is that of the second. Its adapter "
             "and MAFT+'s transfer begin at random, or jump with their first step, and the authors "
@@ -242,16 +219,23 @@ def _convnext(study: Mapping | None) -> list[str]:
             f"**Rates** as above; none was tried. **Rows** change {_changes(CONVNEXT_METHODS)}. "
             'Mask-Adapter\'s first phase is the same with `loss.adapter_masks="ground_truth"`.',
         ),
-        *_incomplete(results),
-        *_summary(results),
-        _results_table(results),
-        "Against the frozen CLIP:",
-        _difference_table(results, FROZEN),
-        f"Against {REFERENCE}:",
-        _difference_table(results, REFERENCE),
+        *incomplete(results),
+        *summary(results),
+        results_table(results),
+        *differences(results),
         "Claims, with this CLIP:",
-        _claims_table(results, CONVNEXT_CLAIMS),
+        claims_table(results, CONVNEXT_CLAIMS),
     ]
+
+
+def _runs(study: Mapping, results: MethodResults) -> str:
+    minutes = sum(run["seconds"] for run in study["runs"]) / 60
+    num_seeds = len({run["seed"] for run in study["runs"]})
+    seeds = "the seeds" if num_seeds == len(SEEDS) else f"{num_seeds} of the {len(SEEDS)} seeds"
+    return (
+        f"{len(study['runs'])}, of {results.num_pairs} pairs: the splits and {seeds} of the CLIP "
+        f"above, {minutes:.0f} minutes in total"
+    )
 
 
 def _num_parameters() -> int:
@@ -272,39 +256,42 @@ def _training_command(folder: str, training: ClipTrainingConfig) -> str:
     return " \\\n        ".join([command, *flags])
 
 
-def _second_clip(study: Mapping | None) -> list[str]:
-    heading = "## A second CLIP"
+def _second_clip(study: Mapping | None, first: MethodResults) -> list[str]:
+    heading = f"## {_SECOND_HEADING}"
     if study is None:
         sentence = (
             "Not run yet, so that all of this is about one CLIP: with "
             f"`--tables={SECOND_CLIP_TABLE}` the command above trains another, of seed "
-            f"{SECOND_CLIP_TRAINING.seed}, and makes three pairs of runs with it."
+            f"{SECOND_CLIP_TRAINING.seed}, and makes the same runs with it."
         )
         return [heading, markdown.paragraph(sentence)]
     results = MethodResults(study["runs"], SECOND_CLIP_EXPERIMENTS)
     training, quiz = SECOND_CLIP_TRAINING, study["runs"][0]["quiz"]
+    here, above = (
+        statistics.mean(one.values(FROZEN, "unseen").values()) for one in (results, first)
+    )
     return [
         heading,
         markdown.paragraph(
             "Whether that is about methods or about one CLIP: the same with another, of seed "
             f"{training.seed}, whose training was shorter. In the end it names "
             f"{quiz['object']:.0%} of single objects "
-            "([shapes_world.md](shapes_world.md#the-tiny-clip)). The study trains it; by itself it "
-            "is made by"
+            "([shapes_world.md](shapes_world.md#the-tiny-clip)), and frozen it has an unseen mIoU "
+            f"of {here:.1f}, the CLIP above {above:.1f}; steps and rates are those chosen with "
+            "that one. The study trains it; by itself it is made by"
         ),
         _training_command("second_clip", training),
         markdown.paragraph(
-            f"{results.num_pairs} pairs, which share no pictures "
+            f"**Runs**: {_runs(study, results)} "
             "([methods_second_clip.json](shapes_world/methods_second_clip.json), with "
-            f"`--tables={SECOND_CLIP_TABLE}`); so few that the test sees large differences alone. "
-            f"{_provenance(study)}"
+            f"`--tables={SECOND_CLIP_TABLE}`). {provenance(study)}"
         ),
-        *_incomplete(results),
-        _results_table(results),
-        f"Against {REFERENCE}:",
-        _difference_table(results, REFERENCE),
+        *incomplete(results),
+        *summary(results),
+        results_table(results),
+        *differences(results),
         "The claims, with this CLIP:",
-        _claims_table(results, CLAIMS),
+        claims_table(results, CLAIMS),
     ]
 
 
@@ -316,22 +303,7 @@ def _table(results: MethodResults) -> list[str]:
             f"deviation over pairs. Time is that of a step as a multiple of {REFERENCE}'s: median "
             f"over {ROUNDS} rounds in one process, in each of which every method takes a step."
         ),
-        _results_table(results),
-    ]
-
-
-def _results_table(results: MethodResults) -> str:
-    lines = [[FROZEN, *_cells(results, FROZEN), "-"]]
-    for method in results.methods:
-        time = results.relative_time(method)
-        lines.append([method, *_cells(results, method), "-" if time is None else f"{time:.2f}"])
-    return markdown.table(["", *METRICS, "time"], lines)
-
-
-def _cells(results: MethodResults, method: str) -> list[str]:
-    return [
-        f"{Estimate.of([value / 100 for value in results.values(method, metric).values()])}"
-        for metric in METRICS
+        results_table(results),
     ]
 
 
@@ -344,25 +316,8 @@ def _differences(results: MethodResults) -> list[str]:
             f"{LEVEL:.0%}) sees a difference. Splits of one seed share pictures, and no allowance "
             "is made for many comparisons, so that what is bold by a little is a hint."
         ),
-        "Against the frozen CLIP:",
-        _difference_table(results, FROZEN),
-        f"Against {REFERENCE}:",
-        _difference_table(results, REFERENCE),
+        *differences(results),
     ]
-
-
-def _difference_table(results: MethodResults, other: str) -> str:
-    lines = [
-        [method, *(_difference_cell(results.difference(method, other, name)) for name in METRICS)]
-        for method in results.methods
-        if method != other
-    ]
-    return markdown.table(["", *METRICS], lines)
-
-
-def _difference_cell(difference: Difference) -> str:
-    text = str(difference) if difference.verdict == "open" else f"**{difference}**"
-    return f"{text}, {difference.num_higher} of {len(difference.values)}"
 
 
 def _claims(results: MethodResults) -> list[str]:
@@ -372,15 +327,5 @@ def _claims(results: MethodResults) -> list[str]:
             "A claim puts one mean above another. It holds (yes) or does not (no) where the paired "
             "test sees the difference; else it cannot be told."
         ),
-        _claims_table(results, CLAIMS),
+        claims_table(results, CLAIMS),
     ]
-
-
-def _claims_table(results: MethodResults, claims: Sequence[tuple[str, str, str, str]]) -> str:
-    lines = []
-    for method, other, metric, claim in claims:
-        if {method, REFERENCE} <= set(results.methods):
-            found = results.difference(method, other, metric)
-            holds = {"higher": "yes", "lower": "no", "open": "cannot be told"}[found.verdict]
-            lines.append([claim, f"{metric}: {method} less {other} {found}", holds])
-    return markdown.table(["claim", "here", "holds?"], lines)

@@ -21,6 +21,7 @@ from maft_jax.runtime.atomic_files import atomic_write
 from maft_jax.shapes_world import figures
 from maft_jax.shapes_world.experiments import EXPERIMENTS, Experiment
 from maft_jax.shapes_world.paper_claims import CLAIMS, HERE, PAPER, verdict
+from maft_jax.shapes_world.proposal_recall import render_recall
 from maft_jax.shapes_world.study_results import (
     METRICS,
     TITLES,
@@ -43,8 +44,8 @@ def render_page(
     """The page as Markdown.
 
     `study` is runs.json with `runs`, `versions`, `machine` and `num_steps` (of the configuration),
-    and, as `learned_masks`, the same of learned_masks.json if it is there; `curve` is clip.json,
-    which `train_clip` wrote.
+    and, as `learned_masks` and `proposal_recall`, the same of those files if they are there;
+    `curve` is clip.json, which `train_clip` wrote.
 
     Raises:
         ValueError: a run is of no experiment, or had other settings than its experiment.
@@ -57,6 +58,10 @@ def render_page(
         parts += [f"## {TITLES['main']}", *_main(results)]
     if "learned_masks" in results.tables:
         parts += [f"## {TITLES['learned_masks']}", *_learned_masks(results)]
+    if "proposal_recall" in study:
+        recall = study["proposal_recall"]
+        parts += ["### Recall of proposals", *render_recall(recall["runs"])]
+        parts.append(markdown.paragraph(_provenance(recall)))
     if results.ablations:
         parts += _ablations(results)
     return "\n\n".join([*parts, *_findings(results)]) + "\n"

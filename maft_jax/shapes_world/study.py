@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from input_pipeline.shapes_world.vocabulary import CLASS_NAMES, unseen_classes
 from maft_jax.config import Config
@@ -28,7 +29,13 @@ from maft_jax.proposals.precompute import precompute
 from maft_jax.proposals.precompute_job import job_from_config
 from maft_jax.runtime.sealed_files import read_sealed_json, write_sealed_json
 from maft_jax.runtime.versions import versions
-from maft_jax.shapes_world.clip_training import CURVE_FILE, WEIGHTS_FILE, train_clip
+from maft_jax.shapes_world.clip_training import (
+    CLIPS,
+    CURVE_FILE,
+    WEIGHTS_FILE,
+    architecture,
+    train_clip,
+)
 from maft_jax.shapes_world.experiments import (
     CLIPS_OF_THE_STUDY,
     CONVNEXT_EXPERIMENTS,
@@ -39,6 +46,7 @@ from maft_jax.shapes_world.experiments import (
     METHOD_TABLES,
     METHODS_TABLE,
     OF_THE_SPLIT,
+    RECALL_TABLE,
     REFERENCE,
     SECOND_CLIP_EXPERIMENTS,
     SEEDS,
@@ -48,6 +56,7 @@ from maft_jax.shapes_world.generator_training import train_generator
 from maft_jax.shapes_world.method_page import METHOD_PAGE_FILE, write_method_page
 from maft_jax.shapes_world.method_times import relative_times, step_seconds
 from maft_jax.shapes_world.page import PAGE_FILE, write_page
+from maft_jax.shapes_world.proposal_recall import measure_recall
 from maft_jax.shapes_world.study_files import OF_METHODS, read_methods, read_study, write_records
 from maft_jax.shapes_world.worlds import DATASET, draw_world, world_config
 from maft_jax.state.restored_run import MODULES
@@ -63,6 +72,8 @@ logger = logging.getLogger(__name__)
 def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Runs what `folder` does not hold yet; returns one record per experiment and seed.
 
+    RECALL_TABLE has records of its own, one per row and seed.
+
     Rows of different tables that are the same run are trained once.
 
     Args:
@@ -73,12 +84,14 @@ def run_study(folder: pathlib.Path, tables: Sequence[str] = ()) -> list[dict[str
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
     experiments = [*EXPERIMENTS, *_experiments_of_methods()]
-    known = dict.fromkeys(experiment.table for experiment in experiments)
+    known = dict.fromkeys([*(experiment.table for experiment in experiments), RECALL_TABLE])
     if unknown := sorted(set(tables) - set(known)):
         raise ValueError(f"tables {unknown}: expected some of {list(known)}")
-    chosen = [experiment for experiment in experiments if experiment.table in (tables or known)]
+    wanted = tables or known
+    chosen = [experiment for experiment in experiments if experiment.table in wanted]
     with _programs_compiled_once():
-        return _with_times(_run_missing(chosen, folder), folder)
+        records = _with_times(_run_missing(chosen, folder), folder)
+        return records + (measure_recall(folder) if RECALL_TABLE in wanted else [])
 
 
 @contextlib.contextmanager
@@ -91,6 +104,7 @@ def _programs_compiled_once() -> Iterator[None]:
             yield
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
+            compilation_cache.reset_cache()  # which would go on in the folder that is removed
 
 
 def _run_missing(chosen: Sequence[Experiment], folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -322,9 +336,10 @@ def _trained_weights(experiment: Experiment, folder: pathlib.Path) -> dict[str, 
 
 
 def _trained_clip(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """What another configuration trained stays beside it."""
+    """What another configuration trained, or another architecture, stays beside it."""
     training = CLIPS_OF_THE_STUDY[name]
-    digest = _digest(json.dumps(dataclasses.asdict(training), sort_keys=True).encode())
+    settings = json.dumps(dataclasses.asdict(training), sort_keys=True)
+    digest = _digest((settings + architecture(CLIPS[training.tower])).encode())
     workdir = folder / "clips" / f"{name.replace(' ', '_').lower()}-{digest}"
     if (workdir / WEIGHTS_FILE).exists():
         return workdir / WEIGHTS_FILE

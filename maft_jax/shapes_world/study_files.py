@@ -11,10 +11,12 @@ from maft_jax.shapes_world.experiments import (
     EXPERIMENTS,
     LEARNED_MASKS,
     METHODS_TABLE,
+    RECALL_TABLE,
     SECOND_CLIP_TABLE,
 )
 
 RUNS, LEARNED, METHODS_FILE = "runs.json", "learned_masks.json", "methods.json"
+RECALL = "proposal_recall.json"
 SECOND_CLIP_FILE = "methods_second_clip.json"
 CONVNEXT_FILE = "methods_convnext.json"
 OF_METHODS = {METHODS_FILE, SECOND_CLIP_FILE, CONVNEXT_FILE}
@@ -33,6 +35,7 @@ def write_records(
     files = {
         RUNS: others,
         LEARNED: _LEARNED_TABLES,
+        RECALL: {RECALL_TABLE},
         METHODS_FILE: {METHODS_TABLE},
         SECOND_CLIP_FILE: {SECOND_CLIP_TABLE},
         CONVNEXT_FILE: {CONVNEXT_TABLE},
@@ -42,8 +45,7 @@ def write_records(
         runs = [
             record
             for record in records
-            if record["table"] in tables
-            and (name == LEARNED or record["settings"] != LEARNED_MASKS)
+            if record["table"] in tables and (name != RUNS or record["settings"] != LEARNED_MASKS)
         ]
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / name) as aside:
@@ -52,12 +54,12 @@ def write_records(
 
 
 def read_study(folder: pathlib.Path) -> dict[str, Any]:
-    """runs.json and, as `learned_masks`, what learned_masks.json has, if it is there.
+    """runs.json and, as `learned_masks` and `proposal_recall`, what files of these names have.
 
     Raises:
         ValueError: there is no runs.json.
     """
-    return _read(folder, RUNS, {"learned_masks": LEARNED})
+    return _read(folder, RUNS, {"learned_masks": LEARNED, "proposal_recall": RECALL})
 
 
 def read_methods(folder: pathlib.Path) -> dict[str, Any]:

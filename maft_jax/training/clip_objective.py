@@ -47,7 +47,7 @@ class ClipObjective:
 
     def counts(self, batch: Batch) -> Counts:
         num_terms = count_terms(batch.present_classes, batch.proposal_valid)
-        num_valid = jnp.maximum(jnp.sum(batch.proposal_valid), 1)
+        num_valid = jnp.maximum(jnp.sum(batch.proposal_valid), 1).astype(jnp.float32)
         return Counts(num_terms, len(batch.image), num_valid)
 
     def loss_and_metrics(

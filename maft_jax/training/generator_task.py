@@ -195,7 +195,7 @@ def make_generator_setup(
         settings.drop_path,
     )
     tx = optimizer.make_optimizer(config.optimizer, config.num_steps)
-    return StepSetup(objective, tx, mesh, config.optimizer.trainable)
+    return StepSetup(objective, tx, mesh, config.optimizer.trainable, reads_beginnings=False)
 
 
 def resolve_generator(config: Config, mesh: Mesh) -> ResolvedConfig:

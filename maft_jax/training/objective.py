@@ -33,9 +33,10 @@ class LossTerm:
 class Objective(Protocol):
     """A loss as a static, hashable object, which gets parameters and batches with every call.
 
-    The step that minimises it knows nothing else of what is trained. `pretrained` is the whole tree
-    as it was before the first step, `trainable` the leaves in place of some of its own, and
-    `context` what the loss reads beside them: of CLIP the class embeddings.
+    The step that minimises it knows nothing else of what is trained. `pretrained` is the tree
+    as it was before the first step, whole or without the trained leaves (StepSetup.frozen),
+    `trainable` these as they are now, and `context` what the loss reads beside them: of CLIP the
+    class embeddings.
     """
 
     @property

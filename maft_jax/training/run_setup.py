@@ -66,7 +66,7 @@ class Run(HostState):
 
     workdir: epath.Path
     pretrained: dict
-    """The task's parameters on the mesh, as the step reads them: frozen; of CLIP the teacher."""
+    """Of the task's parameters what the step reads, on the mesh: frozen; of CLIP the teacher."""
     context: Any
     """The first process's, on the mesh."""
     step: Callable

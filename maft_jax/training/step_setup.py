@@ -31,6 +31,8 @@ class StepSetup:
     mesh: Mesh
     trainable: tuple[str, ...]
     """Rules over the paths of the parameters."""
+    reads_beginnings: bool = True
+    """Whether the objective reads trained leaves as they were before the first step, too."""
 
     def init_state(self, parameters: Mapping) -> TrainState:
         """Step 0 of tuning these, or its shapes under jax.eval_shape."""
@@ -49,7 +51,13 @@ class StepSetup:
         return make(sharding.place(trained, self.mesh, rules))
 
     def frozen(self, parameters: Mapping) -> Mapping:
-        """Those as the step reads them: rounded once, not in every step."""
+        """What the step reads beside its state, rounded once, not in every step."""
+        if not self.reads_beginnings:
+            leaves = tree_rules.flatten(parameters).items()
+            trained = functools.partial(tree_rules.matches_any, self.trainable)
+            parameters = tree_rules.unflatten(
+                {path: leaf for path, leaf in leaves if not trained(path)}
+            )
         return self.objective.in_compute_dtype(parameters)
 
     def jitted(self, state: TrainState, frozen: Mapping) -> Callable:

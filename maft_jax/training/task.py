@@ -32,7 +32,7 @@ class PeriodicEvaluation(Protocol):
         """Evaluates a state, writes metrics, and computes nothing again that is there already.
 
         Args:
-            pretrained: the parameters that the run began with, on the mesh, as the step reads them.
+            pretrained: of the parameters that the run began with what the step reads, on the mesh.
 
         Raises:
             EvaluationInterrupted: a signal came; what was counted is kept.

@@ -54,6 +54,7 @@ def test_step_and_input(tmp_path):
         assert part in output
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line(tmp_path):
     output = finish(start(command("--what=step,speed")), exit_code=2)
     assert output.strip().endswith("unknown ['speed']")

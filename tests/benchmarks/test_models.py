@@ -67,6 +67,7 @@ def test_a_generator_is_not_measured_as_a_clip():
         load_model(config)
 
 
+@pytest.mark.slow
 def test_masks_are_read_with_modules_as_the_method_begins_with_them():
     of_method = {"method": "mask_adapter", "loss__adapter_width": 16, "model__mask_start_layer": -1}
     tower = "random:convnext_tiny-random"

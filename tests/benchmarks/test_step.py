@@ -1,5 +1,6 @@
 """The measured step: whose it is, what is counted, and that the rendition computes the same."""
 
+import dataclasses
 import math
 
 import jax
@@ -10,6 +11,8 @@ from maft_jax.benchmarks.drawn_data import draw_batch, num_classes
 from maft_jax.benchmarks.models import load_model
 from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.step import measure_step
+from maft_jax.benchmarks.torch_step import check_comparable
+from maft_jax.config.sections import LossConfig
 from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.training.training_data import batch_shapes
 from tests.runs import make_data, read_metrics, small_config
@@ -116,6 +119,19 @@ def test_what_the_rendition_does_not_compute_is_not_compared(changes, message):
     with pytest.raises(ValueError, match="--compare=torch") as error:
         measure_step(load_model(config), two_steps(compare_torch=True))
     assert message in str(error.value)
+
+
+def test_whatever_the_loss_has_besides_is_not_compared():
+    model = load_model(small_config(NO_DATA))
+    for field in dataclasses.fields(LossConfig):
+        if field.name in ("distillation_weight", "cached_teacher"):
+            continue
+        others = [choice for choice in field.metadata["choices"] if choice != field.default]
+        changed = {field.name: others[0] if others else field.default + 7}
+        loss = dataclasses.replace(model.config.loss, **changed)
+        config = dataclasses.replace(model.config, loss=loss)
+        with pytest.raises(ValueError, match=rf"config\.loss\.{field.name}=.* official step has"):
+            check_comparable(dataclasses.replace(model, config=config))
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -14,7 +14,8 @@ from ml_collections import config_flags
 from maft_jax.cli import command_line
 from maft_jax.cli.config_flags import check_override
 from maft_jax.config import Config, from_config_dict
-from maft_jax.methods.registry import make_method
+from maft_jax.config.sections import METHOD_LOSSES
+from maft_jax.methods import registry
 from tests.command_lines import answers
 from tests.test_config import GIVEN, all_fields
 
@@ -31,9 +32,10 @@ GENERATOR_VARIANTS = [
     "generator_shapes_world.py",
     *(f"generator_coco.py:{name}" for name in ("mask2former", "agnostic", "freeseg")),
 ]
-METHODS = ["maft_plus.py", "maft_plus.py:base", "maft_plus.py:tiny", "maskclippp.py"]
+METHODS = [f"{name}.py" for name in registry.METHODS]
+METHODS += [f"maft_plus.py:{name}" for name in ("base", "tiny")]
 METHODS += [f"maskclippp.py:{name}" for name in ("vit", "eva02", "convnext", "tiny")]
-METHODS += ["mask_adapter.py", "mask_adapter.py:mixed", "mask_adapter.py:tiny"]
+METHODS += ["mask_adapter.py:mixed", "mask_adapter.py:tiny"]
 
 
 def parse(variant: str, **overrides) -> ml_collections.ConfigDict:
@@ -87,7 +89,7 @@ def test_every_config_file_is_tested():
 def test_recipes_of_methods_are_valid(variant):
     config = from_config_dict(parse(variant))
     assert config.method == variant.split(".")[0]
-    assert make_method(config) is not None
+    assert registry.make_method(config) is not None
 
 
 def test_evaluation_alone_leaves_start_layer_and_image_size_to_the_weights():
@@ -172,6 +174,12 @@ NEEDED = {
     "task": _EVALUATION,
 }
 """Other settings without which such a value is refused."""
+NEEDED |= {
+    f"loss.{field}": {"method": method}
+    for method, fields in METHOD_LOSSES.items()
+    for field in fields
+    if field not in METHOD_LOSSES["maft"]
+}
 
 
 def other_value(name: str, default):

@@ -53,6 +53,7 @@ def common(tmp_path, photo, *more):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "rows", "function"),
     [
@@ -119,6 +120,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_meant_is_refused(tmp_path, photo):
     answers = run(*(common(tmp_path, photo, *more) for more, _ in REFUSED))
     for (more, message), (said, code) in zip(REFUSED, answers, strict=True):

@@ -30,6 +30,7 @@ def precompute(data, *arguments, exit_code=0, **changes):
     return finish(start(command), exit_code)
 
 
+@pytest.mark.slow
 def test_training_reads_what_the_command_computed(data, caplog, tmp_path):
     output = precompute(data, "--workers=1")
     assert "teacher              1 of 1 parts" in output and "8/8 [" in output

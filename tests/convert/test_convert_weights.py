@@ -179,6 +179,7 @@ def everything_in(folder: pathlib.Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_student_of_a_training_run_is_exported_in_any_format(folder, capsys):
     students = tuned_run(folder / "run", str(folder / "clip.pt"))
     before = everything_in(folder / "run")
@@ -269,6 +270,7 @@ def test_inspection_prints_tensors_architecture_and_fingerprints(folder, capsys)
     assert os.listdir(folder) == ["clip.pt"]
 
 
+@pytest.mark.slow
 def test_verification_prints_the_largest_difference(folder, capsys, monkeypatch):
     assert convert("clip.pt", "clip", "--to=transformers", "--verify") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -283,15 +285,9 @@ def test_verification_prints_the_largest_difference(folder, capsys, monkeypatch)
     assert not pathlib.Path("other").exists(), "a source that differs is not converted"
 
 
-@pytest.mark.parametrize(
-    ("name", "activation"),
-    [
-        ("open_clip", "gelu"),
-        ("open_clip_custom_text", "quick_gelu"),
-        pytest.param("open_clip", "quick_gelu", marks=pytest.mark.slow),
-        pytest.param("open_clip_custom_text", "gelu", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize("name", ["open_clip", "open_clip_custom_text"])
 def test_verification_runs_open_clip(folder, name, activation):
     vision = dataclasses.replace(CONFIG.vision, activation=activation)
     config = ClipConfig(vision, dataclasses.replace(CONFIG.text, activation=activation))

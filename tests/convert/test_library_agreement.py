@@ -83,6 +83,7 @@ def our_score(parameters, config, images, tokens, weighting):
     return jnp.sum(jnp.exp(parameters["logit_scale"]) * (image @ text.T) * weighting)
 
 
+@pytest.mark.slow
 def test_features_and_gradients_are_the_librarys(case):
     _, library, weights = case
     images, tokens = library_models.inputs()

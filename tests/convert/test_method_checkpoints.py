@@ -6,7 +6,12 @@ import pytest
 
 from maft_jax.convert import fcclip
 from maft_jax.convert.formats import read_weights
-from maft_jax.convert.method_modules import CONTENT_DEPENDENT_TRANSFER, MASK_ADAPTER, read_modules
+from maft_jax.convert.method_modules import (
+    CONTENT_DEPENDENT_TRANSFER,
+    MASK_ADAPTER,
+    foreign_modules,
+    read_modules,
+)
 from maft_jax.convert.rules import to_foreign
 from maft_jax.convert.state_dict_io import open_state_dict
 from maft_jax.methods.mask_adapter import MaskAdapterMethod
@@ -51,6 +56,7 @@ def test_mafts_plus_transfer_is_read_from_its_checkpoint_and_written_back(tmp_pa
         np.testing.assert_array_equal(after[f"{prefix}cdt.{name}"], value.astype(np.float16))
 
 
+@pytest.mark.slow
 def test_mask_adapters_checkpoint_likewise(tmp_path, clip):
     vision, visual = clip
     modules = ADAPTER.init_modules(vision, jax.random.key(0))
@@ -67,8 +73,9 @@ def test_mask_adapters_checkpoint_likewise(tmp_path, clip):
     jax.tree.map(np.testing.assert_array_equal, whole[1], modules)
     of_maft_plus = {name: x for name, x in maft_plus_tensors().items() if name.startswith("cdt.")}
     both = write_checkpoint(tmp_path / "both.pth", tensors | of_maft_plus)
-    with pytest.raises(ValueError, match=r"Adapter for MAFT.*config\.method=mask_adapter, with"):
-        fcclip.read_modules(both)
+    assert fcclip.read_modules(both).keys() == {"transfer", "adapter"}
+    with pytest.raises(ValueError, match=r"the one for MAFT\+.*cli\.predict.*--generator=fcclip"):
+        read_modules(both, MASK_ADAPTER, modules)
     tensors["mask_adapter.fuse.weight"] = np.zeros(3)
     damaged = write_checkpoint(tmp_path / "damaged.pth", tensors)
     with pytest.raises(ValueError, match=r"mask_adapter\.fuse\.weight: expected the kernel of a"):
@@ -81,3 +88,16 @@ def test_mask_adapters_checkpoint_likewise(tmp_path, clip):
     with pytest.raises(ValueError, match=r"AdapterReader, found 0.*tuned\.safetensors"):
         fcclip.write_into(other, tmp_path / "none.pth", vision, visual, modules=changed)
     assert not (tmp_path / "none.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("reader", "beside"),
+    [(ADAPTER.reader, "TransferReader"), (TransferReader(), "AdapterReader")],
+    ids=["adapter", "transfer"],
+)
+def test_modules_do_not_go_where_those_of_both_methods_work_together(reader, beside):
+    """Mask-Adapter's checkpoints for MAFT+ have both, and read cells as no run of ours does."""
+    names = [f"cdt.{name}" for rule in CONTENT_DEPENDENT_TRANSFER for name in rule.names]
+    names += [f"mask_adapter.{name}" for rule in MASK_ADAPTER for name in rule.names]
+    with pytest.raises(ValueError, match=f"both.pth: .*, got one with those of {beside}, too"):
+        foreign_modules(Modules({}, reader), names, source="both.pth")

@@ -213,7 +213,7 @@ BLOCK = "visual.transformer.resblocks.1."
         ),
         (
             lambda t: {"vision_model.embeddings.class_embedding": np.ones(4)},
-            r"expected CLIP weights in OpenAI's layout .* has 1 tensors, such as \['vision_model",
+            r"expected a tensor 'visual\.conv1\.weight' .* has 1 tensors, such as \['vision_model",
         ),
         (lambda t: {}, "The file has 0 tensors"),
         (

@@ -78,6 +78,7 @@ def test_files_come_back(weights, tmp_path, name, layout):
         assert_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_one_file_holds_both_where_its_name_is_of_neither(weights, tmp_path):
     for ending in (".npz", ".safetensors"):
         path = tmp_path / f"both{ending}"
@@ -141,11 +142,13 @@ def test_arithmetic_of_another_layout_is_refused(weights, tmp_path):
         read_weights(FOLDER / "scenic_vision.npz", head_width=8)
 
 
-def test_a_folder_by_default_is_the_hubs_and_its_reason_is_the_one_given(weights):
+def test_a_folder_by_default_is_the_hubs_and_its_reason_is_the_one_given(weights, tmp_path):
     scenic, torch = weights["tips"].config, weights["tips_torch"].config
     assert {default_format("name", config) for config in (scenic, torch)} == {"tips_hub"}
     assert why_not("tips_hub", torch) is None
     assert why_not("tips_hub", scenic).startswith("it is computed with gelu and an epsilon")
+    with pytest.raises(ValueError, match=r"; a file holds them, by a name such as x\.safetensors$"):
+        write_weights(weights["tips"], tmp_path / "x", "tips_hub")
 
 
 def test_stated_heads_are_the_image_towers(weights, tmp_path):
@@ -161,6 +164,7 @@ def test_stated_heads_are_the_image_towers(weights, tmp_path):
     assert (config.vision.head_width, config.text.head_width) == (16, 8)
 
 
+@pytest.mark.slow
 def test_heads_are_read_beside_the_files_and_names_with_params(weights, tmp_path):
     for layout, name in (("torch", "tips_torch"), ("scenic", "tips")):
         for part in PARTS:

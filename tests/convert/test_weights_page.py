@@ -83,6 +83,7 @@ def test_page_has_the_four_snippets():
     ]
 
 
+@pytest.mark.slow
 def test_snippet_for_pytorch(exported, monkeypatch):
     folder, parameters = exported
     monkeypatch.chdir(folder)

@@ -129,12 +129,14 @@ def test_false_positives_are_proposals_of_the_records(folder, command):
         assert 0 <= one["proposal"] < 8 and one["iou"] < 0.1 and one["majority_share"] > 0
 
 
+@pytest.mark.slow
 def test_equal_weights_give_equal_columns(equal):
     out, numbers = equal
     assert json.loads((out / "diagnosis.json").read_text()) == numbers
     assert numbers["columns"]["frozen"] == numbers["columns"]["tuned"]
 
 
+@pytest.mark.slow
 def test_clip_without_a_checkpoint_is_diagnosed_alone(folder, equal):
     _, numbers = run(folder, "", num_false_positives=1)
     frozen = equal[1]["columns"]["frozen"]

@@ -88,6 +88,7 @@ def test_lone_clip_has_one_column(pair):
         assert one[0] == two[0] and one[1] < 0.75 * two[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -75,6 +75,7 @@ def losses(workdir) -> list[float]:
     return [record["loss"] for record in read_metrics(workdir) if "loss" in record]
 
 
+@pytest.mark.slow
 def test_frozen_and_tuned_scalars_are_written_as_json_and_for_tensorboard(finished):
     found = evaluations(finished)
     assert list(found) == [0, 2, 4]
@@ -97,6 +98,7 @@ def test_frozen_and_tuned_scalars_are_written_as_json_and_for_tensorboard(finish
     assert len({tower["image_tower"] for tower in towers}) == 3
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(finished):
     with Image.open(finished / "evaluation/folder.png") as picture:
         assert picture.size[0] >= 4 * 240
@@ -106,6 +108,7 @@ def test_pictures_are_drawn(finished):
     assert [event.step for event in events.Tensors("evaluation/folder")] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_as_without_evaluation(data, finished, tmp_path):
     settings = {name: value for name, value in data.items() if name != "val"} | STEPS
     train_and_evaluate(small_config(settings), tmp_path)
@@ -113,6 +116,7 @@ def test_training_is_the_same_as_without_evaluation(data, finished, tmp_path):
     assert not (tmp_path / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_finished_run_evaluates_nothing_again_and_shows_the_table(
     data, finished, caplog, monkeypatch
 ):
@@ -157,6 +161,7 @@ def test_signals_during_evaluations_lose_nothing(data, finished, tmp_path, monke
             np.testing.assert_array_equal(ours["confusion"], theirs["confusion"])
 
 
+@pytest.mark.slow
 def test_evaluations_after_the_checkpoint_are_found_again(data, finished, tmp_path, monkeypatch):
     """A run that was killed at step 3 begins at 2; what it had evaluated at 4 is still right."""
     for part in ("evaluation", "checkpoints/2", "config.json", "metrics.jsonl"):
@@ -175,6 +180,7 @@ def test_data_sets_that_cannot_be_evaluated_are_refused_before_training(data, tm
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_workdir_of_the_run_is_evaluated_by_its_own_protocol(data, finished, tmp_path):
     settings = {
         "task": "evaluate",
@@ -200,6 +206,7 @@ def test_workdir_of_the_run_is_evaluated_by_its_own_protocol(data, finished, tmp
     assert json.loads((finished / "config.json").read_text())["task"] == "train"
 
 
+@pytest.mark.slow
 def test_settings_that_the_command_changes_go_before_those_of_the_run(data, finished):
     settings = {"task": "evaluate", "checkpoint": str(finished), "model.pretrained": ""}
     config = read_evaluated_weights(config_of(data | settings), one_device_mesh()).config
@@ -210,6 +217,7 @@ def test_settings_that_the_command_changes_go_before_those_of_the_run(data, fini
     assert config.model.mask_start_layer == 3
 
 
+@pytest.mark.slow
 def test_names_that_a_run_was_trained_with_are_those_that_score_it(data, finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     values = json.loads((run / "config.json").read_text())
@@ -220,6 +228,7 @@ def test_names_that_a_run_was_trained_with_are_those_that_score_it(data, finishe
     assert not config.data.synonyms
 
 
+@pytest.mark.slow
 def test_pretrained_weights_that_are_not_the_runs_are_refused(data, finished, tmp_path):
     other = write_telling_weights(tmp_path / "other.safetensors", seed=1)
     settings = {"task": "evaluate", "checkpoint": str(finished), "model.pretrained": str(other)}

@@ -98,9 +98,10 @@ def test_classes_of_several_names_score_the_maximum_over_them(data, finished, tm
     assert first.provenance["classes"] == finished[0].provenance["classes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_devices", "mesh", "images_per_device"),
-    [pytest.param(1, {}, 5, marks=pytest.mark.slow), (8, {"fsdp": 2, "model": 2}, 1)],
+    [(1, {}, 5), (8, {"fsdp": 2, "model": 2}, 1)],
 )
 def test_batch_size_and_mesh_change_no_integer(
     data, finished, tmp_path, num_devices, mesh, images_per_device
@@ -245,6 +246,7 @@ def test_augmented_views_and_filter_change_the_counts(data, finished, tmp_path):
     assert (confusion != plain).any()
 
 
+@pytest.mark.slow
 def test_first_images_alone_are_evaluated_and_their_proposals_computed(tmp_path):
     data = make_evaluation_data(tmp_path, num_images=5)
     ours, _ = set_up(evaluation_config(data, evaluation__max_images=2))

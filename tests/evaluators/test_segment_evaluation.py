@@ -101,7 +101,8 @@ def one_by_one(evaluation, task, root):
     return (panoptic_numbers if is_panoptic else instance_numbers)(total, NAMES, THINGS, ())
 
 
-@pytest.mark.parametrize("task", [pytest.param("panoptic", marks=pytest.mark.slow), "instance"])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_batches_on_devices_find_what_one_image_after_the_other_does(settings, tmp_path, task):
     settings = settings | {"data.annotations": TRUTH[task]}
     root = epath.Path(settings["evaluation.roots.folder"])

@@ -150,6 +150,7 @@ def test_transformers_loads_the_folder_with_its_processor(folder, run):
     np.testing.assert_allclose(theirs.image_embeds.detach(), image_features, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     tower = fingerprint(maft_jax.load(folder).parameters["visual"])

@@ -219,3 +219,7 @@ def test_a_run_can_be_told_its_step_and_where_its_first_weights_are(monkeypatch)
     monkeypatch.setattr("maft_jax.inference.clip.open_weights", open_weights)
     maft_jax.load("runs/first", step=4, pretrained=pathlib.Path("moved.pt"))
     assert told["path"] == "runs/first" and (told["step"], told["pretrained"]) == (4, "moved.pt")
+
+
+def test_a_clip_is_shown_without_its_weights(clip):
+    assert repr(clip).startswith("Clip(config=ClipConfig(") and "rray" not in repr(clip)

@@ -53,7 +53,8 @@ def probabilities(spec, visual, text, example):
     return Segmenter(spec).class_probabilities(visual, text, jax.tree.map(jnp.asarray, batch))[0]
 
 
-@pytest.mark.parametrize("size", [(64, 96), pytest.param((96, 64), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
 def test_the_tower_reads_the_image_as_it_is(size, visual, text):
     encoder, example = make_encoder(), example_of(size)
     spec = InferenceSpec(encoder, (SHORT, SHORT), short_side=SHORT)

@@ -46,6 +46,7 @@ def class_scores(monkeypatch):
     return scores
 
 
+@pytest.mark.slow
 def test_a_photo_gets_the_scores_of_the_official_system(checkpoint, class_scores, monkeypatch):
     """5e-5 of the largest. Of the photo itself is known its size, and what it was resized to."""
     encoded, expected = golden("freeseg_maft_small_encoder"), golden("freeseg_maft_small_inference")

@@ -130,6 +130,7 @@ def test_json_says_what_was_found_and_how(photos, predicted):
         assert picture.width == 300 and picture.height > 225
 
 
+@pytest.mark.slow
 def test_broken_command_lines_exit_with_2_before_anything_is_written(photos, tmp_path):
     good = {"weights": "random:tiny", "image": photos, "classes": "cat, dog", "out": tmp_path / "o"}
     cases = [

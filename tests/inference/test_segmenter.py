@@ -273,6 +273,7 @@ def test_weight_zero_is_clip_alone():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(fsdp=2, model=2)])
 def test_devices_share_a_batch(mesh):
     batch = full_batch(8, class_logits=random_logits(NUM_CLASSES, (8, 7)))

@@ -179,6 +179,7 @@ def test_of_plain_clip_every_proposal_has_a_class(segmenter):
     assert segmenter.instances(IMAGE).instances[0].score <= 1
 
 
+@pytest.mark.slow
 def test_images_on_several_devices_are_segmented_as_one_by_one():
     _, probabilities, masks, _, _ = golden_case()
     mesh = make_mesh(MeshConfig(), jax.devices()[:2])

@@ -115,7 +115,8 @@ def test_threads_end_with_their_reader(end):
     assert _num_threads() <= before
 
 
-@pytest.mark.parametrize("end", [pytest.param("", marks=pytest.mark.slow), "raise SystemExit(3)"])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)"])
 def test_program_ends_while_workers_compute(end):
     program = (
         "from tests.input_pipeline.test_numpy_dataset import *\n"

@@ -70,6 +70,21 @@ def test_any_features_are_what_tensorflow_writes_and_reads():
     assert encode_features({}) == b"" and decode_features(b"") == {}
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "int64", "uint64"])
+def test_numpys_integers_are_integers(dtype):
+    numbers = [0, 1, 127]
+    assert encode_features({"a": list(np.array(numbers, dtype))}) == encode_features({"a": numbers})
+
+
+@pytest.mark.parametrize(
+    "value", [True, np.True_, np.float32(1), "1", None, 2**63, -(2**63) - 1, np.uint64(2**63)]
+)
+def test_no_other_values_are_integers(value):
+    for others in ([1], [b"1"], [1.5]):
+        with pytest.raises(ValueError, match=r"feature 'a': expected bytes alone.*got .* among"):
+            encode_features({"a": [*others, value]})
+
+
 def test_numbers_may_be_unpacked_lists_in_parts_and_fields_unknown():
     """What other writers may do: serializations that follow each other are one message."""
     one, two = (tf.train.Example() for _ in range(2))

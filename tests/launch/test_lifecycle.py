@@ -84,6 +84,7 @@ def test_pauses_double_until_the_attempts_are_used_up():
     assert clock.slept == [60, 120, 240, 480, 960, 1800, 1800]
 
 
+@pytest.mark.slow
 def test_machines_that_work_for_an_hour_may_be_taken_away_any_number_of_times():
     created, looked = [], []
 

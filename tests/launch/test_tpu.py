@@ -16,6 +16,7 @@ from tests.launch.fake_cloud import FOREVER, QUICK, RENTING, TARGET, TRAINING
 UP = ["up", *TARGET, *QUICK, *RENTING]
 
 
+@pytest.mark.slow
 def test_step_by_step(make_cloud):
     cloud = make_cloud(states=[["PROVISIONING", "ACTIVE"]])
     assert "there is no such queued resource" in cloud.launch("status").stdout

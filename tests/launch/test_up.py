@@ -67,6 +67,7 @@ def test_quota_that_google_finds_later_is_explained_too(make_cloud):
     assert cloud.life == ["create", "delete"], "it would go on using quota"
 
 
+@pytest.mark.slow
 def test_suspended_while_waiting_is_deleted_and_asked_for_again(make_cloud):
     cloud = make_cloud(states=[["PROVISIONING", "SUSPENDING"], ["ACTIVE"]])
     done = cloud.up()
@@ -98,6 +99,7 @@ def test_training_resumes_on_new_machines_after_a_preemption(make_cloud):
     )
 
 
+@pytest.mark.slow
 def test_training_that_lost_a_host_restarts_where_it_is(make_cloud):
     cloud = make_cloud(training=[[{"maft-w-0": 134, "others": 137}, 0]])
     done = cloud.up()
@@ -116,6 +118,7 @@ def test_training_that_keeps_dying_gets_new_machines_and_ends_at_the_limit(make_
     assert len(cloud.trainings) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "expected"), [(2, 2), (1, 1)])
 def test_wrong_input_and_failures_are_not_tried_again(make_cloud, code, expected):
     cloud = make_cloud(training=[[{"maft-w-1": code, "others": 134 if code == 2 else 0}]])
@@ -160,6 +163,7 @@ def test_worker_that_stops_answering_during_training_has_all_machines_replaced(m
     assert cloud.life == ["create", "delete", "create", "delete"]
 
 
+@pytest.mark.slow
 def test_failing_installation_is_reported_with_its_words_and_not_rented_again(make_cloud):
     cloud = make_cloud()
     (cloud.folder / "vm_bin/python3").write_text("#!/bin/bash\necho no wheel for you >&2; exit 1\n")
@@ -227,6 +231,7 @@ def test_interrupt_deletes_if_asked_to(make_cloud):
     assert not cloud.exists and cloud.life == ["create", "delete"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deleting", "reason"),
     [
@@ -245,6 +250,7 @@ def test_what_could_not_be_deleted_is_a_code_of_its_own(make_cloud, deleting, re
     assert last.endswith("python -m launch.tpu delete --name=maft --zone=us-west4-a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_deletion_is_a_code_of_its_own(make_cloud, number):
     cloud = make_cloud(deleting="hangs")

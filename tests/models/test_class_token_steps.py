@@ -36,10 +36,8 @@ def test_formula_of_shared_patches_by_literal_numbers():
     assert step_flops(size) == 2 * student + 2 * layer + read_one + weights
 
 
-@pytest.mark.parametrize(
-    ("size", "layers"),
-    [("EVA02-B-16", 4), pytest.param("tipsv2_b14", 4, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "layers"), [("EVA02-B-16", 4), ("tipsv2_b14", 4)])
 def test_compiler_counts_within_15_percent_of_the_formula(size, layers):
     vision = dataclasses.replace(CLIP_SIZES[size].vision, layers=layers)
     pixels = vision.patch_size * 16

@@ -168,7 +168,7 @@ def scalar(encoder, visual, pixels, expected):
     ("golden", "loop"),
     [
         ("mlp", "unrolled"),
-        ("linear_eps5", "scanned"),
+        pytest.param("linear_eps5", "scanned", marks=pytest.mark.slow),
         pytest.param("mlp", "scanned", marks=pytest.mark.slow),
         pytest.param("linear_eps5", "unrolled", marks=pytest.mark.slow),
     ],

@@ -30,9 +30,8 @@ def test_forward_of_the_published_large_tower():
     np.testing.assert_allclose((with_teacher - without) / 2e9, 34.4, rtol=0.01)
 
 
-@pytest.mark.parametrize(
-    "teacher", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["teacher", "cached"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", [True, False], ids=["teacher", "cached"])
 def test_compiler_counts_within_15_percent_of_the_formula(teacher):
     """The widths of convnext_large with fewer blocks, of which all are alike."""
     vision = ConvNextConfig((1, 1, 3, 1), (192, 384, 768, 1536), 768, "mlp")

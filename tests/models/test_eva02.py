@@ -112,6 +112,7 @@ def test_logits_and_gradients_are_open_clips(case):
         close_gradient(found[name.removeprefix("grad/")], expected[name])
 
 
+@pytest.mark.slow
 def test_soft_masks_of_another_size_are_maskclippps_with_gradients(case):
     expected, encoder = case.expected, case.encoder("maskclippp")
     images = normalised(expected["other_images_uint8"])

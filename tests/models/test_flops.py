@@ -88,6 +88,7 @@ def test_compiler_counts_within_15_percent_of_the_formula():
     assert abs(counted / step_flops(B16) - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_compiler_counts_within_15_percent_of_the_formula_with_a_cached_teacher():
     counted = lowered_step(teacher=False).cost_analysis()["flops"]
     np.testing.assert_allclose(counted / TERA, 0.5593, rtol=0.01)

@@ -11,8 +11,8 @@ from maft_jax.models.mask_pooling import (
     hard_weights,
     mask_of_logits,
     pool,
-    soft_weights,
 )
+from maft_jax.models.preprocess import soft_patch_mask
 
 RNG = np.random.default_rng(0)
 VALUES = jnp.array(RNG.normal(size=(2, 12, 6)), jnp.float32)
@@ -60,7 +60,7 @@ def test_rules_on_a_mask_that_covers_cells_in_part():
         jnp.zeros((1, 1, 4, 8), jnp.uint8).at[..., :3].set(255)
     )  # of four cells: full, half, empty, empty
     np.testing.assert_array_equal(hard_weights(mask, (1, 4)), [[[1, 1, 0, 0]]])
-    np.testing.assert_array_equal(soft_weights(mask, (1, 4)), [[[1, 0.5, 0, 0]]])
+    np.testing.assert_array_equal(soft_patch_mask(mask, (1, 4)), [[[1, 0.5, 0, 0]]])
     logits = jnp.where(mask, 1.0, -3.0)  # the mean of half a cell is -1
     np.testing.assert_array_equal(mask_of_logits(logits, (1, 4)), [[[[True, False, False, False]]]])
 

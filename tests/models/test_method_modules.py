@@ -28,7 +28,8 @@ from maft_jax.models.adapters.content_dependent_transfer import (
 )
 from maft_jax.models.adapters.mask_adapter import MaskAdapter, MaskAdapterConfig
 from maft_jax.models.encoder import EncoderSettings, MapEncoder
-from maft_jax.models.mask_pooling import SOFT_EPSILON, pool, soft_weights
+from maft_jax.models.mask_pooling import SOFT_EPSILON, pool
+from maft_jax.models.preprocess import soft_patch_mask
 from maft_jax.models.resize import resize
 from maft_jax.runtime import tree_rules
 from maft_jax.runtime.sharding import one_device_mesh
@@ -194,7 +195,7 @@ def scores_of(kind, clip, maps):
     text, name = file["text_normalised"], "methods/maskclippp"
 
     def embedded(visual, maps):
-        weights = soft_weights(masks, GRID)
+        weights = soft_patch_mask(masks, GRID)
         return clip.encoder.embed(visual, pool(_flat(maps), weights, epsilon=SOFT_EPSILON))
 
     if kind == "linear":

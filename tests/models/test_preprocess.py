@@ -14,6 +14,7 @@ from maft_jax.models.preprocess import (
     coarse_masks_on_grid,
     mask_probability,
     patch_mask,
+    soft_patch_mask,
 )
 from maft_jax.models.resize import bilinear_matrix, resize
 from maft_jax.models.towers.clip_vit import resize_position_embedding
@@ -128,3 +129,7 @@ def test_stored_masks_reach_the_grid_by_way_of_the_image(stored, grid):
     full = resize(full, (80, 116), mode="bilinear", align_corners=True)
     expected = resize(full, grid, mode="bilinear", align_corners=False)
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6, rtol=0)
+
+
+def test_no_proposals_read_no_patches():
+    assert soft_patch_mask(jnp.zeros((2, 0, 6, 6), jnp.uint8), (3, 2)).shape == (2, 0, 6)

@@ -56,6 +56,7 @@ def test_templates_are_normalised_averaged_and_normalised_again():
     assert np.abs(other_order - expected).max() > 1e-4, "the order shows"
 
 
+@pytest.mark.slow
 def test_many_names_equal_the_same_in_smaller_pieces(parameters):
     names = [f"thing {i}" for i in range(300)]
     whole = embed_classes(CONFIG, parameters, names, ["{}"])

@@ -95,6 +95,7 @@ def test_sides_between_multiples_are_padded_as_in_flax(case):
         case.encoder().grid((height, width))
 
 
+@pytest.mark.slow
 def test_texts_are_means_of_real_tokens(case):
     tower, tokens = TipsTextTransformer(case.config.text), case.expected["token_ids"]
     variables = {"params": case.parameters["text"]}

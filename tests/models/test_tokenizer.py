@@ -65,6 +65,7 @@ def test_names_are_cleaned_as_clip_was_trained(given, clean):
     np.testing.assert_array_equal(tokenize([given]), tokenize([clean]))
 
 
+@pytest.mark.slow
 def test_every_character_of_unicode_is_read_as_open_clip_reads_it(reference):
     """64 neighbours at a time; surrogates are no characters."""
     blocks = [range(first, first + 64) for first in range(0, 0x110000, 64)]

@@ -70,15 +70,16 @@ def tiny(topology: str, **changes) -> list[str]:
     ]
 
 
-def planned(folder, *arguments: str, **more_environment) -> dict:
-    """The only plan that the command wrote."""
-    run(*arguments, f"--json={folder / 'plan.json'}", **more_environment)
+def planned(folder, *arguments: str) -> dict:
+    """The only plan that the command wrote, of a compiler that does not search."""
+    run(*arguments, f"--json={folder / 'plan.json'}", **WITHOUT_SEARCH)
     (plan,) = json.loads((folder / "plan.json").read_text())
     return plan
 
 
 @pytest.mark.slow
 def test_step_of_a_data_parallel_run_on_tpus(tmp_path):
+    """Compiled as users' are; the others of this file without the search for fast loops."""
     picture, file = tmp_path / "roofline.png", tmp_path / "plan.json"
     printed, log = run(
         *tiny("v5e:2x2"),
@@ -106,7 +107,7 @@ def test_step_of_a_data_parallel_run_on_tpus(tmp_path):
 @pytest.mark.slow
 def test_official_recipe_at_32_images_per_chip(tmp_path):
     """The table of choices in docs/performance.md; the plain prototype moved 11.6 GB per image."""
-    costs = planned(tmp_path, *RECIPE, **WITHOUT_SEARCH)["costs"]
+    costs = planned(tmp_path, *RECIPE)["costs"]
     assert costs["fits"] and costs["trainable_parameters"] == 28_386_816
     assert costs["hbm_bytes"] / 32 == pytest.approx(2.98e9, rel=0.02)
     assert costs["flops"] / 32 == pytest.approx(0.748e12, rel=0.01)
@@ -119,7 +120,7 @@ def test_official_recipe_at_32_images_per_chip(tmp_path):
 @pytest.mark.slow
 def test_blocks_one_after_the_other_move_and_keep_less(tmp_path):
     unrolled = [*RECIPE, "--config.model.scan_blocks=False"]
-    costs = planned(tmp_path, *unrolled, **WITHOUT_SEARCH)["costs"]
+    costs = planned(tmp_path, *unrolled)["costs"]
     assert costs["hbm_bytes"] / 32 == pytest.approx(2.01e9, rel=0.02)
     assert costs["flops"] / 32 == pytest.approx(0.749e12, rel=0.01)
     assert sum(costs["hbm"].values()) / 2**30 == pytest.approx(7.6, rel=0.02)
@@ -207,6 +208,7 @@ def refused(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(REFUSED)), ids=[told for _, told in REFUSED])
 def test_wrong_input_is_refused_in_one_message(refused, number):
     printed, log, code = (
@@ -227,6 +229,7 @@ def run_fake(*arguments: str, exit_code: int, interrupted_at: int = 0) -> tuple[
     return run(*tiny("v5e:2x2"), *arguments, exit_code=exit_code, program=program)
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_its_table_and_the_largest(tmp_path):
     file = tmp_path / "plans.json"
     printed, _ = run_fake("--sweep", f"--json={file}", exit_code=0)

@@ -26,20 +26,20 @@ REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 
 PROGRAM = """
 import sys
-import time
-import jax
-from maft_jax.proposals.precompute import precompute
-from tests.precompute_jobs import DrawnSource
-from tests.toy_generators import SIZES, toy_job
+from tests.toy_generators import run_slow_job
+run_slow_job(*sys.argv[1:])
+"""
+FORKS = """
+import os
+import sys
+from tests.toy_generators import run_slow_job
 
-class Slow(DrawnSource):
-    def __getitem__(self, index):
-        time.sleep(float(sys.argv[3]))
-        return super().__getitem__(index)
-
-jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
-count = int(sys.argv[2])
-precompute(toy_job(sys.argv[1], count, source=Slow(count, SIZES), shard_size=2), num_workers=2)
+for line in sys.stdin:  # nothing has begun threads or devices yet
+    if not (process := os.fork()):
+        run_slow_job(*line.split())
+        os._exit(0)
+    print(process, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
@@ -158,36 +158,54 @@ def test_lists_of_equal_keys_are_complete_or_old():
     assert list(gather("", str, 3)) == []
 
 
-def start(folder, num_examples, seconds, num_devices=2) -> subprocess.Popen:
-    arguments = [str(folder), str(num_examples), str(seconds), str(num_devices)]
+def start(program, cache, *arguments, **options) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", program, *map(str, arguments)],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stderr=subprocess.PIPE,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(REPOSITORY),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
         text=True,
+        **options,
     )
 
 
-@pytest.mark.parametrize("num_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_job_goes_on_and_ends_identical(tmp_path, num_kills):
-    num_examples = 60 * num_kills
+def num_finished(folder) -> int:
+    return len(list(folder.glob("*.done.json")))
+
+
+@pytest.mark.slow
+def test_job_that_is_killed_twenty_times_ends_identical(tmp_path):
+    """Each is killed in a process of its own, of which one that has imported everything makes all.
+
+    It is killed at any time between its first shard and the third or so after it.
+    """
+    num_kills = 20
+    num_examples = 30 + 30 * num_kills
     precompute(toy_job(tmp_path / "whole", num_examples, shard_size=2), num_workers=2)
     expected, folder, rng = contents(tmp_path / "whole"), tmp_path / "killed", random.Random(0)
     finished = 0
-    for _ in range(num_kills):
-        process = start(folder, num_examples, 0.06, rng.choice([1, 2, 3]))
-        while len(list(folder.glob("*.done.json"))) == finished and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "finished before it was killed"
-        finished = len(list(folder.glob("*.done.json")))
-        for name, digest in contents(folder).items():
-            assert name.endswith(".unfinished") or digest == expected[name], name
+    cache = tmp_path / "compiled"
+    with start(FORKS, cache, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forks:
+        for _ in range(num_kills):
+            print(folder, num_examples, 0.06, rng.choice([1, 2, 3]), file=forks.stdin, flush=True)
+            process = int(forks.stdout.readline())
+            while num_finished(folder) == finished:
+                assert pathlib.Path(f"/proc/{process}").exists(), "ended before its first shard"
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.2))
+            os.kill(process, signal.SIGKILL)
+            code = int(forks.stdout.readline())
+            assert code == -signal.SIGKILL, "finished before it was killed"
+            finished = num_finished(folder)
+            for name, digest in contents(folder).items():
+                assert name.endswith(".unfinished") or digest == expected[name], name
     assert finished < num_examples // 2
-    _, printed = (process := start(folder, num_examples, 0)).communicate()
+    process = start(PROGRAM, cache, folder, num_examples, 0, 2, stderr=subprocess.PIPE)
+    _, printed = process.communicate()
     assert process.returncode == 0, printed
     assert f"/{num_examples - 2 * finished} [" in printed.splitlines()[-1], printed
     assert contents(folder) == expected

@@ -17,6 +17,7 @@ def settings(path) -> ProposalsConfig:
     return ProposalsConfig(generator="fcclip", path=str(path))
 
 
+@pytest.mark.slow
 def test_names_and_their_synonyms_are_part_of_what_records_depend_on(tmp_path):
     checkpoint = write_checkpoint(tmp_path / "fcclip.pth")
     made = make_generator(settings(checkpoint), ["sky", "sea"])
@@ -26,6 +27,7 @@ def test_names_and_their_synonyms_are_part_of_what_records_depend_on(tmp_path):
     assert made.padded_size((118, 150)) == (128, 160)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_system_is_refused(tmp_path):
     tensors = {name: torch.as_tensor(value) for name, value in official_tensors().items()}
     torch.save({"model": tensors}, tmp_path / "maft.pth")

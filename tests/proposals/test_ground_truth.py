@@ -169,6 +169,7 @@ def _cuts(masks):
     return [np.array(group) for group in groups[:-1]]
 
 
+@pytest.mark.slow
 def test_random_pieces_are_convex_and_partition_the_picture_into_three_to_eight():
     cuts = _cuts(_propose(_shapes(), 400, "random").masks)
     assert {len(cut) for cut in cuts} == set(range(3, 9))

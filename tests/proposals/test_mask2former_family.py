@@ -63,6 +63,7 @@ def settings(path, generator="mask2former"):
     return ProposalsConfig(generator=generator, path=str(path))
 
 
+@pytest.mark.slow
 def test_records_hold_the_masks_of_the_library(folder, mask2former, tmp_path):
     source = DrawnSource(3, sizes=((30, 50), SIZE))
     generator = make_generator(settings(folder), source.class_names)

@@ -124,6 +124,7 @@ def test_killed_job_goes_on_and_ends_identical_to_an_undisturbed_one(tmp_path):
     assert contents(folder) == expected
 
 
+@pytest.mark.slow
 def test_killed_worker_is_explained(tmp_path):
     process = start(tmp_path, seconds=0.1)
     wait_until(lambda: num_finished(tmp_path))

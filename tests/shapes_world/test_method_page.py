@@ -22,6 +22,7 @@ from maft_jax.shapes_world.method_page import (
     write_method_page,
 )
 from maft_jax.shapes_world.method_results import FROZEN, METRICS, Difference, MethodResults
+from maft_jax.shapes_world.method_tables import compared
 from maft_jax.shapes_world.method_times import relative_times
 from maft_jax.shapes_world.study_files import read_methods
 from maft_jax.shapes_world.study_results import as_json
@@ -161,12 +162,36 @@ def test_second_clip_has_a_section_of_its_own():
     }
     page = render_method_page(study)
     second = " ".join(page.partition("## A second CLIP")[2].split())
-    assert "names 42% of single objects" in second and "3 pairs, which share no" in second
+    assert "names 42% of single objects" in second and "**Runs**: 36, of 9 pairs" in second
+    assert "unseen mIoU of 27.0, the CLIP above 27.0" in second
     assert "Machine: a slide rule" in second and "Versions: jax 10.1" in second
-    assert cells(page, "## A second CLIP", "MAFT on true masks")[0] == "40.1 ± 7.1"
+    for row in METHODS:
+        assert cells(page, "## A second CLIP", row)[:5] == cells(page, "## Results", row)[:5]
     alone = render_method_page(make_study())
-    assert page.startswith(alone.partition("Not run yet")[0])
+    middle = "\n\n## What is equal"
+    both, (before, rest) = page.partition("What the [claims]")[2], alone.split(middle, 1)
+    assert page.startswith(before) and rest.partition("Not run yet")[0] in page
+    assert "of 9 pairs:" in " ".join(both.partition(middle)[0].split())
     assert "all of this is about one CLIP" in alone and "about one CLIP: with" not in page
+
+
+def test_claims_are_sorted_by_what_both_clips_say():
+    first = make_study()["runs"]
+    second = [make_run(one, seed) for one in SECOND_CLIP_EXPERIMENTS for seed in (0, 1)]
+    for run in second:
+        if run["row"] == "LoRA":
+            run["scores"][1]["hiou"] += 0.3
+    results = (
+        MethodResults(first, METHOD_EXPERIMENTS),
+        MethodResults(second, SECOND_CLIP_EXPERIMENTS),
+    )
+    lines = " ".join(compared(*results, CLAIMS).split()).split("* ", 1)[1]
+    both, rest = lines.split(". * cannot be told of either: ")
+    neither, differs = rest.split(". * is not judged alike: ")
+    assert both.startswith("holds with both: *MAFT* above *frozen* in unseen; ")
+    assert both.endswith("*LoRA* above *frozen* in unseen")
+    assert neither == "*MaskCLIP++* above *MAFT* in hIoU"
+    assert differs == "*LoRA* above *MAFT* in hIoU (no, with the second yes)."
 
 
 def test_convnext_has_a_section_of_its_own_and_is_compared_with_itself():

@@ -5,6 +5,7 @@ import errno
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from input_pipeline.shapes_world.folder import write_shapes_world
@@ -14,7 +15,7 @@ from maft_jax.configs.generator_shapes_world import get_config as generator_conf
 from maft_jax.configs.shapes_world import get_config
 from maft_jax.convert.generator_files import WEIGHTS
 from maft_jax.evaluators.results import read_result
-from maft_jax.shapes_world import generator_training, study, worlds
+from maft_jax.shapes_world import clip_training, generator_training, study, worlds
 from maft_jax.shapes_world.clip_training_config import ClipTrainingConfig
 from maft_jax.shapes_world.experiments import (
     CONVNEXT_EXPERIMENTS,
@@ -106,6 +107,25 @@ def write_clips(folder, content):
         study._trained_clip(name, folder).write_bytes(content)
 
 
+def test_clip_of_another_architecture_is_trained_beside_the_old_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "train_clip", lambda config, workdir: workdir / "clip.safetensors")
+    monkeypatch.setattr(study, "architecture", clip_training.architecture.__wrapped__)
+    before = study._trained_clip(SECOND_CLIP, tmp_path)
+    assert study._trained_clip(SECOND_CLIP, tmp_path) == before
+    clip = clip_training.CLIPS["vit"]
+    for change in ({"mlp_width": 64}, {"norm_epsilon": 1e-6}):
+        vision = dataclasses.replace(clip.vision, **change)
+        monkeypatch.setitem(study.CLIPS, "vit", dataclasses.replace(clip, vision=vision))
+        assert study._trained_clip(SECOND_CLIP, tmp_path) != before
+
+    def one_more(*given):
+        return {"visual": {"one_more": np.zeros(3)}}
+
+    monkeypatch.setitem(study.CLIPS, "vit", clip)
+    monkeypatch.setattr(clip_training, "random_parameters", one_more)
+    assert study._trained_clip(SECOND_CLIP, tmp_path) != before
+
+
 def test_retrained_weights_of_the_same_configuration_are_other_runs(tmp_path, monkeypatch):
     def train_clip(config, workdir):
         workdir.mkdir(parents=True)
@@ -195,9 +215,6 @@ def test_unknown_table_is_refused(tmp_path):
 def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
     experiment = Experiment("main", "split 0", seeds=(0,))
     monkeypatch.setattr(study, "EXPERIMENTS", (experiment,))
-    monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
-    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
-    monkeypatch.setattr(study, "CONVNEXT_EXPERIMENTS", ())
     monkeypatch.setattr(study, "experiment_config", lambda *_: None)
     monkeypatch.setattr(study, "_scores", lambda *_: {"seen": 0.45, "unseen": 0.25})
     trained = []
@@ -207,11 +224,11 @@ def test_damaged_result_is_measured_again(tmp_path, monkeypatch):
         (workdir / "evaluation/step_2").mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(study, "train_and_evaluate", train)
-    (first,) = study.run_study(tmp_path)
-    assert study.run_study(tmp_path) == [first] and len(trained) == 1
+    (first,) = study.run_study(tmp_path, ["main"])
+    assert study.run_study(tmp_path, ["main"]) == [first] and len(trained) == 1
     (path,) = (tmp_path / "results").iterdir()
     path.write_text(path.read_text().replace("0.45", "0.54"))
-    (again,) = study.run_study(tmp_path)
+    (again,) = study.run_study(tmp_path, ["main"])
     assert again["scores"] == first["scores"] and len(trained) == 2
 
 
@@ -246,7 +263,7 @@ def test_second_clip_is_trained_and_tuned(tmp_path, monkeypatch):
     short = {"num_steps": 2, "batch_size": 8}
     training = ClipTrainingConfig(seed=1, num_pictures=100, quiz_size=100, **short)
     one = SECOND_CLIP_EXPERIMENTS[0]
-    one = dataclasses.replace(one, changes={**one.changes, **short})
+    one = dataclasses.replace(one, changes={**one.changes, **short}, seeds=(0,))
     monkeypatch.setitem(study.CLIPS_OF_THE_STUDY, SECOND_CLIP, training)
     monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", (one,))
     (record,) = study.run_study(tmp_path, ["methods_second_clip"])
@@ -273,10 +290,8 @@ def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_pa
         Experiment("losses", "both", seeds=(0,)),
     )
     monkeypatch.setattr(study, "EXPERIMENTS", experiments)
-    monkeypatch.setattr(study, "METHOD_EXPERIMENTS", ())
-    monkeypatch.setattr(study, "SECOND_CLIP_EXPERIMENTS", ())
-    monkeypatch.setattr(study, "CONVNEXT_EXPERIMENTS", ())
-    held_out, main, both = study.run_study(tmp_path)
+    tables = [experiment.table for experiment in experiments]
+    held_out, main, both = study.run_study(tmp_path, tables)
     assert [score["step"] for score in held_out["scores"]] == [0, 2]
     assert [score["step"] for score in main["scores"]] == [0, 2]
     assert main | {"table": "losses", "row": "both"} == both
@@ -289,4 +304,4 @@ def test_runs_are_measured_once_and_scores_are_those_of_their_evaluations(tmp_pa
     present = [names[name] for name in unseen_classes(1) if names[name] == names[name]]
     assert held_out["scores"][1]["held_out"] == pytest.approx(sum(present) / len(present))
     monkeypatch.setattr(study, "train_and_evaluate", None)
-    assert json.dumps(study.run_study(tmp_path)) == json.dumps([held_out, main, both])
+    assert json.dumps(study.run_study(tmp_path, tables)) == json.dumps([held_out, main, both])

@@ -202,6 +202,7 @@ def test_a_run_is_never_taken_for_the_weights_it_began_with(tmp_path):
         open_weights(run)
 
 
+@pytest.mark.slow
 def test_moved_weights_of_another_text_tower_are_refused_where_the_run_noted_its_own(tmp_path):
     write_weights(weights(), tmp_path / "clip.pt", "openai")
     first, second = weights().tensors, weights(1).tensors

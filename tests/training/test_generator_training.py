@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import time
+import shutil
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ from maft_jax.training.generator_task import (
 )
 from maft_jax.training.step_setup import StepSetup
 from maft_jax.training.train_loop import train_and_evaluate
-from tests.runs import command, finish, read_metrics, start
+from tests.runs import read_metrics
 
 ARCHITECTURE = Mask2FormerConfig(
     SwinConfig(8, (1, 1, 1, 1), (1, 1, 2, 2), 2),
@@ -43,6 +43,8 @@ ARCHITECTURE = Mask2FormerConfig(
     DecoderConfig(64, 6, 2, 32),
     num_classes=1,
 )
+pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+
 RESNET = ResNetConfig((1, 1, 1, 1), (8, 16, 24, 32), (2, 4, 6, 8), (8,))
 
 SETTINGS = {
@@ -107,7 +109,7 @@ def one_step(mesh_config, devices, parts=1):
     frozen = setup.frozen(parameters)
     state = setup.place_state(parameters)
     step = setup.jitted(jax.eval_shape(setup.init_state, parameters), frozen)
-    state, metrics = step(state, frozen, None, batch_of(8))
+    state, metrics = step(state, frozen, None, batch_of(16))
     return jax.device_get((state, metrics))
 
 
@@ -118,20 +120,19 @@ def preset_with(changes):
 
 
 @pytest.mark.slow
-def test_a_step_is_the_same_on_one_device_on_eight_and_in_parts():
+def test_a_step_on_eight_devices_and_in_parts_is_that_of_one():
     expected_state, expected = one_step(MeshConfig(), 1)
     assert set(expected) >= {"class_loss", "mask_loss", "dice_loss", "loss", "grad_norm"}
     assert expected["example_finite"].all()
-    for mesh, devices, parts in ((MeshConfig(fsdp=2), 8, 1), (MeshConfig(), 2, 2)):
-        state, metrics = one_step(mesh, devices, parts)
-        for name in ("class_loss", "mask_loss", "dice_loss", "grad_norm"):
-            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, err_msg=name)
-        moments = tree_rules.flatten(state.opt_state[1].mu)
-        for path, moment in tree_rules.flatten(expected_state.opt_state[1].mu).items():
-            scale = max(np.abs(moment).max(), 1e-9)
-            np.testing.assert_allclose(
-                moments[path] / scale, moment / scale, atol=2e-4, rtol=0, err_msg=path
-            )
+    state, metrics = one_step(MeshConfig(fsdp=2), devices=8, parts=2)
+    for name in ("class_loss", "mask_loss", "dice_loss", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, err_msg=name)
+    moments = tree_rules.flatten(state.opt_state[1].mu)
+    for path, moment in tree_rules.flatten(expected_state.opt_state[1].mu).items():
+        scale = max(np.abs(moment).max(), 1e-9)
+        np.testing.assert_allclose(
+            moments[path] / scale, moment / scale, atol=2e-4, rtol=0, err_msg=path
+        )
 
 
 def test_constants_of_a_resnets_norms_are_not_trained():
@@ -143,6 +144,20 @@ def test_constants_of_a_resnets_norms_are_not_trained():
     assert all(path.startswith("backbone/") for path in frozen)
     assert len(frozen) == 4 * (1 + 3 + 3 * 4), "stem and stages, of which the first adds as it is"
     assert "pixel_decoder/fusion/norm/scale" in trained
+
+
+@pytest.mark.parametrize("backbone", [ARCHITECTURE.backbone, RESNET], ids=["swin", "resnet"])
+def test_devices_have_no_second_copy_of_what_is_trained(backbone):
+    architecture = dataclasses.replace(ARCHITECTURE, backbone=backbone)
+    mesh = make_mesh(MeshConfig())
+    setup = make_generator_setup(
+        resolve_generator(from_config_dict(preset_with({})), mesh), architecture, mesh
+    )
+    parameters = jax.eval_shape(functools.partial(architecture.init, jax.random.key(0)))
+    state, frozen = jax.eval_shape(lambda x: (setup.init_state(x), setup.frozen(x)), parameters)
+    paths = [set(tree_rules.flatten(tree)) for tree in (state.trainable, frozen, parameters)]
+    assert not paths[0] & paths[1] and paths[0] | paths[1] == paths[2]
+    assert bool(frozen) == (backbone is RESNET)
 
 
 def test_stochastic_depth_is_refused_for_a_backbone_without_it():
@@ -271,20 +286,18 @@ def losses_of(workdir) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(data, finished, tmp_path):
+def test_it_resumes_with_the_same_bits(data, finished, tmp_path, caplog):
     """Also where branches are left out, which `finished` keeps."""
-    changes = SETTINGS | {"num_steps": 12, "generator.drop_path": 0.5}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(command(data, whole, **changes)))
-    process = start(command(data, killed, **changes))
-    while not (killed / "checkpoints/4").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-    output = finish(start(command(data, killed, **changes)))
-    assert "resuming from the checkpoint of step" in output and "nothing to do" not in output
+    config = run_config(data, generator__drop_path=0.5, evaluation__max_images=1)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train_and_evaluate(config, whole)
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "generator")
+    shutil.rmtree(resumed / "checkpoints/4")
+    with caplog.at_level("INFO"):
+        train_and_evaluate(config, resumed)
+    assert "resuming from the checkpoint of step 2" in caplog.text
     file = "generator/model.safetensors"
-    assert (whole / file).read_bytes() == (killed / file).read_bytes()
-    assert read_metrics(whole)[-1] == read_metrics(killed)[-1]
+    assert (whole / file).read_bytes() == (resumed / file).read_bytes()
+    assert losses_of(whole) == losses_of(resumed)
     assert losses_of(whole)[0] != losses_of(finished[1])[0]

@@ -237,9 +237,8 @@ def delete(path):
     path.unlink()
 
 
-@pytest.mark.parametrize(
-    "damage", [flip_byte, *(pytest.param(x, marks=pytest.mark.slow) for x in (truncate, delete))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [flip_byte, truncate, delete])
 def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(copied, damage, caplog):
     config, workdir = copied
     damage(largest_file(workdir / "checkpoints/30/state"))
@@ -249,6 +248,7 @@ def test_broken_newest_checkpoint_is_reported_and_the_one_before_used(copied, da
     assert (workdir / "checkpoints/30").exists()
 
 
+@pytest.mark.slow
 def test_unreadable_record_is_a_broken_checkpoint_too(copied, caplog):
     config, workdir = copied
     largest_file(workdir / "checkpoints/30/data").write_text("[]")

@@ -96,6 +96,7 @@ def test_frozen_leaves_have_no_gradient_moment_or_place_in_the_state(loss_gradie
     assert len(paths) == 3 * 8 + 2
 
 
+@pytest.mark.slow
 def test_without_distillation_there_is_no_teacher_pass():
     visual, batch = tiny_visual(), tiny_batch(2)
     trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
@@ -168,9 +169,8 @@ def test_with_a_cached_teacher_there_is_no_teacher_pass():
     np.testing.assert_allclose(saved, teacher, rtol=0.01)
 
 
-@pytest.mark.parametrize(
-    "kind", ["kl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("l1", "l2"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kl", "l1", "l2"])
 def test_other_losses_train(kind):
     spec, visual, batch = tiny_spec(LossConfig(mask_aware=kind)), tiny_visual(), tiny_batch(2)
     trainable = tree_rules.select(CLIP_TRAINABLE, visual, where="test")
@@ -201,3 +201,13 @@ def test_weights_of_the_losses_scale_their_parts():
     np.testing.assert_allclose(both, 2 * alone + 3 * other, atol=1e-5 * np.abs(both).max())
     expected = 2 * of_mask_aware["loss"] + 3 * of_distillation["loss"]
     np.testing.assert_allclose(together["loss"], expected, rtol=1e-5)
+
+
+def test_what_sums_are_divided_by_is_float32_or_a_plain_number():
+    counts = tiny_spec().counts(tiny_batch(2, num_proposals=3))
+    assert [getattr(count, "dtype", type(count)) for count in counts] == [
+        jnp.float32,
+        int,
+        jnp.float32,
+    ]
+    assert (counts.images, float(counts.proposals)) == (2, 6.0)

@@ -127,6 +127,7 @@ def test_records_give_the_same_bytes_on_any_number_of_hosts_and_after_any_resume
             assert joined.tobytes() == expected.tobytes(), key
 
 
+@pytest.mark.slow
 def test_command_draws_without_weights(data, tmp_path):
     settings = {name: value for name, value in SETTINGS.items() if not name.startswith("model.")}
     command = [

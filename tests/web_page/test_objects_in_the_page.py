@@ -48,6 +48,7 @@ def test_things_are_named_once():
     assert names.count("cat") == 2 and names.count("sofa") == 1
 
 
+@pytest.mark.slow
 @BOTH
 def test_large_pictures_of_objects_reach_the_browser_smaller(make):
     data = viewer_data(Result(make((1500, 3000)), "large", 1.0))

@@ -264,6 +264,7 @@ def test_taken_port_is_told_before_weights_are_read():
     assert f"--port={port}: Address already in use" in done.stderr
 
 
+@pytest.mark.slow
 def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError

@@ -22,7 +22,7 @@ from maft_jax.models.preprocess import PIXEL_MEAN, PIXEL_STD
 from maft_jax.models.towers.convnext import ConvNext, ConvNextConfig
 
 _MASKS_AT_A_TIME = 10
-"""That the adapter draws maps of: each takes 25 MB of an image of 800 x 1333 pixels."""
+"""That the adapter draws maps of: each takes some 20 MB of an image of 896 x 896 pixels."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class FcClipNetwork:
     transfer: ContentDependentTransfer | None = None
     """MAFT+'s."""
     adapter: MaskAdapter | None = None
-    """Mask-Adapter's, for FC-CLIP."""
+    """Mask-Adapter's, which reads cells as the transfer does where there are both."""
+    mask_threshold: float = AdapterReader.mask_threshold
+    """At what probability masks are cut that the adapter reads."""
 
     def __call__(
         self,
@@ -48,7 +50,7 @@ class FcClipNetwork:
         """Mask logits at stride 4; the generator's class logits, "no object" last; and the tower's.
 
         Args:
-            parameters: {"visual", "generator"}, and "transfer" or "adapter" where there is one.
+            parameters: {"visual", "generator"}, with "transfer" and "adapter" where there are such.
             pixels: sides are multiples of 32; images of `sizes` lie in the upper left corners.
             text: unit rows of the class names.
         """
@@ -57,32 +59,38 @@ class FcClipNetwork:
         maps = self.tower.apply(visual, images, method="feature_maps")[1:]
         predicted = self.generator.apply({"params": parameters["generator"]}, maps, text)
         last = maps[-1]
-        weights = self._weights(parameters, last, predicted.mask_logits)
+        cells = self._cells(visual, last)
+        weights = self._weights(parameters, cells, predicted.mask_logits)
         batch, num_proposals, num_maps, num_cells = weights.shape
         pooled = pool(last.reshape(batch, num_cells, -1), weights.reshape(batch, -1, num_cells))
         embeddings = self.tower.apply(visual, pooled, method="embed")
         embeddings = embeddings.reshape(batch, num_proposals, num_maps, -1).mean(axis=2)
         rows = text[None]
         if self.transfer is not None:
-            cells = self.tower.apply(visual, scrambled_cells(last), method="embed")
             flat = text.reshape(-1, text.shape[-1])
             adapted = self.transfer.apply({"params": parameters["transfer"]}, flat, cells)
             rows = adapted.reshape(len(last), *text.shape)
         logits = _cosines(embeddings, rows) * self.logit_scale
         return predicted.mask_logits, predicted.class_logits, logits
 
+    def _cells(
+        self, visual: Mapping, last: Float[Array, "b grid_h grid_w d"]
+    ) -> Float[Array, "b grid_h grid_w e"]:
+        """Embeddings that transfer and adapter read."""
+        read = last if self.transfer is None else scrambled_cells(last)
+        return self.tower.apply(visual, read, method="embed")
+
     def _weights(
         self,
         parameters: Mapping,
-        last: Float[Array, "b grid_h grid_w d"],
+        cells: Float[Array, "b grid_h grid_w e"],
         mask_logits: Float[Array, "b n h w"],
     ) -> Float[Array, "b n maps t"]:
         """Of the cells: where the mask is, or as the adapter draws it, one proposal at a time."""
         if self.adapter is None:
-            inside = mask_of_logits(mask_logits, last.shape[1:3])
+            inside = mask_of_logits(mask_logits, cells.shape[1:3])
             return inside.reshape(*inside.shape[:2], 1, -1).astype(jnp.float32)
-        cells = self.tower.apply({"params": parameters["visual"]}, last, method="embed")
-        masks = cut(jax.nn.sigmoid(mask_logits), AdapterReader.mask_threshold)
+        masks = cut(jax.nn.sigmoid(mask_logits), self.mask_threshold)
 
         def draw(mask):
             return self.adapter.apply({"params": parameters["adapter"]}, cells, mask[:, None])[:, 0]
@@ -106,6 +114,7 @@ def make_network(
     dtype: DTypeLike,
     kind: Kind | None = None,
     adapter: MaskAdapterConfig | None = None,
+    mask_threshold: float = AdapterReader.mask_threshold,
 ) -> FcClipNetwork:
     """The networks, with products in `dtype`; `kind` is that of MAFT+'s transfer."""
     dtype = jnp.dtype(dtype)
@@ -113,4 +122,4 @@ def make_network(
     tower = ConvNext(vision, dtype)
     drawing = None if adapter is None else MaskAdapter(adapter)
     generator = generator.make_module(dtype)
-    return FcClipNetwork(tower, generator, vision.logit_scale, transfer, drawing)
+    return FcClipNetwork(tower, generator, vision.logit_scale, transfer, drawing, mask_threshold)

@@ -123,6 +123,10 @@ FCCLIP_PREPARATION = ImagePreparation(
     stretch=False, shortest_edge=800, longest_edge=1333, rounds=True
 )
 """That of FC-CLIP and MAFT+."""
+ADAPTER_PREPARATION = ImagePreparation(
+    stretch=False, shortest_edge=896, longest_edge=896, rounds=True
+)
+"""That of both with Mask-Adapter."""
 
 
 def _check_normalisation(settings: Mapping[str, Any], where: str) -> None:

@@ -93,7 +93,7 @@ class ConvNextEncoder(PoolingEncoder):
         batch, num_proposals, num_maps, num_cells = weights.shape
         flat = weights.reshape(batch, num_proposals * num_maps, num_cells)
         embeddings = self.embed(parameters, pool(_cells(maps), flat))
-        embeddings = embeddings.reshape(batch, num_proposals, num_maps, -1)
+        embeddings = embeddings.reshape(batch, num_proposals, num_maps, embeddings.shape[-1])
         return _unit(jnp.mean(embeddings, axis=2))
 
     def feature_map(

@@ -29,16 +29,16 @@ pytestmark = pytest.mark.filterwarnings(
 
 # (class, its arguments, name of the data set for open_dataset, bits of a label)
 BUILDERS = [
-    (CocoStuff, {}, "coco_stuff", 8),
-    (Voc2012, {}, "voc2012", 8),
-    (Ade20k150, {}, "ade20k_150", 8),
-    (Ade20kFull, {}, "ade20k_full", 16),
-    (PascalContext, {"config": "59"}, "pascal_context_59", 8),
-    (PascalContext, {"config": "459"}, "pascal_context_459", 16),
-    (Folder, {}, "folder", 16),
+    (
+        PUBLISHED[spec.name.removesuffix(f"_{spec.config}")],
+        {"config": spec.config} if spec.config else {},
+        spec.name,
+        8 if spec.num_classes < 256 else 16,
+    )
+    for spec in SPECS.values()
+    if spec.citation and spec.name != "shapes_world"  # whose builder has a test of its own
 ]
-WITH_BUILDERS = {spec.name for spec in SPECS.values() if spec.citation} | {"folder"}
-assert {dataset for _, _, dataset, _ in BUILDERS} == WITH_BUILDERS - {"shapes_world"}
+BUILDERS += [(Folder, {}, "folder", 16)]
 every_builder = pytest.mark.parametrize(("builder_class", "arguments", "dataset", "bits"), BUILDERS)
 
 
@@ -79,6 +79,17 @@ class PascalContextTest(_DummyDataTest, tfds.testing.DatasetBuilderTestCase):
 class FolderTest(_DummyDataTest, tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = Folder
     SPLITS = {"train": NUM_IMAGES["train"]}  # noqa: RUF012
+
+
+def test_every_builder_has_dummy_data_and_the_test_of_tfds():
+    tested = {case.DATASET_CLASS for case in _DummyDataTest.__subclasses__()}
+    for builder_class, _, dataset, _ in BUILDERS:
+        name = builder_class.__name__
+        assert builder_class.name in WRITERS, (
+            f"{dataset} has a citation in dataset_specs.py, and so a builder: a function that "
+            f"writes images of it belongs into raw_data_sets.WRITERS as {builder_class.name!r}"
+        )
+        assert builder_class in tested, f"{dataset}: class {name}Test(...) with DATASET_CLASS here"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def leaves():
     return tree_rules.flatten(initial_parameters(CONFIG, seed=0))
 
 
+@pytest.mark.slow
 def test_every_kind_of_parameter_is_drawn_as_the_official_code_does(leaves):
     for path, bound in UNIFORM.items():
         largest = np.abs(leaves[path]).max()

@@ -105,6 +105,7 @@ def test_devices_share_images_and_parameters(freeseg):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.mark.slow
 def test_a_generator_that_reads_names_asks_for_them(freeseg):
     config, _ = freeseg
     module, images = config.make_module(), jnp.zeros((1, 64, 64, 3))
