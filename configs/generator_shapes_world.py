@@ -20,7 +20,7 @@ def get_config():
         {
             "task": "train_generator",
             "batch_size": 16,
-            "num_steps": 300,
+            "num_steps": 600,
             "data.dataset": "shapes_world",
             "data.unseen_classes": ("published",),
             "data.crop_size": 128,
@@ -30,7 +30,7 @@ def get_config():
             "generator.backbone": "swin_nano",
             "generator.classes": "agnostic",
             "generator.num_points": 512,
-            "generator.queries": 16,
+            "generator.queries": 32,
             "generator.width": 64,
             "generator.encoder_layers": 1,
             "generator.decoder_layers": 3,
