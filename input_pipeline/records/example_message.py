@@ -60,22 +60,24 @@ def _encode_feature(name: str, values: Feature) -> bytes:
         return _block(_BYTES, b"".join(_block(1, value) for value in values))
     if all(isinstance(value, float) for value in values):
         return _block(_FLOATS, _block(1, struct.pack(f"<{len(values)}f", *values)))
-    integers = (_integer(name, value) for value in values)
+    integers = [_integer(value) for value in values]
+    if None in integers:
+        first = values[integers.index(None)]
+        types = sorted({type(value).__name__ for value in values})
+        raise ValueError(
+            f"feature {name!r}: expected bytes alone, floats alone or integers of 64 bits alone, "
+            f"got {', '.join(types)}, of which {first!r} is no such integer; convert them"
+        )
     return _block(_INTEGERS, _block(1, b"".join(map(_varint, integers))))
 
 
-def _integer(name: str, value: object) -> int:
-    """Also a numpy integer; a truth value is none."""
+def _integer(value: object) -> int | None:
+    """Also of a numpy integer; a truth value is none."""
     try:
         integer = operator.index(value)
     except TypeError:
-        integer = None
-    if integer is None or isinstance(value, bool) or not -(2**63) <= integer < 2**63:
-        raise ValueError(
-            f"feature {name!r}: expected bytes alone, floats alone or integers of 64 bits alone, "
-            f"got {value!r} ({type(value).__name__}) among them; convert it"
-        )
-    return integer
+        return None
+    return None if isinstance(value, bool) or not -(2**63) <= integer < 2**63 else integer
 
 
 def _decode_feature(data: bytes) -> Feature:

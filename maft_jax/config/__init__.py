@@ -175,8 +175,8 @@ def from_config_dict(
         _validate_evaluation_on_the_way(config.evaluation)
     _validate_evaluation(config.evaluation)
     _validate_data(config.data, config.proposals)
-    _validate_training(config)
     _validate_loss(config)
+    _validate_training(config)
     return config
 
 

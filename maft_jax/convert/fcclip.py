@@ -26,6 +26,7 @@ from maft_jax.convert.method_modules import (
     CONTENT_DEPENDENT_TRANSFER,
     MASK_ADAPTER,
     foreign_modules,
+    has_both,
 )
 from maft_jax.convert.open_clip_convnext import PROJ, infer_open_clip
 from maft_jax.convert.openai import text_rules
@@ -248,8 +249,9 @@ def write_into(
     the dtypes that they have there.
 
     Raises:
-        ValueError: the template is of another kind, its tower of another size, or it has no such
-            modules. Nothing is written then.
+        ValueError: the template is of another kind, its tower of another size, it has no such
+            modules, or those of two methods, which learnt from the tower that is there. Nothing is
+            written then.
     """
     places = tensor_places(template)
     prefixes = list(find_prefixes(places, is_fcclip))
@@ -257,6 +259,12 @@ def write_into(
         raise ValueError(
             f"{template}: expected one checkpoint of FC-CLIP or MAFT+ and a ConvNeXt to write into "
             f"it, found {len(prefixes)} and {config!r}"
+        )
+    if has_both(places):
+        raise ValueError(
+            f"{template}: expected a checkpoint with the modules of one method at most, got "
+            "Mask-Adapter for MAFT+, whose transfer and adapter work together with the tower that "
+            "they learnt from; give one of FC-CLIP, of MAFT+ or of Mask-Adapter for FC-CLIP"
         )
     prefix = f"{prefixes[0]}{CLIP}"
     tower = to_foreign({"visual": visual}, _visual_rules(prefix, config.head))

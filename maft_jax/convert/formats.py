@@ -177,9 +177,10 @@ def write_weights(
             "and modules.safetensors: give the former"
         )
     if reason := why_not(format_name, weights.config):
-        file = path.with_suffix(".safetensors")
-        if not path.suffix and not why_not(default_format(file, weights.config), weights.config):
-            reason += f"; a file holds them, by a name such as {file.name}"
+        if path.name and not path.suffix and format_name == default_format(path, weights.config):
+            file = path.with_suffix(".safetensors")
+            if not why_not(default_format(file, weights.config), weights.config):
+                reason += f"; a file holds them, by a name such as {file.name}"
         raise ValueError(
             f"{path}: these weights cannot be written in the format {format_name}: {reason}"
         )

@@ -115,7 +115,7 @@ def read_official(
     opened = WeightsSource(source, tensors)
     read = {}
     for layout in (MAFT, FREESEG):
-        config = layout.infer_config(opened, choices or Choices())
+        config = layout.config_of(opened, choices or Choices())
         expected = jax.eval_shape(functools.partial(random_parameters, config))
         leaves = rules.stored_as_ours(
             tensors, expected, layout.rules, layout.ignored, source=source

@@ -47,15 +47,15 @@ def read_modules(path: str | os.PathLike, table: Sequence[Rule], expected: Mappi
         expected: nested tree whose leaves have `.shape`.
 
     Raises:
-        ValueError: it is absent, corrupt, or holds other modules, or of another size, or the
-            adapter that Mask-Adapter's authors have for MAFT+, which reads scrambled cells.
+        ValueError: it is absent, corrupt, or holds other modules, or of another size, or those of
+            two methods, which work together (`has_both`).
     """
     tensors = without_torch_wrappers(open_state_dict(path)[0])
-    if table is MASK_ADAPTER and module_names(tensors, CONTENT_DEPENDENT_TRANSFER):
+    if table in _TABLES.values() and has_both(tensors):
         raise ValueError(
-            f"{os.fspath(path)}: expected Mask-Adapter for FC-CLIP, got the one for MAFT+, which "
-            "works beside its content-dependent transfer; maft_jax.cli.predict reads the whole "
-            "checkpoint with --generator=fcclip"
+            f"{os.fspath(path)}: expected the modules of MAFT+ or those of Mask-Adapter for "
+            "FC-CLIP, got Mask-Adapter for MAFT+, where both work together; maft_jax.cli.predict "
+            "reads the whole checkpoint with --generator=fcclip"
         )
     found = list(module_names(tensors, table).values())
     if len(found) == 1:
@@ -69,22 +69,18 @@ def module_names(names: Collection[str], table: Sequence[Rule]) -> dict[str, dic
     return find_prefixes(names, lambda below: wanted <= set(below))
 
 
+def has_both(names: Collection[str]) -> bool:
+    """Whether these are of Mask-Adapter for MAFT+, which reads cells as no run of ours does."""
+    return all(module_names(names, table) for table in _TABLES.values())
+
+
 def foreign_modules(modules: Modules, names: Collection[str], *, source: str) -> dict:
     """Arrays for the names that these modules have in a checkpoint of their authors.
 
     Raises:
-        ValueError: the checkpoint has no such modules, or several, or another method's beside them,
-            with which these would be read in a way that the run did not learn.
+        ValueError: the checkpoint has no such modules, or several.
     """
     table = _TABLES[type(modules.reader)]
-    others = [kind for kind, rules in _TABLES.items() if rules is not table]
-    if beside := [kind.__name__ for kind in others if module_names(names, _TABLES[kind])]:
-        raise ValueError(
-            f"{source}: expected a checkpoint whose only modules are those of this run, "
-            f"{type(modules.reader).__name__}, got one with those of {', '.join(beside)}, too, "
-            "as Mask-Adapter's for MAFT+, where both work together; give one of the same method, "
-            "or the tower alone (tuned.safetensors of the run)"
-        )
     found = list(module_names(names, table).values())
     if len(found) != 1:
         raise ValueError(

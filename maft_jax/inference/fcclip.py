@@ -120,6 +120,7 @@ class FcClipSegmenter:
         self.preparation = ADAPTER_PREPARATION if adapter else self.opened.preparation
         settings = _Settings.of(modules, clip.config.vision.embed_dim)
         self.exponents, self.rules = exponents or settings.exponents, settings.rules
+        self.mask_threshold = settings.mask_threshold if adapter else None
         self.fingerprint = fingerprint(on_host)
         kind = transfer if self.is_maft_plus else None
         self._network = make_network(

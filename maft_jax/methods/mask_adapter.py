@@ -52,7 +52,7 @@ class MaskAdapterMethod(Method):
 
     mixed: bool
     """Whether there are proposals among the masks: the authors' second phase."""
-    reader: AdapterReader = dataclasses.field()  # has no default, as that of Method has
+    reader: AdapterReader = dataclasses.field()  # or the None of Method would be its default
     has_modules = True
     module_rules = MASK_ADAPTER
 

@@ -104,13 +104,12 @@ def claims_table(results: MethodResults, claims: Sequence[Claim]) -> str:
 
 def compared(first: MethodResults, second: MethodResults, claims: Sequence[Claim]) -> str:
     """What claims put above each other, sorted by what two CLIPs say of it."""
-    groups: dict[str, list[str]] = {
-        "holds with both": [],
-        "holds with neither": [],
-        "cannot be told of either": [],
-        "is not judged alike": [],
+    alike = {
+        "higher": "holds with both",
+        "lower": "holds with neither",
+        "open": "cannot be told of either",
     }
-    alike = dict(zip(("higher", "lower", "open"), groups, strict=False))
+    groups: dict[str, list[str]] = {name: [] for name in (*alike.values(), "is not judged alike")}
     for method, other, metric, _ in claims:
         if {method, REFERENCE} <= set(first.methods) & set(second.methods):
             here, there = (one.difference(method, other, metric).verdict for one in (first, second))

@@ -20,8 +20,8 @@ from maft_jax.shapes_world.worlds import draw_world, world_config
 TRAINED, SUPERPIXELS = "trained", "superpixels"
 _SPLIT = 0
 _METRICS = ("best_iou", "recall_at_half")
-_ALL = 100
-"""Superpixels of a picture at most."""
+_MOST = 100
+"""Superpixels of a picture that are made."""
 _MORE = 2
 """Times as many superpixels as a generator has queries are measured, too."""
 
@@ -37,7 +37,7 @@ def measure_recall(folder: pathlib.Path, seeds: Iterable[int] = SEEDS) -> list[d
         TrainingInterrupted: SIGINT or SIGTERM came; the same call goes on.
     """
     queries = generator_config().generator.queries
-    numbers = {TRAINED: (queries,), SUPERPIXELS: (queries, _MORE * queries, _ALL)}
+    numbers = {TRAINED: (queries,), SUPERPIXELS: (queries, _MORE * queries, _MOST)}
     records = []
     for seed in seeds:
         draw_world(folder / "worlds" / f"seed_{seed}", seed)
@@ -49,7 +49,7 @@ def measure_recall(folder: pathlib.Path, seeds: Iterable[int] = SEEDS) -> list[d
             (TRAINED, trained),
             (SUPERPIXELS, {"proposals.generator": SUPERPIXELS}),
         ):
-            source = _proposals(folder, seed, settings | {"proposals.num_proposals": _ALL})
+            source = _proposals(folder, seed, settings | {"proposals.num_proposals": _MOST})
             for number in numbers[row]:
                 found = {"table": RECALL_TABLE, "row": row, "seed": seed, "split": _SPLIT}
                 records.append(found | {"proposals": number, **_recall(source, number)})
@@ -110,7 +110,7 @@ def _comparison(
 def _name(row: str, number: int) -> str:
     if row == TRAINED:
         return f"trained, {number} queries"
-    return f"{row}, all (at most {number})" if number == _ALL else f"{row}, the best {number}"
+    return f"{row}, the coarsest {number}"
 
 
 def _proposals(folder: pathlib.Path, seed: int, settings: Mapping[str, Any]) -> RecordSource:

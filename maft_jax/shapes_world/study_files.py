@@ -76,7 +76,7 @@ def _read(folder: pathlib.Path, first: str, others: Mapping[str, str]) -> dict[s
     path = folder / first
     if not path.exists():
         raise ValueError(
-            f"{path}: there is none, and a page is made of both files; give the page that has one "
+            f"{path}: there is none, of which its page is made; give the page that has one "
             "(--page=docs), or run all tables"
         )
     study = json.loads(path.read_text())

@@ -9,7 +9,6 @@ from maft_jax.convert.formats import read_weights
 from maft_jax.convert.method_modules import (
     CONTENT_DEPENDENT_TRANSFER,
     MASK_ADAPTER,
-    foreign_modules,
     read_modules,
 )
 from maft_jax.convert.rules import to_foreign
@@ -74,8 +73,13 @@ def test_mask_adapters_checkpoint_likewise(tmp_path, clip):
     of_maft_plus = {name: x for name, x in maft_plus_tensors().items() if name.startswith("cdt.")}
     both = write_checkpoint(tmp_path / "both.pth", tensors | of_maft_plus)
     assert fcclip.read_modules(both).keys() == {"transfer", "adapter"}
-    with pytest.raises(ValueError, match=r"the one for MAFT\+.*cli\.predict.*--generator=fcclip"):
-        read_modules(both, MASK_ADAPTER, modules)
+    refused = r"both\.pth: .*got Mask-Adapter for MAFT\+.*cli\.predict.*--generator=fcclip"
+    for table in (MASK_ADAPTER, CONTENT_DEPENDENT_TRANSFER):
+        with pytest.raises(ValueError, match=refused):
+            read_modules(both, table, modules)
+    for given in (None, Modules(modules, ADAPTER.reader), Modules({}, TransferReader())):
+        with pytest.raises(ValueError, match=r"both\.pth: .*modules of one method at most"):
+            fcclip.write_into(both, tmp_path / "none.pth", vision, visual, modules=given)
     tensors["mask_adapter.fuse.weight"] = np.zeros(3)
     damaged = write_checkpoint(tmp_path / "damaged.pth", tensors)
     with pytest.raises(ValueError, match=r"mask_adapter\.fuse\.weight: expected the kernel of a"):
@@ -88,16 +92,3 @@ def test_mask_adapters_checkpoint_likewise(tmp_path, clip):
     with pytest.raises(ValueError, match=r"AdapterReader, found 0.*tuned\.safetensors"):
         fcclip.write_into(other, tmp_path / "none.pth", vision, visual, modules=changed)
     assert not (tmp_path / "none.pth").exists()
-
-
-@pytest.mark.parametrize(
-    ("reader", "beside"),
-    [(ADAPTER.reader, "TransferReader"), (TransferReader(), "AdapterReader")],
-    ids=["adapter", "transfer"],
-)
-def test_modules_do_not_go_where_those_of_both_methods_work_together(reader, beside):
-    """Mask-Adapter's checkpoints for MAFT+ have both, and read cells as no run of ours does."""
-    names = [f"cdt.{name}" for rule in CONTENT_DEPENDENT_TRANSFER for name in rule.names]
-    names += [f"mask_adapter.{name}" for rule in MASK_ADAPTER for name in rule.names]
-    with pytest.raises(ValueError, match=f"both.pth: .*, got one with those of {beside}, too"):
-        foreign_modules(Modules({}, reader), names, source="both.pth")

@@ -149,6 +149,10 @@ def test_a_folder_by_default_is_the_hubs_and_its_reason_is_the_one_given(weights
     assert why_not("tips_hub", scenic).startswith("it is computed with gelu and an epsilon")
     with pytest.raises(ValueError, match=r"; a file holds them, by a name such as x\.safetensors$"):
         write_weights(weights["tips"], tmp_path / "x", "tips_hub")
+    with pytest.raises(ValueError, match=r"in the format maft: [^;]*$"):
+        write_weights(weights["tips"], tmp_path / "x", "maft")
+    with pytest.raises(ValueError, match="cannot be written in the format tips_hub"):
+        write_weights(weights["tips"], "/", "tips_hub")
 
 
 def test_stated_heads_are_the_image_towers(weights, tmp_path):

@@ -278,6 +278,8 @@ def test_command_segments_a_photo_from_the_checkpoint_alone(tmp_path):
     runs.finish(runs.start(command))
     about = json.loads((tmp_path / "out" / "photo.json").read_text())
     assert about["settings"]["ensemble_exponents"] == [0.4, 0.8]
+    assert (about["settings"]["short_side"], about["settings"]["max_long_side"]) == (800, 1333)
+    assert about["settings"]["mask_threshold"] is None
     assert about["num_proposals"] == 20
     labels = read_label_map(tmp_path / "out" / "photo_labels.png")
     assert labels.shape == (72, 96) and set(np.unique(labels)) <= {0, 1}

@@ -81,8 +81,9 @@ def test_numpys_integers_are_integers(dtype):
 )
 def test_no_other_values_are_integers(value):
     for others in ([1], [b"1"], [1.5]):
-        with pytest.raises(ValueError, match=r"feature 'a': expected bytes alone.*got .* among"):
+        with pytest.raises(ValueError, match=r"feature 'a': expected bytes alone.*got ") as caught:
             encode_features({"a": [*others, value]})
+        assert type(value).__name__ in str(caught.value).partition("got ")[2]
 
 
 def test_numbers_may_be_unpacked_lists_in_parts_and_fields_unknown():

@@ -95,6 +95,14 @@ def assert_close(ours, expected, tolerance=1e-5):
     np.testing.assert_allclose(ours, expected, atol=tolerance, rtol=0)
 
 
+def test_no_masks_draw_no_maps():
+    cells, adapter = jnp.zeros((2, 3, 4, 8)), MaskAdapter(MaskAdapterConfig(width=4, num_maps=5))
+    masks = jnp.zeros((2, 0, 12, 16))
+    parameters = jax.jit(adapter.init)(jax.random.key(0), cells, masks)
+    maps = adapter.apply(parameters, cells, masks, method="activation_maps")
+    assert maps.shape == (2, 0, 3, 4, 5)
+
+
 def test_a_convnext_has_the_methods_that_modules_ask_for(clip):
     assert isinstance(clip.encoder, MapEncoder)
 

@@ -82,7 +82,7 @@ def test_weights_that_are_not_there_have_the_sizes_of_the_settings():
 def test_weights_that_are_there_have_their_own_sizes():
     settings = {"generator__weights": "built-in:shapes_world", "data__dataset": "shapes_world"}
     step = planned_step(**settings)
-    assert "16 queries, 3 decoder layers" in step.model and step.assumptions == []
+    assert "32 queries, 3 decoder layers" in step.model and step.assumptions == []
 
 
 @pytest.mark.slow

@@ -39,13 +39,13 @@ def test_a_seed_has_its_own_pictures_and_its_own_generator(tmp_path, monkeypatch
     )
     records = measure_recall(tmp_path, (2,))
     assert asked == [(0, 2)]
-    rows = [("trained", 16), ("superpixels", 16), ("superpixels", 32), ("superpixels", 100)]
+    rows = [("trained", 32), ("superpixels", 32), ("superpixels", 64), ("superpixels", 100)]
     assert [(one["seed"], one["row"], one["proposals"]) for one in records] == [
         (2, *row) for row in rows
     ]
     trained = make_generator(ProposalsConfig(generator="mask2former", path=str(path)), [])
     measured = [records[0][f"{metric}_unseen"] for metric in ("best_iou", "recall_at_half")]
-    assert measured == pytest.approx(by_hand(world, trained, 16), abs=1e-6)
+    assert measured == pytest.approx(by_hand(world, trained, 32), abs=1e-6)
     ious = [one["best_iou_unseen"] for one in records[1:]]
     assert 0.3 < ious[0] <= ious[1] <= ious[2]
 
@@ -67,14 +67,14 @@ def test_page_says_in_how_many_seeds_what_is_above_what():
     _, table, sentence = render_recall(records)
     lines = table.splitlines()
     assert lines[2].startswith("| trained, 16 queries | 2 | 85.0 ± 7.1 | 75.0 ± 7.1 | 90.0 ± 0.0 |")
-    assert lines[3].startswith("| superpixels, the best 16 | 2 |")
-    assert lines[4].startswith("| superpixels, all (at most 100) | 2 |")
+    assert lines[3].startswith("| superpixels, the coarsest 16 | 2 |")
+    assert lines[4].startswith("| superpixels, the coarsest 100 | 2 |")
     sentence = " ".join(sentence.split())
     assert (
-        "best_iou of the trained generator is above that of superpixels, the best 16 in 1 of 2 "
-        "(80.0 and 60.0, 70.0 and 71.0), of superpixels, all (at most 100) in 2 of 2"
+        "best_iou of the trained generator is above that of superpixels, the coarsest 16 in 1 of 2 "
+        "(80.0 and 60.0, 70.0 and 71.0), of superpixels, the coarsest 100 in 2 of 2"
     ) in sentence
     assert (
-        "recall_at_half of the trained generator is above that of superpixels, the best 16 in 1 of "
-        "2 (90.0 and 90.0, 88.0 and 80.0), of superpixels, all (at most 100) in 0 of 2"
+        "recall_at_half of the trained generator is above that of superpixels, the coarsest 16 in 1 "
+        "of 2 (90.0 and 90.0, 88.0 and 80.0), of superpixels, the coarsest 100 in 0 of 2"
     ) in sentence

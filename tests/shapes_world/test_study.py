@@ -23,6 +23,7 @@ from maft_jax.shapes_world.experiments import (
     LEARNED_MASKS,
     METHOD_EXPERIMENTS,
     METHODS,
+    RECALL_TABLE,
     SECOND_CLIP,
     SECOND_CLIP_EXPERIMENTS,
     SEEDS,
@@ -210,6 +211,15 @@ def test_full_disk_is_told_with_the_world_that_has_no_room(tmp_path, monkeypatch
 def test_unknown_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"tables \['mian'\]: expected some of"):
         study.run_study(tmp_path, ["mian"])
+
+
+def test_without_tables_all_are_run_those_of_recall_too(tmp_path, monkeypatch):
+    nothing = dict.fromkeys(("EXPERIMENTS", "METHOD_EXPERIMENTS", "CONVNEXT_EXPERIMENTS"), ())
+    for name, value in {**nothing, "SECOND_CLIP_EXPERIMENTS": ()}.items():
+        monkeypatch.setattr(study, name, value)
+    monkeypatch.setattr(study, "measure_recall", lambda folder: [{"table": RECALL_TABLE}])
+    assert study.run_study(tmp_path) == [{"table": RECALL_TABLE}]
+    assert study.run_study(tmp_path, [RECALL_TABLE]) == [{"table": RECALL_TABLE}]
 
 
 def test_damaged_result_is_measured_again(tmp_path, monkeypatch):

@@ -4,11 +4,17 @@ import json
 
 import pytest
 
-from maft_jax.shapes_world.experiments import EXPERIMENTS, LEARNED_MASKS, METHOD_TABLES
+from maft_jax.shapes_world.experiments import (
+    EXPERIMENTS,
+    LEARNED_MASKS,
+    METHOD_TABLES,
+    RECALL_TABLE,
+)
 from maft_jax.shapes_world.study_files import (
     CONVNEXT_FILE,
     LEARNED,
     METHODS_FILE,
+    RECALL,
     RUNS,
     SECOND_CLIP_FILE,
     read_methods,
@@ -48,6 +54,14 @@ def test_methods_have_a_file_of_their_own(tmp_path):
     assert write_records([third], {"machine": "a table"}, tmp_path) == {CONVNEXT_FILE}
     study = read_methods(tmp_path)
     assert (study["second_clip"]["runs"], study["convnext"]["runs"]) == ([second], [third])
+
+
+def test_recall_of_proposals_has_a_file_of_its_own(tmp_path):
+    record = {"table": RECALL_TABLE, "row": "trained", "seed": 0}
+    assert write_records([record], {"machine": "an abacus"}, tmp_path) == {RECALL}
+    (tmp_path / RUNS).write_text('{"runs": []}')
+    found = {"runs": [record], "machine": "an abacus"}
+    assert read_study(tmp_path) == {"runs": [], "proposal_recall": found}
 
 
 def test_some_tables_of_a_file_write_nothing(tmp_path):

@@ -71,7 +71,7 @@ class MaskAdapter(nn.Module):
             x = Block(self.config.width, _EPSILON, jnp.float32, name=f"blocks_{index}")(x)
         x = LayerNorm(jnp.float32, name="ln_maps")(x)
         maps = linear(self.config.num_maps, jnp.float32, name="maps")(x)
-        return maps.reshape(batch, num_proposals, height, width, -1)
+        return maps.reshape(batch, num_proposals, height, width, self.config.num_maps)
 
 
 @dataclasses.dataclass(frozen=True)
