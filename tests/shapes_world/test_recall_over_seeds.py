@@ -75,6 +75,6 @@ def test_page_says_in_how_many_seeds_what_is_above_what():
         "(80.0 and 60.0, 70.0 and 71.0), of superpixels, the coarsest 100 in 2 of 2"
     ) in sentence
     assert (
-        "recall_at_half of the trained generator is above that of superpixels, the coarsest 16 in 1 "
-        "of 2 (90.0 and 90.0, 88.0 and 80.0), of superpixels, the coarsest 100 in 0 of 2"
+        "recall_at_half of the trained generator is above that of superpixels, the coarsest 16 in "
+        "1 of 2 (90.0 and 90.0, 88.0 and 80.0), of superpixels, the coarsest 100 in 0 of 2"
     ) in sentence
