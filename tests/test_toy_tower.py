@@ -24,7 +24,7 @@ from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.weights import open_weights
 from tests.runs import command, finish, make_data, read_metrics, small_config, start
 
-pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("steps_compiled_once")]
 
 PATCH, PIXELS = 8, 64
 
@@ -203,7 +203,6 @@ plan.run()
 """
 
 
-@pytest.mark.slow
 def test_its_step_is_planned(data, tmp_path):
     program = [sys.executable, "-c", PLAN, *command(data, tmp_path, **TOY_SETTINGS)[3:]]
     program = [flag for flag in program if not flag.startswith("--workdir")]

@@ -58,4 +58,4 @@ def tiny_batch(batch_size: int = 8, num_proposals: int = 6, seed: int = 0) -> Ba
         proposals=coarse.repeat(4, axis=2).repeat(4, axis=3),
         proposal_valid=np.ones((batch_size, num_proposals), bool),
     )
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch)

@@ -131,7 +131,7 @@ class FcClipSegmenter:
             adapter,
             settings.mask_threshold,
         )
-        self._parameters = jax.tree.map(jnp.asarray, on_host)
+        self._parameters = jax.device_put(on_host)
         self._order = order
 
     def __call__(self, image: ImageLike, example_id: str | None = None) -> Segmentation:

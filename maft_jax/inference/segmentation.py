@@ -150,7 +150,7 @@ class ImageSegmenter:
         self.num_proposals = num_proposals
         self._geometry = eval_geometry(clip.image_aspect)
         self._text = jnp.asarray(self._embedded(clip, templates, cache_dir))
-        self._tower = jax.tree.map(jnp.asarray, clip.tower)
+        self._tower = jax.device_put(clip.tower)
         size = (clip.image_size, clip.image_size)
         short_side = self._geometry.short_side if clip.image_aspect == "keep" else None
         spec = InferenceSpec(clip.encoder, size, short_side, tuple(scales), flip)
@@ -266,7 +266,7 @@ class ImageSegmenter:
         of_pixels = {}
         if example.mask_logits is not None:
             of_pixels = pixel_masks(example.mask_logits, batch)
-        on_device = jax.tree.map(jnp.asarray, batch | of_pixels)
+        on_device = jax.device_put(batch | of_pixels)
         return on_device, self._segmenter.class_probabilities(self._tower, self._text, on_device)
 
     def _label(

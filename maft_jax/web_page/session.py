@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -72,7 +71,7 @@ class PageSession:
     ):
         self.folder = Path(folder)
         # On the device once, not once for each vocabulary.
-        visual = jax.tree.map(jnp.asarray, clip.parameters["visual"])
+        visual = jax.device_put(clip.parameters["visual"])
         clip = dataclasses.replace(clip, parameters=clip.parameters | {"visual": visual})
         make_segmenter = functools.partial(_make_segmenter, clip, generator_of)
         self._segmenter = functools.lru_cache(_KEPT)(make_segmenter)

@@ -15,6 +15,8 @@ from maft_jax.benchmarks.options import BenchmarkOptions
 from maft_jax.benchmarks.precompute import measure_precompute
 from tests.runs import REPOSITORY, make_data, small_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_input_is_read_with_the_configured_geometry_and_batch(monkeypatch):
     asked = []

@@ -13,6 +13,8 @@ from maft_jax.models.mask_reader import Modules, TowerWithModules
 from maft_jax.weights import open_weights
 from tests.runs import small_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_name_without_a_file_gives_random_weights_of_its_size(tmp_path):
     weights, described = open_weights_or_random(str(tmp_path / "tiny.safetensors"))
@@ -67,7 +69,6 @@ def test_a_generator_is_not_measured_as_a_clip():
         load_model(config)
 
 
-@pytest.mark.slow
 def test_masks_are_read_with_modules_as_the_method_begins_with_them():
     of_method = {"method": "mask_adapter", "loss__adapter_width": 16, "model__mask_start_layer": -1}
     tower = "random:convnext_tiny-random"

@@ -13,6 +13,8 @@ from input_pipeline.records.record_source import RecordSource
 from input_pipeline.sample_folder import SAMPLE_CLASSES, write_sample_folder
 from maft_jax.config.sections import DataConfig, ProposalsConfig
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_IMAGES = 20
 
@@ -99,7 +101,6 @@ def test_several_processes_write_the_same_files(photos, records, tmp_path):
     assert contents(tmp_path) == contents(records)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_command_leaves_nothing_behind_and_goes_on(photos, tmp_path, number, exit_code):
     slow = ["--config.proposals.generator=superpixels", "--workers=2"]
@@ -136,7 +137,6 @@ def test_verify_names_the_corrupt_record(photos, records, tmp_path):
     assert "Traceback" not in result.stderr and result.stdout == ""
 
 
-@pytest.mark.slow
 def test_other_recipe_is_refused_without_overwrite(photos, records, tmp_path):
     for name, content in contents(records).items():
         (tmp_path / name).write_bytes(content)

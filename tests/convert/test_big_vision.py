@@ -17,6 +17,8 @@ from maft_jax.models.towers.clip_vit import VisionTransformer
 from maft_jax.weights import open_weights
 from tests.convert.big_vision_reference import BigVisionViT, embed, random_tensors
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 LAYOUTS = {
     "big_vision": {},
@@ -66,7 +68,6 @@ def test_features_are_those_of_the_reference(case):
     assert np.abs(expected[0] - expected[1]).max() > 1e-3, "the images matter"
 
 
-@pytest.mark.slow
 def test_gradients_are_those_of_the_reference(case):
     name, vit, tensors, path = case
     weights = read_weights(path)

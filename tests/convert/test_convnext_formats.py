@@ -18,10 +18,9 @@ from maft_jax.models.towers.convnext import ConvNextConfig
 from maft_jax.runtime import tree_rules
 from tests.golden_files import GOLDEN
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = "open_clip_config.json"
-
-
-SLOW_MLP = [pytest.param("mlp", marks=pytest.mark.slow), "linear_eps5"]
 
 
 @pytest.fixture(params=["mlp", "linear_eps5"])
@@ -73,14 +72,12 @@ def test_what_was_read_is_written_back_bit_for_bit(golden, tmp_path):
     assert read_weights(tmp_path / "again").config == weights.config
 
 
-@pytest.mark.parametrize("golden", SLOW_MLP, indirect=True)
 def test_open_clip_computes_the_same(golden):
     found = verify(golden, read_weights(golden))
     assert [comparison.library.split()[0] for comparison in found] == ["open_clip"] * 3
     assert max(comparison.largest_difference for comparison in found) < 1e-5
 
 
-@pytest.mark.slow
 def test_timm_computes_the_same_with_the_image_tower_alone(golden, tmp_path):
     tower = image_tower(read_weights(golden))
     assert default_format("tower.safetensors", tower.config) == "timm"
@@ -112,7 +109,6 @@ def test_timm_builds_what_our_folder_says(tmp_path):
     assert model.stages[2].blocks[1].norm.eps == 1e-6
 
 
-@pytest.mark.slow
 def test_images_of_any_size_are_read_as_the_library_reads_them():
     """With sides that are no multiple of 32: dropped pixels, and masks on the padded image."""
     vision = ConvNextConfig((1, 1, 1, 1), (8, 8, 16, 16), 64, "linear", 1e-5, image_size=75)

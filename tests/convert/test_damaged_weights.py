@@ -25,6 +25,8 @@ from maft_jax.models.text.clip_text import TextConfig
 from maft_jax.models.towers.clip_vit import VisionConfig
 from tests.in_memory_weights import load_state_dict, save_state_dict
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
     "half": np.ones(5, np.float16),

@@ -26,6 +26,8 @@ from maft_jax.runtime import tree_rules
 from maft_jax.weights import open_weights
 from tests.in_memory_weights import save_state_dict
 
+pytestmark = pytest.mark.slow
+
 RESNET = ResNetConfig((1, 2, 1, 1), (16, 32, 64, 96), (4, 8, 16, 24), (8,))
 DEEPLAB = dataclasses.replace(RESNET, stem_widths=(4, 4, 8))
 SWIN = SwinConfig(16, (1, 1, 1, 1), (1, 2, 4, 8), 4)
@@ -68,7 +70,6 @@ def test_a_mask2former_is_written_as_transformers_saves_it(tmp_path, backbone):
     check_equal(opened.parameters(), parameters)
 
 
-@pytest.mark.slow
 def test_transformers_loads_what_is_written(tmp_path):
     import torch
     from transformers import Mask2FormerForUniversalSegmentation

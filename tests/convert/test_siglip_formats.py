@@ -21,6 +21,8 @@ from maft_jax.runtime import tree_rules
 from maft_jax.weights import open_weights
 from tests.siglip_files import GOLDEN, unpacked
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {
     "transformers": "transformers",
     "open_clip": "open_clip",
@@ -60,8 +62,8 @@ def test_all_layouts_are_the_same_weights(first, file, name):
     [
         ("transformers", "transformers"),
         ("big_vision_stacked.npz", "big_vision_stacked"),
-        pytest.param("open_clip", "open_clip", marks=pytest.mark.slow),
-        pytest.param("big_vision.npz", "big_vision", marks=pytest.mark.slow),
+        ("open_clip", "open_clip"),
+        ("big_vision.npz", "big_vision"),
     ],
 )
 def test_a_round_trip_keeps_every_bit(file, name, tmp_path):
@@ -199,7 +201,6 @@ def test_formats_that_would_compute_something_else_are_refused(tmp_path):
     assert choose_format(exact, "folder_of_open_clip", None) == "open_clip"
 
 
-@pytest.mark.slow
 def test_timm_computes_what_we_say_it_does():
     timm = pytest.importorskip("timm")
     names = [name for name in timm.list_models("vit_*_siglip_*") if "gap" not in name]
@@ -261,10 +262,7 @@ def test_a_text_tower_brings_scale_and_bias_of_its_similarities(first):
 
 @pytest.mark.parametrize(
     "source",
-    [
-        "transformers",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in [*[*LAYOUTS][1:], "random"]),
-    ],
+    [*LAYOUTS, "random"],
 )
 def test_transformers_computes_the_same(source):
     if source == "random":

@@ -17,6 +17,8 @@ from maft_jax.models.text.sentencepiece_tokenizer import TokenizerFile
 from maft_jax.models.text.tips_text import TipsTextConfig
 from tests.golden_files import GOLDEN
 
+pytestmark = pytest.mark.slow
+
 FOLDER = GOLDEN / "tips/swiglu"
 PARTS = ("vision", "text")
 
@@ -78,7 +80,6 @@ def test_files_come_back(weights, tmp_path, name, layout):
         assert_equal(found, expected)
 
 
-@pytest.mark.slow
 def test_one_file_holds_both_where_its_name_is_of_neither(weights, tmp_path):
     for ending in (".npz", ".safetensors"):
         path = tmp_path / f"both{ending}"
@@ -168,7 +169,6 @@ def test_stated_heads_are_the_image_towers(weights, tmp_path):
     assert (config.vision.head_width, config.text.head_width) == (16, 8)
 
 
-@pytest.mark.slow
 def test_heads_are_read_beside_the_files_and_names_with_params(weights, tmp_path):
     for layout, name in (("torch", "tips_torch"), ("scenic", "tips")):
         for part in PARTS:
@@ -213,9 +213,9 @@ def test_texts_are_read_as_tensorflow_lowers_them(tmp_path):
     ("size", "image", "text"),
     [
         ("tipsv2_b14", 86_296_320, 109_632_000),
-        pytest.param("tipsv2_l14", 303_965_184, 183_924_736, marks=pytest.mark.slow),
-        pytest.param("tipsv2_so400m14", 413_329_392, 448_332_912, marks=pytest.mark.slow),
-        pytest.param("tipsv2_g14", 1_135_826_432, 389_133_312, marks=pytest.mark.slow),
+        ("tipsv2_l14", 303_965_184, 183_924_736),
+        ("tipsv2_so400m14", 413_329_392, 448_332_912),
+        ("tipsv2_g14", 1_135_826_432, 389_133_312),
     ],
 )
 def test_published_sizes_have_the_published_parameters(size, image, text):

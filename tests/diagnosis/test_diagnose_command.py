@@ -18,6 +18,8 @@ from maft_jax.runtime.tree_rules import fingerprint
 from maft_jax.weights import open_weights
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 PICTURES = [
     "false_positives.png",
     "score_against_iou.png",
@@ -93,7 +95,6 @@ def equal(folder):
     return run(folder, "same.safetensors")
 
 
-@pytest.mark.slow
 def test_command_writes_figures_and_numbers(command):
     output, out, numbers = command
     assert "images/s" in output and "ETA" in output and describe(numbers) in output
@@ -106,7 +107,6 @@ def test_command_writes_figures_and_numbers(command):
     assert numbers["columns"]["frozen"] != numbers["columns"]["tuned"]
 
 
-@pytest.mark.slow
 def test_numbers_say_where_they_come_from(folder, command):
     provenance = command[2]["provenance"]
     towers = {name: origin["image_tower"] for name, origin in provenance["weights"].items()}
@@ -120,7 +120,6 @@ def test_numbers_say_where_they_come_from(folder, command):
     assert provenance["versions"]["jax"] == jax.__version__
 
 
-@pytest.mark.slow
 def test_false_positives_are_proposals_of_the_records(folder, command):
     top = command[2]["columns"]["tuned"]["false_positives"]["top"]
     assert 0 < len(top) <= NUM_IMAGES
@@ -129,14 +128,12 @@ def test_false_positives_are_proposals_of_the_records(folder, command):
         assert 0 <= one["proposal"] < 8 and one["iou"] < 0.1 and one["majority_share"] > 0
 
 
-@pytest.mark.slow
 def test_equal_weights_give_equal_columns(equal):
     out, numbers = equal
     assert json.loads((out / "diagnosis.json").read_text()) == numbers
     assert numbers["columns"]["frozen"] == numbers["columns"]["tuned"]
 
 
-@pytest.mark.slow
 def test_clip_without_a_checkpoint_is_diagnosed_alone(folder, equal):
     _, numbers = run(folder, "", num_false_positives=1)
     frozen = equal[1]["columns"]["frozen"]

@@ -16,6 +16,8 @@ from maft_jax.diagnosis.pictures import (
 from maft_jax.diagnosis.report import Measurements, best_known_classes
 from maft_jax.diagnosis.statistics import ImageTruth, score_image, top_false_positives
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("$x^$ price", "ネコ", "a street sign of forty letters, no less!", "ελιά", "sea")
 
 
@@ -88,7 +90,6 @@ def test_lone_clip_has_one_column(pair):
         assert one[0] == two[0] and one[1] < 0.75 * two[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -28,6 +28,8 @@ from maft_jax.models.text.sentencepiece_tokenizer import TokenizerFile
 from maft_jax.models.text.siglip_text import SigLipTextConfig
 from tests.siglip_files import unpacked
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "docs/examples/segment_with_onnxruntime.py"
 SIZE = 64
@@ -90,7 +92,6 @@ def ours(clip, inputs) -> np.ndarray:
     return np.asarray(clip.encode_proposals(pixels, inputs["masks"]))
 
 
-@pytest.mark.slow
 def test_onnxruntime_gives_the_probabilities_of_baked_names_for_any_batch(clip, names_inside):
     text = clip.encode_text(["red disc", "sand", "grass"], TEMPLATES)
     for batch, proposals in ((1, 5), (3, 2)):
@@ -104,7 +105,6 @@ def test_onnxruntime_gives_the_probabilities_of_baked_names_for_any_batch(clip, 
         np.testing.assert_allclose(found["logits"], logits, atol=TOLERANCE * abs(logits).max())
 
 
-@pytest.mark.slow
 def test_label_maps_are_those_of_prediction(names_inside):
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet(np.ones(3), (2, 6)).astype(np.float32)
@@ -128,7 +128,6 @@ def test_label_maps_are_those_of_prediction(names_inside):
     assert {-1, 0, 1} == set(np.unique(found["label_map"]))
 
 
-@pytest.mark.slow
 def test_a_process_with_jax_alone_runs_stablehlo(clip, tmp_path):
     FORMATS["stablehlo"].write(image_program(clip, None, "float32"), tmp_path)
     inputs = drawn(2, 3)
@@ -174,7 +173,6 @@ def test_folder_tells_what_makes_tokens_and_what_they_should_be(clip, tmp_path, 
     assert told[of_siglip]["tokens"] == ids + [1] * (siglip.context_length - len(ids))
 
 
-@pytest.mark.slow
 def test_weights_of_16_bits_take_half_the_space(clip, tmp_path):
     paths = []
     for dtype in ("float32", "bfloat16"):
@@ -294,7 +292,6 @@ def test_the_example_for_onnxruntime_runs_as_printed(names_inside, tmp_path):
         assert abs((labels == number).mean() - float(share.rstrip("%")) / 100) < 0.01
 
 
-@pytest.mark.slow
 def test_the_example_keeps_apart_more_classes_than_a_byte_does(clip, tmp_path):
     inputs = {
         "images": np.zeros((1, SIZE, SIZE, 3), np.uint8),

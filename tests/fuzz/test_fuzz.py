@@ -17,6 +17,8 @@ import pytest
 
 from tests.fuzz.readers import READERS
 
+pytestmark = pytest.mark.slow
+
 NUMBER = int(os.environ.get("MAFT_JAX_FUZZ", "40"))
 SEED = int(os.environ.get("MAFT_JAX_FUZZ_SEED", "0"))
 MOST_SECONDS = 10

@@ -30,7 +30,10 @@ from tests.runs import small_config
 
 STEP = 9
 # Of the client's own: it hands files to httpx as `data`.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"),
+]
 
 
 @pytest.fixture
@@ -137,7 +140,6 @@ def test_the_card_names_the_base_model_where_it_is_known(run, pretrained, base, 
     assert 'maft_jax.load("hf:me/clip")' in text
 
 
-@pytest.mark.slow
 def test_transformers_loads_the_folder_with_its_processor(folder, run):
     model = transformers.CLIPModel.from_pretrained(folder)
     processor = transformers.CLIPProcessor.from_pretrained(folder)
@@ -150,7 +152,6 @@ def test_transformers_loads_the_folder_with_its_processor(folder, run):
     np.testing.assert_allclose(theirs.image_embeds.detach(), image_features, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_folder_is_uploaded_and_read_again_by_its_name(hub, folder, run, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     tower = fingerprint(maft_jax.load(folder).parameters["visual"])
@@ -221,7 +222,6 @@ def test_an_upload_that_fails_says_so(hub, tmp_path, monkeypatch):
         upload(tmp_path / "out", "user/full", private=False, message="weights")
 
 
-@pytest.mark.slow
 def test_the_cards_snippets_run_as_printed(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     arguments = ("--to=transformers", "--card", "--push=user/my-clip")

@@ -50,7 +50,7 @@ def example_of(size, seed=0):
 
 def probabilities(spec, visual, text, example):
     batch = make_eval_batch(example, 4, eval_geometry("keep", SHORT, 4 * SHORT))
-    return Segmenter(spec).class_probabilities(visual, text, jax.tree.map(jnp.asarray, batch))[0]
+    return Segmenter(spec).class_probabilities(visual, text, jax.device_put(batch))[0]
 
 
 @pytest.mark.slow

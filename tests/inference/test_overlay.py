@@ -18,6 +18,8 @@ from maft_jax.pictures.legend import LegendEntry, draw_legend, format_share, lay
 from maft_jax.pictures.lettering import letter_size, letters_for, readable, shortened, wrapped
 from maft_jax.pictures.name_colors import name_color, picture_colors
 
+pytestmark = pytest.mark.slow
+
 ADE = load_class_list("ade20k_847").names
 LONG = (
     "a long wooden bench with an iron armrest",

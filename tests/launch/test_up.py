@@ -10,6 +10,8 @@ import pytest
 
 from tests.launch.fake_cloud import FOREVER, QUICK, RENTING, TARGET, TRAINING
 
+pytestmark = pytest.mark.slow
+
 QUOTA = (
     "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. "
     "Limit: 0 in zone us-west4-a."
@@ -33,7 +35,6 @@ def test_normal_life_is_create_wait_train_delete(make_cloud):
     assert log.read_text() == "step 10 on maft-w-0\n"
 
 
-@pytest.mark.slow
 def test_several_slices_are_set_up_and_trained_together(make_cloud):
     cloud = make_cloud(nodes=["maft-0", "maft-1"])
     done = cloud.up("--num_slices=2")
@@ -59,7 +60,6 @@ def test_what_gcloud_says_cannot_command_the_terminal(make_cloud):
     assert r"\x1b]0;mine\x07\x9b2J" in done.stderr and "\x1b" not in done.stderr
 
 
-@pytest.mark.slow
 def test_quota_that_google_finds_later_is_explained_too(make_cloud):
     cloud = make_cloud(states=[["PROVISIONING", f"FAILED:{QUOTA}"]])
     done = cloud.up()
@@ -67,7 +67,6 @@ def test_quota_that_google_finds_later_is_explained_too(make_cloud):
     assert cloud.life == ["create", "delete"], "it would go on using quota"
 
 
-@pytest.mark.slow
 def test_suspended_while_waiting_is_deleted_and_asked_for_again(make_cloud):
     cloud = make_cloud(states=[["PROVISIONING", "SUSPENDING"], ["ACTIVE"]])
     done = cloud.up()
@@ -76,7 +75,6 @@ def test_suspended_while_waiting_is_deleted_and_asked_for_again(make_cloud):
     assert "SUSPENDING" in done.stderr
 
 
-@pytest.mark.slow
 def test_suspended_resource_of_an_earlier_command_is_replaced(make_cloud):
     cloud = make_cloud(states=[["SUSPENDED"], ["ACTIVE"]])
     assert cloud.launch("create", *RENTING).returncode == 0
@@ -99,7 +97,6 @@ def test_training_resumes_on_new_machines_after_a_preemption(make_cloud):
     )
 
 
-@pytest.mark.slow
 def test_training_that_lost_a_host_restarts_where_it_is(make_cloud):
     cloud = make_cloud(training=[[{"maft-w-0": 134, "others": 137}, 0]])
     done = cloud.up()
@@ -108,7 +105,6 @@ def test_training_that_lost_a_host_restarts_where_it_is(make_cloud):
     assert [t["play"] for t in cloud.trainings if t["host"] == "maft-w-0"] == [134, 0]
 
 
-@pytest.mark.slow
 def test_training_that_keeps_dying_gets_new_machines_and_ends_at_the_limit(make_cloud):
     cloud = make_cloud(training=[[134]])
     done = cloud.up("--max_attempts=4")
@@ -118,7 +114,6 @@ def test_training_that_keeps_dying_gets_new_machines_and_ends_at_the_limit(make_
     assert len(cloud.trainings) == 8
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("code", "expected"), [(2, 2), (1, 1)])
 def test_wrong_input_and_failures_are_not_tried_again(make_cloud, code, expected):
     cloud = make_cloud(training=[[{"maft-w-1": code, "others": 134 if code == 2 else 0}]])
@@ -128,7 +123,6 @@ def test_wrong_input_and_failures_are_not_tried_again(make_cloud, code, expected
     assert len(cloud.trainings) == 2 and cloud.life == ["create", "delete"]
 
 
-@pytest.mark.slow
 def test_worker_that_ssh_reaches_late_is_tried_again(make_cloud):
     cloud = make_cloud(ssh_failures=[{"1": 2}])
     done = cloud.up()
@@ -137,7 +131,6 @@ def test_worker_that_ssh_reaches_late_is_tried_again(make_cloud):
     assert cloud.life == ["create", "delete"]
 
 
-@pytest.mark.slow
 def test_worker_that_ssh_never_reaches_has_all_machines_replaced(make_cloud):
     cloud = make_cloud(ssh_failures=[{"1": 1000}, {}])
     done = cloud.up()
@@ -145,7 +138,6 @@ def test_worker_that_ssh_never_reaches_has_all_machines_replaced(make_cloud):
     assert cloud.life == ["create", "delete", "create", "delete"]
 
 
-@pytest.mark.slow
 def test_worker_that_stops_answering_during_training_has_all_machines_replaced(make_cloud):
     cloud = make_cloud(training=[[FOREVER], [0]])
     scenario = cloud.folder / "scenario.json"
@@ -163,7 +155,6 @@ def test_worker_that_stops_answering_during_training_has_all_machines_replaced(m
     assert cloud.life == ["create", "delete", "create", "delete"]
 
 
-@pytest.mark.slow
 def test_failing_installation_is_reported_with_its_words_and_not_rented_again(make_cloud):
     cloud = make_cloud()
     (cloud.folder / "vm_bin/python3").write_text("#!/bin/bash\necho no wheel for you >&2; exit 1\n")
@@ -188,7 +179,6 @@ def test_interrupt_leaves_training_running_and_says_what_costs(make_cloud, numbe
     assert shown.stdout.count("running: step 10") == 2, shown
 
 
-@pytest.mark.slow
 def test_the_same_command_watches_a_training_that_runs_already(make_cloud):
     cloud = make_cloud(training=[[FOREVER]])
     process = cloud.start("up", *TARGET, *QUICK, *RENTING, "--", *TRAINING)
@@ -208,7 +198,6 @@ def test_the_same_command_watches_a_training_that_runs_already(make_cloud):
     assert len(cloud.trainings) == 2
 
 
-@pytest.mark.slow
 def test_another_training_under_the_same_name_is_left_alone(make_cloud):
     cloud = make_cloud(training=[[FOREVER]])
     assert cloud.launch("create", *RENTING).returncode == 0
@@ -231,7 +220,6 @@ def test_interrupt_deletes_if_asked_to(make_cloud):
     assert not cloud.exists and cloud.life == ["create", "delete"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deleting", "reason"),
     [
@@ -250,7 +238,6 @@ def test_what_could_not_be_deleted_is_a_code_of_its_own(make_cloud, deleting, re
     assert last.endswith("python -m launch.tpu delete --name=maft --zone=us-west4-a")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_deletion_is_a_code_of_its_own(make_cloud, number):
     cloud = make_cloud(deleting="hangs")
@@ -266,7 +253,6 @@ def test_interrupted_deletion_is_a_code_of_its_own(make_cloud, number):
     assert "Traceback" not in stderr
 
 
-@pytest.mark.slow
 def test_log_that_cannot_be_kept_does_not_keep_machines(make_cloud):
     cloud = make_cloud()
     (cloud.folder / "here/runs/launch/maft/maft-worker-0.log").mkdir(parents=True)  # in its place
@@ -282,7 +268,6 @@ def test_resource_is_kept_if_asked_to(make_cloud):
     assert "To stop paying: python -m launch.tpu delete" in done.stderr
 
 
-@pytest.mark.slow
 def test_resource_that_somebody_deletes_is_not_asked_for_again(make_cloud):
     """Whoever stops paying must not be made to pay again."""
     cloud = make_cloud(training=[[FOREVER]])
@@ -294,7 +279,6 @@ def test_resource_that_somebody_deletes_is_not_asked_for_again(make_cloud):
     assert cloud.life.count("create") == 1 and not cloud.exists
 
 
-@pytest.mark.slow
 def test_flex_start_is_not_asked_for_again_when_its_hours_are_over(make_cloud):
     cloud = make_cloud(states=[["ACTIVE", "SUSPENDED"]], training=[[FOREVER]])
     flags = ["--accelerator_type=v5litepod-16", "--capacity=flex_start", "--max_run_duration=12h"]
@@ -322,7 +306,6 @@ def test_secrets_reach_training_and_never_a_command_line(make_cloud):
         assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
 
 
-@pytest.mark.slow
 def test_dry_run_prints_what_a_good_day_executes(make_cloud):
     cloud = make_cloud(num_workers=4)
     printed = cloud.up("--dry-run", "--fetch=gs://bucket/ViT-B-16.pt")

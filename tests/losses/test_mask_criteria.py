@@ -90,7 +90,7 @@ def golden_points(arrays, case, layer, targets) -> Points:
             fresh[image, target] = arrays[f"{points}/random_points_{layer}"][row]
             row += 1
     matching = arrays[f"{points}/matcher_points_{layer}"]
-    return Points(*map(jnp.asarray, (matching, candidates, fresh)))
+    return Points(*jax.device_put((matching, candidates, fresh)))
 
 
 @functools.partial(jax.jit, static_argnums=0)

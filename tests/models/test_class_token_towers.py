@@ -23,6 +23,8 @@ from maft_jax.runtime.sharding import one_device_mesh
 from tests.models import plain_towers
 from tests.tiny_models import VISION
 
+pytestmark = pytest.mark.slow
+
 XLA = XlaAttention()
 EVA = Eva02Config(128, 3, 16, 64, 32, 340)
 TIPS = TipsConfig(128, 3, 16, 64, 192, activation="gelu")
@@ -76,7 +78,7 @@ def named(towers):
 
 @pytest.fixture(
     scope="module",
-    params=[*TOWERS, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE_TOWERS)],
+    params=TOWERS + MORE_TOWERS,
     ids=named(TOWERS + MORE_TOWERS),
 )
 def tower(request):
@@ -147,7 +149,6 @@ def assert_same(found, expected, tolerance=2e-5):
         np.testing.assert_allclose(ours, other, rtol=0, atol=allowed)
 
 
-@pytest.mark.slow
 def test_scanned_recomputed_and_fused_give_the_same_with_gradients(tower):
     plain = values_and_gradients(tower, tower.encoder)
     scanned = tower.changed(loop=BlockLoop.SCANNED)
@@ -174,7 +175,6 @@ def test_kernels_are_given_what_xla_rotates(parts):
     assert np.abs(plain[0] - still[0]).max() > 1
 
 
-@pytest.mark.slow
 def test_heads_and_hidden_features_split_over_devices(tower):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, model=2), jax.devices())
     visual = sharding.place(tower.visual, mesh, tower.config.sharding_rules)

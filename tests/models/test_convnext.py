@@ -88,7 +88,7 @@ def golden(request):
     weights = read_weights(folder)
     with np.load(folder / "expected.npz", allow_pickle=False) as arrays:
         expected = {name: jnp.asarray(array) for name, array in arrays.items()}
-    parameters = jax.tree.map(jnp.asarray, weights.parameters())
+    parameters = jax.device_put(weights.parameters())
     return Golden(request.param, weights.config, parameters, expected)
 
 

@@ -173,13 +173,13 @@ def assert_same(attention, form, dtype, tolerance, **sizes):
         assert np.linalg.norm(ours - reference) <= allowance, name
 
 
-def in_both_precisions(cases, also_in_bfloat16):
-    """Everything in float32, the largest forms in bfloat16, and what they contain as slow tests."""
-    parameters = [pytest.param(*case, jnp.float32, 1e-5) for case in cases]
-    for case in cases:
-        marks = () if case in also_in_bfloat16 else pytest.mark.slow
-        parameters.append(pytest.param(*case, jnp.bfloat16, 1e-2, marks=marks))
-    return parameters
+def in_both_precisions(cases, largest):
+    """What the largest forms contain are slow tests."""
+    return [
+        pytest.param(*case, dtype, tolerance, marks=() if case in largest else pytest.mark.slow)
+        for case in cases
+        for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 1e-2))
+    ]
 
 
 KERNEL_CASES = [(form,) for form in FORMS]

@@ -86,7 +86,7 @@ def test_maft_pluss_step(clip, kind, order):
     pixels = encoder.normalise(clip.images_uint8)
 
     def loss(modules):
-        inputs = jax.tree.map(jnp.asarray, (student, frozen, modules, text))
+        inputs = jax.device_put((student, frozen, modules, text))
         step = StepInputs(encoder, *inputs, pixels, batch)
         terms = method.terms(step, method.counts(batch))
         return total(terms), terms["ranking"].value

@@ -56,7 +56,7 @@ def clip():
     )
     return types.SimpleNamespace(
         encoder=vision.make_encoder(settings),
-        visual=jax.tree.map(jnp.asarray, weights.parameters()["visual"]),
+        visual=jax.device_put(weights.parameters()["visual"]),
         maps=expected["res5_nhwc"],
         **expected,
     )

@@ -31,7 +31,7 @@ class Case:
         stated = {"head_width": 16} if layout == "torch" else {}
         self.weights = read_weights(folder / f"{layout}_vision.npz", **stated)
         self.config = self.weights.config
-        self.parameters = jax.tree.map(jnp.asarray, self.weights.parameters())
+        self.parameters = jax.device_put(self.weights.parameters())
 
     def encoder(self, class_token=0):
         vision = self.config.vision

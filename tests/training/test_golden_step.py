@@ -38,7 +38,7 @@ def golden_batch() -> Batch:
         proposals=arrays["masks_uint8"],
         proposal_valid=np.ones((2, 100), bool),
     )
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch)
 
 
 def golden_spec(**changes) -> ClipObjective:
@@ -96,10 +96,10 @@ def test_normalised_iou_matches():
 def official_steps():
     """Gradients of step 0, metrics of three steps, and the parameters after them."""
     spec = golden_spec()
-    teacher = jax.tree.map(jnp.asarray, maft_small()[1]["visual"])
+    teacher = jax.device_put(maft_small()[1]["visual"])
     text, batch = jnp.asarray(golden("maft_small")["text_features"][:7]), golden_batch()
     tx = optimizer.make_optimizer(OPTIMIZER, num_steps=10)
-    trainable = jax.tree.map(jnp.asarray, golden_trainable())
+    trainable = jax.device_put(golden_trainable())
     state = TrainState(np.int32(0), trainable, tx.init(trainable))
     history = []
 

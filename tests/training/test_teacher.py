@@ -26,7 +26,7 @@ from maft_jax.training.train_loop import train_and_evaluate
 from maft_jax.training.training_data import batch_shapes, open_training_data, train_geometry
 from tests.runs import make_data, read_metrics, small_config
 
-pytestmark = pytest.mark.usefixtures("steps_compiled_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("steps_compiled_once")]
 
 SETTINGS = {"data.augment": False, "loss.cached_teacher": True}
 
@@ -240,7 +240,6 @@ def arrays(state):
     return tree_rules.flatten({"trainable": state.trainable, "mu": state.opt_state[1].mu})
 
 
-@pytest.mark.slow
 def test_training_is_the_same_with_the_cache(both_runs):
     (cached, cached_dir), (own, own_dir) = both_runs
     for path, expected in arrays(own).items():
@@ -252,7 +251,6 @@ def test_training_is_the_same_with_the_cache(both_runs):
     assert read_metrics(own_dir)[-1]["distillation_loss"] > 1e-5
 
 
-@pytest.mark.slow
 def test_resumed_run_ends_bit_identical_with_the_cache(data, both_runs, tmp_path):
     finished, workdir = both_runs[0]
     shutil.copytree(workdir / "checkpoints/3", tmp_path / "checkpoints/3")
@@ -261,7 +259,6 @@ def test_resumed_run_ends_bit_identical_with_the_cache(data, both_runs, tmp_path
         np.testing.assert_array_equal(arrays(state)[path], expected, err_msg=path)
 
 
-@pytest.mark.slow
 def test_run_may_go_on_with_the_teacher_of_the_step(data, both_runs, tmp_path):
     """The numbers are the same, so that the cache can be given up in between."""
     shutil.copytree(both_runs[0][1] / "checkpoints/3", tmp_path / "checkpoints/3")

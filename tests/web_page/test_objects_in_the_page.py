@@ -17,6 +17,8 @@ from maft_jax.web_page.session import PageSession, Result
 from maft_jax.web_page.viewer import NO_CLASS, viewer_data
 from tests.made_up_segments import made_up_instances, made_up_panoptic, nothing_found
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("make", [made_up_panoptic, made_up_instances])
 
 
@@ -48,7 +50,6 @@ def test_things_are_named_once():
     assert names.count("cat") == 2 and names.count("sofa") == 1
 
 
-@pytest.mark.slow
 @BOTH
 def test_large_pictures_of_objects_reach_the_browser_smaller(make):
     data = viewer_data(Result(make((1500, 3000)), "large", 1.0))

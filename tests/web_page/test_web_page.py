@@ -33,6 +33,8 @@ from tests.precompute_jobs import BlockProposals
 from tests.toy_generators import toy_generator
 from tests.web_page.web_pages import serving
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ", ".join(SAMPLE_CLASSES)
 
 
@@ -264,7 +266,6 @@ def test_taken_port_is_told_before_weights_are_read():
     assert f"--port={port}: Address already in use" in done.stderr
 
 
-@pytest.mark.slow
 def test_server_segments_explains_mistakes_and_ends_by_ctrl_c(picture):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError

@@ -23,9 +23,12 @@ from input_pipeline.layouts import open_dataset
 from tests.input_pipeline.builders.raw_data_sets import NUM_IMAGES, WRITERS
 
 # TFDS 4.9.10 reads its own metadata with a property that protobuf 6 deprecates.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:label\(\) is deprecated:DeprecationWarning:tensorflow_datasets"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        r"ignore:label\(\) is deprecated:DeprecationWarning:tensorflow_datasets"
+    ),
+]
 
 # (class, its arguments, name of the data set for open_dataset, bits of a label)
 BUILDERS = [

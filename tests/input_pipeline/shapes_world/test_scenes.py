@@ -10,6 +10,8 @@ from input_pipeline.shapes_world import scenes
 from input_pipeline.shapes_world.scenes import SIZE, draw_scene
 from input_pipeline.shapes_world.vocabulary import BACKGROUNDS, CLASS_NAMES, OBJECTS
 
+pytestmark = pytest.mark.slow
+
 # SHA-256 of the bytes of image and label map. The weights in the repository, and what is measured
 # with them, are of a world with these pixels.
 DIGESTS = {

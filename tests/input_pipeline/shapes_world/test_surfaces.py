@@ -10,6 +10,8 @@ from skimage.measure import label, regionprops
 from input_pipeline.shapes_world.surfaces import paint_background, paint_object
 from input_pipeline.shapes_world.vocabulary import BACKGROUNDS, COLORS, PATTERNS
 
+pytestmark = pytest.mark.slow
+
 SIDE, RADIUS = 400, 128
 DOWN, RIGHT = np.mgrid[-150 : SIDE - 150, -130 : SIDE - 130]
 PERIODS = {72, 80, 88, 96}

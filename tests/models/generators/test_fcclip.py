@@ -24,6 +24,8 @@ from tests.fcclip_files import (
 )
 from tests.golden_files import golden
 
+pytestmark = pytest.mark.slow
+
 NCHW = (0, 2, 3, 1)
 
 
@@ -66,7 +68,6 @@ def assert_close(ours, expected, tolerance):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.slow  # tests/inference/test_fcclip_system.py compares what comes of them
 def test_maps_and_masks_are_the_official_ones(computed):
     (maps, (mask_features, levels), predictions), arrays = computed
     assert_close(maps[3], arrays["res5"].transpose(NCHW), 1e-5)
@@ -76,7 +77,6 @@ def test_maps_and_masks_are_the_official_ones(computed):
     assert_close(predictions.mask_logits[-1], arrays["pred_masks"], 1e-5)
 
 
-@pytest.mark.slow
 def test_every_layer_classifies_queries_as_the_official_code_does(computed):
     (*_, predictions), arrays = computed
     assert_close(predictions.class_embeddings, arrays["class_embeddings_per_layer"], 1e-5)

@@ -12,6 +12,8 @@ from maft_jax.models.generators.resnet import ResNetConfig
 from maft_jax.models.generators.text_interaction import TextConfig
 from maft_jax.runtime import tree_rules
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Mask2FormerConfig(
     ResNetConfig((1, 1, 1, 1), (16, 32, 64, 96), (4, 8, 16, 24), (8,)),
     PixelDecoderConfig(64, 64, 1, 96, 8),
@@ -58,7 +60,6 @@ def leaves():
     return tree_rules.flatten(initial_parameters(CONFIG, seed=0))
 
 
-@pytest.mark.slow
 def test_every_kind_of_parameter_is_drawn_as_the_official_code_does(leaves):
     for path, bound in UNIFORM.items():
         largest = np.abs(leaves[path]).max()

@@ -25,6 +25,8 @@ from maft_jax.models.generators.sampling_kernels import (
 from tests.golden_files import golden
 from tests.runs import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 ON_PIXEL_CENTRES = [1, 4]
 """Queries of the fixture whose gradient with respect to the locations is one-sided."""
 FULL_SIZE = ((20, 20), (40, 40), (80, 80))
@@ -145,7 +147,6 @@ def compiled(*arguments: str, search: bool) -> dict[tuple[str, ...], list[int]]:
     }
 
 
-@pytest.mark.slow
 def test_an_attention_at_full_size_moves_less_than_a_gigabyte():
     """And is one kernel in each direction; the gather moves 10 GB in bfloat16, 19 in float32."""
     costs = compiled("attention", "v5e:1x1", search=True)
@@ -159,7 +160,6 @@ def test_an_attention_at_full_size_moves_less_than_a_gigabyte():
     assert kernels == {case: 2 if "gradients" in case else 1 for case in costs}
 
 
-@pytest.mark.slow
 def test_a_network_on_four_tpus_has_the_kernels():
     """One for each of its two layers, and in training one more for the gradients of each."""
     assert compiled("network", "v5e:2x2", search=False) == {("each",): [2], ("train",): [4]}
