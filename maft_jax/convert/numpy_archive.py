@@ -1,5 +1,6 @@
 """NumPy's .npz, one array at a time, without pickles."""
 
+import functools
 import io
 import math
 import pathlib
@@ -69,7 +70,9 @@ def open_numpy_archive(
             check_limit(
                 MAX_UNPACKED_BYTES, num_bytes, f"{path}: bytes of the compressed array {name!r}"
             )
-        tensors[name] = StoredTensor(shape, dtype, _reader(source, entry, path))
+        tensors[name] = StoredTensor(
+            shape, dtype, functools.partial(_read_array, source, entry, path)
+        )
     return tensors
 
 
@@ -97,14 +100,11 @@ def _read_header(file) -> tuple[tuple[int, ...], np.dtype]:
     return shape, _BFLOAT16 if dtype == _UNNAMED else dtype
 
 
-def _reader(source, entry: zipfile.ZipInfo, path) -> Callable[[], np.ndarray]:
-    def read():
-        with _opened(source, entry, path) as file:
-            values = np.lib.format.read_array(file, allow_pickle=False)
-            file.read(1)  # at the end, where zipfile compares the checksum
-            return values.view(_BFLOAT16) if values.dtype == _UNNAMED else values
-
-    return read
+def _read_array(source, entry: zipfile.ZipInfo, path) -> np.ndarray:
+    with _opened(source, entry, path) as file:
+        values = np.lib.format.read_array(file, allow_pickle=False)
+        file.read(1)  # at the end, where zipfile compares the checksum
+        return values.view(_BFLOAT16) if values.dtype == _UNNAMED else values
 
 
 def write_numpy_archive(

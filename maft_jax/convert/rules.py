@@ -142,7 +142,8 @@ def stored_as_foreign(
             continue
         for position, part in enumerate(rule.parts(_zeros(leaf.shape))):
             name = rule.names[position].format(*numbers)
-            part = StoredTensor(part.shape, leaf.dtype, _part_reader(rule, path, leaf, position))
+            read = functools.partial(_read_part, rule, path, leaf, position)
+            part = StoredTensor(part.shape, leaf.dtype, read)
             if rule.stacked:
                 layers.setdefault(name, {})[int(numbers[0])] = part
             else:
@@ -238,14 +239,18 @@ def _unknown(tensors, consumed, rules, ignored) -> list[str]:
 def _joined(
     rule: Rule, parts: list[StoredTensor], shape: tuple[int, ...], layer: int | None
 ) -> StoredTensor:
-    def read():
-        values = [part.read() for part in parts]
-        if layer is not None:
-            values = [value[layer] for value in values]
-        return np.asarray(rule.to_ours(shape, *values))
-
     dtypes = {part.dtype for part in parts}
-    return StoredTensor(shape, dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32), read)
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    return StoredTensor(shape, dtype, functools.partial(_join, rule, parts, shape, layer))
+
+
+def _join(
+    rule: Rule, parts: list[StoredTensor], shape: tuple[int, ...], layer: int | None
+) -> np.ndarray:
+    values = [part.read() for part in parts]
+    if layer is not None:
+        values = [value[layer] for value in values]
+    return np.asarray(rule.to_ours(shape, *values))
 
 
 def _constant(make: Callable, shape: tuple[int, ...]) -> StoredTensor:
@@ -256,14 +261,11 @@ def _read_once(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(tensor.shape, tensor.dtype, functools.cache(tensor.read))
 
 
-def _part_reader(rule: Rule, path: str, leaf: StoredTensor, position: int):
-    def read():
-        try:
-            return rule.parts(leaf.read())[position]
-        except ValueError as error:
-            raise ValueError(f"our parameter {path!r}: {error}") from error
-
-    return read
+def _read_part(rule: Rule, path: str, leaf: StoredTensor, position: int) -> np.ndarray:
+    try:
+        return rule.parts(leaf.read())[position]
+    except ValueError as error:
+        raise ValueError(f"our parameter {path!r}: {error}") from error
 
 
 def _stacked(parts: Mapping[int, StoredTensor]) -> StoredTensor:

@@ -4,6 +4,7 @@ What we write has a CRC-32 of each tensor, and of the header without them, in th
 second, and compared whenever a tensor is read, so that opening a huge file costs nothing.
 """
 
+import functools
 import json
 import pathlib
 import zlib
@@ -121,19 +122,28 @@ def _stored(
     dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
     offset = start + entry["data_offsets"][0]
     count = (entry["data_offsets"][1] - entry["data_offsets"][0]) // dtype.itemsize
-
-    def read():
-        values = np.fromfile(path, dtype, count, offset=offset)
-        if len(values) != count:
-            raise ValueError(f"{path}: it became shorter while tensor {name!r} was being read")
-        if digest is not None and _digest(values) != digest:
-            raise ValueError(
-                f"{path}: corrupt tensor {name!r}: its bytes do not match the CRC-32 that was "
-                f"written with them; {_EDITED}"
-            )
-        return values.reshape(shape)
-
+    read = functools.partial(_read, path, name, dtype, count, offset, shape, digest)
     return StoredTensor(shape, dtype, read)
+
+
+def _read(
+    path: pathlib.Path,
+    name: str,
+    dtype: np.dtype,
+    count: int,
+    offset: int,
+    shape: tuple[int, ...],
+    digest: str | None,
+) -> np.ndarray:
+    values = np.fromfile(path, dtype, count, offset=offset)
+    if len(values) != count:
+        raise ValueError(f"{path}: it became shorter while tensor {name!r} was being read")
+    if digest is not None and _digest(values) != digest:
+        raise ValueError(
+            f"{path}: corrupt tensor {name!r}: its bytes do not match the CRC-32 that was "
+            f"written with them; {_EDITED}"
+        )
+    return values.reshape(shape)
 
 
 def write_safetensors(

@@ -8,6 +8,7 @@ is read is compared.
 """
 
 import collections
+import functools
 import io
 import math
 import mmap
@@ -97,12 +98,14 @@ def _stored(archive: "_Archive", name: str, view: "_TensorView") -> StoredTensor
     if not archive.compresses(f"data/{view.storage.key}"):
         _view_of(archive, name, view)  # says now whether it fits the file
 
-    def read():
-        values = np.array(_materialise(archive, name, view))
-        archive.forget_pages()
-        return values
-
+    read = functools.partial(_copy_values, archive, name, view)
     return StoredTensor(view.shape, view.storage.dtype, read)
+
+
+def _copy_values(archive: "_Archive", name: str, view: "_TensorView") -> np.ndarray:
+    values = np.array(_materialise(archive, name, view))
+    archive.forget_pages()
+    return values
 
 
 class _Archive:

@@ -31,14 +31,14 @@ def same_row(row: int, count: int, mesh: Mesh | None) -> Int32[Array, " b"]:
 
 def place(tree, shardings):
     """Places what is not in its place; `shardings` is a tree, or one sharding for all leaves."""
-
-    def put(leaf, sharding: NamedSharding):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-            in_place = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-        else:
-            in_place = False  # on the host, or nowhere yet inside of somebody's jit
-        return leaf if in_place else jax.device_put(leaf, sharding)
-
     if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
-    return jax.tree.map(put, tree, shardings)
+        return jax.tree.map(lambda leaf: _put(leaf, shardings), tree)
+    return jax.tree.map(_put, tree, shardings)
+
+
+def _put(leaf, sharding: NamedSharding):
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        in_place = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    else:
+        in_place = False  # on the host, or nowhere yet inside of somebody's jit
+    return leaf if in_place else jax.device_put(leaf, sharding)

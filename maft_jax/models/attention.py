@@ -77,16 +77,16 @@ class XlaAttention:
 
     def attend(self, queries, sources, pattern, allowed) -> Float[Array, "b a q h"]:
         key, value = (queries if sources is None else sources)[-2:]
+        attended = [self._of_segment(s, queries[0], key, value, allowed) for s in pattern]
+        return jnp.concatenate(attended, axis=2)
 
-        def attended(segment: AttentionSegment):
-            query = _rows(queries[0], segment.queries)
-            read = _rows(key, segment.keys), _rows(value, segment.keys)
-            if segment.own is None:
-                return self.read(query, *read, allowed if segment.masked else None)
-            own = _rows(key, segment.own), _rows(value, segment.own)
-            return proposal_attention(query, *own, *read, allowed)
-
-        return jnp.concatenate([attended(segment) for segment in pattern], axis=2)
+    def _of_segment(self, segment: AttentionSegment, queries, key, value, allowed):
+        query = _rows(queries, segment.queries)
+        read = _rows(key, segment.keys), _rows(value, segment.keys)
+        if segment.own is None:
+            return self.read(query, *read, allowed if segment.masked else None)
+        own = _rows(key, segment.own), _rows(value, segment.own)
+        return proposal_attention(query, *own, *read, allowed)
 
     def read(self, query, key, value, allowed) -> Float[Array, "b a q h"]:
         """Of queries that read no key of their own."""
