@@ -1,5 +1,6 @@
 """Eight fake CPU devices, exact matrix products, and a compilation cache for the whole suite."""
 
+import collections
 import ctypes
 import functools
 import gc
@@ -21,6 +22,7 @@ import pytest
 
 from maft_jax.runtime.absent_keras import leave_keras_out
 from tests.torch_reference.torchvision_operators import declare_missing_operators
+from tests.warm_processes import WARM
 
 # Test files and packages are compiled once for all of the many processes that tests start.
 sys.dont_write_bytecode = False
@@ -41,6 +43,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONGEST = {
+    *("test_many_hosts.py", "test_generator_training.py", "test_interruptions.py"),
+    *("test_plan_command.py", "test_signals.py", "test_flash_on_tpus.py", "test_clip_training.py"),
+    *("test_fcclip_system.py", "test_train_loop.py", "test_notebook.py"),
+}
+"""Files of few tests that take minutes, which would keep one worker busy alone at the end."""
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--begin-until",
@@ -48,6 +58,13 @@ def pytest_addoption(parser):
         metavar="SECONDS",
         help="since the epoch: tests that have not begun by then are skipped, which the end says",
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """A worker takes the next file when it is done with one: the longest first, then large ones."""
+    tests = collections.Counter(item.path.name for item in items)
+    items.sort(key=lambda item: (item.path.name not in _LONGEST, -tests[item.path.name]))
 
 
 def pytest_runtest_setup(item):
@@ -62,6 +79,8 @@ def pytest_configure(config):
     What a program computes stays. `pytest -m ""` compiles as users do, and so do the tests of GPU
     programs, whose memory is looked at. Commands that tests start inherit it.
     """
+    if config.option.markexpr == "slow" and sys.platform == "linux":
+        os.environ[WARM] = "1"
     if config.option.markexpr not in ("", "cuda"):
         flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
         # Weights that a test's function closes over would be computed with while it is compiled.
@@ -99,8 +118,26 @@ def steps_compiled_once():
         yield
 
 
-_MOST_KEPT = 1_300_000_000
-"""Bytes of a process above which compiled programs are forgotten between files."""
+@pytest.fixture(scope="module")
+def summaries_drawn_once():
+    """Records of a file that hold the same have their picture drawn for the first of them."""
+    from maft_jax.proposals import precompute_summary
+
+    draw_summary, drawn = precompute_summary.draw_summary, {}
+
+    def draw_once(summary):
+        key = repr((summary.class_names, summary.to_json()))
+        if key not in drawn:
+            drawn[key] = draw_summary(summary)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(precompute_summary, "draw_summary", draw_once)
+        yield
+
+
+_MOST_KEPT = 100_000_000
+"""Bytes by which a process may grow until compiled programs are forgotten between files."""
 
 
 @pytest.fixture(autouse=True)
@@ -118,21 +155,31 @@ def logging_as_it_was():
 def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # tracing makes much that lives on: looking through it takes 7 %
+
+
+@pytest.fixture(scope="session")
+def memory_kept() -> dict[str, int]:
+    """Bytes of this process when it last forgot what it had compiled."""
+    return {"bytes": _resident_bytes()}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def give_memory_back():
-    """Compiled programs are of little use to the next file, and the C library keeps pages.
+def give_memory_back(memory_kept):
+    """Compiled programs are of some use to the next files, and the C library keeps pages.
 
     What a file leaves behind stays (modules above all), so that nobody looks through it again.
     """
     yield
-    if _resident_bytes() > _MOST_KEPT:
+    forgets = _resident_bytes() > memory_kept["bytes"] + _MOST_KEPT
+    if forgets:
         jax.clear_caches()
-        gc.collect()
+    gc.collect()
+    gc.freeze()
+    if forgets:
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-    gc.freeze()
+        memory_kept["bytes"] = _resident_bytes()
 
 
 def _resident_bytes() -> int:

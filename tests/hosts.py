@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tests.runs import start
+from tests.warm_processes import WarmProcess
 
 HEARTBEAT_SECONDS = 10
 
@@ -25,12 +26,15 @@ class Hosts:
         """Starts one process per command; logs are in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._logs = [folder / f"host_{i}.log" for i in range(len(commands))]
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[subprocess.Popen | WarmProcess] = []
         for i, command in enumerate(commands):
             environment = {"JAX_NUM_CPU_DEVICES": str(num_devices)}
             environment |= environments[i] if environments else {}
             with self._logs[i].open("w") as log:
-                self.processes.append(start(command, stdout=log, environment=environment))
+                # Only one starts warm, so that they hash strings differently, as on real hosts.
+                self.processes.append(
+                    start(command, stdout=log, environment=environment, warm=i == 0)
+                )
 
     def outputs(self) -> list[str]:
         """What each has printed so far."""

@@ -9,6 +9,7 @@ import time
 
 from input_pipeline.sample_folder import write_sample_folder
 from maft_jax.config import Config, from_config_dict, preset
+from tests.warm_processes import WARM, WarmProcess
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -60,9 +61,14 @@ def start(
     arguments: list[str],
     stdout=subprocess.PIPE,
     environment: dict[str, str] | None = None,
-    **options,
-) -> subprocess.Popen:
-    """Starts a command from the repository, on one CPU device, with the shared compile cache."""
+    *,
+    start_new_session: bool = False,
+    warm: bool = True,
+) -> subprocess.Popen | WarmProcess:
+    """Starts a command from the repository, on one CPU device, with the shared compile cache.
+
+    Slow tests start modules warm, see there, if `warm`.
+    """
     environment = (
         os.environ
         | (environment or {})
@@ -73,6 +79,8 @@ def start(
             "PYTHONPATH": str(REPOSITORY),
         }
     )
+    if warm and WARM in environment and arguments[:2] == [sys.executable, "-m"]:
+        return WarmProcess(arguments[1:], environment, stdout, start_new_session)
     return subprocess.Popen(
         arguments,
         cwd=REPOSITORY,
@@ -80,7 +88,7 @@ def start(
         stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
+        start_new_session=start_new_session,
     )
 
 

@@ -83,7 +83,7 @@ def commands(tmp_path_factory) -> dict[str, list[str]]:
 
 def end(arguments: list[str], number: int, seconds: float) -> tuple[int, bool, str]:
     """Exit code, whether the command was over before the signal, and what was printed."""
-    process = runs.start(arguments, start_new_session=True)
+    process = runs.start(arguments, start_new_session=True, warm=False)
     time.sleep(seconds)
     was_over = process.poll() is not None
     process.send_signal(number)

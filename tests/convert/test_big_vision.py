@@ -42,7 +42,7 @@ def pixels() -> np.ndarray:
 
 
 def clip_normalised(images) -> jax.Array:
-    return jnp.asarray((images - PIXEL_MEAN) / PIXEL_STD)
+    return jax.device_put((images - PIXEL_MEAN) / PIXEL_STD)
 
 
 def test_layout_and_architecture_are_recognised(case):

@@ -87,7 +87,7 @@ def test_transformers_loads_what_is_written(tmp_path):
     assert set(missing) == set(ignored_names([*missing], IGNORED)), "what nothing reads"
     assert model.config.id2label == {0: "cat", 1: "dog"}
     images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
-    ours = jax.jit(config.make_module().apply)({"params": parameters}, jnp.asarray(images))
+    ours = jax.jit(config.make_module().apply)({"params": parameters}, jax.device_put(images))
     with torch.no_grad():
         theirs = model.eval()(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
     for found, expected in (

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.examples import IGNORE
@@ -16,7 +15,7 @@ count = jax.jit(confusion_matrix, static_argnums=2)
 def confusion_of(predicted, labels, num_classes):
     """Counted on the device, added up on the host; every pixel is accounted for."""
     total = ConfusionTotal(num_classes)
-    matrix = count(jnp.asarray(predicted), jnp.asarray(labels), num_classes)
+    matrix = count(jax.device_put(predicted), jax.device_put(labels), num_classes)
     total.add(matrix, num_pixels=np.size(labels))
     return total.confusion
 

@@ -1,5 +1,6 @@
 """Ground-truth masks: which there are, how they come to patches, and how they are counted."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from maft_jax.models.padded_inputs import patch_grid_regions
 
 def test_classes_of_each_label_map_are_listed_once_and_unlabelled_pixels_are_none():
     maps = jnp.array([[[4, -1, 0], [4, 4, 2]], [[-1, -1, -1], [-1, -1, -1]]], jnp.int32)
-    shown = np.asarray(classes_shown(maps, 5, 3))
+    shown = np.asarray(jax.jit(classes_shown, static_argnums=(1, 2))(maps, 5, 3))
     assert shown.shape == (2, 32)
     assert shown[0, :4].tolist() == [0, 2, 4, -1] and (shown[1] == -1).all()
 
@@ -35,7 +36,8 @@ def test_regions_are_resized_to_the_padded_image_and_its_patches_as_torch_does()
     array[:57, :58] = labels
     sizes = (jnp.array(size) for size in ((57, 58), (90, 92), (96, 96)))
     classes = jnp.array([0, 2, -1], jnp.int32)
-    ours = np.asarray(patch_grid_regions(jnp.array(array), classes, *sizes, (7, 9)))
+    regions = jax.jit(patch_grid_regions, static_argnums=5)
+    ours = np.asarray(regions(array, classes, *sizes, (7, 9)))
     masks = torch.tensor(np.stack([labels == 0, labels == 2]).astype(np.float32))[None]
     masks = F.interpolate(masks, (90, 92), mode="bilinear", align_corners=False)
     masks = F.pad(masks, (0, 4, 0, 6))

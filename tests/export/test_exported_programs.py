@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime
@@ -88,7 +89,7 @@ def run_onnx(path: pathlib.Path, inputs) -> dict[str, np.ndarray]:
 
 def ours(clip, inputs) -> np.ndarray:
     """Embeddings by the public function, which no exported program has a part in."""
-    pixels = normalised(jnp.asarray(inputs["images"]))
+    pixels = normalised(jax.device_put(inputs["images"]))
     return np.asarray(clip.encode_proposals(pixels, inputs["masks"]))
 
 
@@ -115,8 +116,8 @@ def test_label_maps_are_those_of_prediction(names_inside):
     size = jnp.array([40, 56])
     for image in range(2):
         labels = label_pixels(
-            jnp.asarray(probabilities[image]),
-            jnp.asarray(masks[image]),
+            jax.device_put(probabilities[image]),
+            jax.device_put(masks[image]),
             *(size, size, size),
             out_size=(40, 56),
         )

@@ -122,7 +122,7 @@ def test_label_map_at_native_size_follows_the_order_of_the_configuration(
     monkeypatch.setattr("maft_jax.inference.logit_labels._VALUES_AT_A_TIME", values_at_a_time)
     arrays = expected()
     size = tuple(arrays["original_size"].tolist())
-    masks = jnp.asarray(arrays["pred_masks"][0])
+    masks = jax.device_put(arrays["pred_masks"][0])
     found = label_logits(masks, weights_of_masks(), **READ, size=size, order=order)
     decided = arrays[f"{name}_margin_f16"] > 1e-5
     assert (found.label_map == arrays[name])[decided].all()
@@ -189,8 +189,8 @@ def test_maft_plus_adapts_rows_to_the_image_and_leaves_classes_to_its_tuned_towe
     logs = np.log(found.proposal_probabilities + 1e-9)
     np.testing.assert_allclose(logs, np.log(theirs + 1e-9), rtol=0, atol=5e-5 * largest)
     size = tuple(expected()["original_size"].tolist())
-    weights = jnp.asarray(found.proposal_probabilities)
-    masks = jnp.asarray(arrays["pred_masks"][0])
+    weights = jax.device_put(found.proposal_probabilities)
+    masks = jax.device_put(arrays["pred_masks"][0])
     labels = label_logits(masks, weights, **READ, size=size, order="scores").label_map
     decided = arrays["semantic_argmax_late_margin_f16"] > 1e-5
     assert (labels == arrays["semantic_argmax_late"])[decided].all()
@@ -311,7 +311,7 @@ def test_mask_adapters_fcclip_reads_masks_as_evaluation_does(tmp_path):
     vision = adapted._network.tower.config
     encoder = vision.make_encoder(EncoderSettings(vision.default_masking, one_device_mesh()))
     pixels = jnp.pad(
-        encoder.normalise(jnp.asarray(image[None])), ((0, 0), (0, 10), (0, 10), (0, 0))
+        encoder.normalise(jax.device_put(image[None])), ((0, 0), (0, 10), (0, 10), (0, 0))
     )
     reader, modules = AdapterReader(config), adapted._parameters["adapter"]
     visual, inside = adapted._parameters["visual"], jax.nn.sigmoid(masks) >= 0.5

@@ -14,7 +14,7 @@ def ensemble_of(function):
     arrays = golden("fcclip/ensemble")
     tower = jax.nn.softmax(arrays["out_vocabulary_logits"][:, :-1])  # its void column plays no part
     exponents = float(arrays["alpha"]), float(arrays["beta"])
-    logits, seen = (jnp.asarray(arrays[name]) for name in ("in_vocabulary_logits", "seen"))
+    logits, seen = (jax.device_put(arrays[name]) for name in ("in_vocabulary_logits", "seen"))
     return np.asarray(function(tower, logits, seen, exponents)), arrays
 
 

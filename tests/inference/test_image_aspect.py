@@ -58,8 +58,8 @@ def probabilities(spec, visual, text, example):
 def test_the_tower_reads_the_image_as_it_is(size, visual, text):
     encoder, example = make_encoder(), example_of(size)
     spec = InferenceSpec(encoder, (SHORT, SHORT), short_side=SHORT)
-    pixels = encoder.normalise(jnp.asarray(example.image[None]))
-    masks = coarse_masks_on_grid(jnp.asarray(example.proposals[None]), size, encoder.grid(size))
+    pixels = encoder.normalise(jax.device_put(example.image[None]))
+    masks = coarse_masks_on_grid(jax.device_put(example.proposals[None]), size, encoder.grid(size))
     features = encoder.encode_proposals(visual, pixels, masks)
     expected = encoder.probabilities(class_logits(encoder, features, text))[0]
     ours = probabilities(spec, visual, text, example)

@@ -3,7 +3,7 @@
 import dataclasses
 import tracemalloc
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,9 +89,11 @@ def test_segment_is_what_its_parts_compute(clip, image, segmenter):
 
     encoder = ip_clip(clip.config.vision, 2)
     parts = Segmenter(InferenceSpec(encoder, (96, 96)))
-    batch = {key: jnp.asarray(array) for key, array in batch.items()}
+    batch = {key: jax.device_put(array) for key, array in batch.items()}
     visual = {key: value for key, value in clip.parameters["visual"].items()}
-    probabilities = parts.class_probabilities(visual, jnp.asarray(clip.encode_text(NAMES)), batch)
+    probabilities = parts.class_probabilities(
+        visual, jax.device_put(clip.encode_text(NAMES)), batch
+    )
     pixels = parts.label_maps(probabilities, batch)
 
     result = segmenter(image)
@@ -223,7 +225,7 @@ def test_more_masks_than_num_proposals_are_all_used(clip, segmenter, image):
 
 
 def test_masks_may_be_on_the_device(segmenter, image):
-    result = segmenter(image, jnp.asarray(halves(image)))
+    result = segmenter(image, jax.device_put(halves(image)))
     np.testing.assert_array_equal(result.label_map, segmenter(image, halves(image)).label_map)
 
 

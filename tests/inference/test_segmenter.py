@@ -46,7 +46,7 @@ def tiny_batch(num_examples=5, batch_size=4, **arrays) -> dict:
     *_, batch = NumpyBatches(
         make_eval_dataset(source, global_batch_size=batch_size, geometry=GEOMETRY)
     )
-    return {key: jnp.asarray(value) for key, value in (batch | arrays).items()}
+    return {key: jax.device_put(value) for key, value in (batch | arrays).items()}
 
 
 def full_batch(batch_size=4, **arrays) -> dict:
@@ -80,8 +80,8 @@ def test_scores_match_the_official_system():
         return pixel_scores(probabilities, masks, *sizes, out_size=original)
 
     # the last embedding is the non-object class, which takes no part
-    text = jnp.asarray(expected["text_features"][:-1])
-    image, logits = jnp.asarray(encoded["image_uint8"]), jnp.asarray(encoded["pred_masks"])
+    text = jax.device_put(expected["text_features"][:-1])
+    image, logits = jax.device_put(encoded["image_uint8"]), jax.device_put(encoded["pred_masks"])
     scores = np.asarray(scores_of(official_student(), image, logits, text))
     largest = np.abs(expected["sem_seg"]).max()
     np.testing.assert_allclose(scores, expected["sem_seg"], atol=5e-5 * largest, rtol=0)
@@ -126,7 +126,7 @@ def test_padding_has_no_probabilities():
 
 def test_image_without_proposals_has_the_first_class_and_score_zero():
     model, batch = segmenter(), full_batch()
-    pixels = model.label_maps(jnp.asarray(probabilities_of(model, batch)), batch)
+    pixels = model.label_maps(jax.device_put(probabilities_of(model, batch)), batch)
     height, width = batch["label_size"][0].tolist()
     assert np.all(np.asarray(pixels.label_map[0, :height, :width]) == 0)
     assert np.all(np.asarray(pixels.score[0]) == 0)
@@ -145,7 +145,7 @@ def test_result_does_not_depend_on_the_rest_of_the_batch():
     results = []
     for same in (batch, others, larger):
         probabilities = probabilities_of(model, same)
-        pixels = model.label_maps(jnp.asarray(probabilities), same)
+        pixels = model.label_maps(jax.device_put(probabilities), same)
         corner = (3, slice(0, 64), slice(0, 64))
         results.append(
             (
@@ -166,7 +166,7 @@ def test_each_program_is_compiled_once_for_each_shape():
 
     def run(batch):
         before = [program._cache_size() for program in programs]
-        model.label_maps(jnp.asarray(probabilities_of(model, batch)), batch)
+        model.label_maps(jax.device_put(probabilities_of(model, batch)), batch)
         return [
             program._cache_size() - size for program, size in zip(programs, before, strict=True)
         ]
@@ -185,7 +185,7 @@ def mirrored(batch) -> dict:
     """Images that fill their arrays, mirror images of themselves, with masks likewise."""
     whole = jnp.full((4, 2), 64)
     image = batch["image"].at[:, :, 32:].set(batch["image"][:, :, 31::-1])
-    masks = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), np.uint8))
+    masks = jax.device_put(np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), np.uint8))
     masks = masks.at[..., 8:].set(masks[..., 7::-1])
     sizes = {"image_size": whole, "padded_size": whole, "proposal_grid": whole // 4}
     return batch | sizes | {"image": image, "proposals": masks}
@@ -266,7 +266,7 @@ def test_ensemble_takes_the_generators_word_where_clip_saw_nothing():
 
 def test_weight_zero_is_clip_alone():
     batch = full_batch()
-    with_logits = batch | {"class_logits": jnp.asarray(random_logits(NUM_CLASSES))}
+    with_logits = batch | {"class_logits": jax.device_put(random_logits(NUM_CLASSES))}
     np.testing.assert_array_equal(
         probabilities_of(segmenter(ensemble_weight=0.0), with_logits, seen=SEEN),
         probabilities_of(segmenter(), batch),
@@ -316,7 +316,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="`class_logits` in the batch, which has none; compute"):
         run(ensemble_weight=0.5, seen=SEEN)
     for width in (NUM_CLASSES - 1, NUM_CLASSES + 2):
-        logits = {"class_logits": jnp.asarray(random_logits(width))}
+        logits = {"class_logits": jax.device_put(random_logits(width))}
         with pytest.raises(
             ValueError, match=rf"expected 5 or 6 of 5 classes, .*, got {width}; compute"
         ):

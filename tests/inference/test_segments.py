@@ -26,12 +26,12 @@ NAMES = tuple("abcdefg")
 def golden_case():
     """Arguments of both functions, all but the rules."""
     arrays = golden("segments/fcclip_inference")
-    probabilities = jax.nn.softmax(jnp.asarray(arrays["ensemble_log_probability"])[None])
+    probabilities = jax.nn.softmax(jax.device_put(arrays["ensemble_log_probability"])[None])
     sizes = (
         jnp.asarray(arrays[f"{name}_size"], jnp.int32)[None]
         for name in ("padded", "image", "original")
     )
-    values = jnp.asarray(arrays["mask_logits_f16"].astype(np.float32))[None]
+    values = jax.device_put(arrays["mask_logits_f16"].astype(np.float32))[None]
     masks = PlacedMasks(values, *sizes, kind="logits")
     image = np.zeros((*arrays["original_size"], 3), np.uint8)
     things = frozenset(arrays["things"].tolist())

@@ -21,7 +21,7 @@ def features(batch=8, width=16, seed=0):
 def value_and_gradient(images, texts, scale, content):
     function = jax.value_and_grad(contrastive_loss, argnums=(0, 1, 2))
     return function(
-        jnp.asarray(images), jnp.asarray(texts), jnp.float32(scale), jnp.array(list(content))
+        jax.device_put(images), jax.device_put(texts), jnp.float32(scale), jnp.array(list(content))
     )
 
 

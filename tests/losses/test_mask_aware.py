@@ -22,10 +22,10 @@ def golden_masks():
     """Proposals [1, 100, h, w] at the padded size, and ground-truth masks [1, 3, h, w]."""
     arrays = golden("pipeline_ops")
     size = tuple(int(side) for side in arrays["padded_size"])
-    logits = jnp.asarray(arrays["mask_logits_stride4_f16"].astype(np.float32))
+    logits = jax.device_put(arrays["mask_logits_stride4_f16"].astype(np.float32))
     proposals = jax.nn.sigmoid(resize(logits[None], size, axes=(2, 3), align_corners=True))
     truth = np.unpackbits(arrays["gt_masks"], axis=-1)[..., : size[1]].astype(np.float32)
-    return proposals, jnp.asarray(truth)[None]
+    return proposals, jax.device_put(truth)[None]
 
 
 def test_soft_iou_matches_the_official_one():
@@ -36,15 +36,17 @@ def test_soft_iou_matches_the_official_one():
 
 def test_normalisation_matches_the_official_one():
     arrays = golden("pipeline_ops")
-    ours = normalise_over_proposals(jnp.asarray(arrays["soft_iou"])[None], jnp.ones((1, 100), bool))
+    ours = normalise_over_proposals(
+        jax.device_put(arrays["soft_iou"])[None], jnp.ones((1, 100), bool)
+    )
     np.testing.assert_allclose(ours[0], arrays["soft_iou_normalised"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(21, 30), (20, 29), (1, 1)])
 def test_soft_iou_of_coarse_proposals_is_that_of_upsampled_ones(size):
     rng = np.random.default_rng(0)
-    proposals = jnp.asarray(rng.uniform(size=(2, 5, *size)).astype(np.float32))
-    truth = jnp.asarray(rng.integers(0, 2, (2, 3, 81, 117)).astype(np.float32))
+    proposals = jax.device_put(rng.uniform(size=(2, 5, *size)).astype(np.float32))
+    truth = jax.device_put(rng.integers(0, 2, (2, 3, 81, 117)).astype(np.float32))
     upsampled = resize(proposals, (81, 117), axes=(2, 3), align_corners=True)
     expected = soft_iou(upsampled, truth)
     np.testing.assert_allclose(soft_iou(proposals, truth), expected, atol=1e-5, rtol=0)
@@ -98,7 +100,7 @@ def test_mean_over_rows_and_proposals_by_literal_numbers():
 def test_elementwise_losses_are_torchs(kind, reference):
     p = np.linspace(-1.0, 2.0, 31, dtype=np.float32)
     q = np.linspace(0.0, 1.0, 31, dtype=np.float32)
-    ours = mask_aware.MASK_AWARE_LOSSES[kind](jnp.asarray(p), jnp.asarray(q))
+    ours = mask_aware.MASK_AWARE_LOSSES[kind](jax.device_put(p), jax.device_put(q))
     expected = reference(torch.from_numpy(p), torch.from_numpy(q), reduction="none")
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6)
 
@@ -111,7 +113,7 @@ def test_kl_is_torchs_divergence_of_bernoulli_distributions():
         bernoulli(torch.from_numpy(q)), bernoulli(torch.from_numpy(p))
     )
     np.testing.assert_allclose(
-        mask_aware.kl(jnp.asarray(p), jnp.asarray(q)), expected.numpy(), atol=1e-5
+        mask_aware.kl(jax.device_put(p), jax.device_put(q)), expected.numpy(), atol=1e-5
     )
     extreme = mask_aware.kl(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))
     assert np.isfinite(extreme).all()

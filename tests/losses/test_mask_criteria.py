@@ -40,7 +40,7 @@ def padded(masks, labels, most=MOST_TARGETS) -> Targets:
     for image, (mask, label) in enumerate(zip(masks, labels, strict=True)):
         padded_masks[image, : len(mask)] = mask
         classes[image, : len(label)] = label
-    return Targets(jnp.asarray(padded_masks), jnp.asarray(classes))
+    return Targets(jax.device_put(padded_masks), jax.device_put(classes))
 
 
 def unpacked(arrays, name):
@@ -61,7 +61,7 @@ def golden_targets(arrays, case) -> Targets:
         classes[1] = -1
     if case.startswith("all_empty"):
         classes[:] = -1
-    return targets.replace(classes=jnp.asarray(classes))
+    return targets.replace(classes=jax.device_put(classes))
 
 
 def golden_predictions(arrays, case):
@@ -168,7 +168,7 @@ def test_uncertain_points_are_the_official_ones(arrays):
     for image in range(2):
         for query, target in arrays[f"mask2former/match_1_{image}"].T:
             chosen = select_points(
-                jnp.asarray(masks[image, query]),
+                jax.device_put(masks[image, query]),
                 points.candidates[image, target],
                 points.fresh[image, target],
                 POINTS.num_uncertain,

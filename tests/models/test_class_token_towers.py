@@ -56,7 +56,7 @@ class Tower:
         self.images = jnp.asarray(rng.normal(size=(2, 64, 64, 3)), jnp.float32)
         masks = rng.uniform(size=(2, 5, 8, 8)).astype(np.float32)
         masks[:, 0], masks[:, 1] = 0, 1
-        self.masks = jnp.asarray(masks)
+        self.masks = jax.device_put(masks)
 
     def changed(self, **tower):
         """The encoder with other fields of its module."""

@@ -87,7 +87,7 @@ def golden(request):
     folder = GOLDEN / "convnext" / request.param
     weights = read_weights(folder)
     with np.load(folder / "expected.npz", allow_pickle=False) as arrays:
-        expected = {name: jnp.asarray(array) for name, array in arrays.items()}
+        expected = {name: jax.device_put(array) for name, array in arrays.items()}
     parameters = jax.device_put(weights.parameters())
     return Golden(request.param, weights.config, parameters, expected)
 
@@ -147,7 +147,7 @@ def test_class_logits_with_synonyms_and_void(golden):
     rows = np.split(np.asarray(golden.expected["text_embedding"]), np.cumsum(counts)[:-1])
     rows.append(golden.expected["void_embedding"])
     text = np.stack([np.resize(names, (counts.max(), names.shape[1])) for names in rows])
-    ours = class_logits(golden.encoder, golden.embeddings["by logits"], jnp.asarray(text))
+    ours = class_logits(golden.encoder, golden.embeddings["by logits"], jax.device_put(text))
     expected = golden.expected["class_logits_with_void"]
     assert_close(ours / 100, expected / 100)
 

@@ -17,7 +17,7 @@ FITS_ALL = 700
 
 
 def sizes(*values) -> jax.Array:
-    return jnp.asarray(values, jnp.int32)
+    return jax.device_put(np.array(values, np.int32))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -50,10 +50,13 @@ def test_taps_are_the_same_where_one_size_is_known(target):
 @pytest.mark.parametrize("stored, image, native", [(5, 18, 40), (9, 9, 9), (1, 3, 8), (20, 10, 7)])
 def test_composed_taps_are_one_resampling_after_the_other(stored, image, native):
     x = np.random.default_rng(0).random((1, 1, stored, 1), np.float32)
-    outer = dynamic_taps(jnp.arange(native), *sizes(image, native), align_corners=False)
-    ours = resample(
-        jnp.asarray(x), composed_taps(outer, *sizes(stored, image), align_corners=True), axis=2
-    )
+
+    @jax.jit
+    def resampled(x, stored, image, native_size):
+        outer = dynamic_taps(jnp.arange(native), image, native_size, align_corners=False)
+        return resample(x, composed_taps(outer, stored, image, align_corners=True), axis=2)
+
+    ours = resampled(x, *np.array([stored, image, native], np.int32))
     expected = interpolate(torch.tensor(x), (image, 1), mode="bilinear", align_corners=True)
     expected = interpolate(expected, (native, 1), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -65,8 +68,8 @@ def test_encoder_image_matches_the_official_preprocessing():
     height, width = arrays["image_uint8"].shape[:2]
     image[:height, :width] = arrays["image_uint8"]
     ours = np.asarray(
-        encoder_image(
-            normalised(jnp.asarray(image[None]))[0],
+        jax.jit(encoder_image, static_argnums=3)(
+            normalised(jax.device_put(image[None]))[0],
             sizes(height, width),
             sizes(*arrays["padded_size"]),
             (480, 480),
@@ -84,11 +87,11 @@ def test_encoder_image_is_the_padded_normalised_image_resized(image_size):
     padded = tuple(-(-side // 32) * 32 for side in image_size)
     image = rng.integers(0, 256, (128, 128, 3), np.uint8)  # what is outside must not matter
     ours = jax.jit(encoder_image, static_argnums=3)(
-        normalised(jnp.asarray(image[None]))[0], sizes(*image_size), sizes(*padded), (48, 80)
+        normalised(jax.device_put(image[None]))[0], sizes(*image_size), sizes(*padded), (48, 80)
     )
-    x = np.asarray(normalised(jnp.asarray(image[None, :height, :width])))
+    x = np.asarray(normalised(jax.device_put(image[None, :height, :width])))
     x = np.pad(x, ((0, 0), (0, padded[0] - height), (0, padded[1] - width), (0, 0)))
-    expected = clip_input(jnp.asarray(x), (48, 80))[0]
+    expected = clip_input(jax.device_put(x), (48, 80))[0]
     np.testing.assert_allclose(ours, expected, atol=1e-6, rtol=0)
 
 
@@ -113,10 +116,10 @@ def test_patch_masks_are_those_of_known_sizes(stored, image_size, grid):
     in_bucket = np.zeros((60, stored[0] + 16, stored[1] + 5), np.uint8)
     in_bucket[:, : stored[0], : stored[1]] = masks
     ours = jax.jit(patch_grid_masks, static_argnums=4)(
-        jnp.asarray(in_bucket), sizes(*stored), sizes(*image_size), sizes(*image_size), grid
+        jax.device_put(in_bucket), sizes(*stored), sizes(*image_size), sizes(*image_size), grid
     )
     known = jax.jit(coarse_masks_on_grid, static_argnums=(1, 2))(
-        jnp.asarray(masks[None]), image_size, grid
+        jax.device_put(masks[None]), image_size, grid
     )
     np.testing.assert_allclose(ours, known[0], atol=1e-6, rtol=0)
     np.testing.assert_array_equal(patch_mask(ours[None], grid), patch_mask(known, grid))
@@ -124,6 +127,8 @@ def test_patch_masks_are_those_of_known_sizes(stored, image_size, grid):
 
 def test_padding_is_outside_of_every_mask():
     masks = jnp.full((1, 8, 8), 255, jnp.uint8)
-    on_grid = patch_grid_masks(masks, sizes(5, 8), sizes(20, 32), sizes(32, 32), (8, 8))
+    on_grid = jax.jit(patch_grid_masks, static_argnums=4)(
+        masks, sizes(5, 8), sizes(20, 32), sizes(32, 32), (8, 8)
+    )
     np.testing.assert_allclose(on_grid[0, :5], 1, atol=1e-6)
     np.testing.assert_array_equal(on_grid[0, 5:], 0)

@@ -17,7 +17,7 @@ IMAGE, NATIVE, OUT = (40, 54), (70, 93), (128, 128)
 
 def placed(values, source, kind) -> PlacedMasks:
     sizes = (jnp.asarray(size, jnp.int32) for size in (source, IMAGE, NATIVE))
-    return PlacedMasks(jnp.asarray(values), *sizes, kind)
+    return PlacedMasks(jax.device_put(values), *sizes, kind)
 
 
 def stored_case(rng, num_masks):

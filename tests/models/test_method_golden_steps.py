@@ -145,7 +145,7 @@ def test_mask_adapters_proposals_count_with_their_masks_as_often_as_they_match(c
     proposals = jnp.concatenate([0.39 * truths[:, :1], 0.41 * proposals], axis=1)
     valid = jnp.array([[True, True, False, True]])
     batch = Batch(jnp.zeros((1, 16, 16, 3)), label_map, jnp.array([[0, 1, -1]]), proposals, valid)
-    counts = method.counts(batch)
+    counts = jax.jit(method.counts)(batch)
     assert (counts.masks, counts.pairs) == (2 + 2 * 1, 1), "class 1, of which one proposal is"
-    alone = MaskAdapterMethod(False, method.reader).counts(batch)
+    alone = jax.jit(MaskAdapterMethod(False, method.reader).counts)(batch)
     assert (alone.masks, alone.pairs) == (2, 1)

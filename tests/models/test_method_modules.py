@@ -42,7 +42,7 @@ product = functools.partial(jnp.einsum, precision="highest")
 
 @functools.cache
 def file_of(name: str) -> dict[str, jax.Array]:
-    return {key: jnp.asarray(array) for key, array in golden(name).items()}
+    return {key: jax.device_put(array) for key, array in golden(name).items()}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_no_masks_draw_no_maps():
     cells, adapter = jnp.zeros((2, 3, 4, 8)), MaskAdapter(MaskAdapterConfig(width=4, num_maps=5))
     masks = jnp.zeros((2, 0, 12, 16))
     parameters = jax.jit(adapter.init)(jax.random.key(0), cells, masks)
-    maps = adapter.apply(parameters, cells, masks, method="activation_maps")
+    draw = jax.jit(functools.partial(adapter.apply, method="activation_maps"))
+    maps = draw(parameters, cells, masks)
     assert maps.shape == (2, 0, 3, 4, 5)
 
 
@@ -138,9 +139,14 @@ def masks_at_the_image(clip):
 def ranking_target(clip):
     file = file_of("methods/maft_plus")
     present = jnp.array([[0, 1, 2], [0, 2, -1]])
-    truth = mask_aware.class_masks(file["label_map"].astype(jnp.int32), present)
-    iou = mask_aware.soft_iou(masks_at_the_image(clip), truth)
-    return iou, mask_aware.normalise_over_proposals(iou, jnp.ones((2, 7), bool)), present
+
+    @jax.jit
+    def targets():
+        truth = mask_aware.class_masks(file["label_map"].astype(jnp.int32), present)
+        iou = mask_aware.soft_iou(masks_at_the_image(clip), truth)
+        return iou, mask_aware.normalise_over_proposals(iou, jnp.ones((2, 7), bool))
+
+    return *targets(), present
 
 
 def test_ranking_target_has_half_pixels(clip):
@@ -191,7 +197,7 @@ def test_content_dependent_transfer_and_ranking_loss(clip, kind, order):
 def test_panoptic_transfer_begins_as_the_identity():
     text, cells = jnp.ones((3, 16)), jnp.ones((2, 2, 2, 16))
     module = ContentDependentTransfer("panoptic")
-    rows, _ = module.init_with_output(jax.random.key(0), text, cells)
+    rows, _ = jax.jit(module.init_with_output)(jax.random.key(0), text, cells)
     np.testing.assert_array_equal(rows, np.broadcast_to(text, (2, 3, 16)))
 
 

@@ -25,7 +25,7 @@ scores_of = jax.jit(pixel_scores, static_argnames="out_size")
 
 
 def sizes(*values) -> jax.Array:
-    return jnp.asarray(values, jnp.int32)
+    return jax.device_put(np.array(values, np.int32))
 
 
 def in_array(masks, height, width):
@@ -33,14 +33,14 @@ def in_array(masks, height, width):
     n, h, w = masks.shape
     array = np.random.default_rng(9).integers(0, 256, (n, height, width)).astype(masks.dtype)
     array[:, :h, :w] = masks
-    return jnp.asarray(array)
+    return jax.device_put(array)
 
 
 def random_case(seed, mask_size, num_proposals=20, num_classes=7):
     rng = np.random.default_rng(seed)
     masks = rng.integers(0, 256, (num_proposals, *mask_size)).astype(np.uint8)
     probabilities = rng.dirichlet(np.full(num_classes, 0.3), num_proposals).astype(np.float32)
-    return jnp.asarray(probabilities), masks
+    return jax.device_put(probabilities), masks
 
 
 def official(probabilities, masks, image_size, label_size):
@@ -55,7 +55,7 @@ def official(probabilities, masks, image_size, label_size):
 def pipeline_masks():
     """Soft masks of the golden pipeline at the padded size."""
     arrays = golden("pipeline_ops")
-    logits = jnp.asarray(arrays["mask_logits_stride4_f16"].astype(np.float32))
+    logits = jax.device_put(arrays["mask_logits_stride4_f16"].astype(np.float32))
     padded = tuple(int(side) for side in arrays["padded_size"])
     return jax.nn.sigmoid(resize(logits[None], padded, axes=(2, 3), align_corners=True))[0]
 
@@ -71,7 +71,7 @@ def label_pipeline(function, probabilities):
 
 
 def pipeline_probabilities():
-    logits = jnp.asarray(golden("pipeline_ops")["class_logits"])
+    logits = jax.device_put(golden("pipeline_ops")["class_logits"])
     return jax.nn.softmax(logits[:, :-1], axis=-1)
 
 
@@ -93,13 +93,15 @@ def test_scores_are_the_official_ones():
 def test_ensemble_label_map_is_the_official_one():
     arrays = golden("pipeline_ops")
     size = sizes(*arrays["padded_size"])
-    covers = covers_pixels(pipeline_masks(), size, size, tuple(map(int, size)))
+    covers = jax.jit(covers_pixels, static_argnums=3)(
+        pipeline_masks(), size, size, tuple(map(int, size))
+    )
     assert np.flatnonzero(~covers).tolist() == [3], "the empty proposal"
-    probabilities = ensemble(
+    probabilities = jax.jit(ensemble, static_argnums=4)(
         pipeline_probabilities()[None],
-        jnp.asarray(arrays["generator_logits"][None]),
+        jax.device_put(arrays["generator_logits"][None]),
         covers[None],
-        jnp.asarray(arrays["seen"], bool),
+        arrays["seen"].astype(bool),
         float(arrays["ensemble_weight"]),
     )[0]
     pixels = label_pipeline(label, probabilities)
@@ -149,7 +151,7 @@ def test_ties_go_to_the_lower_class():
     masks = np.zeros((2, 4, 4), np.uint8)
     masks[0, :, :2] = 255
     masks[1, :, 2:] = 255
-    pixels = label(probabilities, jnp.asarray(masks), *[sizes(4, 4)] * 3, out_size=(4, 4))
+    pixels = label(probabilities, jax.device_put(masks), *[sizes(4, 4)] * 3, out_size=(4, 4))
     assert np.asarray(pixels.label_map).tolist() == [[1, 1, 0, 0]] * 4
 
 
@@ -157,7 +159,7 @@ def test_uncovered_pixels_have_the_first_class_and_score_zero():
     """As in the official code, whose argmax sees nothing but zeros there."""
     probabilities, masks = random_case(0, (8, 8))
     masks[:, :, 4:] = 0
-    pixels = label(probabilities, jnp.asarray(masks), *[sizes(8, 8)] * 3, out_size=(8, 8))
+    pixels = label(probabilities, jax.device_put(masks), *[sizes(8, 8)] * 3, out_size=(8, 8))
     assert np.all(np.asarray(pixels.label_map[:, 4:]) == 0)
     assert np.all(np.asarray(pixels.score[:, 4:]) == 0)
     assert np.all(np.asarray(pixels.score[:, :4]) > 0)
@@ -185,7 +187,13 @@ def test_label_map_does_not_depend_on_the_array_around_it():
 @pytest.mark.parametrize("tile", [(1, 8), (8, 200), (128, 128)])
 def test_label_map_does_not_depend_on_the_tiles(tile, monkeypatch):
     probabilities, masks = random_case(2, (20, 30), num_classes=847)
-    arguments = (probabilities, jnp.asarray(masks), sizes(20, 30), sizes(77, 117), sizes(90, 100))
+    arguments = (
+        probabilities,
+        jax.device_put(masks),
+        sizes(20, 30),
+        sizes(77, 117),
+        sizes(90, 100),
+    )
     run = functools.partial(label_pixels, *arguments, out_size=(90, 100))
     expected = jax.jit(run)()
     monkeypatch.setitem(TILES, "cpu", tile)
@@ -196,7 +204,7 @@ def test_label_map_does_not_depend_on_the_tiles(tile, monkeypatch):
 
 def test_one_class_is_everywhere():
     probabilities, masks = random_case(0, (8, 8), num_classes=1)
-    pixels = label(probabilities, jnp.asarray(masks), *[sizes(8, 8)] * 3, out_size=(8, 8))
+    pixels = label(probabilities, jax.device_put(masks), *[sizes(8, 8)] * 3, out_size=(8, 8))
     assert np.all(np.asarray(pixels.label_map) == 0) and np.all(np.asarray(pixels.score) > 0)
 
 

@@ -27,7 +27,7 @@ def padded_image():
     image, (height, width) = arrays["image_uint8"], arrays["padded_size"]
     normalised = (image.astype(np.float32) - PIXEL_MEAN) / PIXEL_STD
     padding = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
-    return jnp.asarray(np.pad(normalised, padding)[None])
+    return jax.device_put(np.pad(normalised, padding)[None])
 
 
 def test_clip_input_matches_the_official_preprocessing():
@@ -40,14 +40,14 @@ def test_clip_input_matches_the_official_preprocessing():
 
 def test_uint8_pixels_are_normalised():
     image = golden("pipeline_ops")["image_uint8"][None]
-    ours = clip_input(jnp.asarray(image), image.shape[1:3])
+    ours = clip_input(jax.device_put(image), image.shape[1:3])
     np.testing.assert_allclose(ours, (image - PIXEL_MEAN) / PIXEL_STD, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [30, 34])
 def test_patch_masks_match_the_official_ones(side):
     arrays = golden("pipeline_ops")
-    logits = jnp.asarray(arrays["mask_logits_stride4_f16"].astype(np.float32))
+    logits = jax.device_put(arrays["mask_logits_stride4_f16"].astype(np.float32))
     size = tuple(int(side) for side in arrays["padded_size"])
     masks = jax.nn.sigmoid(resize(logits[None], size, axes=(2, 3), align_corners=True))
     ours = np.asarray(patch_mask(masks, (side, side))).reshape(100, side, side)
@@ -58,13 +58,13 @@ def test_patch_masks_match_the_official_ones(side):
 @pytest.mark.parametrize("grid", [(30, 30), (10, 10), (20, 34)])
 def test_position_embeddings_match_the_official_ones(grid):
     arrays = golden("pipeline_ops")
-    ours = resize_position_embedding(jnp.asarray(arrays["posemb_14x14"]), (14, 14), grid)
+    ours = resize_position_embedding(jax.device_put(arrays["posemb_14x14"]), (14, 14), grid)
     expected = arrays[f"posemb_{grid[0]}x{grid[1]}"]
     np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=0)
 
 
 def test_native_position_embedding_is_unchanged():
-    embedding = jnp.asarray(golden("pipeline_ops")["posemb_14x14"])
+    embedding = jax.device_put(golden("pipeline_ops")["posemb_14x14"])
     np.testing.assert_array_equal(
         resize_position_embedding(embedding, (14, 14), (14, 14)), embedding
     )
@@ -85,7 +85,7 @@ def platform(request, monkeypatch):
 @pytest.mark.parametrize("size", [(5, 11), (13, 29), (1, 1), (7, 8)])
 def test_resize_matches_torch(platform, method, align_corners, size):
     x = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype(np.float32)
-    ours = resize(jnp.asarray(x), size, axes=(1, 2), method=method, align_corners=align_corners)
+    ours = resize(jax.device_put(x), size, axes=(1, 2), method=method, align_corners=align_corners)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(x).permute(0, 3, 1, 2), size, mode=method, align_corners=align_corners
     )
@@ -94,7 +94,7 @@ def test_resize_matches_torch(platform, method, align_corners, size):
 
 def test_bilinear_matrix_is_the_resize():
     x = np.random.default_rng(0).normal(size=(1, 6, 1, 1)).astype(np.float32)
-    expected = resize(jnp.asarray(x), (17, 1), axes=(1, 2), align_corners=True)
+    expected = resize(jax.device_put(x), (17, 1), axes=(1, 2), align_corners=True)
     np.testing.assert_allclose(
         bilinear_matrix(6, 17, align_corners=True) @ x[0, :, 0], expected[0, :, 0], atol=1e-6
     )
@@ -103,7 +103,7 @@ def test_bilinear_matrix_is_the_resize():
 def test_uint8_masks_are_exact_parts_of_255():
     values = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     expected = values.astype(np.float32) / np.float32(255)
-    np.testing.assert_array_equal(mask_probability(jnp.asarray(values)), expected)
+    np.testing.assert_array_equal(mask_probability(jax.device_put(values)), expected)
     np.testing.assert_array_equal(jax.jit(mask_probability)(values), expected)
 
 
@@ -123,7 +123,7 @@ def test_patch_masks_decide_ties_as_torch(grid):
 @pytest.mark.parametrize(("stored", "grid"), [((20, 29), (5, 7)), ((80, 116), (10, 10))])
 def test_stored_masks_reach_the_grid_by_way_of_the_image(stored, grid):
     masks = np.random.default_rng(0).integers(0, 256, (2, 3, *stored), np.uint8)
-    ours = coarse_masks_on_grid(jnp.asarray(masks), (80, 116), grid)
+    ours = coarse_masks_on_grid(jax.device_put(masks), (80, 116), grid)
     full = torch.from_numpy(masks.astype(np.float32) / np.float32(255))
     resize = torch.nn.functional.interpolate
     full = resize(full, (80, 116), mode="bilinear", align_corners=True)

@@ -21,8 +21,8 @@ from maft_jax.runtime.sharding import one_device_mesh
 from tests.siglip_files import GOLDEN
 
 EXPECTED = np.load(GOLDEN / "expected.npz")
-IMAGES = jnp.asarray(EXPECTED["images_uint8"])
-MASKS = jnp.asarray(EXPECTED["mask_grid_bool"])
+IMAGES = jax.device_put(EXPECTED["images_uint8"])
+MASKS = jax.device_put(EXPECTED["mask_grid_bool"])
 NOT_EMPTY = [0, 1, 2, 3, 4, 6]
 
 
@@ -110,7 +110,7 @@ def test_probabilities_are_those_of_the_weights_own_scale_and_bias(golden, read,
 
 def test_another_size_has_positions_resized_as_in_transformers(golden):
     _, parameters, encoder = golden
-    pixels = encoder.normalise(jnp.asarray(EXPECTED["other_images_uint8"]))
+    pixels = encoder.normalise(jax.device_put(EXPECTED["other_images_uint8"]))
     found = jax.jit(encoder.encode_images)(parameters["visual"], pixels)
     assert_close(found, EXPECTED["other_image_embedding"])
 

@@ -34,7 +34,7 @@ def rows_of(names):
 def test_class_scores_the_maximum_over_its_names():
     text = embed_synonyms(rows_of, NAMES, SYNONYMS)
     features = rows_of([f"proposal {i}" for i in range(14)]).reshape(2, 7, 32)
-    ours = class_logits(ip_clip(VISION, 1), jnp.asarray(features), jnp.asarray(text))
+    ours = class_logits(ip_clip(VISION, 1), jax.device_put(features), jax.device_put(text))
     groups = [["person", "child", "man"], ["cat"], ["sky", "clouds"]]
     expected = np.empty((2, 7, 3))
     for place, names in enumerate(groups):

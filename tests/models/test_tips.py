@@ -26,7 +26,7 @@ class Case:
         self.layout = layout
         arrays = np.load(folder / "expected.npz")
         self.expected = {
-            name: jnp.asarray(x) if name.endswith("_uint8") else x for name, x in arrays.items()
+            name: jax.device_put(x) if name.endswith("_uint8") else x for name, x in arrays.items()
         }
         stated = {"head_width": 16} if layout == "torch" else {}
         self.weights = read_weights(folder / f"{layout}_vision.npz", **stated)

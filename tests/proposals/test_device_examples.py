@@ -22,6 +22,8 @@ from maft_jax.proposals.generator import BatchedGenerator
 from maft_jax.proposals.precompute import precompute
 from tests.toy_generators import toy_generator, toy_job
 
+pytestmark = pytest.mark.usefixtures("summaries_drawn_once")
+
 REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 
 PROGRAM = """

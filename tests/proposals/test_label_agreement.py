@@ -17,6 +17,8 @@ from maft_jax.proposals.precompute_job import job_from_config, records_folder
 from maft_jax.training.training_data import open_records, open_training_data
 from tests.runs import small_config
 
+pytestmark = pytest.mark.usefixtures("summaries_drawn_once")
+
 
 def write_data(root, classes, *label_maps, dtype=np.uint8):
     """Grey images of 24x16 with these label maps, which are repeated to that size."""

@@ -17,6 +17,8 @@ from maft_jax.runtime import stop_requests
 from maft_jax.runtime.only_writer import only_writer
 from tests.precompute_jobs import CLASS_NAMES, BlockProposals, DrawnSource, make_job
 
+pytestmark = pytest.mark.usefixtures("summaries_drawn_once")
+
 
 def contents(folder) -> dict[str, str]:
     return {

@@ -9,7 +9,6 @@ import os
 import signal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -207,7 +206,7 @@ def test_other_libraries_compute_as_we_do(workdir, drawn_pairs, library):
         model = clip_from_state_dict({name: x.float() for name, x in tensors.items()}).eval()
     else:
         model = build_model_from_openai_state_dict(tensors).float().eval()
-    images = np.array(normalised(jnp.asarray(drawn_pairs[0].images[:3])))
+    images = np.array(normalised(jax.device_put(drawn_pairs[0].images[:3])))
     tokens = tokenize([f"a photo of a {OBJECTS[0]}.", "a photo of grass."])
     with torch.no_grad():
         theirs = model.encode_image(torch.from_numpy(images).permute(0, 3, 1, 2))

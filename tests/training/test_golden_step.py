@@ -97,7 +97,7 @@ def official_steps():
     """Gradients of step 0, metrics of three steps, and the parameters after them."""
     spec = golden_spec()
     teacher = jax.device_put(maft_small()[1]["visual"])
-    text, batch = jnp.asarray(golden("maft_small")["text_features"][:7]), golden_batch()
+    text, batch = jax.device_put(golden("maft_small")["text_features"][:7]), golden_batch()
     tx = optimizer.make_optimizer(OPTIMIZER, num_steps=10)
     trainable = jax.device_put(golden_trainable())
     state = TrainState(np.int32(0), trainable, tx.init(trainable))
@@ -136,7 +136,7 @@ def test_padding_changes_neither_losses_nor_gradients():
         proposals=jnp.concatenate([batch.proposals, noise], axis=1),
         proposal_valid=jnp.pad(batch.proposal_valid, ((0, 0), (0, 3))),
     )
-    text = jnp.asarray(golden("maft_small")["text_features"][:7])
+    text = jax.device_put(golden("maft_small")["text_features"][:7])
     gradient, metrics = jax.jit(
         lambda trainable, visual: train_step.gradients(
             golden_spec(), trainable, visual, text, batch
@@ -152,13 +152,13 @@ def test_official_teacher_can_be_given_and_is_not_asked_again():
     arrays, tuned = golden("maft_small"), golden_trainable()
     pretrained = overlay(maft_small()[1]["visual"], jax.tree.map(lambda x: x * np.nan, tuned))
     batch = golden_batch().replace(
-        teacher_probabilities=jax.nn.softmax(jnp.asarray(arrays["teacher_logits"][:, :7]))
+        teacher_probabilities=jax.nn.softmax(jax.device_put(arrays["teacher_logits"][:, :7]))
     )
     gradient, metrics = jax.jit(
         lambda trainable, pretrained, text, batch: train_step.gradients(
             golden_spec(), trainable, pretrained, text, batch
         )
-    )(tuned, pretrained, jnp.asarray(arrays["text_features"][:7]), batch)
+    )(tuned, pretrained, jax.device_put(arrays["text_features"][:7]), batch)
     expected = arrays["step0/distillation_loss_weighted"]
     np.testing.assert_allclose(metrics["distillation_loss"], expected, atol=1e-8, rtol=0)
     assert_golden_gradient(as_openai(gradient))

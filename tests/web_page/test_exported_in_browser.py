@@ -13,7 +13,6 @@ import tarfile
 import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,7 +107,7 @@ def test_a_picture_is_segmented_in_the_browser_alone(address, folder, clip):
     rgb = rgb.reshape(SIZE, SIZE, 3).astype(np.uint8)
     assert np.abs(rgb - np.asarray(image.resize((SIZE, SIZE)), float)).mean() < 8
     masks = (owner == np.arange(100)[:, None]).reshape(1, 100, SIZE, SIZE)
-    embeddings = clip.encode_proposals(normalised(jnp.asarray(rgb[None])), masks)[0]
+    embeddings = clip.encode_proposals(normalised(jax.device_put(rgb[None])), masks)[0]
     logits = clip.encoder.logit_scale * embeddings @ clip.encode_text(CLASSES).T
     expected = np.asarray(jax.nn.softmax(logits))
     np.testing.assert_allclose(found.reshape(100, -1), expected, atol=1e-5)

@@ -62,8 +62,8 @@ def test_samples_and_gradients_are_those_of_the_official_function(
 
 
 def test_a_small_map_is_read_as_grid_sample_reads_it(arrays):
-    locations = jnp.asarray(arrays["tiny_locations"])[None, :, None, None, None]
-    value = jnp.asarray(arrays["tiny_value_2x3"]).reshape(1, 6, 1, 1)
+    locations = jax.device_put(arrays["tiny_locations"])[None, :, None, None, None]
+    value = jax.device_put(arrays["tiny_value_2x3"]).reshape(1, 6, 1, 1)
     output = sample_levels(value, ((2, 3),), locations, jnp.ones(locations.shape[:-1]))
     np.testing.assert_allclose(output.reshape(-1), arrays["tiny_output"], rtol=0, atol=1e-6)
 
@@ -97,7 +97,7 @@ def test_an_encoder_layer_is_the_official_one(arrays):
     }
     references = cell_centres(sizes)
     np.testing.assert_allclose(references, arrays["reference_points"], rtol=0, atol=1e-6)
-    source, positions = jnp.asarray(arrays["layer_src"]), jnp.asarray(arrays["layer_pos"])
+    source, positions = jax.device_put(arrays["layer_src"]), jax.device_put(arrays["layer_pos"])
     module = DeformableAttention(4, 4, jnp.float32)
     attended = jax.jit(functools.partial(module.apply, level_sizes=sizes))(
         {"params": attention}, source + positions, references, source
@@ -109,7 +109,8 @@ def test_an_encoder_layer_is_the_official_one(arrays):
         output = run(source[image : image + 1], positions[image])
         close(output, arrays["layer_output"][image : image + 1])
     rounded = DeformableEncoderLayer(layer.config, jnp.bfloat16)
-    output = rounded.apply({"params": params}, source[:1], positions[0], references, sizes)
+    run = jax.jit(lambda x, place: rounded.apply({"params": params}, x, place, references, sizes))
+    output = run(source[:1], positions[0])
     assert output.dtype == jnp.bfloat16
     close(output, arrays["layer_output"][:1], 2e-2)
 

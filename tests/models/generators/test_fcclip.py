@@ -43,9 +43,9 @@ def clip(checkpoint):
 def computed(checkpoint, clip):
     """Maps of the tower, and of the generator mask features, a level and all predictions."""
     opened, arrays = open_generator(checkpoint), golden("fcclip/expected")
-    image = normalised(jnp.asarray(arrays["image_uint8"])[None])
+    image = normalised(jax.device_put(arrays["image_uint8"])[None])
     image = jnp.pad(image, ((0, 0), (0, 10), (0, 10), (0, 0)))
-    rows = jnp.asarray(arrays["text_features"][:-1])
+    rows = jax.device_put(arrays["text_features"][:-1])
     which = np.repeat(np.arange(7), arrays["names_per_class"])
     most = arrays["names_per_class"].max()
     text = jnp.stack([rows[np.resize(np.flatnonzero(which == i), most)] for i in range(7)])

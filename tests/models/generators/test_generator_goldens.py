@@ -35,7 +35,7 @@ def channels_last(x):
 
 
 def golden_images(arrays):
-    image = jnp.asarray(arrays["image_uint8"])
+    image = jax.device_put(arrays["image_uint8"])
     return normalised(image, jnp.array([image.shape[1:3]] * len(image)))
 
 
@@ -96,12 +96,16 @@ def test_resized_mask_features_give_the_resized_masks(run):
     _, parts = run
     features, levels = parts["pixel_decoder"]
     queries = jax.random.normal(jax.random.key(0), (1, 5, features.shape[-1]))
-    masks = mask_products(queries, features, jnp.float32)
-    for level in levels:
-        size = level.shape[1:3]
-        expected = resize(masks, size, axes=(2, 3))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def in_both_orders(features, size):
+        masks = mask_products(queries, features, jnp.float32)
         small = resize(features, size, axes=(1, 2))
-        close(mask_products(queries, small, jnp.float32), np.asarray(expected))
+        return mask_products(queries, small, jnp.float32), resize(masks, size, axes=(2, 3))
+
+    for level in levels:
+        small_first, masks_first = in_both_orders(features, level.shape[1:3])
+        close(small_first, np.asarray(masks_first))
 
 
 def test_swin_pads_shifts_and_merges_as_the_official_one():
@@ -137,8 +141,8 @@ def interaction():
 def test_text_interaction_is_the_official_one(interaction):
     module, parameters, arrays = interaction
     coarse, features = (channels_last(arrays[name]) for name in ("scale_1_32", "mask_features"))
-    maps = [jnp.asarray(x) for x in (coarse, coarse, coarse, features)]
-    text = jnp.asarray(arrays["text_features"])
+    maps = [jax.device_put(x) for x in (coarse, coarse, coarse, features)]
+    text = jax.device_put(arrays["text_features"])
     results = jax.jit(module.apply)({"params": parameters}, maps, text)
     close(results[0], channels_last(arrays["interaction_scale_1_32"]))
     close(results[3], channels_last(arrays["interaction_mask_features"]))
@@ -148,9 +152,7 @@ def test_folded_text_is_attention_with_projected_text(interaction):
     module, parameters, arrays = interaction
     x = channels_last(arrays["scale_1_32"])[0].reshape(-1, 64)
     text = arrays["text_features"][:4]
-    result = module.apply(
-        {"params": parameters}, [jnp.asarray(x).reshape(1, 6, 8, 64)], jnp.asarray(text)
-    )[0]
+    result = jax.jit(module.apply)({"params": parameters}, [x.reshape(1, 6, 8, 64)], text)[0]
 
     def norm(x, name):
         centred = x - x.mean(-1, keepdims=True)

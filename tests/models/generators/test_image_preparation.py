@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,10 +45,10 @@ def test_images_of_a_batch_are_normalised_and_padded_with_zeros(arrays):
         sizes.append(resized.shape[:2])
         mask = arrays["batch_pixel_mask"][index]
         assert sizes[-1] == (mask.any(1).sum(), mask.any(0).sum())
-    found = normalised(jnp.asarray(pixels), jnp.array(sizes))
+    found = normalised(jax.device_put(pixels), jnp.array(sizes))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)  # kept in float16
     exact = arrays["b_pixel_values"]
-    resized = jnp.asarray(arrays["b_resized_uint8"])[None]
+    resized = jax.device_put(arrays["b_resized_uint8"])[None]
     found = normalised(resized, jnp.array([resized.shape[1:3]]))[0]
     np.testing.assert_allclose(found, np.moveaxis(exact, 0, -1), rtol=0, atol=1e-6)
 

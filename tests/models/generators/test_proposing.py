@@ -25,12 +25,12 @@ def test_masks_at_image_size_are_enlarged_to_the_padding_and_cropped(align_corne
         torch.from_numpy(logits), size=(64, 96), mode="bilinear", align_corners=align_corners
     )
     rows, columns = (
-        jnp.asarray(
+        jax.device_put(
             pixel_weights(np.arange(float(side)), padded, shape, align_corners=align_corners)[None]
         )
         for side, padded, shape in ((height, 64, (64, 16)), (width, 96, (96, 24)))
     )
-    found = masks_at(jnp.asarray(logits), rows, columns)
+    found = masks_at(jax.device_put(logits), rows, columns)
     expected = enlarged.sigmoid()[:, :, :height, :width].numpy()
     np.testing.assert_allclose(found[:, :, :height, :width], expected, rtol=0, atol=2e-6)
     assert not found[:, :, height:].any() and not found[..., width:].any()
@@ -49,7 +49,7 @@ def test_scores_are_the_class_times_the_mean_inside_of_the_image():
     logits[0, 0, :2, :2] = 2.0
     logits[0, 1, 3, 3] = 9.0  # in the padding alone
     classes = np.log(np.array([[[0.2, 0.3, 0.5]] * 3], np.float32))
-    scores = proposal_scores(jnp.asarray(logits), jnp.asarray(classes), jnp.array([[12, 13]]))
+    scores = proposal_scores(jax.device_put(logits), jax.device_put(classes), jnp.array([[12, 13]]))
     inside = 1 / (1 + np.exp(-2.0))
     np.testing.assert_allclose(scores, [[0.3 * inside, 0, 0]], rtol=1e-5)
 
@@ -77,15 +77,15 @@ def test_proposals_depend_on_images_and_names_and_not_on_what_is_beyond(freeseg)
     pixels = rng.integers(0, 255, (2, 64, 64, 3), np.uint8)
     sizes = jnp.array([[64, 50], [40, 64]])
     text = np.eye(8, dtype=np.float32)[:4]
-    first = masks, classes = run(jnp.asarray(pixels), sizes, text)
+    first = masks, classes = run(jax.device_put(pixels), sizes, text)
     assert masks.shape == (2, 5, 16, 16) and classes.shape == (2, 5, 5)
     beyond = pixels.copy()
     beyond[0, :, 50:], beyond[1, 40:] = 9, 200
-    again = run(jnp.asarray(beyond), sizes, text)
+    again = run(jax.device_put(beyond), sizes, text)
     jax.tree.map(np.testing.assert_array_equal, again, first)
-    _, others = run(jnp.asarray(pixels), sizes, text[[1, 0, 2, 3]])
+    _, others = run(jax.device_put(pixels), sizes, text[[1, 0, 2, 3]])
     np.testing.assert_allclose(others, classes[..., [1, 0, 2, 3, 4]], rtol=0, atol=1e-3)
-    opposite, _ = run(jnp.asarray(pixels), sizes, -text)
+    opposite, _ = run(jax.device_put(pixels), sizes, -text)
     assert not np.array_equal(opposite, masks)
 
 
@@ -94,7 +94,7 @@ def test_devices_share_images_and_parameters(freeseg):
     config, run = freeseg
     pixels = np.random.default_rng(2).integers(0, 255, (4, 64, 64, 3), np.uint8)
     sizes, text = np.full((4, 2), 64), np.eye(8, dtype=np.float32)[:3]
-    expected = run(jnp.asarray(pixels), jnp.asarray(sizes), jnp.asarray(text))
+    expected = run(jax.device_put(pixels), jax.device_put(sizes), jax.device_put(text))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=1), jax.devices()[:4])
     network = place(config.init(jax.random.key(0)), mesh, config.sharding_rules)
     images = batch_sharding(mesh)

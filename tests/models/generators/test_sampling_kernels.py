@@ -113,7 +113,7 @@ def test_rows_that_no_point_lies_in_are_left_out():
     """Where points begin, at full size: a third of all products of queries and pixels."""
     offsets = compass_bias(8, 3, 4).reshape(8, 3, 4, 2)
     places = cell_centres(FULL_SIZE)[:, None, None, None] * np.array(FULL_SIZE)[:, None, ::-1]
-    y = jnp.asarray((places - 0.5 + offsets)[..., 1])  # [q, a, level, point]
+    y = jax.device_put((places - 0.5 + offsets)[..., 1])  # [q, a, level, point]
     y = jnp.pad(y, [(0, -len(y) % TILE), (0, 0), (0, 0), (0, 0)], mode="edge")
     y = jnp.clip(y, -2, np.array([22, 42, 82])[:, None]).reshape(-1, TILE, 8, 3, 4)
     visited = of_all = pairs = all_pairs = 0

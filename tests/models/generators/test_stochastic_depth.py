@@ -72,5 +72,5 @@ def test_branches_are_those_that_timm_drops():
         expected = block(torch.from_numpy(x)).numpy()
     config = SwinConfig(8, heads=(2, 2, 2, 2), window=4)
     ours = SwinBlock(config, heads=2, shifted=True, dtype=jnp.float32)
-    found = ours.apply({"params": as_flax(block)}, jnp.asarray(x), factors)
+    found = jax.jit(ours.apply)({"params": as_flax(block)}, jax.device_put(x), factors)
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -93,12 +93,12 @@ def test_predictions_are_those_of_transformers(tmp_path, make, kind, new_names):
     model.save_pretrained(tmp_path, save_original_format=not new_names)
     image = np.random.default_rng(1).integers(0, 255, (2, 96, 160, 3), np.uint8)
     sizes = jnp.array([[96, 160], [90, 131]])
-    pixels = np.moveaxis(np.asarray(normalised(jnp.asarray(image), sizes)), -1, 1).copy()
+    pixels = np.moveaxis(np.asarray(normalised(jax.device_put(image), sizes)), -1, 1).copy()
     with torch.no_grad():
         expected = model(pixel_values=torch.from_numpy(pixels))
     opened = open_generator(tmp_path)
     parameters = {"network": opened.parameters(), "text": None}
-    masks, classes = jax.jit(FamilyNetwork(opened.config))(parameters, jnp.asarray(image), sizes)
+    masks, classes = jax.jit(FamilyNetwork(opened.config))(parameters, jax.device_put(image), sizes)
     for one, theirs in (
         (masks, expected.masks_queries_logits),
         (classes, expected.class_queries_logits),
