@@ -74,8 +74,14 @@ class DatasetSpec:
     @property
     def opener(self) -> Callable:
         """`layout` itself, a function of a FileTree and a split that returns a LayoutSource."""
-        module, function = self.layout.split(":")
-        return getattr(importlib.import_module(f"input_pipeline.layouts.{module}"), function)
+        module, _, function = self.layout.partition(":")
+        found = getattr(importlib.import_module(f"input_pipeline.layouts.{module}"), function, None)
+        if found is None:
+            raise ValueError(
+                f"{self.name}: expected layout to be module:function below input_pipeline.layouts, "
+                f"got {self.layout!r}"
+            )
+        return found
 
     @property
     def num_classes(self) -> int:

@@ -129,8 +129,8 @@ WRONG_VALUES = {
         r"config\.optimizer\.learning_rate: expected a finite number, got nan",
     ),
     "choice": (
-        {"loss.mask_aware": "huber"},
-        r"config\.loss\.mask_aware: expected one of \['smooth_l1',.*\], got 'huber'",
+        {"loss.mask_aware": "no such loss"},
+        r"config\.loss\.mask_aware: expected one of \['smooth_l1',.*\], got 'no such loss'",
     ),
     "dtype": (
         {"model.compute_dtype": "float16"},

@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import time
 
 from maft_jax.runtime.absent_keras import leave_keras_out
 
@@ -34,7 +34,7 @@ _LIBRARIES = (
 
 
 class WarmProcess:
-    """As much of subprocess.Popen as tests use; its output goes to a file."""
+    """As much of subprocess.Popen as tests use."""
 
     def __init__(
         self, arguments: list[str], environment: dict[str, str], stdout, start_new_session: bool
@@ -46,18 +46,18 @@ class WarmProcess:
             "new_session": start_new_session,
         }
         self.returncode: int | None = None
-        self._output = stdout
-        if stdout == subprocess.PIPE:
-            self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (communicate closes it)
         self._news, theirs = socket.socketpair()
         server, _ = _server(_settings_of_jax(environment))
-        with theirs:
-            descriptors = [self._output.fileno(), theirs.fileno()]
+        with theirs, contextlib.ExitStack() as ours:
+            if stdout == subprocess.PIPE:
+                self._output, writes = os.pipe()
+                stdout = ours.enter_context(os.fdopen(writes, "wb"))
+            descriptors = [stdout.fileno(), theirs.fileno()]
             socket.send_fds(server, [json.dumps(request).encode()], descriptors)
         self.pid = self._number()
 
     def _number(self) -> int:
-        """The next that its parent tells: the id, then the exit code."""
+        """The next that is told: the id by the process, then the exit code by its parent."""
         told = array.array("q")
         told.frombytes(self._news.recv(8, socket.MSG_WAITALL))
         return told[0]
@@ -69,28 +69,36 @@ class WarmProcess:
 
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
-            if not select.select([self._news], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired("a fork", timeout)
+            _wait_for(self._news, timeout)
             self.returncode = self._number()
             self._news.close()
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """What it has printed, once it has ended; only with subprocess.PIPE."""
-        self.wait(timeout)
-        with self._output as file:
-            file.seek(0)
-            return file.read(), None
+        """What it and all that it started have printed, once they have ended."""
+        end, parts = None if timeout is None else time.monotonic() + timeout, [b""]
+        while len(parts) == 1 or parts[-1]:
+            _wait_for(self._output, end and max(0, end - time.monotonic()))
+            parts.append(os.read(self._output, 1 << 16))
+        os.close(self._output)
+        self.wait(end and max(0, end - time.monotonic()))
+        return b"".join(parts).decode(), None
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def _wait_for(readable, timeout: float | None) -> None:
+    if not select.select([readable], [], [], timeout)[0]:
+        raise subprocess.TimeoutExpired("a fork", timeout)
 
 
 def _settings_of_jax(environment: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -134,14 +142,16 @@ def _serve(requests: socket.socket) -> None:
 def _become(request: dict, output: int, news: int) -> None:
     """Forks once more: the child is the command, the parent tells how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if program := os.fork():
-        os.write(news, array.array("q", [program]).tobytes())
-        _, status = os.waitpid(program, 0)
-        os.write(news, array.array("q", [os.waitstatus_to_exitcode(status)]).tobytes())
+    if child := os.fork():
+        with contextlib.suppress(OSError):  # nobody may be there any more
+            os.close(output)
+            _, status = os.waitpid(child, 0)
+            _tell(news, os.waitstatus_to_exitcode(status))
         os._exit(0)
-    os.close(news)
     if request["new_session"]:
         os.setsid()
+    _tell(news, os.getpid())
+    os.close(news)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
@@ -156,8 +166,13 @@ def _become(request: dict, output: int, news: int) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def _tell(news: int, number: int) -> None:
+    os.write(news, array.array("q", [number]).tobytes())
+
+
 if __name__ == "__main__":
     leave_keras_out()  # as commands do
+    sys.modules["triton"] = None  # see conftest
     for library in _LIBRARIES:
         importlib.import_module(library)
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -12,6 +12,7 @@ Exit codes: 0 nothing that cannot work, 1 something cannot, 2 wrong input, 130 a
 """
 
 import argparse
+import contextlib
 import json
 import sys
 
@@ -34,7 +35,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--offline", action="store_true", help="ask nothing over the network")
     given = parser.parse_args(arguments)
     found = {"maft_jax": __version__} | without_names(examine(given.folders, given.offline))
-    print(json.dumps(found, indent=2) if given.json else format_page(found))
+    with contextlib.suppress(BrokenPipeError):  # of a reader that has left, as `head` does
+        print(json.dumps(found, indent=2) if given.json else format_page(found))
     return 1 if found["cannot_work"] else 0
 
 

@@ -116,7 +116,7 @@ def leave(code: int) -> NoReturn:
 
     After a signal only what was printed is flushed: threads of libraries that were left in the
     middle of their work can hang or crash at exit. What cannot be printed, as to a full disk, is a
-    failure.
+    failure, unless its reader has left, as `head` does.
     """
     if _requests.number is None:
         threading._shutdown()
@@ -128,6 +128,8 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
     try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        pass
     except OSError as error:
         _print(f"standard output: {error}")
         code = code or 1

@@ -32,6 +32,21 @@ def command(*arguments, python=sys.executable, **environment) -> subprocess.Comp
     )
 
 
+def test_a_reader_that_leaves_is_no_failure():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maft_jax.cli.doctor", "--json", "--offline"],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(100) in (0, 1)
+
+
 def test_page_of_this_machine_names_no_one(tmp_path):
     home = tmp_path / "home" / "alice"
     home.mkdir(parents=True)

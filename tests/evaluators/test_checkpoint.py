@@ -349,7 +349,7 @@ def test_command_that_gets_sigterm_leaves_and_continues(data, tmp_path):
     process.send_signal(signal.SIGTERM)
     output = finish(process, 143)
     assert "Traceback" not in output
-    assert "folder 7/7 images | " in finish(start(arguments))
+    assert "folder 7/7 images | " in finish(start(arguments, warm=False))
 
 
 def test_second_evaluation_into_the_same_results_is_refused(data, tmp_path):

@@ -16,6 +16,7 @@ from maft_jax.losses.mask_aware import (
 )
 from maft_jax.models.resize import resize
 from tests.golden_files import golden
+from tests.runs import small_config
 
 
 def golden_masks():
@@ -103,6 +104,11 @@ def test_elementwise_losses_are_torchs(kind, reference):
     ours = mask_aware.MASK_AWARE_LOSSES[kind](jax.device_put(p), jax.device_put(q))
     expected = reference(torch.from_numpy(p), torch.from_numpy(q), reduction="none")
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", mask_aware.MASK_AWARE_LOSSES)
+def test_every_loss_can_be_chosen(kind):
+    assert small_config({"data.root": "photos"}, loss__mask_aware=kind).loss.mask_aware == kind
 
 
 def test_kl_is_torchs_divergence_of_bernoulli_distributions():

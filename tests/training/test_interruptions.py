@@ -13,6 +13,7 @@ from input_pipeline.sample_folder import write_sample_folder
 from tests.runs import command, finish, make_data, read_metrics, start, wait_until
 
 STEPS = {"num_steps": 16, "log_every_steps": 1, "checkpointing__every_steps": 5}
+# What goes on where a warm process was stopped is none, so that it hashes strings differently.
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def never_interrupted(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reference")
-    finish(start(command(data, workdir, **STEPS), warm=False))  # it hashes strings differently
+    finish(start(command(data, workdir, **STEPS), warm=False))
     return workdir
 
 
@@ -68,7 +69,7 @@ def test_killed_run_ends_bit_identical(data, never_interrupted, tmp_path):
     kill_when(lambda: last_step(tmp_path) >= 8, data, tmp_path)  # between two
     kill_when(unfinished_saves, data, tmp_path)  # during a save
     assert unfinished_saves() and not (tmp_path / "checkpoints/10").exists()
-    output = finish(start(command(data, tmp_path, **STEPS)))
+    output = finish(start(command(data, tmp_path, **STEPS), warm=False))
     assert "resuming from the checkpoint of step 5" in output
     assert not unfinished_saves()
     assert_bit_identical(tmp_path, never_interrupted)
@@ -86,7 +87,7 @@ def test_signal_saves_and_the_same_command_resumes(
     stopped = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert f"stopped by {number.name} at step {stopped}, which is saved" in output
     assert stopped >= 2 and "Traceback" not in output
-    finish(start(command(data, tmp_path, **STEPS)))
+    finish(start(command(data, tmp_path, **STEPS), warm=False))
     assert_bit_identical(tmp_path, never_interrupted)
 
 
@@ -104,7 +105,7 @@ def test_reading_processes_serve_until_all_is_saved_and_change_no_bit(
     assert f"stopped by {number.name} at step" in output and "Traceback" not in output
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
-    finish(start(command(data, tmp_path, **several)))
+    finish(start(command(data, tmp_path, **several), warm=False))
     assert_bit_identical(tmp_path, never_interrupted)
 
 
