@@ -12,7 +12,6 @@ Exit codes: 0 nothing that cannot work, 1 something cannot, 2 wrong input, 130 a
 """
 
 import argparse
-import contextlib
 import json
 import sys
 
@@ -35,8 +34,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--offline", action="store_true", help="ask nothing over the network")
     given = parser.parse_args(arguments)
     found = {"maft_jax": __version__} | without_names(examine(given.folders, given.offline))
-    with contextlib.suppress(BrokenPipeError):  # of a reader that has left, as `head` does
+    try:
         print(json.dumps(found, indent=2) if given.json else format_page(found))
+    except BrokenPipeError:
+        pass  # its reader has left, as `head` does
+    except OSError as error:
+        print(f"standard output: {error}", file=sys.stderr)
+        return 1
     return 1 if found["cannot_work"] else 0
 
 

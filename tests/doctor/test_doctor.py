@@ -47,6 +47,23 @@ def test_a_reader_that_leaves_is_no_failure():
     assert process.wait(100) in (0, 1)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["page", "json"])
+def test_a_full_disk_is_told_without_a_traceback(form):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "maft_jax.cli.doctor", "--offline", *form],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+        )
+    assert done.returncode == 1
+    assert "standard output: [Errno 28]" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_page_of_this_machine_names_no_one(tmp_path):
     home = tmp_path / "home" / "alice"
     home.mkdir(parents=True)
