@@ -19,6 +19,7 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers: many threads, 
 import jax
 import numpy as np
 import pytest
+import xdist
 
 from maft_jax.runtime.absent_keras import leave_keras_out
 from tests.torch_reference.torchvision_operators import declare_missing_operators
@@ -30,7 +31,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # PyTorch for CUDA brings triton, which ends a process that has loaded TensorFlow; no test needs it.
 sys.modules.setdefault("triton", None)
 leave_keras_out()  # as commands do
-declare_missing_operators()  # before anything imports transformers, which imports torchvision
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update(
@@ -150,6 +150,12 @@ def logging_as_it_was():
     for package, (level, handlers, propagate) in zip(packages, before, strict=True):
         package.setLevel(level)
         package.handlers, package.propagate = handlers, propagate
+
+
+def pytest_sessionstart(session):
+    """Before anything imports transformers, which imports torchvision; workers alone do."""
+    if not xdist.is_xdist_controller(session):
+        declare_missing_operators()
 
 
 def pytest_collection_finish(session):

@@ -138,13 +138,13 @@ class Format:
     """Of its text towers."""
 
     def config_of(self, source: WeightsSource, choices: Choices) -> ClipConfig:
-        """What `infer_config` says; a tensor that it looks up in vain is said to be absent."""
+        """What `infer_config` says; what it looks up in vain is said to be absent."""
         try:
             return self.infer_config(source, choices)
         except KeyError as error:
             raise ValueError(
-                f"{source.path}: expected a tensor {error}, as the format {self.name} has; it is "
-                "absent"
+                f"{source.path}: expected {error} among its tensors or settings, as the format "
+                f"{self.name} has; it is absent"
             ) from error
 
     def table(self, config: ClipConfig) -> list[Rule]:

@@ -268,10 +268,10 @@ def test_default_of_writing_is_float32(tmp_path):
     assert formats.ClipWeights is ClipWeights
 
 
-def test_a_tensor_that_a_format_looks_up_in_vain_is_said_to_be_absent(monkeypatch, tmp_path):
+def test_what_a_format_looks_up_in_vain_is_said_to_be_absent(monkeypatch, tmp_path):
     layout = dataclasses.replace(formats.OPENAI, infer_config=lambda opened, _: opened.shapes["up"])
     monkeypatch.setattr(formats, "_LAYOUTS", (layout,))
     path, one = tmp_path / "clip.safetensors", np.zeros(1, np.float32)
     safetensors.numpy.save_file({"visual.conv1.weight": one, "token_embedding.weight": one}, path)
-    with pytest.raises(ValueError, match="expected a tensor 'up', as the format openai has; it"):
+    with pytest.raises(ValueError, match=r"expected 'up' among .* the format openai has; it"):
         read_weights(path)
