@@ -38,7 +38,8 @@ def batched_dataset(
     """The data set of batches of `example(number)`, `batch_size` numbers each, in order.
 
     `num_workers` threads of each iterator compute examples, as many as there are CPUs unless
-    given; they stay about two batches ahead of the reader. What `example` raises reaches readers
+    given; they stay about two batches ahead of the reader, and as many examples as there are
+    workers may wait for one before them that takes longer. What `example` raises reaches readers
     of `NumpyBatches` as it is, and others as an error of TensorFlow with its text.
     """
     import tensorflow as tf
@@ -66,7 +67,7 @@ def batched_dataset(
         return dict(zip(signature, values, strict=True))
 
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop, numbers.step)
-    dataset = dataset.map(tensors, num_workers, deterministic=True)
+    dataset = dataset.map(tensors, 2 * num_workers, deterministic=True)  # what waits counts, too
     dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(BATCHES_AHEAD)
     options = tf.data.Options()
     # Else more batches are computed ahead, and kept in memory, than is said here.

@@ -70,6 +70,23 @@ def test_every_worker_is_busy_with_batches_of_one_example():
     assert len(list(batches)) == 6
 
 
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_no_more_examples_are_computed_at_once_than_there_are_workers(num_workers):
+    computed, most, lock = 0, 0, threading.Lock()
+
+    def before(number):
+        nonlocal computed, most
+        with lock:
+            computed += 1
+            most = max(most, computed)
+        time.sleep(0.01)
+        with lock:
+            computed -= 1
+
+    assert len(list(_batches(num_workers=num_workers, before=before))) == 20
+    assert most == num_workers
+
+
 def _failing(error):
     def fail(number):
         if number in (7, 8):
