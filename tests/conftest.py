@@ -19,7 +19,6 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the workers: many threads, 
 import jax
 import numpy as np
 import pytest
-import xdist
 
 from maft_jax.runtime.absent_keras import leave_keras_out
 from tests.torch_reference.torchvision_operators import declare_missing_operators
@@ -153,8 +152,9 @@ def logging_as_it_was():
 
 
 def pytest_sessionstart(session):
-    """Before anything imports transformers, which imports torchvision; workers alone do."""
-    if not xdist.is_xdist_controller(session):
+    """Before anything imports transformers, which imports torchvision; of several, workers do."""
+    is_worker = hasattr(session.config, "workerinput")
+    if is_worker or not getattr(session.config.option, "numprocesses", None):
         declare_missing_operators()
 
 

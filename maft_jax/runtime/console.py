@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import re
-import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from absl import logging as absl_logging
 
 from maft_jax.runtime import stop_requests
 from maft_jax.runtime.command_names import as_called
-from maft_jax.runtime.exit_codes import DONE, READER_LEFT, exit_code_of, message_of
+from maft_jax.runtime.exit_codes import DONE, exit_code_of, message_of
 
 _PACKAGES = ("maft_jax", "input_pipeline")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -81,16 +80,13 @@ def run_and_report(work: Callable[[], object]) -> int:
     """Calls `work`; what its caller can mend becomes a message on stderr and an exit code.
 
     0 done, 1 failed, 2 wrong input, 128 + signal when interrupted. Exceptions of ours other than
-    ValueError and OSError say their code in `exit_code`. A reader of the output that has left, as
-    `head` does, ends the work like a signal, SIGPIPE, and without a message.
+    ValueError and OSError say their code in `exit_code`.
     """
     try:
         stop_requests.check()
         work()
         stop_requests.check()
     except (Exception, KeyboardInterrupt, stop_requests.Stopped) as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_left():
-            return READER_LEFT
         code = exit_code_of(error)
         if code is None:
             raise
@@ -109,13 +105,6 @@ def set_process_log_level(index: int) -> None:
             handler.setFormatter(
                 logging.Formatter(f"%(asctime)s [process {index}] %(message)s", "%H:%M:%S")
             )
-
-
-def _reader_has_left() -> bool:
-    """Whether standard output is a pipe whose other end is closed."""
-    pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)  # errors are told without being asked for
-    return bool(pipe.poll(0))
 
 
 def failed(reason: Exception | str, code: int) -> int:

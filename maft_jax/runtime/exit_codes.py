@@ -3,8 +3,6 @@
 from input_pipeline.write_errors import full_disk_behind
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-READER_LEFT = 141
-"""128 + SIGPIPE."""
 
 _FREE_SPACE = "free some space; what was finished is kept, the same command goes on"
 

@@ -1,7 +1,6 @@
 """What is printed: names cannot move the cursor, and a full disk is no reason for a traceback."""
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -70,36 +69,6 @@ sys.exit(stop_requests.leave(console.run_and_report(lambda: print("a table"))))
     assert done.returncode == 1
     assert "[Errno 28] No space left on device" in done.stderr
     assert "Traceback" not in done.stderr and "ignored" not in done.stderr
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_leaves_in_the_middle_ends_the_work_without_a_message(unbuffered):
-    program = """
-import os, sys
-from maft_jax.runtime import console, stop_requests
-def work():
-    print("a table", flush=True)
-    os.read(0, 1)
-    print("another", flush=True)
-    os._exit(0)
-console.log_to_stderr()
-sys.exit(stop_requests.leave(console.run_and_report(work)))
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-    )
-    assert process.stdout.readline() == "a table\n"
-    process.stdout.close()
-    process.stdin.close()
-    with process.stderr:
-        assert process.stderr.read() == ""
-    assert process.wait(100) == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize("text", ["Übung, 中文, חתול", "a\tb\nc\r"])
